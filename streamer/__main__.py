@@ -1,0 +1,5 @@
+"""Run the command line: `python -m streamer`."""
+
+from streamer.cli import main
+
+main()

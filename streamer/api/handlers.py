@@ -1,0 +1,404 @@
+"""The handlers: read the request, call the part that knows, write its answer. One method for each operation of the route table."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from streamer.api import query, schemas
+from streamer.api.openapi import document
+from streamer.auth.access import COOKIE, PRINCIPAL
+from streamer.auth.keys import SESSION_SECONDS, Keyring
+from streamer.auth.principal import ADMIN, EVERYWHERE, TEMPLATES, WRITE, Principal
+from streamer.core.clock import format_timestamp, now_us, parse_timestamp
+from streamer.core.errors import (
+    NotFound,
+    PayloadTooLarge,
+    RequestTimeout,
+    StoreUnavailable,
+    UnsupportedMediaType,
+    ValidationError,
+)
+from streamer.core.ids import is_id
+from streamer.core.ports import Log, Page
+from streamer.core.position import Position
+from streamer.feed.feed import Feed, Subscription
+from streamer.feed.hub import Hub
+from streamer.ingest.intake import Author, Intake
+from streamer.observe.metrics import CONTENT_TYPE, Metrics
+from streamer.store.credentials import Credential
+from streamer.store.database import Database
+from streamer.store.workspaces import Workspace, Workspaces
+from streamer.transports import sse
+
+SYSTEM_WORKSPACE = "system"
+"""Reserved for the server's own events."""
+READY_SECONDS = 1.0
+"""How long the readiness check waits for the database."""
+PAGE_FILES = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css", "icon.svg": "image/svg+xml"}
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the handlers call."""
+
+    database: Database
+    log: Log
+    workspaces: Workspaces
+    intake: Intake
+    hub: Hub
+    feed: Feed
+    keyring: Keyring
+    metrics: Metrics
+    static: Path
+    max_body_bytes: int
+    max_page_events: int
+    max_batch_events: int
+    body_timeout: float
+    write_buffer: int
+
+
+class Handlers:
+    """One method for each operation."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    # ---- events
+
+    async def append_events(self, request: web.Request) -> web.StreamResponse:
+        workspace, principal = _writable(request), request[PRINCIPAL]
+        query.expect_none(_query(request))
+        key = request.headers.get("Idempotency-Key")
+        if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+            raise ValidationError({"Idempotency-Key": "must be 1-255 visible ASCII characters"})
+        kind = _media_type(request, schemas.JSON_TYPES | schemas.NDJSON_TYPES)
+        data = await self._read(request)
+        parsed = schemas.parse_ndjson(data) if kind in schemas.NDJSON_TYPES else schemas.parse_json(data)
+        batch = isinstance(parsed, list)
+        # Before each item is checked: a batch over the limit is to cost nothing.
+        if batch and len(parsed) > self._parts.max_batch_events:
+            limit = self._parts.max_batch_events
+            raise ValidationError({"events": f"{len(parsed)} events; at most {limit} in one batch"})
+        events: Sequence[Any] = (
+            schemas.check(schemas.EVENTS, parsed, prefix="events") if batch else [schemas.check(schemas.EVENT, parsed)]
+        )
+        author = Author(
+            principal.id, principal.actor, bool({WRITE, ADMIN} & principal.grants.get(EVERYWHERE, frozenset()))
+        )
+        stored = await self._parts.intake.append(workspace, events, author, batch=batch, idempotency_key=key)
+        bodies = [event.body for event in stored.events]
+        return _json_bytes(
+            b'{"events":[%b]}' % b",".join(bodies) if batch else bodies[0],
+            HTTPStatus.CREATED if stored.created else HTTPStatus.OK,
+        )
+
+    async def list_events(self, request: web.Request) -> web.StreamResponse:
+        workspace, principal = request.match_info["ws"], request[PRINCIPAL]
+        wanted = query.parse_history(_query(request), max_limit=self._parts.max_page_events)
+        cursor = wanted.cursor
+        after, before = wanted.after, wanted.before
+        if cursor is not None:
+            at = Position(cursor.epoch, cursor.seq)
+            floor = None if cursor.floor is None else Position(cursor.epoch, cursor.floor)
+            ceiling = None if cursor.ceiling is None else Position(cursor.epoch, cursor.ceiling + 1)
+            after, before = (at, ceiling) if cursor.order == "asc" else (floor, at)
+        page = await self._parts.log.page(
+            workspace,
+            selection=principal.may_see(workspace, wanted.selection),
+            order=wanted.order,
+            limit=wanted.limit,
+            after=after,
+            before=before,
+        )
+        following = _next_cursor(wanted, page)
+        if wanted.order == "asc":
+            position = page.examined
+        else:
+            position = cursor.head if cursor else page.head.head
+        body = b'{"events":[%b],%b"position":"%s"}' % (
+            b",".join([event.body for event in page.events]),
+            b'"cursor":"%b",' % following.encode() if following else b"",
+            str(Position(page.head.epoch, position)).encode(),
+        )
+        response = _json_bytes(body)
+        if following:
+            kept = {n: v for n, v in request.query.items() if n not in {"cursor", "after", "before", "order"}}
+            url = request.rel_url.with_query([*_pairs(request, kept), ("cursor", following)])
+            response.headers["Link"] = f'<{url.raw_path_qs}>; rel="next"'
+        return response
+
+    async def get_event(self, request: web.Request) -> web.StreamResponse:
+        workspace, principal = request.match_info["ws"], request[PRINCIPAL]
+        query.expect_none(_query(request))
+        event_id = request.match_info["id"]
+        if not is_id(event_id):
+            event_id = "."  # no event has it: the answer is the same as for one that does not exist
+        event = await self._parts.log.event(workspace, event_id, principal.may_see(workspace, query.Filter()))
+        return _json_bytes(event.body)
+
+    async def stream_events(self, request: web.Request) -> web.StreamResponse:
+        workspace, principal = request.match_info["ws"], request[PRINCIPAL]
+        selection, start = query.parse_stream(_query(request), request.headers.get("Last-Event-ID"))
+        subscription = Subscription(
+            workspace, principal.root, principal.may_see(workspace, selection), start, principal.expires_at
+        )
+        async with self._parts.hub.following(workspace, principal.root) as channel:
+            return await sse.stream(
+                request, self._parts.feed, channel, subscription, write_buffer=self._parts.write_buffer
+            )
+
+    # ---- workspaces
+
+    async def list_workspaces(self, request: web.Request) -> web.StreamResponse:
+        principal = request[PRINCIPAL]
+        after, limit = query.parse_listing(_query(request), max_limit=self._parts.max_page_events)
+        found = await self._parts.workspaces.listing(principal.readable(), after=after, limit=limit)
+        return _json({"workspaces": [_workspace(workspace) for workspace in found]})
+
+    async def put_workspace(self, request: web.Request) -> web.StreamResponse:
+        workspace, principal = _writable(request), request[PRINCIPAL]
+        query.expect_none(_query(request))
+        changes = schemas.check(schemas.WORKSPACE, await self._json_body(request))
+        stored, made = await self._parts.workspaces.put(workspace, dict(changes), creator=principal.id)
+        return _json(_workspace(stored), HTTPStatus.CREATED if made else HTTPStatus.OK)
+
+    async def get_workspace(self, request: web.Request) -> web.StreamResponse:
+        query.expect_none(_query(request))
+        return _json(_workspace(await self._parts.workspaces.get(request.match_info["ws"])))
+
+    async def delete_workspace(self, request: web.Request) -> web.StreamResponse:
+        workspace = _writable(request)
+        query.expect_none(_query(request))
+        await self._parts.workspaces.delete(workspace)
+        self._parts.keyring.forget()
+        self._parts.hub.close_workspace(workspace, "workspace_deleted", reconnect=False)
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+
+    # ---- keys
+
+    async def create_key(self, request: web.Request) -> web.StreamResponse:
+        workspace, principal = request.match_info["ws"], request[PRINCIPAL]
+        query.expect_none(_query(request))
+        wanted = schemas.check(schemas.KEY, await self._json_body(request))
+        if ("scopes" in wanted) == ("template" in wanted):
+            raise ValidationError({"scopes": "send either scopes or a template"})
+        expires_at = parse_timestamp(wanted["expires_at"]) if wanted.get("expires_at") else None
+        if expires_at is not None and expires_at <= now_us():
+            raise ValidationError({"expires_at": "must lie in the future"})
+        actor = wanted.get("actor")
+        await self._parts.log.head(workspace)  # a key is for a workspace that exists
+        made, secret = await self._parts.keyring.create_key(
+            workspace=workspace,
+            name=wanted["name"],
+            scopes=wanted["scopes"] if "scopes" in wanted else TEMPLATES[wanted["template"]],
+            actor=(actor["type"], actor["id"]) if actor else None,
+            expires_at=expires_at,
+            creator=principal,
+        )
+        return _json(_key(made) | {"key": secret}, HTTPStatus.CREATED)
+
+    async def list_keys(self, request: web.Request) -> web.StreamResponse:
+        workspace = request.match_info["ws"]
+        query.expect_none(_query(request))
+        await self._parts.log.head(workspace)
+        return _json({"keys": [_key(key) for key in await self._parts.keyring.keys(workspace)]})
+
+    async def revoke_key(self, request: web.Request) -> web.StreamResponse:
+        query.expect_none(_query(request))
+        key_id = request.match_info["id"]
+        if not is_id(key_id):
+            raise NotFound("no such key in this workspace")
+        await self._parts.keyring.revoke(key_id, request.match_info["ws"])
+        self._parts.hub.close_owner(key_id, "credential_revoked")
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+
+    # ---- sessions of the page
+
+    async def sign_in(self, request: web.Request) -> web.StreamResponse:
+        query.expect_none(_query(request))
+        code = schemas.check(schemas.SIGN_IN, await self._json_body(request))["code"]
+        secret = await self._parts.keyring.sign_in(code)
+        response = _json(_session(await self._parts.keyring.principal(secret, "session")))
+        response.set_cookie(
+            COOKIE,
+            secret,
+            max_age=SESSION_SECONDS,
+            httponly=True,
+            samesite="Strict",
+            secure=request.secure,
+            path="/",
+        )
+        return response
+
+    async def get_session(self, request: web.Request) -> web.StreamResponse:
+        query.expect_none(_query(request))
+        return _json(_session(request[PRINCIPAL]))
+
+    async def sign_out(self, request: web.Request) -> web.StreamResponse:
+        query.expect_none(_query(request))
+        principal = request[PRINCIPAL]
+        if not principal.id.startswith("session_"):
+            raise ValidationError({"session": "this call was made with a key, not with a browser session"})
+        await self._parts.keyring.sign_out(principal)
+        response = web.Response(status=HTTPStatus.NO_CONTENT)
+        response.del_cookie(COOKIE, path="/")
+        return response
+
+    # ---- operations
+
+    async def livez(self, _request: web.Request) -> web.StreamResponse:
+        return _json({"status": "ok"})
+
+    async def readyz(self, _request: web.Request) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await self._parts.database.ping()
+        except TimeoutError:
+            self._parts.metrics.store_up.set(0)
+            raise StoreUnavailable("the database does not answer") from None
+        except StoreUnavailable:
+            self._parts.metrics.store_up.set(0)
+            raise
+        self._parts.metrics.store_up.set(1)
+        return _json({"status": "ok"})
+
+    async def metrics(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response(body=self._parts.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def openapi(self, _request: web.Request) -> web.StreamResponse:
+        return _json(document())
+
+    async def page(self, _request: web.Request) -> web.StreamResponse:
+        return self._page_file("index.html")
+
+    async def static_file(self, request: web.Request) -> web.StreamResponse:
+        return self._page_file(request.match_info["file"])
+
+    def _page_file(self, name: str) -> web.StreamResponse:
+        kind = PAGE_FILES.get(name)
+        if kind is None:
+            raise NotFound("no such file")
+        return web.FileResponse(self._parts.static / name, headers={**PAGE_HEADERS, "Content-Type": f"{kind}; charset=utf-8"})
+
+    # ---- bodies
+
+    async def _json_body(self, request: web.Request) -> Any:
+        _media_type(request, schemas.JSON_TYPES)
+        return schemas.parse_json(await self._read(request))
+
+    async def _read(self, request: web.Request) -> bytes:
+        """Read the body within its limits of size and time."""
+        limit = self._parts.max_body_bytes
+        if (request.content_length or 0) > limit:
+            raise PayloadTooLarge(f"the body has {request.content_length} bytes; at most {limit} are taken")
+        try:
+            if request.headers.get("Expect", "").lower() == "100-continue":
+                # Only now: access and parameters were fine, the body is wanted (RFC 9110, 10.1.1).
+                assert request.transport is not None  # noqa: S101 - there was a request a moment ago
+                request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            async with asyncio.timeout(self._parts.body_timeout):
+                return await request.read()
+        except TimeoutError:
+            raise RequestTimeout(f"the body did not arrive within {self._parts.body_timeout:g} seconds") from None
+        except web.HTTPRequestEntityTooLarge:
+            raise PayloadTooLarge(f"the body has more than {limit} bytes") from None
+
+
+async def expect_later(_request: web.Request) -> None:
+    """Leave `100 Continue` to the moment when the body is wanted; without it the access check would come too late."""
+
+
+def _writable(request: web.Request) -> str:
+    """Return the path's workspace if its id is of the right form and not reserved."""
+    workspace = request.match_info["ws"]
+    if not is_id(workspace):
+        raise ValidationError({"workspace": "1-128 of A-Z a-z 0-9 . _ : ~ @ -"})
+    if workspace == SYSTEM_WORKSPACE:
+        raise ValidationError({"workspace": f"{SYSTEM_WORKSPACE} is reserved for the server's own events"})
+    return workspace
+
+
+def _query(request: web.Request) -> query.Query:
+    return {name: request.query.getall(name) for name in request.query}
+
+
+def _pairs(request: web.Request, names: Any) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in request.query.items() if name in names]
+
+
+def _media_type(request: web.Request, known: set[str]) -> str:
+    kind = request.content_type if "Content-Type" in request.headers else ""
+    charset = (request.charset or "utf-8").lower()
+    if kind not in known or charset not in {"utf-8", "utf8"}:
+        raise UnsupportedMediaType(f"send `Content-Type: {' or '.join(sorted(known))}`, in UTF-8")
+    return kind
+
+
+def _next_cursor(wanted: query.HistoryQuery, page: Page) -> str | None:
+    """Return the cursor behind a page, if the page filled its limit."""
+    if not page.full:
+        return None
+    previous = wanted.cursor
+    floor = previous.floor if previous else page.floor if wanted.after is not None else None
+    ceiling = previous.ceiling if previous else page.ceiling if wanted.before is not None else None
+    head = previous.head if previous else page.head.head
+    return str(query.Cursor(wanted.order, page.head.epoch, page.events[-1].seq, floor, ceiling, head))
+
+
+def _json_bytes(body: bytes, status: int = HTTPStatus.OK) -> web.Response:
+    return web.Response(body=body, status=status, headers={"Content-Type": "application/json"})
+
+
+def _json(value: object, status: int = HTTPStatus.OK) -> web.Response:
+    return _json_bytes(orjson.dumps(value), status)
+
+
+def _workspace(workspace: Workspace) -> dict[str, Any]:
+    log = workspace.log
+    return {
+        "id": workspace.id,
+        "name": workspace.name,
+        "org_id": workspace.org_id,
+        "settings": dict(workspace.settings),
+        "created_at": format_timestamp(workspace.created_at),
+        "created_by": workspace.created_by,
+        "position": str(log.position),
+        "earliest": str(Position(log.epoch, log.earliest - 1)),
+    }
+
+
+def _key(key: Credential) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": sorted(key.grants.get(key.workspace or "", ())),
+        "actor": {"type": key.actor[0], "id": key.actor[1]} if key.actor else None,
+        "created_at": format_timestamp(key.created_at),
+        "created_by": key.created_by,
+        "expires_at": format_timestamp(key.expires_at) if key.expires_at is not None else None,
+    }
+
+
+def _session(principal: Principal) -> dict[str, Any]:
+    return {
+        "id": principal.id,
+        "name": principal.name,
+        "grants": {workspace: sorted(scopes) for workspace, scopes in principal.grants.items()},
+        "actor": {"type": principal.actor[0], "id": principal.actor[1]} if principal.actor else None,
+        "expires_at": format_timestamp(principal.expires_at) if principal.expires_at is not None else None,
+    }

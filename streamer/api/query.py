@@ -1,0 +1,171 @@
+"""Query parameters: what a route does not know is an error, never ignored."""
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from streamer.core.clock import parse_timestamp
+from streamer.core.errors import InvalidCursor, ValidationError
+from streamer.core.filter import FILTER_FIELDS, Filter, parse_filter
+from streamer.core.ports import Bound, Order
+from streamer.core.position import MAX_SEQ, Position
+
+Query = Mapping[str, Sequence[str]]
+"""Parameter names to all their values, in order."""
+
+HISTORY_PARAMETERS = frozenset({"order", "limit", "cursor", "after", "before", *FILTER_FIELDS})
+STREAM_PARAMETERS = frozenset({"after", *FILTER_FIELDS})
+
+_CURSOR = re.compile(r"([ad])\.([a-z0-9]{1,32})\.(\d{1,19})\.(\d{1,19})?\.(\d{1,19})?\.(\d{1,19})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a page ended, and what the next ones need: the range that the first page was asked for, and its head."""
+
+    order: Order
+    epoch: str
+    seq: int
+    """The seq of the page's last event."""
+    floor: int | None
+    ceiling: int | None
+    head: int
+
+    def __str__(self) -> str:
+        numbers = (self.seq, self.floor, self.ceiling, self.head)
+        text = ".".join([self.order[0], self.epoch, *("" if n is None else str(n) for n in numbers)])
+        return urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Read a cursor. Raises InvalidCursor."""
+        try:
+            plain = urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
+        except ValueError:
+            plain = ""
+        match = _CURSOR.fullmatch(plain)
+        if match is None:
+            raise InvalidCursor("not a cursor that this server gave; start again without one")
+        numbers = [None if digits is None else int(digits) for digits in match.groups()[2:]]
+        seq, floor, ceiling, head = numbers
+        if seq is None or head is None or any(number > MAX_SEQ for number in numbers if number is not None):
+            raise InvalidCursor("not a cursor that this server gave; start again without one")
+        return cls("asc" if match[1] == "a" else "desc", match[2], seq, floor, ceiling, head)
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryQuery:
+    """A parsed request for a page of history."""
+
+    selection: Filter
+    order: Order
+    limit: int
+    after: Bound
+    before: Bound
+    cursor: Cursor | None
+
+
+def parse_history(query: Query, *, max_limit: int) -> HistoryQuery:
+    """Read the parameters of a page. Raises ValidationError, InvalidCursor."""
+    wrong = _unknown(query, HISTORY_PARAMETERS)
+    single = _singles(query, ("order", "limit", "cursor", "after", "before"), wrong)
+    limit = _limit(single.get("limit"), max_limit, wrong)
+    order = single.get("order")
+    if order not in {None, "asc", "desc"}:
+        wrong["order"] = "must be asc or desc"
+    bounds = {name: _bound(single[name], name, wrong) for name in ("after", "before") if name in single}
+    selection = _filter(query, wrong)
+    cursor = None
+    if "cursor" in single:
+        for name in bounds:
+            wrong[name] = "cannot be sent with cursor, which carries it from the first page"
+        if not wrong:
+            cursor = Cursor.parse(single["cursor"])
+            if order not in {None, cursor.order}:
+                wrong["order"] = f"the cursor's order is {cursor.order}"
+    if wrong:
+        raise ValidationError(wrong)
+    default: Order = "asc" if bounds.get("after") is not None else "desc"
+    chosen = cursor.order if cursor else cast(Order, order or default)
+    return HistoryQuery(selection, chosen, limit, bounds.get("after"), bounds.get("before"), cursor)
+
+
+def parse_stream(query: Query, last_event_id: str | None) -> tuple[Filter, Bound]:
+    """Read the parameters of a stream: `Last-Event-ID`, else `after`; empty is absent. Raises ValidationError."""
+    wrong = _unknown(query, STREAM_PARAMETERS)
+    single = _singles(query, ("after",), wrong)
+    start: Bound = None
+    if single.get("after"):
+        start = _bound(single["after"], "after", wrong)
+    if last_event_id:
+        try:
+            start = Position.parse(last_event_id)
+        except ValueError as error:
+            wrong["Last-Event-ID"] = str(error)
+    selection = _filter(query, wrong)
+    if wrong:
+        raise ValidationError(wrong)
+    return selection, start
+
+
+def parse_listing(query: Query, *, max_limit: int) -> tuple[str, int]:
+    """Read the parameters of a list: behind which id, and how many. Raises ValidationError."""
+    wrong = _unknown(query, {"after", "limit"})
+    single = _singles(query, ("after", "limit"), wrong)
+    limit = _limit(single.get("limit"), max_limit, wrong)
+    if "\0" in single.get("after", ""):
+        wrong["after"] = "must not hold the character U+0000"
+    if wrong:
+        raise ValidationError(wrong)
+    return single.get("after", ""), limit
+
+
+def expect_none(query: Query) -> None:
+    """Check that a request has no parameters at all. Raises ValidationError."""
+    wrong = _unknown(query, ())
+    if wrong:
+        raise ValidationError(wrong)
+
+
+def _unknown(query: Query, known: Collection[str]) -> dict[str, str]:
+    return {name: "unknown parameter" for name in query if name not in known}
+
+
+def _singles(query: Query, names: Collection[str], wrong: dict[str, str]) -> dict[str, str]:
+    """Return the parameters that may stand only once."""
+    found = {name: query[name] for name in names if name in query}
+    wrong |= {name: "given more than once" for name, values in found.items() if len(values) > 1}
+    return {name: values[0] for name, values in found.items()}
+
+
+def _limit(text: str | None, highest: int, wrong: dict[str, str]) -> int:
+    if text is None:
+        return min(100, highest)
+    if re.fullmatch(r"[0-9]{1,6}", text) and 1 <= int(text) <= highest:
+        return int(text)
+    wrong["limit"] = f"must be a whole number from 1 to {highest}"
+    return highest
+
+
+def _bound(text: str, name: str, wrong: dict[str, str]) -> Bound:
+    """Read a position or a timestamp."""
+    try:
+        return Position.parse(text)
+    except ValueError:
+        pass
+    try:
+        # An unescaped "+" of a zone comes as a space: what was meant is beyond doubt.
+        return parse_timestamp(re.sub(r" (?=\d\d:\d\d$)", "+", text))
+    except ValueError:
+        wrong[name] = "must be a position or an RFC 3339 timestamp with a zone, such as 2026-11-21T06:22:04Z"
+        return None
+
+
+def _filter(query: Query, wrong: dict[str, str]) -> Filter:
+    try:
+        return parse_filter(query)
+    except ValidationError as error:
+        wrong |= error.fields
+        return Filter()

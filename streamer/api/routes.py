@@ -1,0 +1,116 @@
+"""The route table: what the server answers, who may ask, and what the OpenAPI document says of it.
+
+One list, from which the router, the access check, the document and the tests that walk all routes are made.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from streamer.api import schemas
+from streamer.auth.access import ANYONE, PUBLIC, Access
+from streamer.auth.principal import ADMIN, READ, WRITE
+from streamer.core.filter import FILTER_FIELDS
+
+Schema = dict[str, Any]
+
+_WS = "/v1/workspaces/{ws}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One operation."""
+
+    method: str
+    path: str
+    operation: str
+    """The handler's name, and the operation's id in the document."""
+    summary: str
+    access: Access
+    query: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    body: Any = None
+    """The pydantic adapter of the JSON body."""
+    answers: tuple[tuple[int, str, str], ...] = ()
+    """Status, schema or media type, and meaning of each success."""
+    errors: tuple[int, ...] = ()
+    streams: bool = False
+    """The answer goes on; HEAD makes no sense."""
+    documented: bool = True
+    """Part of the OpenAPI document; the page's files are not."""
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST", f"{_WS}/events", "append_events", "Append one event, an array or NDJSON; all or nothing", Access(WRITE),
+        headers=("Idempotency-Key",), body=schemas.EVENT,
+        answers=((201, "Event | EventList", "Stored."), (200, "Event | EventList", "All were stored before.")),
+        errors=(400, 404, 408, 409, 413, 415, 503),
+    ),
+    Route(
+        "GET", f"{_WS}/events", "list_events", "Page through history", Access(READ),
+        query=("order", "limit", "cursor", "after", "before", *FILTER_FIELDS),
+        answers=((200, "EventPage", "A page; `Link: rel=\"next\"` leads on."),), errors=(400, 404, 410),
+    ),
+    Route(
+        "GET", f"{_WS}/events/stream", "stream_events", "Follow events as they are stored (server-sent events)", Access(READ),
+        query=("after", *FILTER_FIELDS), headers=("Last-Event-ID",),
+        answers=((200, "text/event-stream", "Events, from the given position on or from now on."),),
+        errors=(400, 404, 429), streams=True,
+    ),
+    Route(
+        "GET", f"{_WS}/events/{{id}}", "get_event", "Return one event", Access(READ),
+        answers=((200, "Event", "The event."),), errors=(400, 404),
+    ),
+    Route(
+        "GET", "/v1/workspaces", "list_workspaces", "List the workspaces that the caller may read", ANYONE,
+        query=("workspace_after", "limit"), answers=((200, "WorkspaceList", "In order of id."),), errors=(400,),
+    ),
+    Route(
+        "PUT", _WS, "put_workspace", "Make a workspace, or change its values", Access(ADMIN), body=schemas.WORKSPACE,
+        answers=((201, "Workspace", "Made."), (200, "Workspace", "Changed.")), errors=(400, 404, 408, 413, 415),
+    ),
+    Route(
+        "GET", _WS, "get_workspace", "Return a workspace and what its log holds", Access(READ),
+        answers=((200, "Workspace", "The workspace."),), errors=(400, 404),
+    ),
+    Route(
+        "DELETE", _WS, "delete_workspace", "Delete a workspace with its events and keys", Access(ADMIN),
+        answers=((204, "", "Deleted; its streams are closed."),), errors=(400, 404),
+    ),
+    Route(
+        "POST", f"{_WS}/keys", "create_key", "Make a key for the workspace; its secret is shown only here", Access(ADMIN),
+        body=schemas.KEY, answers=((201, "NewKey", "Made."),), errors=(400, 404, 408, 413, 415),
+    ),
+    Route(
+        "GET", f"{_WS}/keys", "list_keys", "List the workspace's keys, without their secrets", Access(ADMIN),
+        answers=((200, "KeyList", "In the order in which they were made."),), errors=(400, 404),
+    ),
+    Route(
+        "DELETE", f"{_WS}/keys/{{id}}", "revoke_key", "Revoke a key; its streams are closed", Access(ADMIN),
+        answers=((204, "", "Revoked."),), errors=(400, 404),
+    ),
+    Route(
+        "POST", "/v1/session", "sign_in", "Trade a one-time code for a browser session (a cookie)", PUBLIC,
+        body=schemas.SIGN_IN, answers=((200, "Session", "Signed in."),), errors=(400, 401, 408, 413, 415),
+    ),
+    Route(
+        "GET", "/v1/session", "get_session", "Tell who the caller is and what it may do", ANYONE,
+        answers=((200, "Session", "The caller."),), errors=(400,),
+    ),
+    Route(
+        "DELETE", "/v1/session", "sign_out", "End the browser session", ANYONE,
+        answers=((204, "", "Signed out."),), errors=(400,),
+    ),
+    Route("GET", "/livez", "livez", "Tell whether the process answers", PUBLIC, answers=((200, "Health", "It does."),)),
+    Route(
+        "GET", "/readyz", "readyz", "Tell whether appends and reads can work now", PUBLIC,
+        answers=((200, "Health", "They can."),), errors=(503,),
+    ),
+    Route(
+        "GET", "/metrics", "metrics", "Return the metrics in Prometheus' text format", Access(ADMIN),
+        answers=((200, "text/plain", "The metrics."),),
+    ),
+    Route("GET", "/openapi.json", "openapi", "Return this document", PUBLIC, answers=((200, "object", "The document."),)),
+    Route("GET", "/", "page", "The page", PUBLIC, documented=False),
+    Route("GET", "/static/{file}", "static_file", "A file of the page", PUBLIC, documented=False),
+)  # fmt: skip

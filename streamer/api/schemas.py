@@ -1,0 +1,190 @@
+"""What bodies hold: checked with pydantic on their way in, and described in `/openapi.json`."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import orjson
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, WithJsonSchema, with_config
+from pydantic import ValidationError as PydanticError
+from typing_extensions import TypedDict
+
+from streamer.auth.principal import SCOPES, TEMPLATES
+from streamer.core.clock import parse_timestamp
+from streamer.core.errors import ValidationError
+from streamer.core.filter import MAX_VALUE_LENGTH
+from streamer.core.ids import ID_PATTERN, RESERVED_EVENT_IDS, is_id
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+Body = TypeVar("Body")
+
+JSON_TYPES = {"application/json"}
+NDJSON_TYPES = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
+
+
+def _event_id(value: str) -> str:
+    if value in RESERVED_EVENT_IDS or not is_id(value):
+        raise ValueError("1-128 of A-Z a-z 0-9 . _ : ~ @ - and not " + ", ".join(sorted(RESERVED_EVENT_IDS)))
+    return value
+
+
+def _timestamp(value: str) -> str:
+    parse_timestamp(value)
+    return value
+
+
+def _no_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not hold the character U+0000")
+    return value
+
+
+_ID_SCHEMA = {"type": "string", "pattern": ID_PATTERN, "not": {"enum": [*sorted(RESERVED_EVENT_IDS), ".", ".."]}}
+
+EventId = Annotated[str, AfterValidator(_event_id), WithJsonSchema(_ID_SCHEMA)]
+Word = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_VALUE_LENGTH),
+    AfterValidator(_no_nul),
+    Field(json_schema_extra={"pattern": "^[^\\u0000]*$"}),
+]
+"""A value that is indexed: any text without NUL, 1-512 characters."""
+Timestamp = Annotated[str, AfterValidator(_timestamp), Field(json_schema_extra={"format": "date-time"})]
+TraceParent = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
+
+
+@with_config(STRICT)
+class ActorIn(TypedDict, total=False):
+    """Who did it. A key that is bound to an actor fills `type` and `id`; otherwise both are required."""
+
+    type: Annotated[Word | None, Field(description="`user`, `agent`, `system`, or another word.")]
+    id: Word | None
+    name: str | None
+    role: str | None
+    on_behalf_of: Annotated[Word | None, Field(description="The person behind an agent.")]
+    ip: str | None
+
+
+@with_config(STRICT)
+class EntityIn(TypedDict, total=False):
+    """What it was done to."""
+
+    type: Word | None
+    id: Word | None
+    identifier: Annotated[Word | None, Field(description="What people call it, such as PAP-42.")]
+    name: str | None
+
+
+# Written as a call because `from` is a word of Python's own.
+ChangeIn = TypedDict("ChangeIn", {"from": Any, "to": Any}, total=False)
+ChangeIn.__doc__ = "One changed value."
+with_config(STRICT)(ChangeIn)
+
+
+class _RequiredEvent(TypedDict):
+    action: Annotated[Word, Field(description="What was done, `noun.verb`.", examples=["issue.updated"])]
+
+
+@with_config(STRICT)
+class EventIn(_RequiredEvent, total=False):
+    """An event as clients append it."""
+
+    id: Annotated[EventId | None, Field(description="Unique in the workspace; made by the server if absent.")]
+    category: Annotated[Literal["activity", "audit"] | None, Field(description="By the action if absent.")]
+    actor: ActorIn | None
+    entity: EntityIn | None
+    agent_id: Word | None
+    run_id: Word | None
+    task_id: Word | None
+    description: Annotated[str | None, Field(description="A sentence; made if absent.")]
+    details: Annotated[dict[str, Any] | None, Field(description="Free data, at most 32 levels deep.")]
+    changes: Annotated[
+        dict[str, ChangeIn] | None, Field(description="Before and after, by name; derived from `details._previous`.")
+    ]
+    occurred_at: Annotated[Timestamp | None, Field(description="What the client's clock said; it orders nothing.")]
+    traceparent: Annotated[TraceParent | None, Field(description="W3C trace context.")]
+
+
+@with_config(STRICT)
+class WorkspaceIn(TypedDict, total=False):
+    """A workspace's own values; those that are absent stay as they are."""
+
+    name: Annotated[str | None, StringConstraints(max_length=256), AfterValidator(lambda v: v and _no_nul(v))]
+    org_id: Word
+    settings: dict[str, Any]
+
+
+class _RequiredKey(TypedDict):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_no_nul)]
+
+
+@with_config(STRICT)
+class KeyActorIn(TypedDict):
+    """The actor that a key acts as."""
+
+    type: Word
+    id: Word
+
+
+@with_config(STRICT)
+class KeyIn(_RequiredKey, total=False):
+    """A key to be made: either `scopes` or a `template` of them."""
+
+    scopes: Annotated[list[Literal[*SCOPES]], Field(min_length=1, max_length=len(SCOPES))]  # type: ignore[valid-type]
+    template: Literal[*TEMPLATES]  # type: ignore[valid-type]
+    actor: Annotated[KeyActorIn | None, Field(description="The key acts as this actor and no other.")]
+    expires_at: Timestamp | None
+
+
+@with_config(STRICT)
+class SignInIn(TypedDict):
+    """The one-time code of a sign-in link."""
+
+    code: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+EVENTS: TypeAdapter[list[EventIn]] = TypeAdapter(list[EventIn])
+EVENT: TypeAdapter[EventIn] = TypeAdapter(EventIn)
+WORKSPACE: TypeAdapter[WorkspaceIn] = TypeAdapter(WorkspaceIn)
+KEY: TypeAdapter[KeyIn] = TypeAdapter(KeyIn)
+SIGN_IN: TypeAdapter[SignInIn] = TypeAdapter(SignInIn)
+
+
+def check(adapter: TypeAdapter[Body], value: object, *, prefix: str = "") -> Body:
+    """Check a parsed body; wrong fields are named by their path below `prefix` (`events[3].actor.type`)."""
+    try:
+        return adapter.validate_python(value)
+    except PydanticError as error:
+        fields = {
+            _path(item["loc"], prefix): _message(item["type"], item["msg"])
+            for item in error.errors(include_url=False, include_input=False, include_context=False)
+        }
+        raise ValidationError(fields) from None
+
+
+def parse_json(data: bytes, where: str = "body") -> Any:
+    """Parse JSON (RFC 8259): UTF-8, no NaN, no lone surrogates; integers beyond 64 bits become floats."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise ValidationError({where: f"not valid JSON: {error}"}) from None
+
+
+def parse_ndjson(data: bytes) -> list[Any]:
+    """Parse newline-delimited JSON; blank lines are passed over."""
+    lines = [line for line in data.split(b"\n") if line.strip()]
+    return [parse_json(line, f"events[{index}]") for index, line in enumerate(lines)]
+
+
+def _path(location: Iterable[int | str], prefix: str) -> str:
+    path = prefix
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path or "body"
+
+
+_MESSAGES: Mapping[str, str] = {"extra_forbidden": "unknown field; free data goes into `details`", "missing": "required"}
+
+
+def _message(kind: str, message: str) -> str:
+    return _MESSAGES.get(kind, message.removeprefix("Value error, ").removeprefix("Input "))

@@ -1,0 +1,225 @@
+"""The composition root: the only place that knows every part, and the life of a server from start to stop."""
+
+import asyncio
+import contextlib
+import os
+import resource
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from streamer.api.handlers import Handlers, Parts, expect_later
+from streamer.api.middleware import middlewares, set_headers
+from streamer.api.routes import ROUTES, Route
+from streamer.auth.access import PUBLIC
+from streamer.auth.keys import Keyring
+from streamer.bus.local import LocalBus
+from streamer.core.errors import StoreUnavailable
+from streamer.feed.feed import Feed
+from streamer.feed.hub import Hub
+from streamer.ingest.intake import Intake, Limits
+from streamer.observe.metrics import Metrics
+from streamer.settings import Settings
+from streamer.store.credentials import Credentials
+from streamer.store.database import Database
+from streamer.store.log import SqlLog
+from streamer.store.migrate import migrate
+from streamer.store.workspaces import Workspaces
+from streamer.store.writer import GroupCommit
+
+BACKLOG = 4096
+"""Connections that the kernel may hold for us; a resume storm comes all at once."""
+MAX_HEADER = 16 * 1024
+"""Bytes of one header field and of the request line."""
+PURGE_SECONDS = 5
+SHUTDOWN_SECONDS = 10
+"""How long open requests may take to end after the streams were closed."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    url: str
+    admin_key: str | None
+    """The admin key if this start made it, or if it was given; else nobody knows it here."""
+    first_start: bool
+    """The admin key was made by this start."""
+    key_file: Path
+    """Where an admin key that was made and not shown lies."""
+    keyring: Keyring
+    hub: Hub
+
+    async def sign_in_link(self) -> str:
+        """Make a link that signs a browser in to the page, once, within ten minutes."""
+        return f"{self.url}/#sign-in={await self.keyring.create_sign_in()}"
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterator[Server]:
+    """Run a server while the block runs.
+
+    Args:
+        settings: all of them.
+        show_key: the caller shows an admin key that this start makes to a person; otherwise it is written to `admin.key`.
+
+    Raises:
+        OSError: the address is in use, or the data directory cannot be written.
+        StoreUnavailable, DatabaseTooNew: the database cannot be used.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    _raise_file_limit()
+    metrics = Metrics()
+    database = Database(settings.database)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
+        await migrate(database)
+        keyring = Keyring(Credentials(database))
+        chosen = settings.admin_key.get_secret_value() if settings.admin_key else None
+        made = await keyring.set_admin_key(chosen)
+        if made is not None and not show_key:
+            _keep_admin_key(settings.data_dir / "admin.key", made)
+
+        bus = LocalBus()
+        writer = GroupCommit(
+            database,
+            bus.publish,
+            metrics,
+            max_waiting_events=settings.append_queue_events,
+            max_waiting_bytes=settings.append_queue_bytes,
+            idempotency_seconds=settings.idempotency_hours * 3600,
+        )
+        log = SqlLog(database)
+        workspaces = Workspaces(database)
+        hub = Hub(
+            log,
+            metrics,
+            ring_bytes=settings.ring_bytes,
+            flush_seconds=settings.flush_window_ms / 1000,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            poll_seconds=settings.poll_seconds,
+            readers_per_owner=settings.max_streams_per_key,
+        )
+        bus.subscribe(hub.hear)
+        limits = Limits(settings.max_event_bytes, settings.max_details_depth, settings.max_batch_events)
+        handlers = Handlers(
+            Parts(
+                database=database,
+                log=log,
+                workspaces=workspaces,
+                intake=Intake(writer, metrics, limits),
+                hub=hub,
+                feed=Feed(hub, log),
+                keyring=keyring,
+                metrics=metrics,
+                static=_static_dir(),
+                max_body_bytes=settings.max_body_bytes,
+                max_page_events=settings.max_page_events,
+                max_batch_events=settings.max_batch_events,
+                body_timeout=settings.body_timeout,
+                write_buffer=settings.write_buffer_bytes,
+            )
+        )
+        writing = asyncio.create_task(writer.run(), name="writer")
+        stack.push_async_callback(_finish, writer, writing)
+        purging = asyncio.create_task(_purge(workspaces), name="purge")
+        stack.callback(purging.cancel)
+        hub.start()
+        stack.push_async_callback(hub.stop)
+
+        runner = web.AppRunner(
+            _application(handlers, keyring, metrics, hub, settings),
+            handler_cancellation=True,  # how a vanished reader is noticed
+            access_log=None,  # the middleware writes the one line a request, without query strings
+            shutdown_timeout=SHUTDOWN_SECONDS,
+            keepalive_timeout=75,
+            max_line_size=MAX_HEADER,
+            max_field_size=MAX_HEADER,
+        )
+        stack.push_async_callback(runner.cleanup)
+        await runner.setup()
+        site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
+        await site.start()
+        port = runner.addresses[0][1]
+        host = settings.host if settings.host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104 - shown, not bound
+        yield Server(
+            url=f"http://{f'[{host}]' if ':' in host else host}:{port}",
+            admin_key=made or chosen,
+            first_start=made is not None,
+            key_file=settings.data_dir / "admin.key",
+            keyring=keyring,
+            hub=hub,
+        )
+
+
+def _application(
+    handlers: Handlers, keyring: Keyring, metrics: Metrics, hub: Hub, settings: Settings
+) -> web.Application:
+    by_handler: dict[object, Route] = {}
+    # The one list is for both: the middlewares look a request's route up by its handler.
+    application = web.Application(
+        client_max_size=settings.max_body_bytes, middlewares=middlewares(by_handler, keyring, metrics)
+    )
+    for route in ROUTES:
+        handler = getattr(handlers, route.operation)
+        if route.operation == "metrics" and settings.metrics_public:
+            route = replace(route, access=PUBLIC)  # noqa: PLW2901
+        by_handler[handler] = route
+        resource_ = application.router.add_resource(route.path)
+        resource_.add_route(route.method, handler, expect_handler=expect_later)
+        if route.method == "GET" and not route.streams:
+            resource_.add_route("HEAD", handler, expect_handler=expect_later)
+    application.on_response_prepare.append(set_headers)
+
+    async def close_streams(_application: web.Application) -> None:
+        hub.close_all("shutdown")
+
+    application.on_shutdown.append(close_streams)
+    return application
+
+
+async def _finish(writer: GroupCommit, writing: asyncio.Task[None]) -> None:
+    """Store what waits, then stop the writer."""
+    await writer.close()
+    await writing
+
+
+async def _purge(workspaces: Workspaces) -> None:
+    """Remove the events of deleted workspaces, a bounded number at once, whenever there are some."""
+    logger = structlog.get_logger("purge")
+    while True:
+        try:
+            more = await workspaces.purge()
+        except StoreUnavailable:
+            more = False
+        except Exception:
+            logger.exception("purge_failed")
+            more = False
+        await asyncio.sleep(0 if more else PURGE_SECONDS)
+
+
+def _keep_admin_key(path: Path, key: str) -> None:
+    """Write the admin key where only this user can read it."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key + "\n")
+
+
+def _static_dir() -> Path:
+    """Return the page's folder: beside the package in a checkout, within it in a wheel."""
+    here = Path(__file__).resolve().parent
+    inside = here / "static"
+    return inside if inside.is_dir() else here.parent / "static"
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open connections as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

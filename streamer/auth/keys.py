@@ -1,0 +1,183 @@
+"""Keys, sign-in codes and sessions: made here, told apart by what they are for, kept as hashes."""
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+
+from streamer.auth.principal import ADMIN, EVERYWHERE, Principal
+from streamer.core.clock import now_us
+from streamer.core.errors import Unauthenticated
+from streamer.store.credentials import Credential, Credentials
+
+SECOND = 1_000_000
+CACHE_SECONDS = 2
+"""How long a looked-up credential is trusted: a key revoked on another node works there no longer than this."""
+CACHE_ENTRIES = 10_000
+SIGN_IN_SECONDS = 600
+SESSION_SECONDS = 12 * 3600
+MIN_ADMIN_KEY = 20
+"""Characters of the shortest admin key that an operator may choose."""
+
+ADMIN_ID = "admin"
+
+
+def hash_secret(secret: str) -> str:
+    """Return what is stored of a secret. It is long and random, so a fast hash without salt is enough."""
+    return sha256(secret.encode()).hexdigest()
+
+
+class Keyring:
+    """Makes credentials and finds the principal behind one."""
+
+    def __init__(self, credentials: Credentials, clock: Callable[[], int] = now_us) -> None:
+        self._credentials = credentials
+        self._clock = clock
+        self._cache: dict[str, tuple[int, Principal]] = {}
+
+    async def principal(self, secret: str, kind: str) -> Principal:
+        """Return the principal of a secret. `kind` is how it was sent: `key` (header) or `session` (cookie).
+
+        Raises:
+            Unauthenticated: there is no such credential, it was sent in another's place, or it has expired.
+        """
+        # Looking up by hash leaks nothing by its timing: who guesses cannot steer the hash.
+        secret_hash = hash_secret(secret)
+        now = self._clock()
+        cached = self._cache.get(secret_hash)
+        if cached is None or cached[0] <= now:
+            found = await self._credentials.find(secret_hash)
+            expected = {"session"} if kind == "session" else {"key", "admin"}
+            if found is None or found.kind not in expected:
+                self._cache.pop(secret_hash, None)
+                raise Unauthenticated("the credential is not valid")
+            if len(self._cache) >= CACHE_ENTRIES:
+                self._cache.clear()
+            cached = self._cache[secret_hash] = (now + CACHE_SECONDS * SECOND, principal_of(found))
+        principal = cached[1]
+        if principal.expires_at is not None and principal.expires_at <= now:
+            raise Unauthenticated("the credential has expired")
+        return principal
+
+    async def create_key(  # noqa: PLR0913 - what a key is made of
+        self,
+        *,
+        workspace: str,
+        name: str,
+        scopes: Sequence[str],
+        actor: tuple[str, str] | None,
+        expires_at: int | None,
+        creator: Principal,
+    ) -> tuple[Credential, str]:
+        """Make a key for one workspace. Returns its record and the secret, which is not kept."""
+        secret = "sk_" + secrets.token_urlsafe(32)
+        credential = Credential(
+            id="key_" + secrets.token_hex(8),
+            kind="key",
+            secret_hash=hash_secret(secret),
+            workspace=workspace,
+            name=name,
+            grants={workspace: sorted(set(scopes))},
+            actor=actor,
+            parent=None,
+            created_at=self._clock(),
+            created_by=creator.id,
+            expires_at=expires_at,
+        )
+        await self._credentials.add(credential)
+        return credential, secret
+
+    async def keys(self, workspace: str) -> list[Credential]:
+        """Return a workspace's keys, without their secrets."""
+        return await self._credentials.of_workspace(workspace)
+
+    async def revoke(self, key_id: str, workspace: str) -> None:
+        """End a key and what was made from it, here at once. Raises NotFound."""
+        await self._credentials.remove(key_id, workspace=workspace)
+        self.forget()
+
+    def forget(self) -> None:
+        """Look up every credential anew."""
+        self._cache.clear()
+
+    async def set_admin_key(self, chosen: str | None) -> str | None:
+        """See to it that there is an admin key.
+
+        Args:
+            chosen: the operator's own, which replaces any other; None: make one if there is none.
+
+        Returns:
+            the key that was made, to be shown once; None if there was one or the operator chose it.
+        """
+        known = await self._credentials.get(ADMIN_ID)
+        if chosen is None and known is not None:
+            return None
+        secret = chosen or "sk_" + secrets.token_urlsafe(32)
+        if known is None or known.secret_hash != hash_secret(secret):
+            await self._credentials.add(self._admin(secret), replace=True)
+        return secret if chosen is None else None
+
+    def _admin(self, secret: str) -> Credential:
+        return Credential(
+            id=ADMIN_ID,
+            kind="admin",
+            secret_hash=hash_secret(secret),
+            workspace=None,
+            name="admin",
+            grants={EVERYWHERE: [ADMIN]},
+            actor=None,
+            parent=None,
+            created_at=self._clock(),
+            created_by="system",
+            expires_at=None,
+        )
+
+    async def create_sign_in(self) -> str:
+        """Make a one-time code that signs a browser in as the admin."""
+        return await self._derive("sign_in", "sign-in link", ADMIN_ID, {EVERYWHERE: [ADMIN]}, SIGN_IN_SECONDS)
+
+    async def sign_in(self, code: str) -> str:
+        """Take a one-time code and return the secret of a new session. Raises Unauthenticated."""
+        found = await self._credentials.take(hash_secret(code), "sign_in")
+        if found is None or found.parent is None or found.expires_at is None or found.expires_at <= self._clock():
+            raise Unauthenticated("the sign-in code is unknown, was used, or has expired")
+        await self._credentials.sweep(self._clock())
+        return await self._derive("session", "browser session", found.parent, found.grants, SESSION_SECONDS)
+
+    async def sign_out(self, principal: Principal) -> None:
+        """End a session."""
+        await self._credentials.remove(principal.id)
+        self.forget()
+
+    async def _derive(
+        self, kind: str, name: str, parent: str, grants: Mapping[str, Sequence[str]], seconds: int
+    ) -> str:
+        secret = secrets.token_urlsafe(32)
+        now = self._clock()
+        await self._credentials.add(
+            Credential(
+                id=f"{'session' if kind == 'session' else 'signin'}_{secrets.token_hex(8)}",
+                kind="session" if kind == "session" else "sign_in",
+                secret_hash=hash_secret(secret),
+                workspace=None,
+                name=name,
+                grants=grants,
+                actor=None,
+                parent=parent,
+                created_at=now,
+                created_by=parent,
+                expires_at=now + seconds * SECOND,
+            )
+        )
+        return secret
+
+
+def principal_of(credential: Credential) -> Principal:
+    """Return the principal that a credential stands for."""
+    return Principal(
+        id=credential.id,
+        root=credential.parent or credential.id,
+        name=credential.name,
+        grants={workspace: frozenset(scopes) for workspace, scopes in credential.grants.items()},
+        actor=credential.actor,
+        expires_at=credential.expires_at,
+    )

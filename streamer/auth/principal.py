@@ -1,0 +1,54 @@
+"""A principal: a caller with its grants."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from streamer.core.filter import Filter
+
+READ = "workspace:read"
+WRITE = "workspace:write"
+AUDIT = "audit:read"
+ADMIN = "admin"
+
+SCOPES = (READ, WRITE, AUDIT, ADMIN)
+"""Every scope that a grant can hold. `admin` of a workspace includes the others there; on `*`, everywhere."""
+
+TEMPLATES: Mapping[str, tuple[str, ...]] = {
+    "full_access": (READ, WRITE, AUDIT),
+    "submit_observe": (READ, WRITE),
+    "read_only": (READ, AUDIT),
+}
+"""Named sets of scopes, after Evershell's."""
+
+EVERYWHERE = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls: the credential's id, its grants (workspace id or `*` to scopes), the actor it is bound to."""
+
+    id: str
+    root: str
+    """The key that the credential stems from: when it ends, so do streams of all that was made from it."""
+    name: str
+    grants: Mapping[str, frozenset[str]]
+    actor: tuple[str, str] | None = None
+    expires_at: int | None = None
+
+    def scopes(self, workspace: str) -> frozenset[str]:
+        """Return the scopes this principal has in a workspace."""
+        granted = self.grants.get(EVERYWHERE, frozenset()) | self.grants.get(workspace, frozenset())
+        return frozenset(SCOPES) if ADMIN in granted else granted
+
+    def is_admin(self) -> bool:
+        """Tell whether the principal administers the whole instance."""
+        return ADMIN in self.grants.get(EVERYWHERE, frozenset())
+
+    def readable(self) -> frozenset[str] | None:
+        """Return the workspaces this principal may read; None: all."""
+        readable = frozenset(ws for ws, scopes in self.grants.items() if scopes & {READ, ADMIN})
+        return None if EVERYWHERE in readable else readable
+
+    def may_see(self, workspace: str, selection: Filter) -> Filter:
+        """Narrow a filter to what this principal may see: audit events only with `audit:read`."""
+        return selection if AUDIT in self.scopes(workspace) else selection.without_audit()

@@ -1,0 +1,46 @@
+"""The command line. A command's module is imported when the command runs, so that each starts fast."""
+
+from importlib import import_module
+
+import click
+
+from streamer import __version__
+
+COMMANDS = {
+    "serve": "Run the server.",
+    "demo": "Run the server with a living workspace.",
+    "tail": "Show a workspace's events, and follow them.",
+    "publish": "Append events to a workspace.",
+    "migrate": "Bring the database to this version's tables.",
+}
+"""Every command and what it is for."""
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"streamer.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)  # noqa: S101
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Lazy,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Without a command the server runs. Each command explains itself: streamer COMMAND --help",
+)
+@click.version_option(__version__, prog_name="streamer")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """An activity server: append what happens; everyone who may know learns it at once."""
+    if context.invoked_subcommand is None:
+        context.invoke(import_module("streamer.cli.serve").command)

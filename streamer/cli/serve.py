@@ -1,0 +1,95 @@
+"""`streamer serve`: the server in the foreground."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from typing import Any
+
+import click
+
+from streamer.app import Server, running
+from streamer.core.errors import StreamerError
+from streamer.observe.logs import configure
+from streamer.settings import PREFIX, Settings, SettingsError, load
+
+
+def _flags(command: click.Command) -> click.Command:
+    """Give the command a flag for each setting; a credential is not one, or it would stand in the process list."""
+    for name, setting in reversed(Settings.model_fields.items()):
+        if name not in {"admin_key", "database_url"}:
+            flag = "--" + name.replace("_", "-")
+            default = f" [default: {setting.default}]"
+            kind: dict[str, Any] = {"is_flag": True, "default": None} if setting.annotation is bool else {"metavar": "VALUE"}
+            command.params.append(click.Option([flag, name], help=(setting.description or "") + default, **kind))
+    command.params.reverse()
+    return command
+
+
+@click.command(
+    epilog=f"Every flag is also a variable, --data-dir is {PREFIX}DATA_DIR. {PREFIX}DATABASE_URL and {PREFIX}ADMIN_KEY are "
+    "variables only. docs/settings.md explains them all."
+)
+def serve(**flags: Any) -> None:
+    """Run the server: SQLite in ./data and port 8080, unless the settings say otherwise.
+
+    \b
+    streamer serve --port 9000 --data-dir /srv/streamer
+    STREAMER_DATABASE_URL=postgresql://user:password@db/streamer streamer serve
+    """
+    try:
+        settings = load(flags)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
+    configure(settings.log_format, settings.log_level)
+    try:
+        with runner() as loop:
+            loop.run(_serve(settings))
+    except StreamerError as error:
+        raise click.ClickException(error.message) from None
+    except OSError as error:
+        raise click.ClickException(f"cannot start on {settings.host}:{settings.port}: {error.strerror or error}") from None
+
+
+command = _flags(serve)
+
+
+def runner() -> asyncio.Runner:
+    """Return an asyncio runner on uvloop, where there is one."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    terminal = sys.stdout.isatty()
+    async with running(settings, show_key=terminal) as server:
+        with contextlib.suppress(BrokenPipeError):
+            click.echo(await _welcome(server, terminal=terminal), err=not terminal)
+        await stop.wait()
+        click.echo("stopping: no new connections, streams are closed", err=True)
+
+
+async def _welcome(server: Server, *, terminal: bool) -> str:
+    """Say where the server is and what to type next. Credentials appear on a terminal only, never in a log."""
+    key = server.admin_key if terminal and server.first_start else "$STREAMER_KEY"
+    lines = [f"streamer listens on {server.url}"]
+    if terminal:
+        lines.append(f"\n  page    {await server.sign_in_link()}\n          (signs in once, within ten minutes)")
+    if server.first_start and terminal:
+        lines.append(f"  key     {key}\n          (the admin key, shown only now: export STREAMER_KEY={key})")
+    elif server.first_start:
+        lines.append(f"the admin key is in {server.key_file}")
+    if terminal:
+        event = '{"action":"issue.created","actor":{"type":"user","id":"ann"},"entity":{"type":"issue","id":"1"}}'
+        lines.append(
+            f"\n  append  curl {server.url}/v1/workspaces/my/events -H 'Authorization: Bearer {key}' \\\n"
+            f"            -H 'Content-Type: application/json' -d '{event}'"
+            f"\n  follow  curl -N {server.url}/v1/workspaces/my/events/stream -H 'Authorization: Bearer {key}'\n"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,47 @@
+"""Time as the log keeps it: whole microseconds since 1970 in UTC, written as RFC 3339.
+
+Integers compare and store exactly; text is made only at the edge.
+"""
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+_RFC3339 = re.compile(
+    r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+)
+
+
+def now_us() -> int:
+    """Return the wall clock in microseconds since 1970 (UTC). It may jump; the log never goes back."""
+    return time.time_ns() // 1000
+
+
+def format_timestamp(us: int) -> str:
+    """Write microseconds as RFC 3339 with six digits: `2026-11-21T06:22:04.123456Z`."""
+    seconds, fraction = divmod(us, 1_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{fraction:06d}Z"
+
+
+def parse_timestamp(text: str) -> int:
+    """Read an RFC 3339 timestamp into microseconds; digits past the sixth are cut.
+
+    A zone is required (RFC 3339, section 5.6). A leap second (`:60`) counts as the second after it.
+
+    Raises:
+        ValueError: the text is not RFC 3339 or names a day or time that does not exist.
+    """
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise ValueError("not an RFC 3339 timestamp with a zone, such as 2026-11-21T06:22:04Z")
+    date, clock, fraction, zone = match.groups()
+    leap = clock.endswith(":60")
+    if leap:
+        clock = clock[:-2] + "59"
+    offset = "+00:00" if zone in "Zz" else zone
+    moment = datetime.fromisoformat(f"{date}T{clock}{offset}")
+    micros = int((fraction or "").ljust(6, "0")[:6])
+    return (moment - EPOCH) // MICROSECOND + micros + (1_000_000 if leap else 0)

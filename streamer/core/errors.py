@@ -1,0 +1,179 @@
+"""Every error a caller can get, with its code and status.
+
+    StreamerError
+    ├── ValidationError        400 validation_error     fields named in details.fields
+    ├── InvalidCursor          400 invalid_cursor
+    ├── Unauthenticated        401 unauthenticated
+    ├── PermissionDenied       403 permission_denied
+    ├── NotFound               404 not_found
+    │   ├── WorkspaceNotFound  404 workspace_not_found
+    │   └── EventNotFound      404 event_not_found
+    ├── MethodNotAllowed       405 method_not_allowed
+    ├── RequestTimeout         408 request_timeout
+    ├── IdConflict             409 id_conflict
+    ├── IdempotencyConflict    409 idempotency_conflict
+    ├── PositionExpired        410 position_expired     details.earliest, details.head
+    ├── PayloadTooLarge        413 payload_too_large
+    ├── UnsupportedMediaType   415 unsupported_media_type
+    ├── RateLimited            429 rate_limited         Retry-After
+    ├── InternalError          500 internal_error
+    ├── Overloaded             503 overloaded           Retry-After
+    └── StoreUnavailable       503 store_unavailable    Retry-After
+
+The text is for people and may change; the code is for programs and does not.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class StreamerError(Exception):
+    """An error with a code, a status, a message for people and optional structured details."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retry_after: ClassVar[int | None] = None
+    """Seconds after which the same call may succeed, sent as `Retry-After` (RFC 9110, 10.2.3)."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: dict[str, Any] = details
+
+
+class ValidationError(StreamerError):
+    """The request is wrong; `fields` maps each wrong field to what is wrong with it."""
+
+    code = "validation_error"
+    status = 400
+
+    def __init__(self, fields: Mapping[str, str], message: str | None = None) -> None:
+        self.fields = dict(fields)
+        names = ", ".join(list(self.fields)[:3]) + (", …" if len(self.fields) > 3 else "")  # noqa: PLR2004
+        super().__init__(message or f"invalid: {names}", fields=self.fields)
+
+
+class InvalidCursor(StreamerError):
+    """The cursor is not one this server gave."""
+
+    code = "invalid_cursor"
+    status = 400
+
+
+class Unauthenticated(StreamerError):
+    """There is no credential, or it is not valid (any more)."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class PermissionDenied(StreamerError):
+    """The caller is known but lacks the scope."""
+
+    code = "permission_denied"
+    status = 403
+
+
+class NotFound(StreamerError):
+    """There is no such thing, or the caller may not know of it."""
+
+    code = "not_found"
+    status = 404
+
+
+class WorkspaceNotFound(NotFound):
+    """There is no such workspace, or the caller may not know of it."""
+
+    code = "workspace_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("no such workspace, or no grant for it")
+
+
+class EventNotFound(NotFound):
+    """There is no such event in the workspace, or the caller may not see it."""
+
+    code = "event_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("no such event in this workspace")
+
+
+class MethodNotAllowed(StreamerError):
+    """The path exists, the method on it does not; `Allow` names those that do."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class RequestTimeout(StreamerError):
+    """The request's body did not arrive in time."""
+
+    code = "request_timeout"
+    status = 408
+
+
+class IdConflict(StreamerError):
+    """An event with this id is stored with other content."""
+
+    code = "id_conflict"
+    status = 409
+
+
+class IdempotencyConflict(StreamerError):
+    """The `Idempotency-Key` was used for another request."""
+
+    code = "idempotency_conflict"
+    status = 409
+
+
+class PositionExpired(StreamerError):
+    """The position does not lie in the log: trimmed, beyond its head, or of another epoch."""
+
+    code = "position_expired"
+    status = 410
+
+
+class PayloadTooLarge(StreamerError):
+    """The body, the batch or one event is over its limit."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class UnsupportedMediaType(StreamerError):
+    """The body's `Content-Type` or encoding is none this route reads."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
+class RateLimited(StreamerError):
+    """The principal is over one of its limits."""
+
+    code = "rate_limited"
+    status = 429
+    retry_after = 5
+
+
+class InternalError(StreamerError):
+    """A fault of the server; the request id leads to its log entry."""
+
+
+class Overloaded(StreamerError):
+    """Too many appends wait for the disk: nothing was stored, come back later."""
+
+    code = "overloaded"
+    status = 503
+    retry_after = 1
+
+
+class StoreUnavailable(StreamerError):
+    """The database cannot be reached or cannot write.
+
+    After an append the outcome is unknown: repeat it with the same event id or `Idempotency-Key`.
+    """
+
+    code = "store_unavailable"
+    status = 503
+    retry_after = 2

@@ -1,0 +1,125 @@
+"""An event, before and after it gets its number.
+
+The canonical JSON is encoded once, as three pieces around the two values that only the writer can know; `seal` splices them
+in. The result is what is stored and what is served: a page or a frame is a join of these bytes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+
+from streamer.core.clock import format_timestamp
+
+
+class Facets(NamedTuple):
+    """The values of an event that filters look at, in the order of the store's columns."""
+
+    category: str
+    action: str
+    actor_type: str
+    actor_id: str
+    entity_type: str | None
+    entity_id: str | None
+    agent_id: str | None
+    run_id: str | None
+    task_id: str | None
+    search: str
+    """What `q` looks in: description and identifiers, one a line, ASCII letters in lower case."""
+
+
+FACET_FIELDS = Facets._fields[:-1]
+"""The facets that are filters by their own name (all but `search`)."""
+
+_ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+def fold(text: str) -> str:
+    """Lower the ASCII letters, and only those: the same on every database and in memory."""
+    return text.lower() if text.isascii() else text.translate(_ASCII_LOWER)
+
+
+def search_text(event: Mapping[str, Any]) -> str:
+    """Return what `q` looks in: description, then the identifiers, one a line.
+
+    NUL cannot be stored as text by PostgreSQL; nobody can search for it either.
+    """
+    entity = event["entity"] or {}
+    parts = (
+        event["description"],
+        entity.get("identifier"),
+        entity.get("id"),
+        event["actor"]["id"],
+        event["agent_id"],
+        event["run_id"],
+        event["task_id"],
+    )
+    return fold("\n".join(part for part in parts if part)).replace("\0", "")
+
+
+@dataclass(slots=True)
+class Event:
+    """A stored event: `body` is its canonical JSON in UTF-8, with seq and timestamp in place."""
+
+    seq: int
+    id: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class Draft:
+    """A validated, redacted and encoded event that waits for its seq and timestamp."""
+
+    id: str
+    given_id: bool
+    """The client chose the id: it may be stored already."""
+    facets: Facets
+    content: bytes
+    """From after `seq` to before `timestamp`: all the client's own values but the id."""
+    tail: bytes
+
+    @property
+    def size(self) -> int:
+        """The length of the sealed body in bytes, but for the digits of its seq."""
+        return len(self.id) + len(self.content) + len(self.tail) + 58
+
+    def seal(self, seq: int, timestamp_us: int) -> bytes:
+        """Return the canonical body with this seq and timestamp in place."""
+        return b'{"id":"%b","seq":%d,%b"timestamp":"%b",%b' % (
+            self.id.encode(),
+            seq,
+            self.content,
+            format_timestamp(timestamp_us).encode(),
+            self.tail,
+        )
+
+
+def encode(event: Mapping[str, Any], *, id: str, given_id: bool) -> Draft:  # noqa: A002 - the field's name
+    """Encode a complete event (all keys of the canonical form but `id`, `seq` and `timestamp`) into a draft.
+
+    Raises:
+        orjson.JSONEncodeError: the value nests deeper than orjson writes (254 levels).
+    """
+    values = dict(event)
+    traceparent = values.pop("traceparent")
+    entity = values["entity"] or {}
+    actor = values["actor"]
+    return Draft(
+        id=id,
+        given_id=given_id,
+        facets=Facets(
+            values["category"],
+            values["action"],
+            actor["type"],
+            actor["id"],
+            entity.get("type"),
+            entity.get("id"),
+            values["agent_id"],
+            values["run_id"],
+            values["task_id"],
+            search_text(values),
+        ),
+        content=orjson.dumps(values)[1:-1] + b",",
+        tail=orjson.dumps({"traceparent": traceparent})[1:],
+    )

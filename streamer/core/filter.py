@@ -1,0 +1,162 @@
+"""One grammar of filters for history, streams and export, compiled once.
+
+A filter is a conjunction of conditions; a condition is a list of values of one field (OR) or, with a leading `!`, a list that is
+excluded whole. This module reads the grammar and judges events in memory; `store.predicate` says the same in SQL, and a property
+test holds the two together.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from streamer.core.errors import ValidationError
+from streamer.core.event import FACET_FIELDS, Facets, fold
+
+CATEGORIES = ("activity", "audit")
+MAX_VALUES = 100
+"""Values in one filter, over all its fields."""
+MAX_VALUE_LENGTH = 512
+"""Characters in one value; no stored value is longer."""
+
+FILTER_FIELDS = (*FACET_FIELDS, "q")
+"""The names of the query parameters that make a filter."""
+
+_INDEX = {name: index for index, name in enumerate(Facets._fields)}
+_SEARCH = _INDEX["search"]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One field's list: `values` match exactly, `prefixes` (of actions) match by their beginning."""
+
+    field: str
+    values: frozenset[str]
+    prefixes: tuple[str, ...] = ()
+    exclude: bool = False
+
+    def matches(self, facets: Facets) -> bool:
+        """Tell whether an event with these facets passes; an absent value is in no list."""
+        if self.field == "q":
+            found = any(text in facets.search for text in self.values)
+        else:
+            value = facets[_INDEX[self.field]]
+            found = value in self.values or (value is not None and value.startswith(self.prefixes))
+        return found is not self.exclude
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A conjunction of conditions in canonical order: equal filters are equal objects, and so share a cohort."""
+
+    conditions: tuple[Condition, ...] = ()
+
+    def matches(self, facets: Facets) -> bool:
+        """Tell whether an event with these facets passes every condition."""
+        for condition in self.conditions:  # a plain loop: this runs for each event and each distinct filter
+            if not condition.matches(facets):
+                return False
+        return True
+
+    def without_audit(self) -> "Filter":
+        """Return this filter, narrowed to what a principal without `audit:read` may see."""
+        return canonical((*self.conditions, Condition("category", frozenset({"audit"}), exclude=True)))
+
+
+EVERYTHING = Filter()
+
+
+def canonical(conditions: Iterable[Condition]) -> Filter:
+    """Make a filter of conditions: sorted, without repetitions."""
+    return Filter(
+        tuple(sorted(set(conditions), key=lambda c: (c.field, c.exclude, sorted(c.values), c.prefixes)))
+    )
+
+
+def parse_filter(parameters: Mapping[str, Sequence[str]]) -> Filter:
+    """Compile the filter parameters of a query (name to all its values, in order); other names are not looked at.
+
+    A value is a list parted by commas; repeating a parameter adds to its list. A leading `!` excludes the whole list; included
+    and excluded lists of a field are separate conditions. `*` as an action's last part stands for any rest. A backslash takes
+    the meaning from the character behind it, so that any stored value can be named. `q` is plain text: no lists, no backslashes.
+
+    Raises:
+        ValidationError: a value that cannot be, by field.
+    """
+    conditions: list[Condition] = []
+    wrong: dict[str, str] = {}
+    count = 0
+    for field in FILTER_FIELDS:
+        included: list[tuple[str, bool]] = []
+        excluded: list[tuple[str, bool]] = []
+        for raw in parameters.get(field, ()):
+            text, into = (raw[1:], excluded) if raw.startswith("!") else (raw, included)
+            try:
+                into.extend(_values(field, text))
+            except ValueError as error:
+                wrong[field] = str(error)
+        count += len(included) + len(excluded)
+        conditions.extend(_conditions(field, included, exclude=False))
+        conditions.extend(_conditions(field, excluded, exclude=True))
+    if count > MAX_VALUES:
+        wrong["filter"] = f"{count} values; at most {MAX_VALUES} in all"
+    if wrong:
+        raise ValidationError(wrong)
+    return canonical(conditions)
+
+
+def _conditions(field: str, items: list[tuple[str, bool]], *, exclude: bool) -> list[Condition]:
+    if not items:
+        return []
+    values = frozenset(value for value, is_prefix in items if not is_prefix)
+    prefixes = tuple(sorted({value for value, is_prefix in items if is_prefix}))
+    return [Condition(field, values, prefixes, exclude)]
+
+
+def _values(field: str, text: str) -> list[tuple[str, bool]]:
+    """Return (value, is a prefix) for each item of a list."""
+    items = [(fold(text), False)] if field == "q" else [_item(field, item) for item in _split(text)]
+    for value, is_prefix in items:
+        if not value and not is_prefix:
+            raise ValueError("an empty value matches nothing")
+        if len(value) > MAX_VALUE_LENGTH:
+            raise ValueError(f"a value is longer than {MAX_VALUE_LENGTH} characters")
+        if "\0" in value:
+            raise ValueError("a value holds the character U+0000, which no stored value does")
+        if field == "category" and value not in CATEGORIES:
+            raise ValueError(f"must be one of {', '.join(CATEGORIES)}")
+    return items
+
+
+def _split(text: str) -> list[list[tuple[str, bool]]]:
+    """Split a list at its commas; each item is its characters, each with whether a backslash stood before it."""
+    items: list[list[tuple[str, bool]]] = [[]]
+    escaped = False
+    for char in text:
+        if escaped:
+            items[-1].append((char, True))
+            escaped = False
+        elif char == "\\":
+            escaped = True
+        elif char == ",":
+            items.append([])
+        else:
+            items[-1].append((char, False))
+    if escaped:
+        raise ValueError("ends with a backslash that escapes nothing")
+    return items
+
+
+def _item(field: str, chars: list[tuple[str, bool]]) -> tuple[str, bool]:
+    value = "".join(char for char, _ in chars)
+    if field != "action" or ("*", False) not in chars:
+        return value, False
+    if chars.index(("*", False)) != len(chars) - 1 or (len(chars) > 1 and value[-2] != "."):
+        raise ValueError("`*` stands only for the last part of an action, as in issue.*")
+    return value[:-1], True
+
+
+def escape(field: str, value: str) -> str:
+    """Write a value so that the grammar reads it back as itself."""
+    if field == "q":
+        return value
+    special = "\\,!*" if field == "action" else "\\,!"
+    return "".join("\\" + char if char in special else char for char in value)

@@ -1,0 +1,69 @@
+"""A frame: an event encoded once for a wire format, shared by all its readers."""
+
+from collections.abc import Sequence
+
+import orjson
+
+from streamer.core.event import Facets
+from streamer.core.position import Position
+
+
+class Frame:
+    """An event on its way to readers: its canonical bytes, and its SSE block once someone needs it."""
+
+    __slots__ = ("_sse", "body", "position")
+
+    def __init__(self, position: Position, body: bytes) -> None:
+        self.position = position
+        self.body = body
+        self._sse: bytes | None = None
+
+    @property
+    def seq(self) -> int:
+        """The event's seq."""
+        return self.position.seq
+
+    @property
+    def sse(self) -> bytes:
+        """The event's SSE block: id, event name, data, and the blank line that ends it."""
+        if self._sse is None:
+            self._sse = b"id: %b\nevent: activity\ndata: %b\n\n" % (str(self.position).encode(), self.body)
+        return self._sse
+
+
+class LiveFrame(Frame):
+    """A frame whose filters have yet to be asked: it carries the facets they look at."""
+
+    __slots__ = ("facets",)
+
+    def __init__(self, position: Position, body: bytes, facets: Facets) -> None:
+        super().__init__(position, body)
+        self.facets = facets
+
+    @property
+    def size(self) -> int:
+        """Bytes that the frame keeps in memory, about: body, SSE block, search text, objects."""
+        return 2 * len(self.body) + len(self.facets.search) + 1000
+
+
+def sse_frames(frames: Sequence[Frame]) -> bytes:
+    """Join the SSE blocks of some frames."""
+    return b"".join([frame.sse for frame in frames])
+
+
+def sse_message(event: str, data: object, position: Position | None = None) -> bytes:
+    """Encode a message that is not an event of the log, such as `synced` or `gap`.
+
+    With a position the reader's resume point moves there.
+    """
+    block = b"event: %b\ndata: %b\n\n" % (event.encode(), orjson.dumps(data))
+    return block if position is None else b"id: %b\n%b" % (str(position).encode(), block)
+
+
+def sse_checkpoint(position: Position) -> bytes:
+    """Encode an id-only block: it moves the resume point and fires no event (HTML, 9.2.6)."""
+    return b"id: %b\n\n" % str(position).encode()
+
+
+SSE_HEARTBEAT = b": ping\n"
+"""A comment with one newline: with two, a popular client fires an empty message."""

@@ -1,0 +1,111 @@
+"""What `ingest`, `feed` and the edges need of the store and the bus, and no more."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from streamer.core.event import Draft, Event
+from streamer.core.filter import Filter
+from streamer.core.frame import LiveFrame
+from streamer.core.position import LogHead, Position
+
+Order = Literal["asc", "desc"]
+Bound = Position | int | None
+"""One end of a range: a position, a timestamp in microseconds, or open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """What one request wants stored, all or nothing, in order."""
+
+    workspace: str
+    drafts: Sequence[Draft]
+    creator: str | None
+    """The principal in whose name the workspace may be made if it does not exist; None: it may not be made."""
+    idempotency: tuple[str, str] | None = None
+    """The caller's own key (already told apart by principal), and the fingerprint of what it stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What was stored, in the order of the request."""
+
+    events: Sequence[Event]
+    created: bool
+    """False when every event had been stored before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """News of a commit: frames of one workspace, contiguous in seq."""
+
+    workspace: str
+    epoch: str
+    frames: Sequence[LiveFrame]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some events of a log, and how far the reader has come by them."""
+
+    head: LogHead
+    events: Sequence[Event]
+    examined: int
+    """Ascending: the last seq looked at (the filter may have dropped it). Descending: the lowest."""
+    full: bool
+    """The page holds as many events as asked for: there may be more."""
+    floor: int
+    """The seq behind which the range begins, as `after` was understood."""
+    ceiling: int
+    """The last seq of the range, as `before` was understood."""
+
+
+class Log(Protocol):
+    """The reading side of the store."""
+
+    async def head(self, workspace: str) -> LogHead:
+        """Return what the log holds. Raises WorkspaceNotFound, StoreUnavailable."""
+
+    async def heads(self, workspaces: Sequence[str]) -> dict[str, LogHead]:
+        """Return what these logs hold; those that do not exist are absent."""
+
+    async def resolve(self, workspace: str, bound: Bound) -> Position:
+        """Return the position of a reader that has seen everything up to and including `bound`."""
+
+    async def page(  # noqa: PLR0913 - one query, each part of it named
+        self,
+        workspace: str,
+        *,
+        selection: Filter,
+        order: Order,
+        limit: int,
+        after: Bound = None,
+        before: Bound = None,
+    ) -> Page:
+        """Return the events strictly between two bounds. Raises PositionExpired, WorkspaceNotFound."""
+
+    async def frames(self, workspace: str, *, after: int, limit: int) -> tuple[LogHead, list[LiveFrame]]:
+        """Return the events behind seq `after`, oldest first and unfiltered, for the hub. Raises WorkspaceNotFound."""
+
+    async def event(self, workspace: str, event_id: str, selection: Filter) -> Event:
+        """Return one event, if the filter lets it be seen. Raises EventNotFound, WorkspaceNotFound."""
+
+
+class Writer(Protocol):
+    """The writing side of the store."""
+
+    async def append(self, request: Append) -> Appended:
+        """Store a request durably; returns after the commit.
+
+        Raises: Overloaded, StoreUnavailable, IdConflict, IdempotencyConflict, WorkspaceNotFound.
+        """
+
+
+class Bus(Protocol):
+    """A hint to whoever follows a workspace, here and on other nodes. It may lose, delay and repeat."""
+
+    def publish(self, news: Committed) -> None:
+        """Tell of a commit. Never waits, never fails."""
+
+    def subscribe(self, listener: Callable[[Committed], None]) -> None:
+        """Have `listener` called with each commit that is heard of, in the event loop's thread."""

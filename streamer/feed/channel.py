@@ -1,0 +1,231 @@
+"""A workspace's live readers: the tail ring, and cohorts of equal subscriptions that share every byte. Pure but for the sinks.
+
+Invariant: every LIVE reader stands at `flushed`. So a cohort's frames are filtered and joined once, whatever its size, and joining
+is a comparison of two numbers.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from streamer.core.filter import Filter
+from streamer.core.frame import Frame, LiveFrame
+from streamer.core.position import LogHead, Position
+from streamer.feed.session import Gap, Session
+from streamer.feed.tail import Tail
+
+
+class Wire(Protocol):
+    """A wire format: how the feed's messages become bytes. Equal wires share their bytes."""
+
+    @property
+    def transport(self) -> str:
+        """The transport's name in the metrics."""
+
+    def frames(self, frames: Sequence[Frame]) -> bytes:
+        """Encode events."""
+
+    def synced(self, position: Position) -> bytes:
+        """Encode: the reader has all there is."""
+
+    def gap(self, gap: Gap) -> bytes:
+        """Encode: these events are gone."""
+
+    def checkpoint(self, position: Position) -> bytes:
+        """Encode: nothing for this reader up to here; resume from here."""
+
+    def heartbeat(self) -> bytes:
+        """Encode a sign of life."""
+
+    def closed(self, reason: str, *, reconnect: bool) -> bytes:
+        """Encode the stream's end and whether to come back."""
+
+
+class Sink(Protocol):
+    """A reader's connection."""
+
+    def is_ready(self) -> bool:
+        """Tell whether the connection's buffer is below its mark, so that a write is taken at once."""
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the connection's buffer. Never waits; a connection that is gone ignores them."""
+
+    async def drain(self) -> None:
+        """Wait until the buffer is below its mark again."""
+
+    def abort(self) -> None:
+        """Cut the connection and drop what its buffer holds."""
+
+
+class Reader:
+    """A subscription with its connection and its progress."""
+
+    __slots__ = ("close_reason", "expires_at", "noted", "owner", "reconnect", "selection", "session", "sink", "slot", "wake", "wire")
+
+    def __init__(  # noqa: PLR0913 - a record
+        self,
+        *,
+        selection: Filter,
+        wire: Wire,
+        sink: Sink,
+        session: Session,
+        owner: str,
+        expires_at: int | None = None,
+    ) -> None:
+        self.selection = selection
+        self.wire = wire
+        self.sink = sink
+        self.session = session
+        self.owner = owner
+        """The credential by which the reader reads; it ends with it."""
+        self.expires_at = expires_at
+        self.noted = 0
+        """The last seq that the reader was told to resume from, other than by its cohort's frames."""
+        self.slot = 0
+        """Where it sits in the hub's wheel of heartbeats."""
+        self.wake: Callable[[], None] | None = None
+        """Called when the reader leaves LIVE."""
+        self.close_reason: str | None = None
+        self.reconnect = False
+
+    def close(self, reason: str, *, reconnect: bool) -> None:
+        """End the reader; its driver says the reason and leaves. The first reason counts.
+
+        A connection whose buffer is full cannot be told: it is cut, and its reader resumes exactly when it comes back.
+        """
+        if self.close_reason is not None:
+            return
+        self.close_reason, self.reconnect = reason, reconnect
+        self.session.close()
+        if not self.sink.is_ready():
+            self.sink.abort()
+        elif self.wake is not None:
+            self.wake()
+
+
+class Cohort:
+    """The live readers with one filter and one wire format."""
+
+    __slots__ = ("members", "selection", "sent", "wire")
+
+    def __init__(self, selection: Filter, wire: Wire) -> None:
+        self.selection = selection
+        self.wire = wire
+        self.members: set[Reader] = set()
+        self.sent = 0
+        """The seq of the last frame that passed the filter: the members' resume point."""
+
+    def deliver(self, frames: Sequence[LiveFrame], before: int) -> tuple[int, list[Reader]]:
+        """Write frames to all members; those that are not ready leave, at the position `before` these frames.
+
+        Returns:
+            how many events were written over all members, and who left.
+        """
+        judge = self.selection.matches
+        passed = [frame for frame in frames if judge(frame.facets)] if self.selection.conditions else frames
+        if not passed:
+            return 0, []
+        data = self.wire.frames(passed)
+        late: list[Reader] = []
+        for reader in self.members:
+            sink = reader.sink
+            if sink.is_ready():
+                sink.write(data)
+            else:
+                late.append(reader)
+        for reader in late:
+            self.members.discard(reader)
+            reader.session.fall_back(before)
+            if reader.wake is not None:
+                reader.wake()
+        self.sent = passed[-1].seq
+        return len(passed) * len(self.members), late
+
+
+class Channel:
+    """One workspace's feed on this node."""
+
+    def __init__(self, workspace: str, log: LogHead, *, ring_bytes: int) -> None:
+        self.workspace = workspace
+        self.epoch = log.epoch
+        self.earliest = log.earliest
+        self.flushed = log.head
+        """Every LIVE reader has been given everything up to here."""
+        self.heard = log.head
+        """The highest seq that anybody spoke of; above `tail.last` there is a hole to fill."""
+        self.tail = Tail(log.head, ring_bytes)
+        self.cohorts: dict[tuple[Wire, Filter], Cohort] = {}
+        self.followers = 0
+        """Who holds the channel open: readers, and those about to become one."""
+        self.readers: set[Reader] = set()
+        """All of the workspace's readers, whatever their state."""
+
+    @property
+    def log(self) -> LogHead:
+        """What this node's readers can be given."""
+        return LogHead(self.epoch, self.flushed, self.earliest)
+
+    def offer(self, frames: Sequence[LiveFrame]) -> bool:
+        """Take news of a commit. Returns False if there is a hole before it, to be filled from the log."""
+        if frames:
+            self.heard = max(self.heard, frames[-1].seq)
+        return self.tail.offer(frames)
+
+    def flush(self) -> tuple[int, int]:
+        """Deliver what came since the last flush to all live readers.
+
+        Returns:
+            the number of events delivered, over all readers, and the number of readers that fell back.
+        """
+        before, self.flushed = self.flushed, self.tail.last
+        frames = self.tail.after(before)
+        if frames is None:
+            # More came at once than the ring holds: who is live reads the log.
+            return 0, self._all_fall_back(before)
+        delivered = fallen = 0
+        if frames:
+            for cohort in self.cohorts.values():
+                count, late = cohort.deliver(frames, before)
+                delivered += count
+                fallen += len(late)
+        return delivered, fallen
+
+    def join(self, reader: Reader) -> bool:
+        """Make a reader live if it stands where the channel does."""
+        if not reader.session.join(self.flushed):
+            return False
+        key = (reader.wire, reader.selection)
+        cohort = self.cohorts.get(key)
+        if cohort is None:
+            cohort = self.cohorts[key] = Cohort(reader.selection, reader.wire)
+        cohort.members.add(reader)
+        return True
+
+    def leave(self, reader: Reader) -> None:
+        """Forget a reader."""
+        self.readers.discard(reader)
+        key = (reader.wire, reader.selection)
+        cohort = self.cohorts.get(key)
+        if cohort is not None:
+            cohort.members.discard(reader)
+            if not cohort.members:
+                del self.cohorts[key]
+
+    def resume_point(self, reader: Reader) -> Position | None:
+        """Return the position that a live reader should be told because its filter let nothing through, if there is one."""
+        cohort = self.cohorts.get((reader.wire, reader.selection))
+        told = max(reader.noted, cohort.sent if cohort else 0)
+        if told >= self.flushed:
+            return None
+        reader.noted = self.flushed
+        return Position(self.epoch, self.flushed)
+
+    def _all_fall_back(self, before: int) -> int:
+        fallen = 0
+        for cohort in self.cohorts.values():
+            for reader in cohort.members:
+                reader.session.fall_back(before)
+                if reader.wake is not None:
+                    reader.wake()
+            fallen += len(cohort.members)
+            cohort.members.clear()
+        return fallen

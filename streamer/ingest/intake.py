@@ -1,0 +1,203 @@
+"""What becomes of a well-formed event before the writer gets it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import orjson
+
+from streamer.core.actions import category_of, describe
+from streamer.core.errors import PayloadTooLarge, PermissionDenied, ValidationError
+from streamer.core.event import Draft, encode
+from streamer.core.ids import uuid7
+from streamer.core.ports import Append, Appended, Writer
+from streamer.ingest.redact import may_hold_secret, redact
+from streamer.observe.metrics import Metrics
+
+ACTOR_KEYS = ("type", "id", "name", "role", "on_behalf_of", "ip")
+ENTITY_KEYS = ("type", "id", "identifier", "name")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of what is taken in: bytes of one event as stored, levels of its details, events of a batch."""
+
+    event_bytes: int
+    details_depth: int
+    batch_events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who appends: the principal's id, the actor that it is bound to, and whether it may make the workspace."""
+
+    principal: str
+    actor: tuple[str, str] | None
+    may_create_workspace: bool
+
+
+class Intake:
+    """Turns well-formed native events into drafts and has them stored."""
+
+    def __init__(self, writer: Writer, metrics: Metrics, limits: Limits) -> None:
+        self._writer = writer
+        self._metrics = metrics
+        self._limits = limits
+
+    async def append(
+        self,
+        workspace: str,
+        events: Sequence[Mapping[str, Any]],
+        author: Author,
+        *,
+        batch: bool,
+        idempotency_key: str | None = None,
+    ) -> Appended:
+        """Store events, all or nothing, in order. Returns after the commit.
+
+        Args:
+            workspace: where to.
+            events: events with the native keys and well-formed values; optional ones may be absent or None.
+            author: who appends.
+            batch: the request is a list: errors name its items.
+            idempotency_key: the request's own key: the same again gets the same answer.
+
+        Raises:
+            ValidationError: empty, too many, an id twice, no actor, details too deep; the fields are named.
+            PayloadTooLarge: an event is over its limit.
+            PermissionDenied: the author is bound to another actor.
+        """
+        if not events:
+            raise ValidationError({"events": "an empty batch; at least one event is needed"})
+        if len(events) > self._limits.batch_events:
+            raise ValidationError({"events": f"{len(events)} events; at most {self._limits.batch_events} in one batch"})
+        drafts: list[Draft] = []
+        seen: dict[str, int] = {}
+        wrong: dict[str, str] = {}
+        for index, event in enumerate(events):
+            where = f"events[{index}]" if batch else ""
+            try:
+                draft = self._draft(workspace, event, author, where)
+            except ValidationError as error:
+                wrong |= error.fields
+                continue
+            first = seen.setdefault(draft.id, index)
+            if first != index:
+                wrong[f"{where}.id"] = f"the same id as events[{first}]"
+            drafts.append(draft)
+        if wrong:
+            raise ValidationError(wrong)
+        request = Append(
+            workspace,
+            drafts,
+            creator=author.principal if author.may_create_workspace else None,
+            idempotency=_idempotency(idempotency_key, author, drafts),
+        )
+        return await self._writer.append(request)
+
+    def _draft(self, workspace: str, event: Mapping[str, Any], author: Author, where: str) -> Draft:
+        complete = _complete(workspace, event, author, where)
+        event_id = event.get("id")
+        try:
+            draft = encode(complete, id=event_id or uuid7(), given_id=event_id is not None)
+        except orjson.JSONEncodeError:
+            raise self._too_deep(where) from None
+        if draft.size > self._limits.event_bytes:
+            raise PayloadTooLarge(
+                f"{where or 'the event'} has {draft.size} bytes; at most {self._limits.event_bytes} are stored",
+                fields={where or "event": f"over {self._limits.event_bytes} bytes"},
+            )
+        # Every level takes a bracket: with fewer brackets than levels allowed there is nothing to measure.
+        brackets = draft.content.count(b"{") + draft.content.count(b"[")
+        if brackets > self._limits.details_depth:
+            for name in ("details", "changes"):
+                if _depth(complete[name]) > self._limits.details_depth:
+                    raise self._too_deep(where, name)
+        if may_hold_secret(draft.content) or may_hold_secret(draft.tail):
+            clean = redact(complete, found=self._metrics.redactions.inc)
+            # Who, where and what are not secrets by name ("auth" may be an entity's type); their values were searched.
+            return encode(clean | {"workspace_id": workspace}, id=draft.id, given_id=draft.given_id)
+        return draft
+
+    def _too_deep(self, where: str, name: str = "details") -> ValidationError:
+        field = f"{where}.{name}" if where else name
+        return ValidationError({field: f"nested deeper than {self._limits.details_depth} levels"})
+
+
+def _complete(workspace: str, event: Mapping[str, Any], author: Author, where: str) -> dict[str, Any]:
+    """Return the event with every key of the canonical form, in its order; what is absent and can be derived is."""
+    actor = _actor(event.get("actor"), author, where)
+    given_entity = event.get("entity")
+    entity = {key: given_entity.get(key) for key in ENTITY_KEYS} if given_entity else None
+    details = event.get("details") or {}
+    action = event["action"]
+    called = entity or {}
+    return {
+        "workspace_id": workspace,
+        "category": event.get("category") or category_of(action),
+        "action": action,
+        "actor": actor,
+        "entity": entity,
+        "agent_id": event.get("agent_id"),
+        "run_id": event.get("run_id"),
+        "task_id": event.get("task_id"),
+        "description": event.get("description")
+        or describe(
+            action,
+            actor["name"] or actor["id"],
+            called.get("type"),
+            called.get("identifier") or called.get("name") or called.get("id"),
+        ),
+        "details": details,
+        "changes": event["changes"] if event.get("changes") is not None else _changes(details),
+        "occurred_at": event.get("occurred_at"),
+        "traceparent": event.get("traceparent"),
+    }
+
+
+def _actor(given: Mapping[str, Any] | None, author: Author, where: str) -> dict[str, Any]:
+    actor = {key: (given or {}).get(key) for key in ACTOR_KEYS}
+    prefix = f"{where}." if where else ""
+    if author.actor is None:
+        if actor["type"] is None or actor["id"] is None:
+            missing = {f"{prefix}actor.{key}": "required" for key in ("type", "id") if actor[key] is None}
+            raise ValidationError(missing)
+        return actor
+    bound_type, bound_id = author.actor
+    if actor["type"] not in {None, bound_type} or actor["id"] not in {None, bound_id}:
+        raise PermissionDenied(f"this key acts as {bound_type} {bound_id} and may not claim another actor")
+    return actor | {"type": bound_type, "id": bound_id}
+
+
+def _changes(details: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Derive before and after from `details._previous`, as Paperclip's clients send it."""
+    previous = details.get("_previous")
+    if not isinstance(previous, dict) or not previous:
+        return None
+    return {name: {"from": before, "to": details.get(name)} for name, before in previous.items()}
+
+
+def _depth(value: Any) -> int:
+    """Count the levels of nested objects and arrays, without recursion."""
+    deepest = 0
+    waiting = [(value, 1)]
+    while waiting:
+        item, level = waiting.pop()
+        children = item.values() if isinstance(item, dict) else item if isinstance(item, list) else None
+        if children is None:
+            continue
+        deepest = max(deepest, level)
+        waiting.extend((child, level + 1) for child in children)
+    return deepest
+
+
+def _idempotency(key: str | None, author: Author, drafts: Sequence[Draft]) -> tuple[str, str] | None:
+    """Return the key as this principal's own, and the fingerprint of the request's content."""
+    if key is None:
+        return None
+    content = sha256()
+    for draft in drafts:
+        content.update(draft.id.encode() if draft.given_id else b"")
+        content.update(b"\0" + draft.content + draft.tail)
+    return sha256(f"{author.principal}\0{key}".encode()).hexdigest(), content.hexdigest()

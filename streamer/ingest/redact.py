@@ -1,0 +1,105 @@
+"""Secrets are replaced before an event is stored: by the name of their key, and by the shape of known tokens.
+
+Not by vague shapes: a version, a host name or a hash stays. A key names a secret by its last words (`OPENAI_API_KEY`, `dbPassword`;
+not `author`, `maxTokens` or `secretId`). Most events hold nothing like it, so the encoded bytes are first searched for the few
+letters that every rule needs (`may_hold_secret`), and only what has them is walked.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+REDACTED: Final = "***REDACTED***"
+
+_SECRET_NAMES: Final = (
+    "password", "passwd", "pwd", "passphrase", "passcode",
+    "secret", "secrets", "client secret", "secret key", "secret access key",
+    "api key", "apikey", "access key", "account key", "auth key", "encryption key", "master key", "private key",
+    "service key", "signing key", "ssh key",
+    "token", "authtoken", "accesstoken", "refreshtoken", "bearer", "jwt",
+    "authorization", "authentication", "auth", "credential", "credentials", "cookie", "set cookie",
+)  # fmt: skip
+"""Last words of keys whose values are secret."""
+
+_HARMLESS_NAMES: Final = ("page token", "next token", "continuation token", "sync token", "resume token", "stop token")
+"""Names that end like a secret's but are not."""
+
+_NAME_HINTS: Final = (b"pass", b"pwd", b"secret", b"key", b"token", b"bearer", b"jwt", b"auth", b"credential", b"cookie")
+
+_SHAPES: Final = (
+    # (what every match contains, in lower case; the shape)
+    (b"sk_", r"\bsk_[A-Za-z0-9_]{16,}"),  # ours, Stripe's, Evershell's
+    (b"rk_", r"\brk_(?:live|test)_[A-Za-z0-9]{16,}"),
+    (b"sk-", r"\bsk-[A-Za-z0-9_-]{16,}"),  # OpenAI, Anthropic
+    *((b"gh%c_" % kind, rf"\bgh{chr(kind)}_[A-Za-z0-9]{{20,}}") for kind in b"pousr"),
+    (b"github_pat_", r"\bgithub_pat_[A-Za-z0-9_]{20,}"),
+    (b"glpat-", r"\bglpat-[A-Za-z0-9_-]{16,}"),
+    (b"pcp_", r"\bpcp_[A-Za-z0-9_]{16,}"),
+    (b"xox", r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),
+    (b"xapp-", r"\bxapp-[A-Za-z0-9-]{10,}"),
+    (b"akia", r"\bAKIA[0-9A-Z]{16}\b"),
+    (b"asia", r"\bASIA[0-9A-Z]{16}\b"),
+    (b"aiza", r"\bAIza[0-9A-Za-z_-]{35}"),
+    (b"npm_", r"\bnpm_[A-Za-z0-9]{36}\b"),
+    (b"whsec_", r"\bwhsec_[A-Za-z0-9+/=]{16,}"),
+    (b"eyj", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
+    (b"-----begin", r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)"),
+)
+_SHAPE_HINTS: Final = (*(hint for hint, _ in _SHAPES), b"authorization", b"bearer", b"basic", b"://")
+_SHAPE: Final = re.compile("|".join(shape for _, shape in _SHAPES))
+_HEADER: Final = re.compile(r"(?i)\b(authorization\s*[:=]\s*)(?:(?:bearer|basic|token|digest)\s+)?[^\s,;\"']+")
+_BEARER: Final = re.compile(r"(?i)\b(bearer\s+)(?=[^\s,;\"']*[0-9._~+/=-])[A-Za-z0-9._~+/=-]{12,}")
+_URL_PASSWORD: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)")
+
+_WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+
+HINTS: Final = tuple(dict.fromkeys((*_NAME_HINTS, *_SHAPE_HINTS)))
+
+
+def may_hold_secret(encoded: bytes) -> bool:
+    """Tell whether encoded JSON has anything that some rule could replace; False is certain."""
+    lowered = encoded.lower()
+    return any(hint in lowered for hint in HINTS)
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether a key of this name holds a secret, by its last words."""
+    words = " ".join(_WORDS.findall(name)).lower()
+    return _ends_with(words, _SECRET_NAMES) and not _ends_with(words, _HARMLESS_NAMES)
+
+
+def redact_text(text: str) -> str:
+    """Replace the known token shapes within a text."""
+    text = _SHAPE.sub(REDACTED, text)
+    text = _HEADER.sub(rf"\1{REDACTED}", text)
+    text = _BEARER.sub(rf"\1{REDACTED}", text)
+    return _URL_PASSWORD.sub(rf"\1{REDACTED}", text)
+
+
+def redact(value: Any, *, found: Callable[[], None] = lambda: None) -> Any:
+    """Return a JSON value with its secrets replaced; `found` is called for each.
+
+    Below a secret's key everything but null, booleans and the empty string is replaced as a whole. Names of keys are searched for
+    tokens too.
+    """
+    if isinstance(value, str):
+        clean = redact_text(value)
+        if clean != value:
+            found()
+        return clean
+    if isinstance(value, list):
+        return [redact(item, found=found) for item in value]
+    if not isinstance(value, dict):
+        return value
+    result: dict[str, Any] = {}
+    for name, item in value.items():
+        if is_secret_name(name) and not (item is None or isinstance(item, bool) or item == "" or item == REDACTED):
+            found()
+            result[name] = REDACTED
+        else:
+            result[redact_text(name)] = redact(item, found=found)
+    return result
+
+
+def _ends_with(words: str, endings: tuple[str, ...]) -> bool:
+    return any(words == ending or words.endswith(" " + ending) for ending in endings)

@@ -1,0 +1,57 @@
+"""The server's metrics, in a registry of their own: many servers may run in one process."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """Every metric, by what it counts."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"streamer_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"streamer_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(f"streamer_{name}", text, labels, registry=registry, buckets=_SECONDS)
+
+        self.requests = counter("requests_total", "HTTP requests answered.", "route", "method", "status")
+        self.request_seconds = histogram(
+            "request_seconds", "Time to answer an HTTP request; streams are not counted.", "route"
+        )
+        self.events_appended = counter("events_appended_total", "Events stored.")
+        self.appends_refused = counter("appends_refused_total", "Appends answered 503 overloaded: the queue was full.")
+        self.append_queue = gauge("append_queue_events", "Events that wait to be stored.")
+        self.commit_seconds = histogram("commit_seconds", "Time to store one group of appends, retries included.")
+        self.redactions = counter("redactions_total", "Values replaced before storage because they looked secret.")
+        self.subscribers = gauge("subscribers", "Open streams.", "transport")
+        self.deliveries = counter("deliveries_total", "Events written to streams, counted for each reader.")
+        self.catch_ups = counter("catch_ups_total", "Times a slow reader was sent back to the log.")
+        self.fills = counter("feed_fills_total", "Times the hub filled a hole in a feed from the log.")
+        self.feeds = gauge("feeds", "Workspaces that have readers here.")
+        self.store_up = gauge("store_up", "1 while the database answers the readiness check, else 0.")
+
+    def render(self) -> bytes:
+        """Write all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def names(self) -> list[str]:
+        """Return the names of the server's own metrics, as they appear in the text."""
+        return sorted(
+            family.name + ("_total" if family.type == "counter" else "")
+            for family in self.registry.collect()
+            if family.name.startswith("streamer_")
+        )

@@ -1,0 +1,146 @@
+"""Connections to SQLite or PostgreSQL, and what of the two differs.
+
+SQLite: WAL, one writer connection whose transactions begin IMMEDIATE, a few readers that cannot write. PostgreSQL: writers at READ
+COMMITTED, where row locks do the ordering; readers at REPEATABLE READ. So on both a reader sees one moment throughout. Every failure to reach or use the database becomes `StoreUnavailable`.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from sqlalchemy import ARRAY, BindParameter, ColumnElement, Text, any_, bindparam, event, exc, func, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from streamer.core.errors import StoreUnavailable
+
+SQLITE_READERS = 4
+POSTGRESQL_READERS = 8
+LOCK_WAIT_SECONDS = 5
+"""How long a write waits for another process's lock on an SQLite file."""
+COMMAND_SECONDS = 30
+"""How long PostgreSQL may take for one statement, waits for row locks included."""
+CONNECT_SECONDS = 5
+
+_WRONG_STATEMENT = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Tell whether an error means that the database is away, full or locked, not that we asked for something wrong."""
+    if isinstance(error, exc.DBAPIError):
+        return error.connection_invalidated or not isinstance(error, _WRONG_STATEMENT)
+    # asyncpg raises its own classes while it connects, before SQLAlchemy can translate them.
+    return isinstance(error, OSError | TimeoutError | exc.TimeoutError) or type(error).__module__.startswith("asyncpg")
+
+
+class Database:
+    """The pools of one database: `write()` for transactions, `read()` for queries."""
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        if parsed.drivername in {"postgresql", "postgres"}:
+            parsed = parsed.set(drivername="postgresql+asyncpg")
+        elif parsed.drivername == "sqlite":
+            parsed = parsed.set(drivername="sqlite+aiosqlite")
+        if parsed.drivername not in {"postgresql+asyncpg", "sqlite+aiosqlite"}:
+            raise ValueError(f"database URL must begin with sqlite:// or postgresql://, not {parsed.drivername}://")
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        url = parsed.render_as_string(hide_password=False)
+        if self.is_sqlite:
+            if parsed.database in {None, "", ":memory:"}:
+                raise ValueError("an SQLite database must be a file: readers and the writer have connections of their own")
+            self._writers = _sqlite_engine(url, size=1, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",))
+            self._readers = _sqlite_engine(url, size=SQLITE_READERS, begin="BEGIN", pragmas=("query_only=1",))
+        else:
+            self._writers = _postgresql_engine(url, size=2, isolation="READ COMMITTED")
+            self._readers = _postgresql_engine(url, size=POSTGRESQL_READERS, isolation="REPEATABLE READ")
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that may write; it commits on a clean exit. Raises StoreUnavailable."""
+        with _outages():
+            async with self._writers.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that only reads and sees one moment throughout. Raises StoreUnavailable."""
+        with _outages():
+            async with self._readers.connect() as connection:
+                yield connection
+
+    async def ping(self) -> None:
+        """Ask the database for an answer. Raises StoreUnavailable."""
+        async with self.read() as connection:
+            await connection.execute(select(1))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._readers.dispose()
+        await self._writers.dispose()
+
+    def is_any_of(self, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
+        """Return `column IN (list)` with the whole list in one parameter, so that the statement's text never varies.
+
+        The parameter's value is made by `list_value`.
+        """
+        if self.is_sqlite:
+            items = func.json_each(bindparam(name, type_=Text())).table_valued("value")
+            return column.in_(select(items.c.value))
+        parameter: BindParameter[Any] = bindparam(name, type_=ARRAY(Text()))
+        return column == any_(parameter)
+
+    def list_value(self, values: list[str]) -> object:
+        """Return a list as the parameter of `is_any_of`."""
+        return orjson.dumps(values).decode() if self.is_sqlite else values
+
+
+class _outages:  # noqa: N801 - reads as a statement
+    """Turn failures of the database into StoreUnavailable."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if error is not None and is_outage(error):
+            raise StoreUnavailable("the database does not answer or cannot write") from error
+
+
+def _sqlite_engine(url: str, *, size: int, begin: str, pragmas: tuple[str, ...]) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=LOCK_WAIT_SECONDS,
+        # isolation_level None: the driver leaves BEGIN to us (otherwise it begins late, and DEFERRED).
+        connect_args={"timeout": LOCK_WAIT_SECONDS, "isolation_level": None},
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _configure(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "temp_store=MEMORY", "cache_size=-32768", *pragmas):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _postgresql_engine(url: str, *, size: int, isolation: str) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=CONNECT_SECONDS,
+        isolation_level=isolation,
+        connect_args={
+            "timeout": CONNECT_SECONDS,
+            "command_timeout": COMMAND_SECONDS,
+            "server_settings": {"application_name": "streamer", "jit": "off"},
+        },
+    )

@@ -1,0 +1,165 @@
+"""Reading a log: pages in either direction, one event, how far it goes."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Row, Select, bindparam, select, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from streamer.core.errors import EventNotFound, PositionExpired, WorkspaceNotFound
+from streamer.core.event import Event, Facets
+from streamer.core.filter import Filter
+from streamer.core.frame import LiveFrame
+from streamer.core.ports import Bound, Order, Page
+from streamer.core.position import LogHead, Position
+from streamer.store.database import Database
+from streamer.store.predicate import branches, predicate
+from streamer.store.schema import events, workspaces
+
+_FACETS = [events.c[name] for name in Facets._fields]
+_EVENT = [events.c.seq, events.c.id, events.c.body]
+_HEAD = [workspaces.c.key, workspaces.c.epoch, workspaces.c.head, workspaces.c.earliest]
+
+_ONE_HEAD = select(*_HEAD).where(workspaces.c.id == bindparam("id"))
+
+
+class SqlLog:
+    """The log as `core.ports.Log` describes it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._many_heads = select(workspaces.c.id, *_HEAD).where(database.is_any_of(workspaces.c.id, "ids"))
+
+    async def head(self, workspace: str) -> LogHead:
+        """Return what the log holds."""
+        async with self._database.read() as connection:
+            return (await _find(connection, workspace))[1]
+
+    async def heads(self, workspaces: Sequence[str]) -> dict[str, LogHead]:
+        """Return what these logs hold; those that do not exist are absent."""
+        async with self._database.read() as connection:
+            rows = await connection.execute(self._many_heads, {"ids": self._database.list_value(list(workspaces))})
+            return {row.id: _log_head(row) for row in rows}
+
+    async def resolve(self, workspace: str, bound: Bound) -> Position:
+        """Return the position of a reader that has seen everything up to and including `bound` (open: nothing)."""
+        async with self._database.read() as connection:
+            key, head = await _find(connection, workspace)
+            return Position(head.epoch, await _seq_of(connection, key, head, bound, default=head.earliest - 1))
+
+    async def page(  # noqa: PLR0913 - one query, each part of it named
+        self,
+        workspace: str,
+        *,
+        selection: Filter,
+        order: Order,
+        limit: int,
+        after: Bound = None,
+        before: Bound = None,
+    ) -> Page:
+        """Return the events strictly between two bounds, at one moment of the log."""
+        async with self._database.read() as connection:
+            key, head = await _find(connection, workspace)
+            if isinstance(after, Position) and not head.holds(after):
+                raise expired(head)
+            if isinstance(before, Position) and (before.epoch != head.epoch or before.seq > head.head + 1):
+                raise expired(head)
+            floor = await _seq_of(connection, key, head, after, default=head.earliest - 1)
+            if isinstance(before, int):
+                # Everything up to the microsecond before it: timestamps are whole and each stands once.
+                before = Position(head.epoch, await _seq_of(connection, key, head, before - 1, default=0) + 1)
+            ceiling = min(before.seq - 1 if before else head.head, head.head)
+            found: Sequence[Row[tuple[int, str, str]]] = []
+            if floor < ceiling:
+                query = self._between(selection, key, floor, ceiling, order, limit)
+                found = (await connection.execute(query)).all()
+        page = [Event(seq, event_id, body.encode()) for seq, event_id, body in found]
+        full = len(page) == limit
+        if full:
+            examined = page[-1].seq
+        else:
+            examined = max(floor, ceiling) if order == "asc" else min(floor + 1, ceiling)
+        return Page(head, page, examined, full, floor, ceiling)
+
+    async def frames(self, workspace: str, *, after: int, limit: int) -> tuple[LogHead, list[LiveFrame]]:
+        """Return the events behind seq `after`, oldest first and unfiltered, for the hub."""
+        async with self._database.read() as connection:
+            key, head = await _find(connection, workspace)
+            query = (
+                select(events.c.seq, events.c.body, *_FACETS)
+                .where(events.c.workspace == key, events.c.seq > after, events.c.seq <= head.head)
+                .order_by(events.c.seq)
+                .limit(limit)
+            )
+            rows = (await connection.execute(query)).all()
+        return head, [LiveFrame(Position(head.epoch, row[0]), row[1].encode(), Facets(*row[2:])) for row in rows]
+
+    async def event(self, workspace: str, event_id: str, selection: Filter) -> Event:
+        """Return one event, if the filter lets it be seen."""
+        async with self._database.read() as connection:
+            key, _ = await _find(connection, workspace)
+            query = select(*_EVENT).where(
+                events.c.workspace == key, events.c.id == event_id, self._passes(selection)
+            )
+            row = (await connection.execute(query)).one_or_none()
+        if row is None:
+            raise EventNotFound
+        return Event(row.seq, row.id, row.body.encode())
+
+    def _passes(self, selection: Filter) -> ColumnElement[bool]:
+        return predicate(selection, is_sqlite=self._database.is_sqlite)
+
+    def _between(  # noqa: PLR0913, PLR0917 - the parts of one query
+        self, selection: Filter, key: int, floor: int, ceiling: int, order: Order, limit: int
+    ) -> Select[tuple[int, str, str]]:
+        by_seq = events.c.seq.asc() if order == "asc" else events.c.seq.desc()
+        here = (events.c.workspace == key, events.c.seq > floor, events.c.seq <= ceiling)
+        query = select(*_EVENT).where(events.c.workspace == key).order_by(by_seq).limit(limit)
+        split = branches(selection)
+        if split is None:
+            return query.where(*here, self._passes(selection))
+        rest, lead = split
+        each = (
+            select(events.c.seq)
+            .where(*here, events.c[lead.field] == value, self._passes(rest))
+            .order_by(by_seq)
+            .limit(limit)
+            .subquery()
+            for value in sorted(lead.values)
+        )
+        return query.where(events.c.seq.in_(union_all(*(select(branch.c.seq) for branch in each))))
+
+
+def expired(head: LogHead) -> PositionExpired:
+    """Make the error for a position that does not lie in the log."""
+    return PositionExpired(
+        "the position is not in the log: its events were removed, or the log was made anew",
+        earliest=str(Position(head.epoch, head.earliest - 1)),
+        head=str(head.position),
+    )
+
+
+def _log_head(row: Row[tuple[int, str, int, int]]) -> LogHead:
+    return LogHead(row.epoch, row.head, row.earliest)
+
+
+async def _find(connection: AsyncConnection, workspace: str) -> tuple[int, LogHead]:
+    row = (await connection.execute(_ONE_HEAD, {"id": workspace})).one_or_none()
+    if row is None:
+        raise WorkspaceNotFound
+    return row.key, _log_head(row)
+
+
+async def _seq_of(connection: AsyncConnection, key: int, head: LogHead, bound: Bound, *, default: int) -> int:
+    """Return the seq of the last event up to and including `bound`."""
+    if bound is None:
+        return default
+    if isinstance(bound, Position):
+        return bound.seq
+    query = (
+        select(events.c.seq)
+        .where(events.c.workspace == key, events.c.timestamp <= bound)
+        .order_by(events.c.timestamp.desc())
+        .limit(1)
+    )
+    found = (await connection.execute(query)).scalar_one_or_none()
+    return head.earliest - 1 if found is None else found

@@ -1,0 +1,58 @@
+"""Bring the database to the tables of this version, under a lock: any number of nodes may start at once."""
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+from streamer.core.errors import StreamerError
+from streamer.store.database import Database
+
+HEAD = "0001"
+"""The newest migration; a test compares it with the scripts. Knowing it here spares alembic's import at most starts."""
+
+_LOCK = 0x73747265616D6572  # "streamer"
+
+
+class DatabaseTooNew(StreamerError):
+    """The database was made by a newer version of the server."""
+
+
+async def migrate(database: Database) -> bool:
+    """Run the migrations that are missing. Returns whether there were any.
+
+    Raises:
+        DatabaseTooNew: the database has a migration that this version does not know.
+        StoreUnavailable: the database cannot be reached.
+    """
+    async with database.read() as connection:
+        if await connection.run_sync(_version) == HEAD:
+            return False
+    async with database.write() as connection:
+        # SQLite is locked by BEGIN IMMEDIATE already. The lock ends with the transaction, also if this process dies.
+        if not database.is_sqlite:
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        return await connection.run_sync(_upgrade)
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+
+def _upgrade(connection: Connection) -> bool:
+    from alembic import command  # noqa: PLC0415 - slow to import, and most starts have nothing to migrate
+    from alembic.config import Config  # noqa: PLC0415
+
+    found = _version(connection)
+    if found == HEAD:  # another node was faster
+        return False
+    if found is not None and found > HEAD:
+        raise DatabaseTooNew(
+            f"the database is at migration {found}, this version of streamer knows only {HEAD}: start a newer version"
+        )
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    return True

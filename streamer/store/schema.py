@@ -1,0 +1,101 @@
+"""The tables. Migrations make them (`store/migrations`); a test holds the two together.
+
+Times are microseconds since 1970 in UTC. Text compares byte by byte on both databases (PostgreSQL: collation "C"), so that SQL
+and memory agree on equality and order.
+"""
+
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, PrimaryKeyConstraint, Table, Text, text
+from sqlalchemy.types import TypeEngine
+
+metadata = MetaData()
+
+_Word: TypeEngine[str] = Text().with_variant(Text(collation="C"), "postgresql")
+_Key: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")  # SQLite makes only INTEGER keys by itself
+
+workspaces = Table(
+    "workspaces",
+    metadata,
+    # Events refer to this number: it is short, and a workspace that is made again after its deletion gets another.
+    Column("key", _Key, primary_key=True, autoincrement=True),
+    Column("id", _Word, nullable=False, unique=True),
+    Column("epoch", _Word, nullable=False),
+    Column("head", BigInteger, nullable=False),
+    Column("earliest", BigInteger, nullable=False),
+    Column("last_timestamp", BigInteger, nullable=False),
+    Column("name", Text),
+    Column("org_id", _Word, nullable=False),
+    Column("settings", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", _Word, nullable=False),
+    # A deleted workspace's number must never come back: its events may still be there.
+    sqlite_autoincrement=True,
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("workspace", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("timestamp", BigInteger, nullable=False),
+    Column("id", _Word, nullable=False),
+    Column("category", _Word, nullable=False),
+    Column("action", _Word, nullable=False),
+    Column("actor_type", _Word, nullable=False),
+    Column("actor_id", _Word, nullable=False),
+    Column("entity_type", _Word),
+    Column("entity_id", _Word),
+    Column("agent_id", _Word),
+    Column("run_id", _Word),
+    Column("task_id", _Word),
+    Column("search", _Word, nullable=False),
+    Column("body", Text, nullable=False),
+    PrimaryKeyConstraint("workspace", "seq"),
+    Index("events_by_id", "workspace", "id", unique=True),
+    Index("events_by_timestamp", "workspace", "timestamp"),
+    Index("events_by_action", "workspace", "action", "seq"),
+    Index("events_by_actor", "workspace", "actor_id", "seq"),
+    # Partial: most events lack some of these, and a row that is absent from an index costs nothing.
+    *(
+        Index(
+            f"events_by_{name}",
+            "workspace",
+            f"{name}_id",
+            "seq",
+            sqlite_where=text(f"{name}_id IS NOT NULL"),
+            postgresql_where=text(f"{name}_id IS NOT NULL"),
+        )
+        for name in ("entity", "agent", "run", "task")
+    ),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("workspace", BigInteger, nullable=False),
+    Column("key", _Word, nullable=False),
+    Column("fingerprint", _Word, nullable=False),
+    Column("seqs", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("workspace", "key"),
+    Index("idempotency_by_expiry", "expires_at"),
+)
+
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("id", _Word, primary_key=True),
+    Column("kind", _Word, nullable=False),
+    Column("secret_hash", _Word, nullable=False, unique=True),
+    Column("workspace", _Word),
+    Column("name", Text, nullable=False),
+    Column("grants", Text, nullable=False),
+    Column("actor_type", _Word),
+    Column("actor_id", _Word),
+    # A session ends with the key that it was made from.
+    Column("parent", _Word),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", _Word, nullable=False),
+    Column("expires_at", BigInteger),
+    Index("credentials_by_workspace", "workspace", "id"),
+    Index("credentials_by_parent", "parent"),
+)

@@ -1,0 +1,111 @@
+"""Workspaces as records: made, named, listed, deleted. Their logs are the writer's and the log's."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import delete, insert, select, true, update
+
+from streamer.core.clock import now_us
+from streamer.core.errors import WorkspaceNotFound
+from streamer.core.position import LogHead
+from streamer.store.database import Database
+from streamer.store.schema import credentials, events, idempotency, workspaces
+from streamer.store.writer import workspace_row
+
+PURGE_ROWS = 5000
+"""Events of deleted workspaces that one transaction removes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A workspace's record, and what its log holds."""
+
+    id: str
+    name: str | None
+    org_id: str
+    settings: Mapping[str, Any]
+    created_at: int
+    created_by: str
+    log: LogHead
+
+
+class Workspaces:
+    """The table of workspaces."""
+
+    def __init__(self, database: Database, clock: Callable[[], int] = now_us) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def get(self, workspace: str) -> Workspace:
+        """Return a workspace. Raises WorkspaceNotFound."""
+        async with self._database.read() as connection:
+            row = (await connection.execute(select(workspaces).where(workspaces.c.id == workspace))).one_or_none()
+        if row is None:
+            raise WorkspaceNotFound
+        return _workspace(row)
+
+    async def put(self, workspace: str, changes: Mapping[str, Any], *, creator: str) -> tuple[Workspace, bool]:
+        """Make a workspace or change one; values that `changes` leaves out stay. Returns it, and whether it was made."""
+        values = dict(changes)
+        if "settings" in values:
+            values["settings"] = orjson.dumps(values["settings"]).decode()
+        async with self._database.write() as connection:
+            this = workspaces.c.id == workspace
+            known = (await connection.execute(select(workspaces.c.key).where(this).with_for_update())).one_or_none()
+            if known is None:
+                row = workspace_row(workspace, created_by=creator, now=self._clock())
+                await connection.execute(insert(workspaces), row | values)
+            elif values:
+                await connection.execute(update(workspaces).where(this).values(**values))
+            stored = (await connection.execute(select(workspaces).where(this))).one()
+        return _workspace(stored), known is None
+
+    async def listing(self, among: Collection[str] | None, *, after: str, limit: int) -> list[Workspace]:
+        """Return workspaces in order of id: all of them, or those `among` the given ids."""
+        query = select(workspaces).where(
+            workspaces.c.id > after, true() if among is None else workspaces.c.id.in_(sorted(among))
+        )
+        async with self._database.read() as connection:
+            rows = await connection.execute(query.order_by(workspaces.c.id).limit(limit))
+            return [_workspace(row) for row in rows]
+
+    async def delete(self, workspace: str) -> None:
+        """Delete a workspace with its keys, at once; its events go in the background (`purge`). Raises WorkspaceNotFound."""
+        async with self._database.write() as connection:
+            gone = await connection.execute(delete(workspaces).where(workspaces.c.id == workspace))
+            if not gone.rowcount:
+                raise WorkspaceNotFound
+            await connection.execute(delete(credentials).where(credentials.c.workspace == workspace))
+
+    async def purge(self) -> bool:
+        """Remove some events that no workspace refers to any more. Returns whether there may be more."""
+        living = select(workspaces.c.key)
+        async with self._database.read() as connection:
+            orphans = select(events.c.workspace).where(events.c.workspace.not_in(living)).limit(1)
+            key = (await connection.execute(orphans)).scalar_one_or_none()
+            if key is None:
+                return False
+            highest = (
+                select(events.c.seq).where(events.c.workspace == key).order_by(events.c.seq).limit(1).offset(PURGE_ROWS)
+            )
+            bound = (await connection.execute(highest)).scalar_one_or_none()
+        async with self._database.write() as connection:
+            await connection.execute(
+                delete(events).where(events.c.workspace == key, true() if bound is None else events.c.seq < bound)
+            )
+            await connection.execute(delete(idempotency).where(idempotency.c.workspace == key))
+        return True
+
+
+def _workspace(row: Any) -> Workspace:
+    return Workspace(
+        row.id,
+        row.name,
+        row.org_id,
+        orjson.loads(row.settings),
+        row.created_at,
+        row.created_by,
+        LogHead(row.epoch, row.head, row.earliest),
+    )

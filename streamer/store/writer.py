@@ -1,0 +1,436 @@
+"""Group commit: the appends that wait are stored together, in one transaction.
+
+A writer has one loop. It takes all that waits (up to a bound), and while the database commits it, the next group gathers: no
+timer, and no delay for a lone append. Within the transaction the workspaces' rows are locked, so commit order is seq order on any
+number of nodes, and a rollback gives the numbers back. After the commit the waiting requests are answered, then the bus is told.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import orjson
+from sqlalchemy import BigInteger, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from streamer.core.clock import now_us
+from streamer.core.errors import (
+    IdConflict,
+    IdempotencyConflict,
+    Overloaded,
+    StoreUnavailable,
+    StreamerError,
+    WorkspaceNotFound,
+)
+from streamer.core.event import Draft, Event, Facets
+from streamer.core.frame import LiveFrame
+from streamer.core.ids import new_epoch
+from streamer.core.ports import Append, Appended, Committed
+from streamer.core.position import Position
+from streamer.observe.metrics import Metrics
+from streamer.store.database import Database
+from streamer.store.schema import events, idempotency, workspaces
+
+GROUP_EVENTS = 4096
+"""Events in one transaction, unless a single request has more."""
+GROUP_BYTES = 8 * 2**20
+SWEEP_ROWS = 1000
+"""Expired idempotency keys that one group removes on its way."""
+
+DEFAULT_ORG = "default"
+
+_COLUMNS = ("workspace", "seq", "timestamp", "id", *Facets._fields, "body")
+
+
+@dataclass(slots=True)
+class _Log:
+    """One workspace's log while its row is locked: where it stands, and what this transaction adds."""
+
+    key: int
+    id: str
+    epoch: str
+    head: int
+    last_timestamp: int
+    stored: dict[str, Event] = field(default_factory=dict)
+    """Events by id, of those that the group asked for or made; an event's timestamp is found in `times`."""
+    times: dict[int, int] = field(default_factory=dict)
+    remembered: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
+    """Idempotency keys: fingerprint, and the seqs of the answer."""
+    by_seq: dict[int, Event] = field(default_factory=dict)
+    frames: list[LiveFrame] = field(default_factory=list)
+    rows: list[tuple[object, ...]] = field(default_factory=list)
+    new_keys: list[str] = field(default_factory=list)
+
+    def keep(self, event: Event, timestamp: int) -> None:
+        self.stored[event.id] = event
+        self.by_seq[event.seq] = event
+        self.times[event.seq] = timestamp
+
+    def add(self, draft: Draft, now: int) -> Event:
+        """Give a draft its seq and timestamp."""
+        self.head += 1
+        self.last_timestamp = max(now, self.last_timestamp + 1)
+        event = Event(self.head, draft.id, draft.seal(self.head, self.last_timestamp))
+        self.keep(event, self.last_timestamp)
+        self.frames.append(LiveFrame(Position(self.epoch, event.seq), event.body, draft.facets))
+        self.rows.append((self.key, event.seq, self.last_timestamp, event.id, *draft.facets, event.body.decode()))
+        return event
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request: Append
+    answer: asyncio.Future[Appended]
+    size: int
+
+
+Outcome = Appended | StreamerError
+
+
+class GroupCommit:
+    """The writer as `core.ports.Writer` describes it; `run` is its loop."""
+
+    def __init__(  # noqa: PLR0913 - the composition root names each of them
+        self,
+        database: Database,
+        publish: Callable[[Committed], None],
+        metrics: Metrics,
+        *,
+        max_waiting_events: int,
+        max_waiting_bytes: int,
+        idempotency_seconds: int,
+        clock: Callable[[], int] = now_us,
+    ) -> None:
+        self._database = database
+        self._publish = publish
+        self._metrics = metrics
+        self._max_events = max_waiting_events
+        self._max_bytes = max_waiting_bytes
+        self._remember_us = idempotency_seconds * 1_000_000
+        self._clock = clock
+        self._queue: deque[_Waiting] = deque()
+        self._events = 0
+        self._bytes = 0
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._sweep_at = 0
+        self._news: list[Committed] = []
+        self._statements = _Statements(database)
+
+    async def append(self, request: Append) -> Appended:
+        """Store a request durably; returns after the commit."""
+        size = sum(draft.size for draft in request.drafts)
+        full = self._events + len(request.drafts) > self._max_events or self._bytes + size > self._max_bytes
+        # A request that alone is over the bound is taken when nothing else waits: limits are not to contradict each other.
+        if self._closing or (full and self._queue):
+            self._metrics.appends_refused.inc()
+            raise Overloaded("too many appends wait for the disk; nothing of this request was stored")
+        answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(request, answer, size))
+        self._events += len(request.drafts)
+        self._bytes += size
+        self._metrics.append_queue.set(self._events)
+        self._wake.set()
+        return await answer
+
+    async def run(self) -> None:
+        """Commit group after group until `close`."""
+        while self._queue or not self._closing:
+            if not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            group = self._take()
+            with self._metrics.commit_seconds.time():
+                outcomes = await self._commit([waiting.request for waiting in group])
+            for waiting, outcome in zip(group, outcomes, strict=True):
+                self._events -= len(waiting.request.drafts)
+                self._bytes -= waiting.size
+                if waiting.answer.done():  # its client left: what is stored is stored
+                    continue
+                if isinstance(outcome, StreamerError):
+                    waiting.answer.set_exception(outcome)
+                else:
+                    waiting.answer.set_result(outcome)
+            self._metrics.append_queue.set(self._events)
+            news, self._news = self._news, []
+            for committed in news:
+                self._metrics.events_appended.inc(len(committed.frames))
+                self._publish(committed)
+
+    async def close(self) -> None:
+        """Take no more appends; `run` returns once those that wait are stored."""
+        self._closing = True
+        self._wake.set()
+
+    def _take(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        count = size = 0
+        while self._queue:
+            first = self._queue[0]
+            count += len(first.request.drafts)
+            size += first.size
+            if group and (count > GROUP_EVENTS or size > GROUP_BYTES):
+                break
+            group.append(self._queue.popleft())
+        return group
+
+    async def _commit(self, group: Sequence[Append]) -> list[Outcome]:
+        """Store a group; if that fails, its requests one by one, so that one bad append fails alone."""
+        try:
+            return await self._transact(group, retried=False)
+        except Exception as error:  # noqa: BLE001 - each request gets its own error below
+            if len(group) == 1 and not isinstance(error, StoreUnavailable):
+                return [_failure(error)]
+        outcomes: list[Outcome] = []
+        for request in group:
+            last = outcomes[-1] if outcomes else None
+            if isinstance(last, StoreUnavailable):
+                outcomes.append(last)  # do not try a database that is away once for each request
+                continue
+            try:
+                outcomes += await self._transact([request], retried=True)
+            except Exception as error:  # noqa: BLE001
+                outcomes.append(_failure(error))
+        return outcomes
+
+    async def _transact(self, group: Sequence[Append], *, retried: bool) -> list[Outcome]:
+        """Store a group in one transaction, and keep the news of it.
+
+        Args:
+            group: the requests, in the order in which they get their numbers.
+            retried: the commit before may have gone through although it seemed to fail (the connection broke): look up every
+                id, also those made here, so that nothing is stored twice.
+        """
+        async with self._database.write() as connection:
+            logs, now = await self._lock(connection, group)
+            for workspace, requests in _by_workspace(group):
+                log = logs.get(workspace)
+                if log is not None:
+                    await self._look_up(connection, log, requests, now, retried=retried)
+            outcomes = [_apply(request, logs.get(request.workspace), now) for request in group]
+            changed = [log for log in logs.values() if log.rows or log.new_keys]
+            await self._store(connection, changed, now)
+        self._news += [Committed(log.id, log.epoch, log.frames) for log in changed if log.frames]
+        return outcomes
+
+    async def _lock(self, connection: AsyncConnection, group: Sequence[Append]) -> tuple[dict[str, _Log], int]:
+        """Lock the rows of the group's workspaces, in order of id; make those that may be made. Returns them and the time."""
+        wanted = {request.workspace: request.creator for request in reversed(group)}
+        found, now = await self._statements.lock(connection, list(wanted))
+        missing = {ws: creator for ws, creator in wanted.items() if ws not in found and creator is not None}
+        if missing:
+            await self._statements.make(connection, missing, now or self._clock())
+            # Again, in order: another node may have made some of them meanwhile, and its lock must be waited for.
+            found, now = await self._statements.lock(connection, list(wanted))
+        return {log.id: log for log in found.values()}, now or self._clock()
+
+    async def _look_up(
+        self, connection: AsyncConnection, log: _Log, requests: Sequence[Append], now: int, *, retried: bool
+    ) -> None:
+        """Fetch what is stored already of the ids and the idempotency keys that these requests bring."""
+        keys = [request.idempotency[0] for request in requests if request.idempotency]
+        if keys:
+            log.remembered = await self._statements.remembered(connection, log.key, keys, now)
+        ids = [d.id for request in requests for d in request.drafts if d.given_id or retried]
+        seqs = [seq for _, answer in log.remembered.values() for seq in answer]
+        for event, timestamp in await self._statements.stored(connection, log.key, ids, seqs):
+            log.keep(event, timestamp)
+
+    async def _store(self, connection: AsyncConnection, logs: Sequence[_Log], now: int) -> None:
+        if not logs:
+            return
+        await self._statements.store(connection, logs, now + self._remember_us)
+        if now > self._sweep_at:
+            self._sweep_at = now + 60_000_000
+            await self._statements.sweep(connection, now)
+
+
+def _failure(error: Exception) -> StreamerError:
+    if isinstance(error, StreamerError):
+        return error
+    failure = StoreUnavailable("the append could not be stored")
+    failure.__cause__ = error
+    return failure
+
+
+def _by_workspace(group: Sequence[Append]) -> Iterable[tuple[str, list[Append]]]:
+    ordered = sorted(group, key=lambda request: request.workspace)
+    return [(ws, list(requests)) for ws, requests in groupby(ordered, key=lambda request: request.workspace)]
+
+
+def _apply(request: Append, log: _Log | None, now: int) -> Outcome:
+    """Decide one request against the locked log: answer it as before, refuse it whole, or number its new events."""
+    if log is None:
+        return WorkspaceNotFound()
+    if request.idempotency:
+        key, fingerprint = request.idempotency
+        if key in log.remembered:
+            known, seqs = log.remembered[key]
+            if known != fingerprint:
+                return IdempotencyConflict("this Idempotency-Key was used for another request in the last 24 hours")
+            return Appended([log.by_seq[seq] for seq in seqs if seq in log.by_seq], created=False)
+    for index, draft in enumerate(request.drafts):
+        known_event = log.stored.get(draft.id)
+        if known_event and draft.seal(known_event.seq, log.times[known_event.seq]) != known_event.body:
+            where = f"events[{index}].id" if len(request.drafts) > 1 else "id"
+            return IdConflict("an event with this id is stored with other content", fields={where: draft.id})
+    before = log.head
+    answer = [log.stored.get(draft.id) or log.add(draft, now) for draft in request.drafts]
+    if request.idempotency:
+        log.remembered[key] = fingerprint, [event.seq for event in answer]
+        log.new_keys.append(key)
+    return Appended(answer, created=log.head > before)
+
+
+class _Statements:
+    """The writer's SQL, compiled once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        clock = literal(0) if database.is_sqlite else _POSTGRESQL_CLOCK
+        self._lock = (
+            select(
+                workspaces.c.key,
+                workspaces.c.id,
+                workspaces.c.epoch,
+                workspaces.c.head,
+                workspaces.c.last_timestamp,
+                clock.label("now"),
+            )
+            .where(database.is_any_of(workspaces.c.id, "ids"))
+            .order_by(workspaces.c.id)
+            .with_for_update()  # SQLite has no such clause: there BEGIN IMMEDIATE locked everything
+        )
+        insert_workspace = sqlite.insert if database.is_sqlite else postgresql.insert
+        self._make = insert_workspace(workspaces).on_conflict_do_nothing()
+        here = events.c.workspace == bindparam("log")
+        row = select(events.c.seq, events.c.id, events.c.body, events.c.timestamp)
+        self._by_id = row.where(here, database.is_any_of(events.c.id, "ids"))
+        self._by_seq = row.where(here, events.c.seq.in_(bindparam("seqs", expanding=True)))
+        self._remembered = select(idempotency.c.key, idempotency.c.fingerprint, idempotency.c.seqs).where(
+            idempotency.c.workspace == bindparam("log"),
+            database.is_any_of(idempotency.c.key, "keys"),
+            idempotency.c.expires_at > bindparam("now"),
+        )
+        self._advance = (
+            update(workspaces)
+            .where(workspaces.c.key == bindparam("log"))
+            .values(head=bindparam("to"), last_timestamp=bindparam("at"))
+        )
+        self._insert = _insert_events(database)
+
+    async def lock(self, connection: AsyncConnection, ids: list[str]) -> tuple[dict[str, _Log], int]:
+        rows = await connection.execute(self._lock, {"ids": self._database.list_value(ids)})
+        now = 0
+        found: dict[str, _Log] = {}
+        for key, workspace, epoch, head, last_timestamp, now in rows:  # noqa: B007 - the last one is the latest
+            found[workspace] = _Log(key, workspace, epoch, head, last_timestamp)
+        return found, now
+
+    async def make(self, connection: AsyncConnection, creators: dict[str, str], now: int) -> None:
+        # In order of id, as the locks: two nodes that make the same workspaces wait for, not on each other.
+        rows = [workspace_row(ws, created_by=creators[ws], now=now) for ws in sorted(creators)]
+        await connection.execute(self._make, rows)
+
+    async def stored(
+        self, connection: AsyncConnection, log: int, ids: list[str], seqs: list[int]
+    ) -> list[tuple[Event, int]]:
+        rows = []
+        if ids:
+            found = await connection.execute(self._by_id, {"log": log, "ids": self._database.list_value(ids)})
+            rows += found.all()
+        if seqs:
+            rows += (await connection.execute(self._by_seq, {"log": log, "seqs": seqs})).all()
+        return [(Event(row.seq, row.id, row.body.encode()), row.timestamp) for row in rows]
+
+    async def remembered(
+        self, connection: AsyncConnection, log: int, keys: list[str], now: int
+    ) -> dict[str, tuple[str, list[int]]]:
+        values = {"log": log, "keys": self._database.list_value(keys), "now": now}
+        rows = await connection.execute(self._remembered, values)
+        return {row.key: (row.fingerprint, orjson.loads(row.seqs)) for row in rows}
+
+    async def store(self, connection: AsyncConnection, logs: Sequence[_Log], forget_at: int) -> None:
+        grown = [{"log": log.key, "to": log.head, "at": log.last_timestamp} for log in logs if log.rows]
+        if grown:
+            await connection.execute(self._advance, grown)
+            await self._insert(connection, [row for log in logs for row in log.rows])
+        keys = [
+            {
+                "workspace": log.key,
+                "key": key,
+                "fingerprint": log.remembered[key][0],
+                "seqs": orjson.dumps(log.remembered[key][1]).decode(),
+                "expires_at": forget_at,
+            }
+            for log in logs
+            for key in log.new_keys
+        ]
+        if keys:
+            expired = delete(idempotency).where(
+                idempotency.c.workspace == bindparam("log"), idempotency.c.key == bindparam("old")
+            )
+            await connection.execute(expired, [{"log": row["workspace"], "old": row["key"]} for row in keys])
+            await connection.execute(insert(idempotency), keys)
+
+    async def sweep(self, connection: AsyncConnection, now: int) -> None:
+        """Forget idempotency keys whose time is over, a bounded number at once."""
+        old = (
+            select(idempotency.c.workspace, idempotency.c.key)
+            .where(idempotency.c.expires_at <= now)
+            .order_by(idempotency.c.expires_at)
+            .limit(SWEEP_ROWS)
+        )
+        rows = (await connection.execute(old)).all()
+        if rows:
+            gone = delete(idempotency).where(
+                idempotency.c.workspace == bindparam("log"), idempotency.c.key == bindparam("old")
+            )
+            await connection.execute(gone, [{"log": row.workspace, "old": row.key} for row in rows])
+
+
+_POSTGRESQL_CLOCK = func.floor(func.extract("epoch", func.clock_timestamp()) * 1_000_000).cast(BigInteger)
+"""The database's clock: a node whose own is wrong cannot run ahead."""
+
+
+def workspace_row(workspace: str, *, created_by: str, now: int) -> dict[str, object]:
+    """Return the row of a new workspace with an empty log."""
+    return {
+        "id": workspace,
+        "epoch": new_epoch(),
+        "head": 0,
+        "earliest": 1,
+        "last_timestamp": 0,
+        "name": None,
+        "org_id": DEFAULT_ORG,
+        "settings": "{}",
+        "created_at": now,
+        "created_by": created_by,
+    }
+
+
+def _insert_events(
+    database: Database,
+) -> Callable[[AsyncConnection, list[tuple[object, ...]]], Awaitable[object]]:
+    """Return how rows (tuples in the order of `_COLUMNS`) go into the events table: one statement, its text fixed."""
+    names = ", ".join(_COLUMNS)
+    if database.is_sqlite:
+        marks = ", ".join("?" * len(_COLUMNS))
+        sql = f"INSERT INTO events ({names}) VALUES ({marks})"  # noqa: S608 - our own column names
+
+        async def one_by_one(connection: AsyncConnection, rows: list[tuple[object, ...]]) -> object:
+            return await connection.exec_driver_sql(sql, rows)
+
+        return one_by_one
+
+    marks = ", ".join(f"${n}::{'bigint' if n <= 3 else 'text'}[]" for n in range(1, len(_COLUMNS) + 1))  # noqa: PLR2004
+    sql = f"INSERT INTO events ({names}) SELECT * FROM unnest({marks})"  # noqa: S608
+
+    async def by_column(connection: AsyncConnection, rows: list[tuple[object, ...]]) -> object:
+        return await connection.exec_driver_sql(sql, tuple(list(column) for column in zip(*rows, strict=True)))
+
+    return by_column

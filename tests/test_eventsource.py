@@ -63,7 +63,19 @@ def test_the_resume_point_lives_on_over_connections() -> None:
 
 
 LINES = st.sampled_from(
-    [b"", b"", b"data: a", b"data:", b"data: \xc3\xa9\xf0\x9f\x9a\x80", b"event: x", b"id: e.1", b"id: e.2", b"id", b": ping", b"retry: 10"]
+    [
+        b"",
+        b"",
+        b"data: a",
+        b"data:",
+        b"data: \xc3\xa9\xf0\x9f\x9a\x80",
+        b"event: x",
+        b"id: e.1",
+        b"id: e.2",
+        b"id",
+        b": ping",
+        b"retry: 10",
+    ]
 )
 STREAMS = st.builds(
     lambda bom, lines: bom + b"".join(line + end for line, end in lines),

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -24,7 +23,9 @@ from streamer.core.errors import (
     StoreUnavailable,
     UnsupportedMediaType,
     ValidationError,
+    WorkspaceNotFound,
 )
+from streamer.core.filter import EVERYTHING
 from streamer.core.ids import is_id
 from streamer.core.ports import Log, Page
 from streamer.core.position import Position
@@ -41,7 +42,12 @@ SYSTEM_WORKSPACE = "system"
 """Reserved for the server's own events."""
 READY_SECONDS = 1.0
 """How long the readiness check waits for the database."""
-PAGE_FILES = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css", "icon.svg": "image/svg+xml"}
+PAGE_FILES = {
+    "index.html": "text/html",
+    "app.js": "text/javascript",
+    "style.css": "text/css",
+    "icon.svg": "image/svg+xml",
+}
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -50,6 +56,7 @@ PAGE_HEADERS = {
 }
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_ENCODINGS = ("identity", "gzip", "deflate")
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class Handlers:
         if batch and len(parsed) > self._parts.max_batch_events:
             limit = self._parts.max_batch_events
             raise ValidationError({"events": f"{len(parsed)} events; at most {limit} in one batch"})
-        events: Sequence[Any] = (
+        events = (
             schemas.check(schemas.EVENTS, parsed, prefix="events") if batch else [schemas.check(schemas.EVENT, parsed)]
         )
         author = Author(
@@ -108,7 +115,7 @@ class Handlers:
         )
 
     async def list_events(self, request: web.Request) -> web.StreamResponse:
-        workspace, principal = request.match_info["ws"], request[PRINCIPAL]
+        workspace, principal = _readable(request), request[PRINCIPAL]
         wanted = query.parse_history(_query(request), max_limit=self._parts.max_page_events)
         cursor = wanted.cursor
         after, before = wanted.after, wanted.before
@@ -143,16 +150,16 @@ class Handlers:
         return response
 
     async def get_event(self, request: web.Request) -> web.StreamResponse:
-        workspace, principal = request.match_info["ws"], request[PRINCIPAL]
+        workspace, principal = _readable(request), request[PRINCIPAL]
         query.expect_none(_query(request))
         event_id = request.match_info["id"]
         if not is_id(event_id):
             event_id = "."  # no event has it: the answer is the same as for one that does not exist
-        event = await self._parts.log.event(workspace, event_id, principal.may_see(workspace, query.Filter()))
+        event = await self._parts.log.event(workspace, event_id, principal.may_see(workspace, EVERYTHING))
         return _json_bytes(event.body)
 
     async def stream_events(self, request: web.Request) -> web.StreamResponse:
-        workspace, principal = request.match_info["ws"], request[PRINCIPAL]
+        workspace, principal = _readable(request), request[PRINCIPAL]
         selection, start = query.parse_stream(_query(request), request.headers.get("Last-Event-ID"))
         subscription = Subscription(
             workspace, principal.root, principal.may_see(workspace, selection), start, principal.expires_at
@@ -179,7 +186,7 @@ class Handlers:
 
     async def get_workspace(self, request: web.Request) -> web.StreamResponse:
         query.expect_none(_query(request))
-        return _json(_workspace(await self._parts.workspaces.get(request.match_info["ws"])))
+        return _json(_workspace(await self._parts.workspaces.get(_readable(request))))
 
     async def delete_workspace(self, request: web.Request) -> web.StreamResponse:
         workspace = _writable(request)
@@ -192,12 +199,13 @@ class Handlers:
     # ---- keys
 
     async def create_key(self, request: web.Request) -> web.StreamResponse:
-        workspace, principal = request.match_info["ws"], request[PRINCIPAL]
+        workspace, principal = _readable(request), request[PRINCIPAL]
         query.expect_none(_query(request))
         wanted = schemas.check(schemas.KEY, await self._json_body(request))
         if ("scopes" in wanted) == ("template" in wanted):
             raise ValidationError({"scopes": "send either scopes or a template"})
-        expires_at = parse_timestamp(wanted["expires_at"]) if wanted.get("expires_at") else None
+        expiry = wanted.get("expires_at")
+        expires_at = parse_timestamp(expiry) if expiry else None
         if expires_at is not None and expires_at <= now_us():
             raise ValidationError({"expires_at": "must lie in the future"})
         actor = wanted.get("actor")
@@ -213,7 +221,7 @@ class Handlers:
         return _json(_key(made) | {"key": secret}, HTTPStatus.CREATED)
 
     async def list_keys(self, request: web.Request) -> web.StreamResponse:
-        workspace = request.match_info["ws"]
+        workspace = _readable(request)
         query.expect_none(_query(request))
         await self._parts.log.head(workspace)
         return _json({"keys": [_key(key) for key in await self._parts.keyring.keys(workspace)]})
@@ -223,7 +231,7 @@ class Handlers:
         key_id = request.match_info["id"]
         if not is_id(key_id):
             raise NotFound("no such key in this workspace")
-        await self._parts.keyring.revoke(key_id, request.match_info["ws"])
+        await self._parts.keyring.revoke(key_id, _readable(request))
         self._parts.hub.close_owner(key_id, "credential_revoked")
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
@@ -293,7 +301,9 @@ class Handlers:
         kind = PAGE_FILES.get(name)
         if kind is None:
             raise NotFound("no such file")
-        return web.FileResponse(self._parts.static / name, headers={**PAGE_HEADERS, "Content-Type": f"{kind}; charset=utf-8"})
+        return web.FileResponse(
+            self._parts.static / name, headers={**PAGE_HEADERS, "Content-Type": f"{kind}; charset=utf-8"}
+        )
 
     # ---- bodies
 
@@ -323,6 +333,14 @@ async def expect_later(_request: web.Request) -> None:
     """Leave `100 Continue` to the moment when the body is wanted; without it the access check would come too late."""
 
 
+def _readable(request: web.Request) -> str:
+    """Return the path's workspace. Raises WorkspaceNotFound if no workspace can have this id."""
+    workspace = request.match_info["ws"]
+    if not is_id(workspace):  # a database may refuse to look for such a text
+        raise WorkspaceNotFound
+    return workspace
+
+
 def _writable(request: web.Request) -> str:
     """Return the path's workspace if its id is of the right form and not reserved."""
     workspace = request.match_info["ws"]
@@ -342,6 +360,9 @@ def _pairs(request: web.Request, names: Any) -> list[tuple[str, str]]:
 
 
 def _media_type(request: web.Request, known: set[str]) -> str:
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in _ENCODINGS:  # aiohttp would hand the bytes on as they are
+        raise UnsupportedMediaType(f"send the body as it is, or with `Content-Encoding: {' or '.join(_ENCODINGS[1:])}`")
     kind = request.content_type if "Content-Type" in request.headers else ""
     charset = (request.charset or "utf-8").lower()
     if kind not in known or charset not in {"utf-8", "utf8"}:

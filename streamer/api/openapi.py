@@ -24,7 +24,11 @@ _LIST = f"A list parted by commas, or repeated; a leading `!` excludes the list.
 
 
 def _words(pattern: str = r"^!?[^\u0000,!*\\]+(,[^\u0000,!*\\]+)*$") -> Schema:
-    return {"type": "array", "items": {"type": "string", "pattern": pattern, "maxLength": MAX_VALUE_LENGTH}, "maxItems": 8}
+    return {
+        "type": "array",
+        "items": {"type": "string", "pattern": pattern, "maxLength": MAX_VALUE_LENGTH},
+        "maxItems": 8,
+    }
 
 
 _PARAMETERS: dict[str, tuple[str, Schema]] = {
@@ -105,7 +109,8 @@ _SCHEMAS: dict[str, Schema] = {
     ),
     "EventList": _list_of("events", "Event"),
     "EventPage": _object(
-        {"events": {"type": "array", "items": _ref("Event")}, "cursor": _TEXT, "position": _POSITION}, optional=("cursor",)
+        {"events": {"type": "array", "items": _ref("Event")}, "cursor": _TEXT, "position": _POSITION},
+        optional=("cursor",),
     ),
     "Workspace": _object(
         {

@@ -18,7 +18,8 @@ Query = Mapping[str, Sequence[str]]
 HISTORY_PARAMETERS = frozenset({"order", "limit", "cursor", "after", "before", *FILTER_FIELDS})
 STREAM_PARAMETERS = frozenset({"after", *FILTER_FIELDS})
 
-_CURSOR = re.compile(r"([ad])\.([a-z0-9]{1,32})\.(\d{1,19})\.(\d{1,19})?\.(\d{1,19})?\.(\d{1,19})", re.ASCII)
+# The point at the end shows that nothing is cut off.
+_CURSOR = re.compile(r"([ad])\.([a-z0-9]{1,32})\.(\d{1,19})\.(\d{1,19})?\.(\d{1,19})?\.(\d{1,19})\.", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Cursor:
 
     def __str__(self) -> str:
         numbers = (self.seq, self.floor, self.ceiling, self.head)
-        text = ".".join([self.order[0], self.epoch, *("" if n is None else str(n) for n in numbers)])
+        text = ".".join([self.order[0], self.epoch, *("" if n is None else str(n) for n in numbers), ""])
         return urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
     @classmethod
@@ -46,13 +47,14 @@ class Cursor:
         except ValueError:
             plain = ""
         match = _CURSOR.fullmatch(plain)
-        if match is None:
-            raise InvalidCursor("not a cursor that this server gave; start again without one")
-        numbers = [None if digits is None else int(digits) for digits in match.groups()[2:]]
-        seq, floor, ceiling, head = numbers
-        if seq is None or head is None or any(number > MAX_SEQ for number in numbers if number is not None):
-            raise InvalidCursor("not a cursor that this server gave; start again without one")
-        return cls("asc" if match[1] == "a" else "desc", match[2], seq, floor, ceiling, head)
+        if match is not None:
+            order: Order = "asc" if match[1] == "a" else "desc"
+            seq, floor, ceiling, head = (None if digits is None else int(digits) for digits in match.groups()[2:])
+            if seq is not None and head is not None and max(seq, floor or 0, ceiling or 0, head) <= MAX_SEQ:
+                cursor = cls(order, match[2], seq, floor, ceiling, head)
+                if str(cursor) == text:  # base64 can be written in more than one way
+                    return cursor
+        raise InvalidCursor("not a cursor that this server gave; start again without one")
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,14 @@ def _no_nul(value: str) -> str:
     return value
 
 
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:  # 254 levels
+        raise ValueError("nested too deeply") from None
+    return value
+
+
 _ID_SCHEMA = {"type": "string", "pattern": ID_PATTERN, "not": {"enum": [*sorted(RESERVED_EVENT_IDS), ".", ".."]}}
 
 EventId = Annotated[str, AfterValidator(_event_id), WithJsonSchema(_ID_SCHEMA)]
@@ -111,7 +119,7 @@ class WorkspaceIn(TypedDict, total=False):
 
     name: Annotated[str | None, StringConstraints(max_length=256), AfterValidator(lambda v: v and _no_nul(v))]
     org_id: Word
-    settings: dict[str, Any]
+    settings: Annotated[dict[str, Any], AfterValidator(_shallow)]
 
 
 class _RequiredKey(TypedDict):
@@ -183,7 +191,10 @@ def _path(location: Iterable[int | str], prefix: str) -> str:
     return path or "body"
 
 
-_MESSAGES: Mapping[str, str] = {"extra_forbidden": "unknown field; free data goes into `details`", "missing": "required"}
+_MESSAGES: Mapping[str, str] = {
+    "extra_forbidden": "unknown field; free data goes into `details`",
+    "missing": "required",
+}
 
 
 def _message(kind: str, message: str) -> str:

@@ -80,4 +80,9 @@ async def _authenticate(request: web.Request, keyring: Keyring) -> Principal:
 def same_origin(headers: Mapping[str, str], host: str) -> bool:
     """Tell whether a browser says that the request comes from a page of `host` (Fetch standard, the Origin header)."""
     origin = headers.get("Origin")
-    return origin is not None and urlsplit(origin).netloc == host
+    if origin is None:
+        return False
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:  # not a URL
+        return False

@@ -22,8 +22,11 @@ ADMIN_ID = "admin"
 
 
 def hash_secret(secret: str) -> str:
-    """Return what is stored of a secret. It is long and random, so a fast hash without salt is enough."""
-    return sha256(secret.encode()).hexdigest()
+    """Return what is stored of a secret. It is long and random, so a fast hash without salt is enough.
+
+    What a client sends as a secret may hold lone surrogates: bytes of a header that are not UTF-8.
+    """
+    return sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 class Keyring:

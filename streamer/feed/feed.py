@@ -94,6 +94,10 @@ class Feed:
             await sink.drain()
             if session.position == channel.flushed:
                 continue
+            if session.position > channel.flushed:
+                # Events that this node has not heard of were removed already: the channel is to be opened anew.
+                reader.close("reset", reconnect=True)
+                continue
             frames, through = self._from_ring(channel, reader)
             if frames is None:
                 try:
@@ -158,10 +162,10 @@ class Feed:
 
     async def _live(self, reader: Reader) -> None:
         """Wait until the reader is not live any more; the channel writes to it meanwhile."""
-        left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        reader.wake = lambda: left.done() or left.set_result(None)
+        left = asyncio.Event()
+        reader.wake = left.set
         try:
             if reader.session.state is State.LIVE:
-                await left
+                await left.wait()
         finally:
             reader.wake = None

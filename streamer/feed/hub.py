@@ -116,12 +116,8 @@ class Hub:
             while self._channels.get(channel.workspace) is channel:
                 last = channel.tail.last
                 log, frames = await self._log.frames(channel.workspace, after=last, limit=FILL_EVENTS)
-                if log.epoch != channel.epoch:
-                    self.close_workspace(channel.workspace, "reset", reconnect=True)
-                    return
-                channel.earliest = log.earliest
-                if frames and not channel.offer(frames):
-                    # Trimmed while nobody here was told of it: whoever is live finds the gap in the log.
+                if log.epoch != channel.epoch or log.earliest > last + 1 or not channel.offer(frames):
+                    # Another log, or events were removed that this node had not heard of: who comes back is told of the gap.
                     self.close_workspace(channel.workspace, "reset", reconnect=True)
                     return
                 self._flush_soon(channel)
@@ -232,32 +228,39 @@ class Hub:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._poll_seconds)
-            if not self._channels:
-                continue
-            try:
-                heads = await self._log.heads(list(self._channels))
-            except StoreUnavailable:
-                continue
-            for workspace, channel in list(self._channels.items()):
-                head = heads.get(workspace)
-                if head is None:
-                    self.close_workspace(workspace, "workspace_deleted", reconnect=False)
-                elif head.epoch != channel.epoch:
-                    self.close_workspace(workspace, "reset", reconnect=True)
-                else:
-                    channel.earliest = head.earliest
-                    if head.head > channel.tail.last:
-                        self._fill(channel)
+            with contextlib.suppress(StoreUnavailable):  # the next time, then
+                await self.check()
+
+    async def check(self) -> None:
+        """Ask the log how far the followed workspaces are, and see to what the bus did not tell. Raises StoreUnavailable."""
+        followed = dict(self._channels)
+        if not followed:
+            return
+        heads = await self._log.heads(list(followed))
+        for workspace, channel in followed.items():
+            head = heads.get(workspace)
+            if self._channels.get(workspace) is not channel:
+                continue  # left, or made anew, while the log answered
+            if head is None:
+                self.close_workspace(workspace, "workspace_deleted", reconnect=False)
+            elif head.epoch != channel.epoch:
+                self.close_workspace(workspace, "reset", reconnect=True)
+            else:
+                channel.earliest = max(channel.earliest, head.earliest)
+                if head.head > channel.tail.last:
+                    self._fill(channel)
 
     async def _beat(self) -> None:
-        slot = 0
-        while True:
+        for slot in cycle(range(len(self._wheel))):
             await asyncio.sleep(1)
-            slot = (slot + 1) % len(self._wheel)
-            now = self._clock()
-            for reader, channel in list(self._wheel[slot].items()):
-                if reader.expires_at is not None and reader.expires_at <= now:
-                    reader.close("credential_expired", reconnect=False)
-                elif reader.session.state is State.LIVE and reader.sink.is_ready():
-                    position = channel.resume_point(reader)
-                    reader.sink.write(reader.wire.checkpoint(position) if position else reader.wire.heartbeat())
+            self.beat(slot)
+
+    def beat(self, slot: int) -> None:
+        """Give a sign of life to the readers in one slot of the wheel; end those whose credential has expired."""
+        now = self._clock()
+        for reader, channel in list(self._wheel[slot].items()):
+            if reader.expires_at is not None and reader.expires_at <= now:
+                reader.close("credential_expired", reconnect=False)
+            elif reader.session.state is State.LIVE and reader.sink.is_ready():
+                position = channel.resume_point(reader)
+                reader.sink.write(reader.wire.checkpoint(position) if position else reader.wire.heartbeat())

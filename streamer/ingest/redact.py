@@ -7,6 +7,7 @@ letters that every rule needs (`may_hold_secret`), and only what has them is wal
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 REDACTED: Final = "***REDACTED***"
@@ -24,11 +25,22 @@ _SECRET_NAMES: Final = (
 _HARMLESS_NAMES: Final = ("page token", "next token", "continuation token", "sync token", "resume token", "stop token")
 """Names that end like a secret's but are not."""
 
-_NAME_HINTS: Final = (b"pass", b"pwd", b"secret", b"key", b"token", b"bearer", b"jwt", b"auth", b"credential", b"cookie")
+_NAME_HINTS: Final = (
+    b"pass",
+    b"pwd",
+    b"secret",
+    b"key",
+    b"token",
+    b"bearer",
+    b"jwt",
+    b"auth",
+    b"credential",
+    b"cookie",
+)
 
 _SHAPES: Final = (
     # (what every match contains, in lower case; the shape)
-    (b"sk_", r"\bsk_[A-Za-z0-9_]{16,}"),  # ours, Stripe's, Evershell's
+    (b"sk_", r"\bsk_[A-Za-z0-9_-]{16,}"),  # ours, Stripe's, Evershell's
     (b"rk_", r"\brk_(?:live|test)_[A-Za-z0-9]{16,}"),
     (b"sk-", r"\bsk-[A-Za-z0-9_-]{16,}"),  # OpenAI, Anthropic
     *((b"gh%c_" % kind, rf"\bgh{chr(kind)}_[A-Za-z0-9]{{20,}}") for kind in b"pousr"),
@@ -42,15 +54,23 @@ _SHAPES: Final = (
     (b"aiza", r"\bAIza[0-9A-Za-z_-]{35}"),
     (b"npm_", r"\bnpm_[A-Za-z0-9]{36}\b"),
     (b"whsec_", r"\bwhsec_[A-Za-z0-9+/=]{16,}"),
-    (b"eyj", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
+    (b"eyj", r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
     (b"-----begin", r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)"),
 )
-_SHAPE_HINTS: Final = (*(hint for hint, _ in _SHAPES), b"authorization", b"bearer", b"basic", b"://")
+_SHAPE_HINTS: Final = (*(hint for hint, _ in _SHAPES), b"basic", b"://")
+# Each takes time in proportion to the text: none may start anew at every character of a run, and read on to the run's end.
 _SHAPE: Final = re.compile("|".join(shape for _, shape in _SHAPES))
 _HEADER: Final = re.compile(r"(?i)\b(authorization\s*[:=]\s*)(?:(?:bearer|basic|token|digest)\s+)?[^\s,;\"']+")
 _BEARER: Final = re.compile(r"(?i)\b(bearer\s+)(?=[^\s,;\"']*[0-9._~+/=-])[A-Za-z0-9._~+/=-]{12,}")
-_URL_PASSWORD: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)")
+_URL_PASSWORD: Final = re.compile(r"(://[^\s/:@]*:)[^\s/?#\"']+(?=@)")
 
+_SHORTEST_SECRET: Final = 6
+"""Characters; `://:p@` is the shortest text in which a rule finds something."""
+
+MAX_ENDING: Final = 64
+"""Characters of a name that are looked at: more than the longest ending has, few enough to be remembered."""
+_SECRET_ENDINGS: Final = tuple(f" {name}" for name in _SECRET_NAMES)
+_HARMLESS_ENDINGS: Final = tuple(f" {name}" for name in _HARMLESS_NAMES)
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 HINTS: Final = tuple(dict.fromkeys((*_NAME_HINTS, *_SHAPE_HINTS)))
@@ -58,18 +78,29 @@ HINTS: Final = tuple(dict.fromkeys((*_NAME_HINTS, *_SHAPE_HINTS)))
 
 def may_hold_secret(encoded: bytes) -> bool:
     """Tell whether encoded JSON has anything that some rule could replace; False is certain."""
-    lowered = encoded.lower()
-    return any(hint in lowered for hint in HINTS)
+    # Every event has this key of ours, and "sk_" in it. The quotes make sure that it is a key and no one's text.
+    lowered = encoded.lower().replace(b'"task_id":', b"")
+    for hint in HINTS:  # noqa: SIM110 - a plain loop is three times as fast, and every event comes here
+        if hint in lowered:
+            return True
+    return False
 
 
 def is_secret_name(name: str) -> bool:
     """Tell whether a key of this name holds a secret, by its last words."""
-    words = " ".join(_WORDS.findall(name)).lower()
-    return _ends_with(words, _SECRET_NAMES) and not _ends_with(words, _HARMLESS_NAMES)
+    return _is_secret_ending(name[-MAX_ENDING:])
+
+
+@lru_cache(maxsize=4096)
+def _is_secret_ending(name: str) -> bool:
+    words = " " + " ".join(_WORDS.findall(name)).lower()
+    return words.endswith(_SECRET_ENDINGS) and not words.endswith(_HARMLESS_ENDINGS)
 
 
 def redact_text(text: str) -> str:
     """Replace the known token shapes within a text."""
+    if len(text) < _SHORTEST_SECRET:
+        return text
     text = _SHAPE.sub(REDACTED, text)
     text = _HEADER.sub(rf"\1{REDACTED}", text)
     text = _BEARER.sub(rf"\1{REDACTED}", text)
@@ -95,11 +126,8 @@ def redact(value: Any, *, found: Callable[[], None] = lambda: None) -> Any:
     for name, item in value.items():
         if is_secret_name(name) and not (item is None or isinstance(item, bool) or item == "" or item == REDACTED):
             found()
-            result[name] = REDACTED
+            item = REDACTED  # noqa: PLW2901
         else:
-            result[redact_text(name)] = redact(item, found=found)
+            item = redact(item, found=found)  # noqa: PLW2901
+        result[redact_text(name)] = item
     return result
-
-
-def _ends_with(words: str, endings: tuple[str, ...]) -> bool:
-    return any(words == ending or words.endswith(" " + ending) for ending in endings)

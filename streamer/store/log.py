@@ -1,6 +1,7 @@
 """Reading a log: pages in either direction, one event, how far it goes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, bindparam, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -68,11 +69,11 @@ class SqlLog:
                 # Everything up to the microsecond before it: timestamps are whole and each stands once.
                 before = Position(head.epoch, await _seq_of(connection, key, head, before - 1, default=0) + 1)
             ceiling = min(before.seq - 1 if before else head.head, head.head)
-            found: Sequence[Row[tuple[int, str, str]]] = []
+            found: Sequence[Row[Any]] = []
             if floor < ceiling:
                 query = self._between(selection, key, floor, ceiling, order, limit)
                 found = (await connection.execute(query)).all()
-        page = [Event(seq, event_id, body.encode()) for seq, event_id, body in found]
+        page = [Event(row.seq, row.id, row.body.encode()) for row in found]
         full = len(page) == limit
         if full:
             examined = page[-1].seq

@@ -339,13 +339,14 @@ class _Statements:
     async def stored(
         self, connection: AsyncConnection, log: int, ids: list[str], seqs: list[int]
     ) -> list[tuple[Event, int]]:
-        rows = []
+        found: list[tuple[Event, int]] = []
         if ids:
-            found = await connection.execute(self._by_id, {"log": log, "ids": self._database.list_value(ids)})
-            rows += found.all()
+            rows = await connection.execute(self._by_id, {"log": log, "ids": self._database.list_value(ids)})
+            found += [(Event(row.seq, row.id, row.body.encode()), row.timestamp) for row in rows]
         if seqs:
-            rows += (await connection.execute(self._by_seq, {"log": log, "seqs": seqs})).all()
-        return [(Event(row.seq, row.id, row.body.encode()), row.timestamp) for row in rows]
+            rows = await connection.execute(self._by_seq, {"log": log, "seqs": seqs})
+            found += [(Event(row.seq, row.id, row.body.encode()), row.timestamp) for row in rows]
+        return found
 
     async def remembered(
         self, connection: AsyncConnection, log: int, keys: list[str], now: int

@@ -1,0 +1,161 @@
+"""What the client commands share: which server and key, how a run ends, and what is said when it fails."""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import stat
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from streamer.client import ApiError, Client, ClientError, Unreachable
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+KEY_FILE = "admin.key"
+
+
+class Failure(click.ClickException):
+    """The command failed: what happened, and the next step."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def format_message(self) -> str:
+        """Return the text behind `Error: `."""
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class NotAllowed(Failure):
+    """The server knows no such key, or it lacks a scope."""
+
+    exit_code = 4
+
+
+class NoServer(Failure):
+    """Nobody answers."""
+
+    exit_code = 5
+
+
+class EventsMissing(Failure):
+    """There is a gap, and it was not to be stepped over."""
+
+    exit_code = 6
+
+
+def connection(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --url and --key."""
+    for option in (
+        click.option(
+            "--key",
+            envvar="STREAMER_KEY",
+            show_envvar=True,
+            help="Key to call with. For a server on this machine, without one: admin.key in the data directory.",
+        ),
+        click.option("--url", envvar="STREAMER_URL", show_envvar=True, default="http://127.0.0.1:8080", show_default=True,
+                     help="The server."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def open_client(url: str, key: str | None) -> Client:
+    """Make the client that the options name."""
+    try:
+        return Client(url, key.strip() if key else _local_key(url))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _local_key(url: str) -> str | None:
+    """Return the admin key that a server on this machine left in its data directory, if this user may read it."""
+    if not _is_local(urlsplit(url).hostname or ""):
+        return None  # a key of this machine's server is nothing for another one
+    path = Path(os.environ.get("STREAMER_DATA_DIR") or "data") / KEY_FILE
+    try:
+        return path.read_text("ascii").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def run(main: Coroutine[Any, Any, None], *, workspace: str) -> None:
+    """Run a command's coroutine; whatever goes wrong ends in its exit code and a text, never in a traceback."""
+    try:
+        asyncio.run(main)
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # Who read our output has had enough. The interpreter's own flush at the end is not to meet the broken pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ClientError as error:
+        raise failure(error, workspace) from None
+
+
+def failure(error: ClientError, workspace: str, *, name: Callable[[str], str] = str) -> Failure:
+    """Say what a failed call means and what to do about it; `name` turns a field's path into words."""
+    if isinstance(error, Unreachable):
+        hint = "Is the server running? Start it with `streamer serve`, or name another with --url or STREAMER_URL."
+        return NoServer(str(error), hint=hint)
+    if not isinstance(error, ApiError):
+        return Failure(str(error), hint="Is --url (or STREAMER_URL) the address of a streamer server?")
+    message, hint, kind = error.message, "", Failure
+    match error.status:
+        case HTTPStatus.UNAUTHORIZED:
+            kind = NotAllowed
+            hint = "Give a valid key with --key or STREAMER_KEY, or run this where the server's data directory is."
+        case HTTPStatus.FORBIDDEN:
+            kind = NotAllowed
+            hint = f"The key lacks a scope that this needs in {workspace}; ask for one that has it."
+        case HTTPStatus.NOT_FOUND if error.code == "workspace_not_found":
+            message = f"there is no workspace {workspace}, or the key has no grant for it"
+            hint = f"The first append makes it: streamer publish {workspace} --help"
+        case HTTPStatus.BAD_REQUEST if error.fields:
+            message = "\n  ".join(
+                ["the server refused this:", *(f"{name(path)}: {what}" for path, what in error.fields.items())]
+            )
+    if error.request_id and error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        hint = f"The server's log has more under request id {error.request_id}."
+    return kind(message, hint=hint)
+
+
+@contextlib.contextmanager
+def ending_with_reader() -> Iterator[None]:
+    """End the block with BrokenPipeError when the pipe that is our stdout loses its reader, even if nothing is written."""
+    descriptor = sys.stdout.fileno()
+    task = asyncio.current_task()
+    if task is None or not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    gone = False
+
+    def leave() -> None:
+        nonlocal gone
+        gone = True
+        loop.remove_reader(descriptor)
+        task.cancel()
+
+    loop.add_reader(descriptor, leave)  # nothing can be read there: only the pipe's end wakes it
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone:
+            raise BrokenPipeError from None
+        raise
+    finally:
+        loop.remove_reader(descriptor)

@@ -1,0 +1,64 @@
+"""What can go wrong when a server is called; the tree stands in the package's docstring."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+
+class ClientError(Exception):
+    """A call failed; the text is for people."""
+
+    temporary = False
+    """The same call may succeed later."""
+    retry_after: float | None = None
+    """Seconds that the server asked to wait."""
+
+
+class Unreachable(ClientError):
+    """Nobody answered, or the answer was cut off."""
+
+    temporary = True
+
+
+class UnexpectedAnswer(ClientError):
+    """The answer is none that this API gives."""
+
+
+class ApiError(ClientError):
+    """The server answered with an error; `fields` maps each wrong field to what is wrong with it."""
+
+    def __init__(  # noqa: PLR0913 - the parts of the API's error
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        request_id: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(f"{message} ({status} {code})")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.request_id = request_id
+        self.details = dict(details or {})
+        self.retry_after = retry_after
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What is wrong with which field; empty if no field is."""
+        return dict(self.details.get("fields") or {})
+
+    @property
+    def temporary(self) -> bool:  # type: ignore[override]
+        """The same call may succeed later."""
+        return is_temporary(self.status)
+
+
+def is_temporary(status: int) -> bool:
+    """Tell whether a call with this answer is worth another attempt."""
+    return (
+        status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+        or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    )

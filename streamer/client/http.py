@@ -1,0 +1,370 @@
+"""The calls themselves, over aiohttp."""
+
+import asyncio
+import contextlib
+import io
+import os
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Literal, Self, overload
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from streamer.client.backoff import Backoff, Timing
+from streamer.client.errors import ApiError, ClientError, UnexpectedAnswer, Unreachable
+from streamer.client.messages import Activity, Closed, Connected, Event, Lost, Reader, StreamMessage, epoch_of
+from streamer.eventsource import EventStreamParser
+
+Filters = Mapping[str, str | Sequence[str]]
+"""Filter parameters as the API names them: `{"action": ["issue.*", "!issue.deleted"], "actor_type": "agent"}`."""
+
+
+def _nobody(_notice: Connected | Lost) -> None:
+    """Take no notice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of history. `cursor` leads on if the page is full; a stream that starts behind `position` misses nothing."""
+
+    events: list[Activity]
+    cursor: str | None
+    position: str
+
+
+class Client:
+    """Calls one server with one key. Use it as an asynchronous context manager."""
+
+    def __init__(self, url: str, key: str | None, *, timing: Timing | None = None) -> None:
+        """Prepare the client; nothing is sent yet.
+
+        Args:
+            url: where the server is, such as `http://127.0.0.1:8080`.
+            key: the credential; None sends none.
+            timing: delays and time limits, if not the usual ones.
+
+        Raises:
+            ValueError: the URL is not one, or the key could not stand in a header.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"not a URL of a server: {url}")
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise ValueError("the key holds characters that no key has")
+        self._base = url.rstrip("/")
+        self._timing = timing or Timing()
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        unit = self._timing.unit
+        self._session = aiohttp.ClientSession(
+            headers=self._headers,
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self._timing.connect * unit, sock_read=self._timing.silence * unit
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    @overload
+    async def append(self, workspace: str, events: Mapping[str, Any], idempotency_key: str | None = None) -> Event: ...
+    @overload
+    async def append(
+        self, workspace: str, events: Sequence[Mapping[str, Any]], idempotency_key: str | None = None
+    ) -> list[Event]: ...
+    async def append(
+        self,
+        workspace: str,
+        events: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        idempotency_key: str | None = None,
+    ) -> Event | list[Event]:
+        """Append one event or a batch, all or nothing; return what is stored, in the same order.
+
+        Args:
+            workspace: where to.
+            events: an event or a sequence of them.
+            idempotency_key: repeats of the call with the same key store nothing new; made up if absent.
+
+        Raises:
+            ApiError, Unreachable, UnexpectedAnswer: as the module says. Only after `Unreachable` is the outcome unknown.
+        """
+        headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        single = isinstance(events, Mapping)
+        answer = await self._call(
+            "POST",
+            f"{_path(workspace)}/events",
+            has=("seq",) if single else ("events",),
+            body=orjson.dumps(events),
+            headers=headers,
+        )
+        if single:
+            return answer
+        stored: list[Event] = answer["events"]
+        return stored
+
+    async def workspace(self, workspace: str) -> dict[str, Any]:
+        """Return a workspace's values; `position` is its head, `earliest` the position before its first event."""
+        return await self._call("GET", _path(workspace), has=("position", "earliest"))
+
+    async def event(self, workspace: str, event_id: str) -> Event:
+        """Return one event."""
+        return await self._call("GET", f"{_path(workspace)}/events/{quote(event_id, safe='')}", has=("seq",))
+
+    async def page(  # noqa: PLR0913 - the parameters of the call
+        self,
+        workspace: str,
+        *,
+        order: Literal["asc", "desc"] | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+        after: str | None = None,
+        before: str | None = None,
+        filters: Filters | None = None,
+    ) -> Page:
+        """Return one page of history.
+
+        Args:
+            workspace: whose history.
+            order: newest first (`desc`) unless `after` is given.
+            limit: events in the page, 1-1000.
+            cursor: where the last page ended; the filters must be the same.
+            after: a position or an RFC 3339 timestamp; only what came later.
+            before: a position or an RFC 3339 timestamp; only what came earlier.
+            filters: what to let through.
+        """
+        given = {"order": order, "limit": limit, "cursor": cursor, "after": after, "before": before}
+        query = [(name, str(value)) for name, value in given.items() if value is not None] + _pairs(filters)
+        answer = await self._call("GET", f"{_path(workspace)}/events", has=("events", "position"), query=query)
+        epoch = epoch_of(answer["position"])
+        # The server's JSON is orjson's, which writes what it has read byte for byte.
+        events = [Activity(f"{epoch}.{event['seq']}", orjson.dumps(event)) for event in answer["events"]]
+        return Page(events, answer.get("cursor"), answer["position"])
+
+    async def history(  # noqa: PLR0913 - the parameters of the call
+        self,
+        workspace: str,
+        *,
+        order: Literal["asc", "desc"] | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+        before: str | None = None,
+        filters: Filters | None = None,
+    ) -> AsyncGenerator[Activity]:
+        """Yield history event by event, over as many pages of `limit` as there are."""
+        page = await self.page(workspace, order=order, limit=limit, after=after, before=before, filters=filters)
+        while True:
+            for activity in page.events:
+                yield activity
+            if page.cursor is None:
+                return
+            page = await self.page(workspace, limit=limit, cursor=page.cursor, filters=filters)
+
+    async def stream(
+        self,
+        workspace: str,
+        *,
+        after: str | None = None,
+        filters: Filters | None = None,
+        attempts: int | None = None,
+        notice: Callable[[Connected | Lost], None] = _nobody,
+    ) -> AsyncGenerator[StreamMessage]:
+        """Follow a workspace over lost connections; no event is given twice, none left out without a `Gap`.
+
+        Args:
+            workspace: whom to follow.
+            after: a position or an RFC 3339 timestamp to begin behind; None: only what comes from now on.
+            filters: what to let through.
+            attempts: give up after so many attempts in a row that met no answer (None: never).
+            notice: is told of connections found and lost.
+
+        Raises:
+            ApiError: the server refuses the stream.
+            Unreachable: all attempts failed.
+            UnexpectedAnswer: the answer is not such a stream.
+
+        A caller that leaves the loop early wraps the iterator in `contextlib.aclosing`, to end the connection at once.
+        """
+        reader = Reader(after)
+        backoff = Backoff(self._timing)
+        failures = 0
+        while True:
+            connected: float | None = None
+            error: ClientError = Unreachable("the stream ended")
+            try:
+                async with contextlib.aclosing(self._connection(workspace, reader, filters)) as messages:
+                    async for message in messages:
+                        if isinstance(message, Connected):
+                            connected, failures = _now(), 0
+                            notice(message)
+                            continue
+                        yield message
+                        if isinstance(message, Closed) and not message.reconnect:
+                            return
+            except ClientError as failure:
+                error = failure
+            if connected is None:
+                failures += 1
+            elif _now() - connected >= self._timing.stable * self._timing.unit:
+                backoff.reset()
+            if not error.temporary or failures == attempts:
+                raise error
+            delay = backoff.delay(max(reader.retry, error.retry_after or 0))
+            notice(Lost(error, delay))
+            await asyncio.sleep(delay)
+
+    async def _connection(
+        self, workspace: str, reader: Reader, filters: Filters | None
+    ) -> AsyncGenerator[StreamMessage | Connected]:
+        """Yield `Connected` once one connection is open, then what is new to the reader until it ends."""
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        query = _pairs(filters)
+        if reader.position is not None:
+            headers["Last-Event-ID"] = reader.position
+        elif reader.after is not None:
+            query.append(("after", reader.after))
+        async with self._send("GET", f"{_path(workspace)}/events/stream", query=query, headers=headers) as response:
+            if response.status != HTTPStatus.OK or response.content_type != "text/event-stream":
+                raise _refusal(response, await response.read())
+            yield reader.connect()
+            parser = EventStreamParser(reader.position or "")
+            async for chunk in response.content.iter_any():
+                for item in parser.feed(chunk):
+                    message = reader.take(item)
+                    if message is not None:
+                        yield message
+                    if isinstance(message, Closed):
+                        return
+
+    async def _call(  # noqa: PLR0913 - the parts of a request
+        self,
+        method: str,
+        path: str,
+        *,
+        has: Collection[str],
+        query: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Make a call, again if that may help; return its JSON object, which has these keys."""
+        backoff = Backoff(self._timing)
+        attempt = 1
+        while True:
+            try:
+                async with self._send(method, path, query=query, body=body, headers=headers) as response:
+                    return _object(response, await response.read(), has)
+            except ClientError as error:
+                if not error.temporary or attempt == self._timing.attempts:
+                    raise
+                delay = backoff.delay(error.retry_after or 0)
+            attempt += 1
+            await asyncio.sleep(delay)
+
+    @contextlib.asynccontextmanager
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]],
+        headers: Mapping[str, str] | None,
+        body: bytes | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send one request; what breaks before or within the answer is one of our own errors."""
+        if self._session is None:
+            raise RuntimeError("use the client as an asynchronous context manager")
+        url = URL(self._base + path, encoded=True).extend_query(query)
+        try:
+            # A redirect would turn a POST into a GET: it is shown instead.
+            async with self._session.request(
+                method, url, data=None if body is None else io.BytesIO(body), headers=headers, allow_redirects=False
+            ) as response:
+                yield response
+        except TimeoutError:
+            raise Unreachable(f"{self._base} does not answer") from None
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
+            raise Unreachable(f"cannot reach {self._base}: {_reason(error)}") from None
+        except aiohttp.ClientError as error:
+            raise UnexpectedAnswer(f"{self._base} does not answer as a streamer server does: {error}") from None
+
+
+def _path(workspace: str) -> str:
+    return f"/v1/workspaces/{quote(workspace, safe='')}"
+
+
+def _pairs(filters: Filters | None) -> list[tuple[str, str]]:
+    named = (filters or {}).items()
+    return [(name, value) for name, given in named for value in ([given] if isinstance(given, str) else given)]
+
+
+def _object(response: aiohttp.ClientResponse, data: bytes, has: Collection[str]) -> dict[str, Any]:
+    if response.status not in {HTTPStatus.OK, HTTPStatus.CREATED}:
+        raise _refusal(response, data)
+    try:
+        answer = orjson.loads(data)
+    except ValueError:
+        answer = None
+    if not (isinstance(answer, dict) and answer.keys() >= set(has)):
+        raise UnexpectedAnswer(f"{response.url.origin()} does not answer as a streamer server does")
+    return answer
+
+
+def _refusal(response: aiohttp.ClientResponse, data: bytes) -> ClientError:
+    """Make the error of an answer that is not the one wanted."""
+    if response.status < HTTPStatus.BAD_REQUEST:
+        target = response.headers.get("Location")
+        hint = f"redirects to {target}" if target else "does not answer as a streamer server does"
+        return UnexpectedAnswer(f"{response.url.origin()} {hint}")
+    try:
+        error = orjson.loads(data)["error"]
+        code, message = str(error["code"]), str(error["message"])
+        request_id, details = error.get("request_id"), error.get("details")
+    except (ValueError, KeyError, TypeError, AttributeError):  # a proxy's answer, say
+        code, message, request_id, details = "http_error", response.reason or "error", None, None
+    return ApiError(
+        response.status, code, message, request_id=request_id, details=details,
+        retry_after=_seconds(response.headers.get("Retry-After")),
+    )  # fmt: skip
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Read `Retry-After`: seconds or a date (RFC 9110, 10.2.3)."""
+    if retry_after is None:
+        return None
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after)
+    try:
+        moment = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _reason(error: BaseException) -> str:
+    """Say why a connection failed, without the library's own words around it."""
+    inner = getattr(error, "os_error", error)
+    number = getattr(inner, "errno", None)
+    if number and number > 0:  # below zero are those of the name service, which have texts of their own
+        return os.strerror(number)
+    return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__

@@ -1,0 +1,94 @@
+"""From commits to events: what happened in a repository, told as issues that people, agents and bots worked on."""
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from streamer.core.clock import format_timestamp
+from streamer.demo.cast import Cast
+from streamer.demo.git import Commit, GitError, read_commits, read_identities
+from streamer.demo.story import Change, Event, Issue
+
+MAX_COMMITS = 300
+LONGEST_PAUSE = 5 * 86400
+"""After so many seconds without a commit of theirs, an author's next one is another issue."""
+MOST_CHANGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A repository's history as a story."""
+
+    cast: Cast
+    events: list[Event]
+    """By their times; those at the end that have none follow from the newest commits and happen now."""
+    issues: int
+
+
+def history(repository: Path, *, seed: int, max_commits: int = MAX_COMMITS) -> Past:
+    """Tell a repository's newest commits.
+
+    Args:
+        repository: a folder in a git working tree, or a bare repository.
+        seed: the same seed and commits give the same events.
+        max_commits: how many; nothing more of a long history is read, names aside.
+
+    Raises:
+        GitError: this is not a repository with a commit.
+    """
+    commits = list(read_commits(repository, limit=max_commits))
+    if not commits:
+        raise GitError(f"{repository}: no commit")
+    commits.reverse()
+    named = read_identities(repository).union(*(commit.names for commit in commits))
+    cast = Cast(seed, (commit.author for commit in commits), named)
+    issues = list(_issues(commits, cast))
+    events = [
+        event
+        for number, changes in enumerate(issues, 1)
+        for event in Issue(number, changes, cast, _dice(cast, changes)).events()
+    ]
+    events.sort(key=lambda event: str(event["occurred_at"]))
+    newest = format_timestamp(max(commit.time for commit in commits) * 1_000_000)
+    for event in events:
+        if event["occurred_at"] > newest:  # its time may not have come yet
+            del event["occurred_at"]
+    return Past(cast, events, len(issues))
+
+
+def _issues(commits: Iterable[Commit], cast: Cast) -> Iterator[list[Change]]:
+    """Group an author's commits into issues; a merge ends one."""
+    changes: list[Change] = []
+    wanted = 0
+    for commit in commits:
+        if commit.is_merge and changes:
+            yield changes
+            changes = []
+            continue
+        change = _change(commit, cast)
+        follows = bool(changes) and changes[-1].author == change.author and _pause(changes[-1], change) < LONGEST_PAUSE
+        if changes and not (follows and len(changes) < wanted):
+            yield changes
+            changes = []
+        if not changes:
+            wanted = 1 + int(change.code[0], 16) % MOST_CHANGES
+        changes.append(change)
+    if changes:
+        yield changes
+
+
+def _change(commit: Commit, cast: Cast) -> Change:
+    # The real hash would lead to the real people wherever the repository is public.
+    code = sha256(f"{cast.seed}:{commit.sha}".encode()).hexdigest()[:40]
+    title = "Bring two branches together" if commit.is_merge else cast.title(commit.message)
+    return Change(code, title, cast.member(commit.author), commit.files, commit.added, commit.deleted, commit.time)
+
+
+def _pause(earlier: Change, later: Change) -> int:
+    return (later.time or 0) - (earlier.time or 0)
+
+
+def _dice(cast: Cast, changes: list[Change]) -> random.Random:
+    return random.Random(f"{cast.seed}:{changes[0].code}")  # noqa: S311 - the same story again is the point

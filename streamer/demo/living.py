@@ -1,0 +1,56 @@
+"""The same cast at work without end: new issues, several at once, as on a busy day."""
+
+import random
+from collections.abc import Iterator
+
+from streamer.demo.cast import Cast
+from streamer.demo.story import Change, Event, Issue
+
+AT_ONCE = 6
+"""Issues that are worked on at the same time."""
+
+_VERBS = ("Fix", "Add", "Speed up", "Simplify", "Document", "Test", "Rework", "Translate", "Measure", "Protect")
+_THINGS = (
+    "the login page", "the export to CSV", "the search in long lists", "the nightly import", "the invoice layout",
+    "the retry of failed uploads", "the settings of a workspace", "the notification mails", "the start of the app",
+    "the upgrade of old accounts", "the date picker", "the rate limit", "the audit report", "the keyboard shortcuts",
+    "the dark theme", "the onboarding", "the webhook signatures", "the calendar sync",
+)  # fmt: skip
+_ENDS = ("", "", "", " for large teams", " on slow networks", " in Safari", " after a restart", " without a mouse")
+
+
+def living(cast: Cast, *, first_issue: int = 1) -> Iterator[Event]:
+    """Yield new events without end; `first_issue` numbers the first new issue.
+
+    They carry no time of their own: they happen when they are appended.
+    """
+    dice = random.Random(f"{cast.seed}:living:{first_issue}")  # noqa: S311 - the same story again is the point
+    number = first_issue
+    open_issues: list[Iterator[Event]] = []
+    while True:
+        # Never all at once: the first issues begin while others are in the middle.
+        if len(open_issues) < AT_ONCE and (not open_issues or dice.random() < 0.3):  # noqa: PLR2004
+            open_issues.append(Issue(number, _changes(cast, dice), cast, dice).events())
+            number += 1
+        issue = dice.choice(open_issues)
+        event = next(issue, None)
+        if event is None:
+            open_issues.remove(issue)
+        else:
+            yield event
+
+
+def _changes(cast: Cast, dice: random.Random) -> list[Change]:
+    title = f"{dice.choice(_VERBS)} {dice.choice(_THINGS)}{dice.choice(_ENDS)}"
+    author = dice.choice([*cast.people, *cast.agents])
+    return [
+        Change(
+            code=f"{dice.randrange(16**40):040x}",
+            title=title,
+            author=author,
+            files=dice.randint(1, 9),
+            added=dice.randint(1, 240),
+            deleted=dice.randint(0, 120),
+        )
+        for _ in range(dice.randint(1, 3))
+    ]

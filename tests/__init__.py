@@ -1,0 +1,1 @@
+"""The tests. Each states in its docstring what must hold; support/ is how they reach servers, databases and streams."""

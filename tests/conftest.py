@@ -1,0 +1,186 @@
+"""Servers, databases and readers for the tests; and that nothing is left out silently.
+
+A test that takes `database_url`, or any server, runs once on SQLite and once on PostgreSQL. Each gets a database of its own.
+"""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import hypothesis
+import pytest
+
+from streamer.app import Server, running
+from streamer.settings import Settings
+from tests.support import run_dir
+from tests.support.api import Api
+from tests.support.databases import Cluster, fresh_database, shared_cluster, sqlite_url
+from tests.support.process import ServerProcess
+from tests.support.tools import IN_CI, find, require
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
+ADMIN_KEY = "sk_admin_of_the_tests_0123456789"
+
+MakeServer = Callable[..., Awaitable[Server]]
+MakeProcess = Callable[..., ServerProcess]
+
+hypothesis.settings.register_profile("quick", max_examples=50, deadline=None)
+hypothesis.settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("slow", max_examples=2000, deadline=None, print_blob=True)
+
+
+# ---- the run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --slow."""
+    parser.addoption("--slow", action="store_true", help="run the slow tier too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare the run: its folder, hypothesis' profile, and no settings from outside."""
+    for name in [name for name in os.environ if name.startswith("STREAMER_")]:
+        del os.environ[name]
+    if not hasattr(config, "workerinput"):
+        run_dir.create()
+    profile = "slow" if config.getoption("slow") else "ci" if IN_CI else "quick"
+    hypothesis.settings.load_profile(profile)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave nothing behind: this runs when all workers have ended."""
+    if not hasattr(config, "workerinput"):
+        run_dir.remove()
+
+
+def pytest_report_header() -> list[str]:
+    """Say which tools the tests have."""
+    return [
+        f"{tool}: {find(tool) or 'not found, its tests are left out'}" for tool in ("postgresql", "chromium", "git")
+    ]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the slow tier out unless it is asked for."""
+    if config.getoption("slow") or "slow" in config.option.markexpr:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail what would be skipped where nothing may be left out."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"With CI=true nothing is left out, but: {report.longrepr}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Repeat what `./run test` found before the tests, where it is seen."""
+    failed = os.environ.get("LINT_FAILED")
+    if failed:
+        terminalreporter.section("linters", red=True)
+        terminalreporter.line(f"FAILED: {failed}; see above. The run fails even if all tests pass.", red=True)
+
+
+# ---- databases
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Cluster:
+    """The run's PostgreSQL."""
+    return shared_cluster(require("postgresql"))
+
+
+@pytest.fixture
+def postgresql_url(postgresql: Cluster) -> Iterator[str]:
+    """A fresh PostgreSQL database, migrated."""
+    with fresh_database(postgresql) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh database, migrated: the test runs once for each kind."""
+    url = sqlite_url(tmp_path) if request.param == "sqlite" else request.getfixturevalue("postgresql_url")
+    assert isinstance(url, str)
+    return url
+
+
+# ---- servers
+
+
+@pytest.fixture
+async def make_server(database_url: str, tmp_path: Path) -> AsyncIterator[MakeServer]:
+    """Start servers in this process, on real sockets; keywords are settings. All of a test share its database."""
+    async with AsyncExitStack() as stack:
+
+        async def make(**settings: Any) -> Server:
+            given = {"data_dir": tmp_path / "data", "port": 0, "database_url": database_url, "admin_key": ADMIN_KEY}
+            return await stack.enter_async_context(running(Settings(**(given | settings))))
+
+        yield make
+
+
+@pytest.fixture
+async def server(make_server: MakeServer) -> Server:
+    """A server in this process, on a real socket."""
+    return await make_server()
+
+
+@pytest.fixture
+def make_process(database_url: str, tmp_path: Path) -> Iterator[MakeProcess]:
+    """Prepare servers that run as processes of their own; keywords are settings. To be started by the test."""
+    made: list[ServerProcess] = []
+
+    def make(**settings: object) -> ServerProcess:
+        given = {"database_url": database_url, "admin_key": ADMIN_KEY, **settings}
+        process = ServerProcess(
+            tmp_path, {f"STREAMER_{name.upper()}": str(value) for name, value in given.items() if value is not None}
+        )
+        made.append(process)
+        return process
+
+    yield make
+    for process in made:
+        process.clean()
+
+
+# ---- clients
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """An HTTP client without cookies and without a limit of connections."""
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+    ) as session:
+        yield session
+
+
+@pytest.fixture
+def api(http: aiohttp.ClientSession, server: Server) -> Api:
+    """The API of `server`, called with the admin key."""
+    return Api(http, server.url, ADMIN_KEY)
+
+
+@pytest.fixture
+async def browser() -> "AsyncIterator[Browser]":
+    """The system's Chromium."""
+    from playwright.async_api import async_playwright  # noqa: PLC0415 - slow to import
+
+    executable = require("chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        await browser.close()

@@ -1,0 +1,178 @@
+"""Fresh databases: a file for SQLite, a clone of a template for PostgreSQL. Both are migrated once for the whole run."""
+
+import asyncio
+import fcntl
+import os
+import pwd
+import shutil
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from streamer.store.database import Database
+from streamer.store.migrate import migrate
+from tests.support.run_dir import note_pid, run_dir
+
+TEMPLATE = "streamer_template"
+
+_SETTINGS = """
+listen_addresses = ''
+max_connections = 300
+shared_buffers = 64MB
+fsync = off
+full_page_writes = off
+wal_level = minimal
+max_wal_senders = 0
+"""
+
+
+@contextmanager
+def _once(name: str) -> Iterator[bool]:
+    """Let one process of the run do something while the others wait. Yields whether this is the one."""
+    done = run_dir() / f"{name}.done"
+    with (run_dir() / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not done.exists()
+        done.touch()
+
+
+def _migrate(url: str) -> None:
+    """Migrate a database, from a thread: a test's event loop may be running in this one."""
+
+    async def run() -> None:
+        database = Database(url)
+        await migrate(database)
+        await database.close()
+
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    for failure in failures:
+        raise failure
+
+
+def sqlite_url(folder: Path) -> str:
+    """Make a migrated SQLite database in `folder` and return its URL."""
+    template = run_dir() / "template.db"
+    with _once("sqlite") as first:
+        if first:
+            _migrate(f"sqlite:///{template}")
+    file = folder / "streamer.db"
+    shutil.copyfile(template, file)
+    return f"sqlite:///{file}"
+
+
+class Cluster:
+    """A PostgreSQL of our own, on a Unix socket, that forgets everything when the machine stops."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self.programs = programs
+        self.folder = folder
+
+    def start(self) -> None:
+        """Make the cluster and start it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(mode=0o755)
+        if os.geteuid() == 0:
+            owner = _unprivileged()
+            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+        data = self.folder / "data"
+        # A language's order of letters, as most servers have it: the tables must not depend on it.
+        icu = ["--locale-provider=icu", "--icu-locale=en-US"] if self._version() >= 15 else []
+        flags = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", *icu]
+        self._run("initdb", "-D", data, *flags)
+        with (data / "postgresql.conf").open("a") as file:
+            file.write(f"{_SETTINGS}unix_socket_directories = '{self.folder}'\n")
+        self._run("pg_ctl", "start", "--wait", "-D", data, "-l", self.folder / "log")
+        note_pid(int((data / "postmaster.pid").read_text().split()[0]))
+
+    def url(self, name: str) -> str:
+        """Return the URL of one of its databases."""
+        return f"postgresql://postgres@/{name}?host={self.folder}"
+
+    def sql(self, statement: str, database: str = "postgres") -> str:
+        """Run a statement outside of a transaction; returns what psql prints, without decoration."""
+        return self._run(
+            "psql",
+            "-XqAt",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            self.folder,
+            "-U",
+            "postgres",
+            "-d",
+            database,
+            "-c",
+            statement,
+        )
+
+    def _version(self) -> int:
+        return int(self._run("initdb", "--version").split()[2].split(".")[0])
+
+    def _run(self, program: str, *arguments: object) -> str:
+        options: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            owner = _unprivileged()
+            options = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+        # A file, not a pipe: the server that pg_ctl starts would keep a pipe open.
+        with (run_dir() / f"{program}.{uuid.uuid4().hex}").open("w+") as output:
+            done = subprocess.run(
+                [str(self.programs / program), *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                check=False,
+                **options,
+            )
+            output.seek(0)
+            text = output.read()
+            Path(output.name).unlink()
+        if done.returncode:
+            raise RuntimeError(f"{program} failed:\n{text}")
+        return text.strip()
+
+
+def _unprivileged() -> pwd.struct_passwd:
+    """Return the user as whom PostgreSQL runs when we are root, which it refuses."""
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise RuntimeError("PostgreSQL does not run as root, and there is neither a user postgres nor nobody")
+
+
+def shared_cluster(programs: Path) -> Cluster:
+    """Return the cluster of this run; who comes first starts it."""
+    cluster = Cluster(programs, run_dir() / "postgresql")
+    with _once("postgresql") as first:
+        if first:
+            cluster.start()
+            cluster.sql(f"CREATE DATABASE {TEMPLATE}")
+            _migrate(cluster.url(TEMPLATE))
+    return cluster
+
+
+@contextmanager
+def fresh_database(cluster: Cluster) -> Iterator[str]:
+    """Make a migrated PostgreSQL database for the block. Yields its URL."""
+    name = f"test_{uuid.uuid4().hex}"
+    cluster.sql(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    try:
+        yield cluster.url(name)
+    finally:
+        cluster.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")

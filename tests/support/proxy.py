@@ -1,0 +1,98 @@
+"""A TCP proxy between a client and a server that can cut, refuse and fall silent."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+
+class Proxy:
+    """Passes bytes on, until told otherwise. Made by `proxy_to`."""
+
+    def __init__(self, target: str) -> None:
+        parts = urlsplit(target)
+        self._target = (parts.hostname, parts.port)
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._open: set[asyncio.StreamWriter] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self.connections = 0
+        """How many were made so far."""
+        self.cut_after: int | None = None
+        """Cut each connection once it has brought the client so many bytes."""
+
+    @property
+    def url(self) -> str:
+        """Return what stands for the target's URL."""
+        return f"http://127.0.0.1:{self._port}"
+
+    async def listen(self) -> None:
+        """Take connections, on the same port each time."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def refuse(self) -> None:
+        """Take no more connections, and cut those that there are."""
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut all connections."""
+        for writer in self._open:
+            writer.transport.abort()
+
+    def freeze(self) -> None:
+        """Bring nothing more to the clients, without a word."""
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        """Bring on what was held back."""
+        self._flows.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._open |= {writer, far_writer}
+        with contextlib.suppress(OSError):
+            await asyncio.gather(self._up(reader, far_writer), self._down(far_reader, writer))
+        for each in (writer, far_writer):
+            self._open.discard(each)
+            each.transport.abort()
+
+    async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            writer.write(data)
+            await writer.drain()
+        writer.transport.abort()
+
+    async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        brought = 0
+        while data := await reader.read(2**16):
+            await self._flows.wait()
+            if self.cut_after is not None and brought + len(data) >= self.cut_after:
+                writer.write(data[: self.cut_after - brought])
+                await writer.drain()
+                writer.close()
+                return
+            brought += len(data)
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def proxy_to(target: str) -> AsyncIterator[Proxy]:
+    """Run a proxy in front of a server."""
+    proxy = Proxy(target)
+    await proxy.listen()
+    try:
+        yield proxy
+    finally:
+        proxy.thaw()
+        await proxy.refuse()

@@ -1,0 +1,89 @@
+"""HTTP/1.1 by hand, for requests that no client would send."""
+
+import asyncio
+import json
+import socket
+import struct
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from tests.support.waiting import SECONDS
+
+
+def request_head(method: str, target: str, headers: dict[str, str | int] | None = None) -> bytes:
+    """Return a request's head. Texts are sent as Latin-1, so that any byte can be."""
+    lines = [f"{method} {target} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in {"Host": "tests", **(headers or {})}.items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+class RawAnswer:
+    """A response: its head, and its body by `Content-Length`."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        """By their names in lower case."""
+        self.body = body
+
+    @property
+    def error(self) -> str:
+        """Return the code of the error, which this must be."""
+        code = json.loads(self.body)["error"]["code"]
+        assert isinstance(code, str)
+        return code
+
+    @property
+    def json(self) -> Any:
+        """Return the body, decoded."""
+        return json.loads(self.body)
+
+
+class RawConnection:
+    """One connection, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, url: str) -> Self:
+        """Connect."""
+        parts = urlsplit(url)
+        return cls(*await asyncio.open_connection(parts.hostname, parts.port))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes."""
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def answer(self, *, has_body: bool = True) -> RawAnswer:
+        """Read the next response; an interim one (1xx) has no body, nor has the answer to a HEAD."""
+        async with asyncio.timeout(SECONDS):
+            lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            status = int(lines[0].split()[1])
+            pairs = (line.partition(":") for line in lines[1:] if line)
+            headers = {name.lower(): value.strip() for name, _, value in pairs}
+            length = int(headers.get("content-length", 0)) if has_body else 0
+            return RawAnswer(status, headers, await self._reader.readexactly(length))
+
+    async def rest(self) -> bytes:
+        """Read until the server closes the connection."""
+        async with asyncio.timeout(SECONDS):
+            return await self._reader.read()
+
+    def finish(self) -> None:
+        """Send no more: the server sees the end, and may still answer."""
+        self._writer.write_eof()
+
+    def abort(self) -> None:
+        """Vanish: the kernel answers with a reset to whatever the server still sends."""
+        connection = self._writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()

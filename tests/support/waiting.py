@@ -1,0 +1,36 @@
+"""Waiting for a condition, never for a time."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, overload
+
+T = TypeVar("T")
+
+SECONDS = 15.0
+"""How long anything may take in a test, also on a busy machine. What works takes milliseconds."""
+
+
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], timeout: float = SECONDS) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], timeout: float = SECONDS) -> T: ...
+async def eventually(condition: Callable[[], Any], timeout: float = SECONDS) -> Any:
+    """Call `condition` until it returns something true, and return that. An AssertionError in it means not yet.
+
+    Raises:
+        AssertionError: it did not come true in time; the condition's own, if it raised one.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout
+    while True:
+        failure = AssertionError(f"not true after {timeout:g} s: {condition}")
+        try:
+            result = condition()
+            value = await result if inspect.isawaitable(result) else result
+            if value:
+                return value
+        except AssertionError as error:
+            failure = error
+        if asyncio.get_running_loop().time() > deadline:
+            raise failure
+        await asyncio.sleep(0.01)

@@ -1,0 +1,674 @@
+"""Access: who may not is told so before anything else is looked at, in words that give nothing away; and no secret shows anywhere."""
+
+import asyncio
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from streamer.api.routes import ROUTES, Route
+from streamer.app import Server
+from streamer.auth.access import COOKIE
+from streamer.auth.keys import SESSION_SECONDS, SIGN_IN_SECONDS, Keyring
+from streamer.auth.principal import ADMIN, AUDIT, EVERYWHERE, READ, SCOPES, TEMPLATES, WRITE
+from streamer.core.clock import format_timestamp, now_us
+from streamer.store.credentials import Credentials
+from streamer.store.database import Database
+from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
+from tests.support.api import Answer, Api, events, make_event
+from tests.support.raw import RawConnection, request_head
+from tests.support.waiting import eventually
+
+WORKSPACES = ("mine", "theirs", "nowhere", "%00", "system")
+"""One with a grant, one without, and three that do not exist."""
+
+GUARDED = [route for route in ROUTES if not route.access.public]
+OF_A_WORKSPACE = [route for route in GUARDED if "{ws}" in route.path]
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+async def mine(api: Api) -> Api:
+    """The API for a key that may do everything in the workspace `mine` and nothing in `theirs`."""
+    for workspace in ("mine", "theirs"):
+        (await api.append(workspace, id="some-id")).expect(201)
+    return api.with_key(await api.create_key("mine", scopes=list(SCOPES)))
+
+
+def path_of(route: Route, workspace: str = "mine") -> str:
+    """Return a path of the route."""
+    return route.path.format(ws=workspace, id="some-id", file="index.html")
+
+
+def variations() -> Iterator[dict[str, Any]]:
+    """Ways to send a request of which everything but its access is wrong, beside the right one."""
+    yield {}
+    yield {"params": {"bogus": "1", "limit": "x"}}
+    yield {"data": b"\xff{", "headers": {"Content-Type": "text/nonsense"}}
+    yield {
+        "data": b"[" * 10_000,
+        "headers": {"Content-Encoding": "gzip", "Idempotency-Key": " ", "Last-Event-ID": "\t"},
+    }
+
+
+def stripped(answer: Answer) -> tuple[int, Any]:
+    """Return what an error says, but for its request's id."""
+    body = answer.json
+    assert body["error"].pop("request_id") == answer.headers["X-Request-Id"]
+    return answer.status, body
+
+
+def unauthenticated(answer: Answer) -> bool:
+    """Tell whether this is a 401 as RFC 6750 wants it."""
+    return (
+        answer.status == 401
+        and answer.error == "unauthenticated"
+        and answer.headers["WWW-Authenticate"].startswith("Bearer ")
+    )
+
+
+# ---- the walk
+
+
+def test_the_walk_sees_every_route() -> None:
+    """The table holds what the walks below think it does: routes of both kinds, and only known ones without a key."""
+    assert {route.operation for route in ROUTES if route.access.public} == {
+        "sign_in",
+        "livez",
+        "readyz",
+        "openapi",
+        "page",
+        "static_file",
+    }
+    assert len(OF_A_WORKSPACE) >= 10
+    assert all(route.access.scope is not None for route in OF_A_WORKSPACE)
+    assert {route.access.scope for route in GUARDED} == {None, READ, WRITE, ADMIN}
+
+
+async def test_without_a_valid_key(server: Server, api: Api, mine: Api) -> None:
+    """No key, garbage, a cut, revoked or expired key, or a secret of another kind: 401, whatever is asked, the same for all."""
+    assert mine.key
+    principal = await server.keyring.principal(ADMIN_KEY, "key")
+
+    async def made(expires_at: int | None) -> tuple[str, str]:
+        credential, secret = await server.keyring.create_key(
+            workspace="mine", name="x", scopes=SCOPES, actor=None, expires_at=expires_at, creator=principal
+        )
+        return credential.id, secret
+
+    revoked_id, revoked = await made(None)
+    (await api.delete(f"/v1/workspaces/mine/keys/{revoked_id}")).expect(204)
+    _, expired = await made(1)
+    code = await server.keyring.create_sign_in()
+    session = await server.keyring.sign_in(await server.keyring.create_sign_in())
+    headers: list[dict[str, str]] = [
+        {},
+        *(
+            {"Authorization": f"Bearer {secret}"}
+            for secret in (
+                *("garbage", "", " ", "sk_", "null", "x" * 5000, "é", "\x7f"),
+                *(
+                    mine.key[:-1],
+                    mine.key + "x",
+                    mine.key.lower(),
+                    mine.key.removeprefix("sk_"),
+                    f"{mine.key} {mine.key}",
+                ),
+                *(revoked, expired, code, session, "admin", "*"),
+            )
+        ),
+        {"Authorization": mine.key},
+        {"Authorization": f"Basic {mine.key}"},
+        {"Authorization": f"Token {mine.key}"},
+        {"X-Api-Key": mine.key},
+        {"Cookie": f"{COOKIE}={mine.key}"},
+        {"Cookie": f"{COOKIE}={code}"},
+        {"Cookie": f"{COOKIE}="},
+        {"Cookie": "x"},
+        {"Authorization": "Bearer garbage", "Cookie": f"{COOKIE}={session}"},
+    ]
+    nobody = api.with_key(None)
+    said: set[str] = set()
+    for route in GUARDED:
+        for sent in headers:
+            answer = await nobody.request(route.method, path_of(route), headers=sent)
+            assert unauthenticated(answer), (route.operation, sent, answer.body)
+            said.add(answer.json["error"]["message"])
+        for workspace in WORKSPACES:
+            for sent in variations():
+                answer = await nobody.request(route.method, path_of(route, workspace), **sent)
+                assert unauthenticated(answer), (route.operation, workspace, sent, answer.body)
+        for name in ("key", "token", "api_key", "access_token", "ticket"):
+            assert unauthenticated(await nobody.request(route.method, path_of(route), params={name: mine.key})), name
+    assert len(said) <= 4, said  # nothing in them tells of what is behind
+
+
+async def test_public_routes_need_no_key(api: Api) -> None:
+    """A public route answers without a key, and with one that is not valid: none is looked at."""
+    for key in (None, "garbage"):
+        for route in ROUTES:
+            if route.access.public:
+                answer = await api.with_key(key).request(route.method, path_of(route))
+                assert answer.status in ({400, 415} if route.method == "POST" else {200}), (
+                    route.operation,
+                    answer.body,
+                )
+
+
+async def test_a_key_of_another_workspace(api: Api, mine: Api) -> None:
+    """For who has no grant there, a workspace is not there: the same 404 if it exists or not, whatever else is wrong."""
+    for route in OF_A_WORKSPACE:
+        answers = [
+            stripped(await mine.request(route.method, path_of(route, workspace), **sent))
+            for workspace in WORKSPACES[1:]
+            for sent in variations()
+        ]
+        assert answers[0][0] == 404
+        assert answers[0][1]["error"]["code"] == "workspace_not_found"
+        assert all(answer == answers[0] for answer in answers), (route.operation, answers)
+    (await api.get(f"{events('theirs')}/some-id")).expect(200)
+    assert [w["id"] for w in (await mine.get("/v1/workspaces")).expect(200)["workspaces"]] == ["mine"]
+    assert [w["id"] for w in (await api.get("/v1/workspaces")).expect(200)["workspaces"]] == ["mine", "theirs"]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_each_single_scope(api: Api, mine: Api, scope: str) -> None:
+    """A scope opens its own routes and no others: 403 before anything else is looked at, for all of the instance too."""
+    assert mine.key
+    caller = api.with_key(await api.create_key("mine", scopes=[scope]))
+    opened = set()
+    for route in GUARDED:
+        needed = route.access.scope
+        allowed = needed is None or ("{ws}" in route.path and scope in {needed, ADMIN})
+        for sent in variations():
+            if allowed and not sent:
+                continue  # would do it; what it does is not the matter here
+            answer = await caller.request(route.method, path_of(route), **sent)
+            if allowed:
+                assert answer.status in {200, 400, 404, 415}, (route.operation, sent, answer.body)
+                opened.add(route.operation)
+            else:
+                assert (answer.status, answer.error) == (403, "permission_denied"), (route.operation, sent, answer.body)
+    anyone = {"list_workspaces", "get_session", "sign_out"}
+    assert (
+        opened - anyone
+        == {
+            READ: {"list_events", "stream_events", "get_event", "get_workspace"},
+            WRITE: {"append_events"},
+            AUDIT: set(),
+            ADMIN: {route.operation for route in OF_A_WORKSPACE},
+        }[scope]
+    )
+
+
+async def test_what_each_scope_can_do(api: Api, mine: Api) -> None:
+    """A reader reads, a writer appends and cannot read what it wrote, the admin of a workspace administers that one only."""
+    assert mine.key
+    callers = {scope: api.with_key(await api.create_key("mine", scopes=[scope])) for scope in SCOPES}
+    assert (await callers[WRITE].append("mine", id="written")).status == 201
+    assert (await callers[WRITE].get(f"{events('mine')}/written")).status == 403
+    assert (await callers[READ].get(f"{events('mine')}/written")).status == 200
+    assert (await callers[READ].append("mine")).status == 403
+    assert (await callers[ADMIN].put("/v1/workspaces/mine", {"name": "Mine"})).expect(200)["name"] == "Mine"
+    assert (await callers[ADMIN].put("/v1/workspaces/new", {})).error == "workspace_not_found"
+    assert (await callers[ADMIN].get("/metrics")).error == "permission_denied"
+    for name, scopes in TEMPLATES.items():
+        made = (await api.post("/v1/workspaces/mine/keys", {"name": "x", "template": name})).expect(201)
+        assert set(made["scopes"]) == set(scopes)
+        grants = (await api.with_key(made["key"]).get("/v1/session")).expect(200)["grants"]
+        assert {workspace: set(found) for workspace, found in grants.items()} == {"mine": set(scopes)}
+    assert (await callers[ADMIN].delete("/v1/workspaces/mine")).status == 204
+    assert all([unauthenticated(await caller.get("/v1/session")) for caller in callers.values()])
+
+
+@on_sqlite
+async def test_methods_and_paths_that_do_not_exist(api: Api) -> None:
+    """Another method is 405 with those that exist, another path is 404, with a key and without, as JSON."""
+    methods: dict[str, set[str]] = {}
+    for route in ROUTES:
+        found = methods.setdefault(route.path, set())
+        found |= {route.method} | ({"HEAD"} if route.method == "GET" and not route.streams else set())
+    for caller in (api, api.with_key(None)):
+        for route in ROUTES:
+            for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - methods[route.path]:
+                answer = await caller.request(method, path_of(route))
+                assert answer.status == 405, (method, route.path)
+                assert set(answer.headers["Allow"].split(", ")) == methods[route.path]
+                assert method == "HEAD" or answer.error == "method_not_allowed"
+        for path in ("/v1", "/v1/", "/v1/nothing", "/v2/workspaces", "/v1/workspaces/", "/v1/workspaces/mine/events/",
+                     "/v1/workspaces/mine/events/x/y", "/v1/keys", "/static/", "/static/a/b", "/static/nothing.js",
+                     "/static/%2e%2e%2fpyproject.toml", "/static/..%2f..%2fpyproject.toml", "/.git/config", "/admin.key"):  # fmt: skip
+            answer = await caller.get(path)
+            assert (answer.status, answer.error) == (404, "not_found"), path
+
+
+async def test_head_is_get_without_a_body(server: Server, api: Api, mine: Api) -> None:
+    """HEAD has the status and the headers of GET, in good and in bad, and no body."""
+    assert mine.key
+    varies = {"date", "x-request-id", "etag"}
+    async with await RawConnection.open(server.url) as connection:
+        for route in ROUTES:
+            if route.method != "GET" or route.streams:
+                continue
+            for caller in (api, mine, api.with_key(None)):
+                for query in ("", "?bogus=1"):
+                    target = path_of(route) + query
+                    await connection.send(request_head("GET", target, dict(caller.headers)))
+                    got = await connection.answer()
+                    await connection.send(request_head("HEAD", target, dict(caller.headers)))
+                    head = await connection.answer(has_body=False)
+                    assert head.status == got.status, target
+                    ignored = varies | ({"content-length"} if route.operation == "metrics" else set())
+                    assert {name: value for name, value in head.headers.items() if name not in ignored} == {
+                        name: value for name, value in got.headers.items() if name not in ignored
+                    }, target
+        await connection.send(
+            request_head("GET", "/livez")
+        )  # a body that came with a HEAD would be read as this answer
+        assert (await connection.answer()).json == {"status": "ok"}
+
+
+@on_sqlite
+async def test_headers_that_are_not_text(server: Server, api: Api) -> None:
+    """Bytes that are no text, in any header that is looked at, are an error of the client, never of the server."""
+    (await api.append("mine")).expect(201)
+    data = json.dumps(make_event()).encode()
+    for name, value in (
+        ("Authorization", "Bearer \xff\xfe"),
+        ("Authorization", "\xff"),
+        ("Cookie", f"{COOKIE}=\xff"),
+        ("Cookie", f'{COOKIE}="\\377"'),
+        ("Idempotency-Key", "\xff"),
+        ("Last-Event-ID", "\xff"),
+        ("Content-Type", "application/json; charset=\xff"),
+        ("Content-Type", "\xff/\xff"),
+        ("Content-Encoding", "\xff"),
+        ("Expect", "\xff"),
+        ("Origin", "http://[\xff"),
+        ("Host", "\xff"),
+    ):
+        for path, method in (
+            (events("mine"), "POST"),
+            (events("mine") + "/stream?bogus=1", "GET"),
+            ("/v1/session", "DELETE"),
+        ):
+            body = data if method == "POST" else b""
+            sent: dict[str, str | int] = {"Content-Type": "application/json", "Content-Length": len(body)}
+            authorized = {} if name in {"Authorization", "Cookie"} else api.headers
+            head = request_head(method, path, {**sent, **authorized, name: value, "Connection": "close"})
+            async with await RawConnection.open(server.url) as connection:
+                await connection.send(head + body)
+                status = (await connection.answer()).status
+            assert status in {201, 400, 401, 415}, (name, value, path, status)
+
+
+# ---- the end of a credential
+
+
+async def test_a_revoked_key_stops_at_once(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """A revoked key is 401 from the next request on and its streams end with a reason; at another node, soon."""
+    here, there = [Api(http, (await make_server()).url, ADMIN_KEY) for _ in range(2)]
+    (await here.append("w")).expect(201)
+    made = (await here.post("/v1/workspaces/w/keys", {"name": "x", "scopes": [READ]})).expect(201)
+    caller, other = here.with_key(made["key"]), here.with_key(await here.create_key("w"))
+    elsewhere = there.with_key(made["key"])
+    assert (await caller.get(events("w"))).status == 200
+    assert (await elsewhere.get(events("w"))).status == 200
+    async with (
+        await caller.stream("w") as one,
+        await caller.stream("w", run_id="r") as two,
+        await other.stream("w") as kept,
+    ):
+        for reader in (one, two, kept):
+            await reader.next("synced")
+        (await here.delete(f"/v1/workspaces/w/keys/{made['id']}")).expect(204)
+        assert unauthenticated(await caller.get(events("w")))
+        assert unauthenticated(await caller.get(f"{events('w')}/stream"))
+        for reader in (one, two):
+            assert (await reader.next("closed")).json == {"reason": "credential_revoked", "reconnect": False}
+            await reader.ended()
+        await here.append("w", id="after")
+        assert (await kept.events(1))[0]["id"] == "after"
+        assert b"after" not in one.raw + two.raw
+
+    async def is_over() -> bool:
+        return (await elsewhere.get(events("w"))).status == 401
+
+    await eventually(is_over, timeout=5)
+    assert (await here.delete(f"/v1/workspaces/w/keys/{made['id']}")).error == "not_found"
+
+
+async def test_an_expired_key_stops(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """A key is 401 from its last moment on, in use or not, and its streams end with the reason."""
+    api = Api(http, (await make_server(heartbeat_seconds=1)).url, ADMIN_KEY)
+    (await api.append("w")).expect(201)
+    caller = api.with_key(await api.create_key("w", expires_at=format_timestamp(now_us() + 1_500_000)))
+    async with await caller.stream("w") as reader:
+        await reader.next("synced")
+        assert (await caller.get(events("w"))).status == 200
+        assert (await reader.next("closed")).json == {"reason": "credential_expired", "reconnect": False}
+        await reader.ended()
+    assert unauthenticated(await caller.get(events("w")))
+    for past in ("2001-01-01T00:00:00Z", format_timestamp(now_us() - 1)):
+        answer = await api.post("/v1/workspaces/w/keys", {"name": "x", "template": "read_only", "expires_at": past})
+        assert list(answer.expect(400)["error"]["details"]["fields"]) == ["expires_at"]
+
+
+async def test_a_deleted_workspace_takes_its_keys_along(api: Api) -> None:
+    """With a workspace its keys and streams end, and one that is made anew under its name knows none of them."""
+    (await api.append("w")).expect(201)
+    caller = api.with_key(await api.create_key("w"))
+    async with await caller.stream("w") as reader:
+        await reader.next("synced")
+        (await api.delete("/v1/workspaces/w")).expect(204)
+        assert (await reader.next("closed")).json == {"reason": "workspace_deleted", "reconnect": False}
+        await reader.ended()
+    assert unauthenticated(await caller.get(events("w")))
+    (await api.append("w")).expect(201)
+    assert unauthenticated(await caller.get(events("w")))
+    assert (await api.get("/v1/workspaces/w/keys")).expect(200) == {"keys": []}
+
+
+# ---- keys
+
+
+async def test_keys_are_listed_without_their_secrets(api: Api, database_url: str, tmp_path: Path) -> None:
+    """A key's secret is in the answer that made it and nowhere else: not in lists, not in the database's file."""
+    (await api.append("w")).expect(201)
+    wanted = {
+        "name": "CI",
+        "scopes": [WRITE, READ],
+        "actor": {"type": "agent", "id": "ci"},
+        "expires_at": "2999-01-01T00:00:00+01:00",
+    }
+    made = [
+        (await api.post("/v1/workspaces/w/keys", wanted)).expect(201),
+        (await api.post("/v1/workspaces/w/keys", {"name": "x", "template": "read_only"})).expect(201),
+    ]
+    secrets = [key.pop("key") for key in made]
+    assert all(secret.startswith("sk_") and len(secret) >= 40 for secret in secrets)
+    assert len(set(secrets)) == 2
+    listed = await api.get("/v1/workspaces/w/keys")
+    assert listed.expect(200) == {"keys": made}
+    assert made[0] | {"id": "", "created_at": ""} == {
+        "id": "",
+        "name": "CI",
+        "scopes": [READ, WRITE],
+        "actor": {"type": "agent", "id": "ci"},
+        "created_at": "",
+        "created_by": "admin",
+        "expires_at": "2998-12-31T23:00:00.000000Z",
+    }
+    assert (await api.get("/v1/workspaces/other/keys")).error == "workspace_not_found"
+    if database_url.startswith("sqlite"):
+        files = b"".join(file.read_bytes() for file in tmp_path.glob("streamer.db*"))
+        assert made[0]["id"].encode() in files
+        assert not [secret for secret in [*secrets, ADMIN_KEY] if secret.encode() in files]
+
+
+@on_sqlite
+async def test_keys_are_checked(api: Api) -> None:
+    """What cannot be a key is 400 with the field's name; for a workspace that does not exist there are none."""
+    (await api.put("/v1/workspaces/w")).expect(201)
+    good = {"name": "x", "template": "read_only"}
+    cases: list[tuple[dict[str, Any], set[str]]] = [
+        ({"name": None}, {"name"}),
+        ({"name": ""}, {"name"}),
+        ({"name": "x" * 257}, {"name"}),
+        ({"name": "\0"}, {"name"}),
+        ({"template": "everything"}, {"template"}),
+        ({"template": None}, {"template"}),
+        ({"scopes": [READ]}, {"scopes"}),
+        ({"actor": {"type": "user"}}, {"actor.id"}),
+        ({"actor": {"type": "user", "id": "ann", "name": "Ann"}}, {"actor.name"}),
+        ({"actor": "ann"}, {"actor"}),
+        ({"expires_at": "tomorrow"}, {"expires_at"}),
+        ({"expires_at": 5}, {"expires_at"}),
+        ({"workspace": "v"}, {"workspace"}),
+        ({"grants": {"*": ["admin"]}}, {"grants"}),
+    ]
+    for change, expected in cases:
+        answer = await api.post("/v1/workspaces/w/keys", good | change)
+        assert set(answer.expect(400)["error"]["details"]["fields"]) == expected, change
+    for scopes in ([], ["all"], ["*"], [READ, READ, READ, READ, READ], READ, None, [None], ["workspace:read:all"]):
+        answer = await api.post("/v1/workspaces/w/keys", {"name": "x", "scopes": scopes})
+        assert any(name.startswith("scopes") for name in answer.expect(400)["error"]["details"]["fields"]), scopes
+    assert (
+        "scopes" in (await api.post("/v1/workspaces/w/keys", {"name": "x"})).expect(400)["error"]["details"]["fields"]
+    )
+    assert (await api.post("/v1/workspaces/v/keys", good)).error == "workspace_not_found"
+    assert (await api.get("/v1/workspaces/w/keys")).expect(200) == {"keys": []}
+
+
+async def test_a_key_is_revoked_in_its_own_workspace_only(api: Api, mine: Api) -> None:
+    """Another workspace's key, the admin key and what is no key at all are 404, and go on working."""
+    made = (await api.post("/v1/workspaces/theirs/keys", {"name": "x", "scopes": [READ]})).expect(201)
+    session = await mine.get("/v1/session")
+    for key_id in (made["id"], "admin", "nothing", "%00", "x" * 200, "%FF"):
+        answer = await mine.delete(f"/v1/workspaces/mine/keys/{key_id}")
+        assert (answer.status, answer.error) == (404, "not_found"), key_id
+    assert (await api.with_key(made["key"]).get(events("theirs"))).status == 200
+    (await mine.delete(f"/v1/workspaces/mine/keys/{session.json['id']}")).expect(204)  # its own it may
+    assert unauthenticated(await mine.get("/v1/session"))
+
+
+# ---- browser sessions
+
+
+async def signed_in(api: Api, server: Server) -> tuple[Api, dict[str, str]]:
+    """Sign a browser in. Returns the API for nobody, and the headers that the browser's page sends."""
+    code = (await server.sign_in_link()).partition("#sign-in=")[2]
+    answer = await api.with_key(None).post("/v1/session", {"code": code})
+    answer.expect(200)
+    cookie = answer.headers["Set-Cookie"].split(";")[0]
+    return api.with_key(None), {"Cookie": cookie, "Origin": server.url}
+
+
+async def test_a_browser_signs_in_once(server: Server, api: Api) -> None:
+    """The link's code makes a session once, also if many try at the same moment; the cookie is for this site's pages only."""
+    link = await server.sign_in_link()
+    assert link.startswith(f"{server.url}/#sign-in=")  # behind the #: no server or proxy ever sees it
+    code = link.partition("#sign-in=")[2]
+    nobody = api.with_key(None)
+    answers = await asyncio.gather(*(nobody.post("/v1/session", {"code": code}) for _ in range(10)))
+    assert sorted(answer.status for answer in answers) == [200] + [401] * 9
+    won = next(answer for answer in answers if answer.status == 200)
+    cookie, *attributes = won.headers["Set-Cookie"].split("; ")
+    assert cookie.startswith(f"{COOKIE}=")
+    assert {text.lower() for text in attributes} == {
+        "httponly",
+        "samesite=strict",
+        "path=/",
+        f"max-age={SESSION_SECONDS}",
+    }
+    assert cookie.split("=")[1] not in won.body.decode()
+    assert won.json["grants"] == {EVERYWHERE: [ADMIN]}
+    assert (await nobody.get("/v1/session", headers={"Cookie": cookie})).expect(200) == won.json
+    assert all("Set-Cookie" not in answer.headers for answer in answers if answer is not won)
+    for wrong in ("", "x", code, code[:-1], 5, None):
+        assert (await nobody.post("/v1/session", {"code": wrong})).status in {400, 401}
+
+
+async def test_a_session_is_used_by_its_own_pages_only(server: Server, api: Api) -> None:
+    """With the cookie a page of another origin can change nothing; reading needs no Origin, as browsers send none."""
+    nobody, page = await signed_in(api, server)
+    cookie = {"Cookie": page["Cookie"]}
+    assert (await nobody.put("/v1/workspaces/w", headers=page)).status == 201
+    assert (await nobody.post(events("w"), make_event(), headers=page)).status == 201
+    assert (await nobody.get(events("w"), headers=cookie)).status == 200
+    port = server.url.rpartition(":")[2]
+    for origin in (None, "null", "", "http://evil.example", f"http://evil.example:{port}", "http://127.0.0.1", "http://127.0.0.1:1",
+                   f"{server.url}.evil.example", f"http://evil.example/{server.url}", f"http://evil.example#{server.url}",
+                   f"http://evil@127.0.0.1:{port}", "http://[", "http://]", "://", "127.0.0.1", f"127.0.0.1:{port}"):  # fmt: skip
+        sent = cookie if origin is None else {**cookie, "Origin": origin}
+        for route in GUARDED:
+            if route.method not in {"GET", "HEAD"}:
+                answer = await nobody.request(route.method, path_of(route, "w"), headers=sent)
+                assert (answer.status, answer.error) == (403, "permission_denied"), (origin, route.operation)
+    assert (await nobody.get("/v1/workspaces/w", headers=cookie)).status == 200
+
+
+async def test_sign_out_ends_the_session(server: Server, api: Api) -> None:
+    """After sign-out the cookie is worthless and its streams have ended; other sessions stay."""
+    (await api.append("w")).expect(201)
+    nobody, page = await signed_in(api, server)
+    _, other = await signed_in(api, server)
+    async with await nobody.stream("w", headers=page) as reader, await nobody.stream("w", headers=other) as kept:
+        await reader.next("synced")
+        await kept.next("synced")
+        answer = await nobody.delete("/v1/session", headers=page)
+        answer.expect(204)
+        assert answer.headers["Set-Cookie"].startswith(f'{COOKIE}="";')
+        assert unauthenticated(await nobody.get("/v1/session", headers=page))
+        assert unauthenticated(await nobody.delete("/v1/session", headers=page))
+        assert (await nobody.get("/v1/session", headers=other)).status == 200
+        (await api.append("w", id="later")).expect(201)
+        assert (await kept.events(1))[0]["id"] == "later"
+        assert (await reader.next("closed")).json == {"reason": "credential_revoked", "reconnect": False}
+        assert b"later" not in reader.raw
+    answer = await api.delete("/v1/session")
+    assert list(answer.expect(400)["error"]["details"]["fields"]) == ["session"]  # a key has no session to end
+
+
+async def test_codes_and_sessions_expire(server: Server, api: Api, database_url: str) -> None:
+    """A sign-in code lasts ten minutes and a session twelve hours."""
+    database = Database(database_url)
+    try:
+        for age, status in ((SIGN_IN_SECONDS - 5, 200), (SIGN_IN_SECONDS, 401)):
+            earlier = Keyring(Credentials(database), clock=lambda age=age: now_us() - age * 1_000_000)  # type: ignore[misc]
+            answer = await api.with_key(None).post("/v1/session", {"code": await earlier.create_sign_in()})
+            assert answer.status == status, age
+        for age, status in ((SESSION_SECONDS - 5, 200), (SESSION_SECONDS, 401)):
+            earlier = Keyring(Credentials(database), clock=lambda age=age: now_us() - age * 1_000_000)  # type: ignore[misc]
+            secret = await earlier.sign_in(await earlier.create_sign_in())
+            answer = await api.with_key(None).get("/v1/session", headers={"Cookie": f"{COOKIE}={secret}"})
+            assert answer.status == status, age
+    finally:
+        await database.close()
+    assert server.url
+
+
+# ---- the admin key
+
+
+async def test_the_first_start_makes_an_admin_key(
+    make_process: MakeProcess, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """Without a chosen key the first start writes one to `admin.key`, for its user only, and logs only where it is."""
+    process = make_process(admin_key=None)
+    await process.start()
+    file = tmp_path / "data" / "admin.key"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    key = file.read_text().strip()
+    assert len(key) >= 40
+    api = Api(http, process.url, key)
+    (await api.append("w")).expect(201)
+    assert str(Path("data") / "admin.key") in process.log
+    assert await process.stop() == 0
+    await process.start()
+    assert (await api.get(events("w"))).status == 200
+    assert file.read_text().strip() == key
+    assert key not in process.log
+    assert key.removeprefix("sk_") not in process.log
+
+
+async def test_a_chosen_admin_key_replaces_the_other(
+    make_process: MakeProcess, http: aiohttp.ClientSession, database_url: str
+) -> None:
+    """STREAMER_ADMIN_KEY wins: the key before it stops, with the sessions that were made from it; it stays when it is not said again."""
+    old, new = make_process(admin_key="the-old-key-0123456789"), make_process(admin_key="the-new-key-0123456789")
+    silent = make_process(admin_key=None)
+    await old.start()
+    api = Api(http, old.url, "the-old-key-0123456789")
+    (await api.append("w")).expect(201)
+    database = Database(database_url)
+    keyring = Keyring(Credentials(database))
+    session = await keyring.sign_in(await keyring.create_sign_in())
+    await database.close()
+    cookie = {"Cookie": f"{COOKIE}={session}"}
+    assert (await api.with_key(None).get("/v1/session", headers=cookie)).status == 200
+    assert await old.stop() == 0
+    for process in (new, silent):
+        await process.start()
+        api = Api(http, process.url, "the-new-key-0123456789")
+        assert (await api.get(events("w"))).status == 200
+        assert unauthenticated(await api.with_key("the-old-key-0123456789").get(events("w")))
+        assert unauthenticated(await api.with_key(None).get("/v1/session", headers=cookie))
+        assert await process.stop() == 0
+        assert "key-0123456789" not in process.log
+
+
+@on_sqlite
+@pytest.mark.parametrize("key", ["short", "x" * 19, "x" * 257])
+async def test_an_admin_key_that_is_too_short(make_process: MakeProcess, key: str) -> None:
+    """An admin key under 20 characters (or over 256) stops the start, and is named but not shown."""
+    process = make_process(admin_key=key)
+    process.spawn()
+    assert await process.ended() == 2
+    assert "STREAMER_ADMIN_KEY" in process.log
+    assert "20 to 256" in process.log
+    assert key not in process.log
+    assert "Traceback" not in process.log
+
+
+# ---- nothing shows
+
+
+async def test_no_credential_appears_in_the_log(
+    make_process: MakeProcess, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """Whatever a client does with a secret, the log does not hold it: in a header, a cookie, a query, a body, a broken request."""
+    process = make_process(admin_key=None, log_level="debug", log_format="json")
+    await process.start()
+    admin = (tmp_path / "data" / "admin.key").read_text().strip()
+    api = Api(http, process.url, admin)
+    (await api.append("w")).expect(201)
+    key = await api.create_key("w")
+    shown: list[str] = [admin, key]
+
+    def secret(name: str) -> str:
+        shown.append(f"sk_{name}_0123456789abcdefghij")
+        return shown[-1]
+
+    caller = api.with_key(key)
+    (await caller.append("w", details={"password": secret("body"), "text": f"Bearer {secret('text')}"})).expect(201)
+    assert (await api.with_key(secret("wrong")).get(events("w"))).status == 401
+    assert (await caller.get(events("w"), key=secret("query"))).status == 400
+    assert (await caller.get(f"{events('w')}/stream", ticket=secret("ticket"))).status == 400
+    assert (await caller.get(events("w"), q=secret("search"))).status == 200
+    assert (await caller.get(events("w"), cursor=secret("cursor"))).status == 400
+    assert (
+        await api.with_key(None).get("/v1/session", headers={"Cookie": f"{COOKIE}={secret('cookie')}"})
+    ).status == 401
+    assert (await api.with_key(None).post("/v1/session", {"code": secret("code")})).status == 401
+    assert (await caller.append("w", **{secret("field"): 1})).status == 400
+    assert (await caller.post(events("w"), data=b"{" + secret("syntax").encode())).status == 400
+    assert (await caller.get("/nothing", key=secret("nowhere"))).status == 404
+    async with await caller.stream("w", headers={"X-Secret": secret("stream")}) as reader:
+        await reader.next("synced")
+    broken = [
+        f"GET /livez HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret('nul')}\0\r\n\r\n",
+        f"GET /livez HTTP/1.1\r\nHost: x\r\nAuthorization Bearer {secret('colon')}\r\n\r\n",
+        f"GET /livez?key={secret('long')}{'x' * 20_000} HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"GET /livez HTTP/1.1\r\nHost: x\r\nCookie: {secret('large')}{'x' * 20_000}\r\n\r\n",
+        f"GET /livez?key={secret('line')} HTTP/9.9 x\r\nHost: x\r\n\r\n",
+        f"GET /livez?key={secret('host')} HTTP/1.1\r\n\r\n",
+        f"{secret('method')} / HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"POST {events('w')} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: {secret('length')}\r\n\r\n",
+        f"POST {events('w')} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+        f"Transfer-Encoding: chunked\r\n\r\n{secret('chunk')}\r\n",
+    ]
+    for request in broken:
+        async with await RawConnection.open(process.url) as connection:
+            await connection.send(request.encode("latin-1"))
+            answer = await connection.answer()
+            assert 400 <= answer.status < 500, request[:80]
+    assert await process.stop() == 0
+    assert '"path": "/v1/workspaces/w/events"' in process.log  # there is a log
+    assert [text for text in shown if text in process.log] == []
+    assert "Traceback" not in process.log

@@ -1,0 +1,333 @@
+"""The feed as a state machine: whatever is dropped, delayed, repeated or trimmed, a reader gets each event once and in order.
+
+The hub, the channels, the sessions and their driver are the real ones. The log and the connections are models, because the machine
+must be able to lose, hold and reorder what real ones do only by chance; `test_stream.py` tests the same with real parts.
+"""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, multiple, rule
+
+from streamer.core.errors import PositionExpired, StoreUnavailable, WorkspaceNotFound
+from streamer.core.event import Event, Facets
+from streamer.core.filter import Filter, parse_filter
+from streamer.core.frame import LiveFrame
+from streamer.core.ports import Bound, Committed, Order, Page
+from streamer.core.position import LogHead, Position
+from streamer.feed.feed import Feed, Subscription
+from streamer.feed.hub import Hub
+from streamer.observe.metrics import Metrics
+from streamer.transports.sse import SseWire
+
+WORKSPACE = "ws"
+FILTERS = [parse_filter({}), parse_filter({"action": ["even"]}), parse_filter({"action": ["!even"]}), parse_filter({"action": ["x"]})]
+
+
+class ModelLog:
+    """A log in memory, with the store's rules; it can be away."""
+
+    def __init__(self) -> None:
+        self.epoch = "aaa"
+        self.events: list[Event] = []
+        self.earliest = 1
+        self.away = False
+
+    def append(self) -> LiveFrame:
+        seq = len(self.events) + 1
+        self.events.append(Event(seq, f"e{seq}", b'{"seq":%d}' % seq))
+        return self.frame(seq)
+
+    def frame(self, seq: int) -> LiveFrame:
+        return LiveFrame(Position(self.epoch, seq), self.events[seq - 1].body, facets(seq))
+
+    def log_head(self) -> LogHead:
+        return LogHead(self.epoch, len(self.events), self.earliest)
+
+    async def head(self, workspace: str) -> LogHead:
+        await asyncio.sleep(0)
+        if self.away:
+            raise StoreUnavailable("away")
+        if workspace != WORKSPACE:
+            raise WorkspaceNotFound
+        return self.log_head()
+
+    async def heads(self, workspaces: Sequence[str]) -> dict[str, LogHead]:
+        return {workspace: await self.head(workspace) for workspace in workspaces}
+
+    async def resolve(self, workspace: str, bound: Bound) -> Position:
+        raise AssertionError
+
+    async def page(
+        self,
+        workspace: str,
+        *,
+        selection: Filter,
+        order: Order,
+        limit: int,
+        after: Bound = None,
+        before: Bound = None,
+    ) -> Page:
+        head = await self.head(workspace)
+        assert order == "asc"
+        assert isinstance(after, Position)
+        assert isinstance(before, Position)
+        if not head.holds(after):
+            raise PositionExpired("gone")
+        ceiling = min(before.seq - 1, head.head)
+        found = [e for e in self.events[after.seq : ceiling] if selection.matches(facets(e.seq))][:limit]
+        full = len(found) == limit
+        return Page(head, found, found[-1].seq if full else max(after.seq, ceiling), full, after.seq, ceiling)
+
+    async def frames(self, workspace: str, *, after: int, limit: int) -> tuple[LogHead, list[LiveFrame]]:
+        head = await self.head(workspace)
+        first = max(after, self.earliest - 1)
+        return head, [self.frame(event.seq) for event in self.events[first : first + limit]]
+
+    async def event(self, workspace: str, event_id: str, selection: Filter) -> Event:
+        raise AssertionError
+
+
+def facets(seq: int) -> Facets:
+    """Return the facets of the model's event `seq`: its action is `even` or `odd`."""
+    return Facets("activity", "odd" if seq % 2 else "even", "user", "u", None, None, None, None, None, "")
+
+
+class ModelSink:
+    """A connection that takes bytes while it is ready, and can be cut."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.ready = asyncio.Event()
+        self.ready.set()
+        self.cut = False
+        self.task: asyncio.Task[None] | None = None
+
+    def is_ready(self) -> bool:
+        return self.ready.is_set()
+
+    def write(self, data: bytes) -> None:
+        if not self.cut:
+            self.data += data
+
+    async def drain(self) -> None:
+        await self.ready.wait()
+
+    def abort(self) -> None:
+        self.cut = True
+        if self.task is not None:  # the server cancels the handler of a connection that is lost
+            self.task.cancel()
+
+
+@dataclass
+class Client:
+    """A reader that reconnects with the position it got last, and remembers all it was given."""
+
+    selection: Filter
+    position: Position | None
+    sink: ModelSink = field(default_factory=ModelSink)
+    task: "asyncio.Task[None] | None" = None
+    seqs: list[int] = field(default_factory=list)
+    missing: set[int] = field(default_factory=set)
+    first: int = 0
+    """What it was given begins behind this seq."""
+    closed: str | None = None
+
+    def take(self) -> None:
+        """Read what arrived, as a browser's EventSource does."""
+        data, self.sink.data = self.sink.data, b""
+        for block in data.split(b"\n\n"):
+            text = block.decode()
+            if found := re.search(r"^id: (\S+)$", text, re.M):
+                self.position = Position.parse(found[1])
+            if "event: activity" in text:
+                self.seqs.append(int(re.search(r'"seq":(\d+)', text)[1]))  # type: ignore[index]
+            elif "event: gap" in text:
+                ends = re.search(r'"from":(\d+),"to":(\d+)', text)
+                assert ends is not None
+                self.missing.update(range(int(ends[1]), int(ends[2]) + 1))
+
+
+class FeedMachine(RuleBasedStateMachine):
+    """Commits, lost and late news, trimming, outages; readers that are slow, leave and come back."""
+
+    clients: Bundle[Client] = Bundle("clients")
+    held: Bundle[LiveFrame] = Bundle("held")
+
+    @initialize(ring=st.sampled_from([1, 3000, 10_000_000]), before=st.integers(0, 30))
+    def start(self, ring: int, before: int) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.now = 0.0
+        self.loop.time = lambda: self.now  # type: ignore[method-assign] # flush windows end when the machine says so
+        self.log = ModelLog()
+        for _ in range(before):
+            self.log.append()
+        self.everyone: list[Client] = []
+        self.metrics = Metrics()
+        self.hub = Hub(
+            self.log,
+            self.metrics,
+            ring_bytes=ring,
+            flush_seconds=0.005,
+            heartbeat_seconds=1,
+            poll_seconds=1,
+            readers_per_owner=1000,
+        )
+        self.feed = Feed(self.hub, self.log)
+
+    def settle(self, turns: int = 30) -> None:
+        async def wait() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+        self.loop.run_until_complete(wait())
+
+    def connect(self, client: Client) -> None:
+        client.sink = ModelSink()
+
+        async def follow() -> None:
+            subscription = Subscription(WORKSPACE, "key", client.selection, client.position)
+            async with self.hub.following(WORKSPACE, "key") as channel:
+                if client.position is None:
+                    client.first = channel.flushed
+                await self.feed.run(subscription, channel, SseWire(chunked=False), client.sink)
+
+        client.task = client.sink.task = self.loop.create_task(follow())
+
+    def disconnect(self, client: Client) -> None:
+        client.take()
+        if client.task is not None:
+            client.task.cancel()
+            self.loop.run_until_complete(asyncio.gather(client.task, return_exceptions=True))
+
+    @rule(target=held, count=st.integers(1, 6), told=st.booleans())
+    def commit(self, count: int, told: bool) -> object:
+        """Store some events; the news comes at once, or is held back to come late, or never."""
+        frames = [self.log.append() for _ in range(count)]
+        if told:
+            self.hub_hears(frames)
+        return multiple(*([] if told else frames))
+
+    def hub_hears(self, frames: list[LiveFrame]) -> None:
+        async def hear() -> None:
+            self.hub.hear(Committed(WORKSPACE, self.log.epoch, frames))
+
+        self.loop.run_until_complete(hear())
+
+    @rule(frame=consumes(held), again=st.booleans())
+    def late_news(self, frame: LiveFrame, again: bool) -> None:
+        """News that was held back arrives, perhaps twice."""
+        self.hub_hears([frame])
+        if again:
+            self.hub_hears([frame])
+
+    @rule(target=clients, selection=st.sampled_from(FILTERS), back=st.none() | st.integers(0, 40))
+    def come(self, selection: Filter, back: int | None) -> Client:
+        """A new reader: from now on, or from a position in the log."""
+        start = None
+        if back is not None:
+            start = Position(self.log.epoch, max(len(self.log.events) - back, 0))
+        client = Client(selection, start, first=start.seq if start else 0)
+        self.everyone.append(client)
+        self.connect(client)
+        return client
+
+    @rule(client=clients, quick=st.booleans())
+    def reconnect(self, client: Client, quick: bool) -> None:
+        """A reader is cut off and comes back with its position."""
+        if not quick:
+            self.settle()
+        before = client.position
+        self.disconnect(client)
+        if client.position is None:  # cut off before it was told where it is: a new reader
+            client.seqs.clear()
+        assert before is None or client.position is not None
+        self.connect(client)
+
+    @rule(client=clients)
+    def block(self, client: Client) -> None:
+        """A reader stops to read: its buffer is full."""
+        client.sink.ready.clear()
+
+    @rule(client=clients)
+    def unblock(self, client: Client) -> None:
+        """A reader reads on."""
+        client.sink.ready.set()
+
+    @rule(keep=st.integers(0, 10))
+    def trim(self, keep: int) -> None:
+        """Retention removes old events."""
+        self.log.earliest = max(self.log.earliest, len(self.log.events) + 1 - keep)
+
+    @rule(away=st.booleans())
+    def outage(self, away: bool) -> None:
+        """The database goes away, or comes back."""
+        self.log.away = away
+
+    @rule(turns=st.integers(1, 5))
+    def work_goes_on(self, turns: int) -> None:
+        """The loop runs for a little: work is left half done."""
+        self.settle(turns)
+
+    @rule()
+    def time_passes(self) -> None:
+        """Flush windows end."""
+        self.now += 1
+        self.settle(2)
+
+    @rule()
+    def beat(self) -> None:
+        """The heart beats: readers whose filter stops everything are told where they are."""
+        self.hub.beat(0)
+
+    @rule()
+    def check(self) -> None:
+        """The hub asks the log for news that the bus lost."""
+
+        async def ask() -> None:
+            if not self.log.away:
+                await self.hub.check()
+
+        self.loop.run_until_complete(ask())
+
+    def teardown(self) -> None:
+        """When all is well again, every reader has every event of its filter, once, in order, or was told of the gap."""
+        if not hasattr(self, "loop"):
+            return
+        self.log.away = False
+        for client in self.everyone:
+            client.sink.ready.set()
+        for _ in range(6):
+            self.now += 1
+            self.settle(100)
+            self.check()
+            self.settle(100)
+            for client in self.everyone:
+                client.take()
+                if client.task is not None and client.task.done():  # closed by the outage: it comes back
+                    if client.position is None:
+                        client.seqs.clear()
+                    self.connect(client)
+        try:
+            for client in self.everyone:
+                expected = [
+                    seq
+                    for seq in range(client.first + 1, len(self.log.events) + 1)
+                    if client.selection.matches(facets(seq)) and seq not in client.missing
+                ]
+                assert client.seqs == expected
+                assert all(seq < self.log.earliest for seq in client.missing), "a gap was told where events were"
+        finally:
+            for client in self.everyone:
+                self.disconnect(client)
+            self.loop.run_until_complete(self.hub.stop())
+            assert self.metrics.subscribers.labels("sse")._value.get() == 0  # noqa: SLF001
+            self.loop.close()
+
+
+TestFeedMachine = FeedMachine.TestCase
+TestFeedMachine.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)

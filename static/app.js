@@ -131,7 +131,6 @@ function sayCount(text) {
 let pause = null; // "user": by Space or button; "reading": scrolled, in a row or in the detail; ends by itself
 let waiting = []; // oldest first
 let unseen = 0; // events among what waits, and among what waited too long
-let overflowed = false; // so much waited that what is shown is far behind: it will be replaced
 let more = false; // there are older events than those shown
 let trimmed = false;
 let empty = null; // why there may be no rows: "quiet", "missing", "none"; null while nobody knows yet
@@ -206,10 +205,7 @@ const render = (item) => (item.gap ? makeGap(item.gap) : makeRow(item));
 
 function add(item) {
   waiting.push(item);
-  if (waiting.length >= 2 * KEEP) {
-    waiting.splice(0, waiting.length - KEEP);
-    overflowed = true;
-  }
+  if (waiting.length > 2 * KEEP) waiting.splice(0, waiting.length - KEEP - 1);
   if (!item.gap) {
     unseen += 1;
     sayNew();
@@ -233,10 +229,7 @@ function flush() {
   flushedAt = performance.now();
   if (pause || !waiting.length) return;
   const items = waiting.slice(-KEEP).reverse();
-  if (overflowed || waiting.length > KEEP) {
-    feed.replaceChildren();
-    more = trimmed = true;
-  }
+  if (waiting.length > KEEP) more = trimmed = true;
   const rows = document.createDocumentFragment();
   rows.append(...items.map(render));
   if (items.length <= 20) for (const row of rows.children) row.classList.add("new");
@@ -246,7 +239,6 @@ function flush() {
     more = trimmed = true;
   }
   waiting = [];
-  overflowed = false;
   unseen = 0;
   showCounts();
   showEnds();
@@ -256,7 +248,7 @@ function flush() {
 function clearRows() {
   feed.replaceChildren();
   waiting = [];
-  overflowed = more = trimmed = false;
+  more = trimmed = false;
   unseen = 0;
   pause = null;
   showCounts();

@@ -162,9 +162,9 @@ class Handlers:
         workspace, principal = _readable(request), request[PRINCIPAL]
         selection, start = query.parse_stream(_query(request), request.headers.get("Last-Event-ID"))
         subscription = Subscription(
-            workspace, principal.root, principal.may_see(workspace, selection), start, principal.expires_at
+            workspace, principal.id, principal.may_see(workspace, selection), start, principal.expires_at
         )
-        async with self._parts.hub.following(workspace, principal.root) as channel:
+        async with self._parts.hub.following(workspace, principal.id) as channel:
             return await sse.stream(
                 request, self._parts.feed, channel, subscription, write_buffer=self._parts.write_buffer
             )
@@ -263,6 +263,7 @@ class Handlers:
         if not principal.id.startswith("session_"):
             raise ValidationError({"session": "this call was made with a key, not with a browser session"})
         await self._parts.keyring.sign_out(principal)
+        self._parts.hub.close_owner(principal.id, "credential_revoked")
         response = web.Response(status=HTTPStatus.NO_CONTENT)
         response.del_cookie(COOKIE, path="/")
         return response

@@ -51,7 +51,7 @@ def middlewares(routes: Mapping[object, Route], keyring: Keyring, metrics: Metri
         try:
             response = await handler(request)
             status = response.status
-        except Exception as error:  # noqa: BLE001 - every error becomes an answer here
+        except Exception as error:
             response = error_response(_known(error, request), request_id)
             status = response.status
             if status == HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -82,7 +82,7 @@ def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-_ACTOR = _object({n: _TEXT for n in ("type", "id")} | {n: _MAYBE for n in ("name", "role", "on_behalf_of", "ip")})
+_ACTOR = _object(dict.fromkeys(("type", "id"), _TEXT) | dict.fromkeys(("name", "role", "on_behalf_of", "ip"), _MAYBE))
 _BOUND_ACTOR: Schema = {"oneOf": [_object({"type": _TEXT, "id": _TEXT}), {"type": "null"}]}
 _SCOPES: Schema = {"type": "array", "items": _TEXT}
 
@@ -95,7 +95,9 @@ _SCHEMAS: dict[str, Schema] = {
             "category": {"enum": list(CATEGORIES)},
             "action": _TEXT,
             "actor": _ACTOR,
-            "entity": {"oneOf": [_object({n: _MAYBE for n in ("type", "id", "identifier", "name")}), {"type": "null"}]},
+            "entity": {
+                "oneOf": [_object(dict.fromkeys(("type", "id", "identifier", "name"), _MAYBE)), {"type": "null"}]
+            },
             "agent_id": _MAYBE,
             "run_id": _MAYBE,
             "task_id": _MAYBE,

@@ -90,7 +90,7 @@ def parse_history(query: Query, *, max_limit: int) -> HistoryQuery:
     if wrong:
         raise ValidationError(wrong)
     default: Order = "asc" if bounds.get("after") is not None else "desc"
-    chosen = cursor.order if cursor else cast(Order, order or default)
+    chosen = cursor.order if cursor else cast("Order", order or default)
     return HistoryQuery(selection, chosen, limit, bounds.get("after"), bounds.get("before"), cursor)
 
 

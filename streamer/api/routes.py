@@ -49,7 +49,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET", f"{_WS}/events", "list_events", "Page through history", Access(READ),
         query=("order", "limit", "cursor", "after", "before", *FILTER_FIELDS),
-        answers=((200, "EventPage", "A page; `Link: rel=\"next\"` leads on."),), errors=(400, 404, 410),
+        answers=((200, "EventPage", 'A page; `Link: rel="next"` leads on.'),), errors=(400, 404, 410),
     ),
     Route(
         "GET", f"{_WS}/events/stream", "stream_events", "Follow events as they are stored (server-sent events)", Access(READ),

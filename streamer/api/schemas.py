@@ -134,7 +134,7 @@ class KeyActorIn(TypedDict):
     id: Word
 
 
-@with_config(STRICT)
+@with_config(STRICT | ConfigDict(json_schema_extra={"oneOf": [{"required": ["scopes"]}, {"required": ["template"]}]}))
 class KeyIn(_RequiredKey, total=False):
     """A key to be made: either `scopes` or a `template` of them."""
 

@@ -1,12 +1,13 @@
 """Keys, sign-in codes and sessions: made here, told apart by what they are for, kept as hashes."""
 
+import contextlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 
 from streamer.auth.principal import ADMIN, EVERYWHERE, Principal
 from streamer.core.clock import now_us
-from streamer.core.errors import Unauthenticated
+from streamer.core.errors import NotFound, Unauthenticated
 from streamer.store.credentials import Credential, Credentials
 
 SECOND = 1_000_000
@@ -116,6 +117,8 @@ class Keyring:
             return None
         secret = chosen or "sk_" + secrets.token_urlsafe(32)
         if known is None or known.secret_hash != hash_secret(secret):
+            with contextlib.suppress(NotFound):  # another node may be at the same
+                await self._credentials.remove(ADMIN_ID)  # and the sessions that were made from it
             await self._credentials.add(self._admin(secret), replace=True)
         return secret if chosen is None else None
 
@@ -178,7 +181,6 @@ def principal_of(credential: Credential) -> Principal:
     """Return the principal that a credential stands for."""
     return Principal(
         id=credential.id,
-        root=credential.parent or credential.id,
         name=credential.name,
         grants={workspace: frozenset(scopes) for workspace, scopes in credential.grants.items()},
         actor=credential.actor,

@@ -28,8 +28,6 @@ class Principal:
     """Who calls: the credential's id, its grants (workspace id or `*` to scopes), the actor it is bound to."""
 
     id: str
-    root: str
-    """The key that the credential stems from: when it ends, so do streams of all that was made from it."""
     name: str
     grants: Mapping[str, frozenset[str]]
     actor: tuple[str, str] | None = None

@@ -56,11 +56,12 @@ def connection(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option(
             "--key",
+            metavar="KEY",
             envvar="STREAMER_KEY",
             show_envvar=True,
             help="Key to call with. For a server on this machine, without one: admin.key in the data directory.",
         ),
-        click.option("--url", envvar="STREAMER_URL", show_envvar=True, default="http://127.0.0.1:8080", show_default=True,
+        click.option("--url", metavar="URL", envvar="STREAMER_URL", show_envvar=True, default="http://127.0.0.1:8080", show_default=True,
                      help="The server."),
     ):  # fmt: skip
         command = option(command)

@@ -2,6 +2,7 @@
 
 import random
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -32,8 +33,8 @@ _BOT = re.compile(
     r"\bbots?\b|\[bot\]|dependabot|renovate|greenkeeper|github-actions|^github$|^gitlab$|weblate", re.IGNORECASE
 )
 _WORD = re.compile(r"[^\W_]+")
-_SHORT = 3
-"""Words up to this length are hidden only as a name is written: many are words of a language, too."""
+_SHORT = 2
+"""Words up to this length are hidden only as a name is written: "an" and "li" are words of a language, too."""
 _LONG = 5
 """Words of this length are hidden also within others, as in JohnsonParser."""
 _NAMELESS = (
@@ -73,8 +74,8 @@ class Cast:
         self.seed = seed
         played = sorted(set(authors), key=lambda identity: (identity.email, identity.name))
         self._hidden = {word for identity in {*played, *others} for word in _words(identity)}
-        self._casefold = {word.casefold() for word in self._hidden if len(word) > _SHORT}
-        self._within = re.compile("|".join(sorted(word for word in self._casefold if len(word) >= _LONG)) or r"(?!)")
+        self._plain = {_plain(word) for word in self._hidden if len(word) > _SHORT}
+        self._within = re.compile("|".join(sorted(word for word in self._plain if len(word) >= _LONG)) or r"(?!)")
         dice = random.Random(f"{seed}:cast")  # noqa: S311 - the same cast again is the point
         self._names = self._free_names(dice)
         self._agent_names = iter([name for name in dice.sample(_AGENTS, len(_AGENTS)) if not self._is_hidden(name)])
@@ -111,8 +112,8 @@ class Cast:
         return line if _WORD.search(line) else "Small changes"
 
     def _is_hidden(self, word: str) -> bool:
-        folded = word.casefold()
-        return word in self._hidden or folded in self._casefold or self._within.search(folded) is not None
+        plain = _plain(word)
+        return word in self._hidden or plain in self._plain or self._within.search(plain) is not None
 
     def _stand_in(self, word: str) -> str:
         number = int.from_bytes(sha256(f"{self.seed}:{word.casefold()}".encode()).digest()[:4])
@@ -157,6 +158,11 @@ def _shuffled(words: str, dice: random.Random) -> list[str]:
     found = words.split()
     dice.shuffle(found)
     return found
+
+
+def _plain(word: str) -> str:
+    """Take case and accents away: people are not written as they write themselves."""
+    return "".join(char for char in unicodedata.normalize("NFKD", word) if not unicodedata.combining(char)).casefold()
 
 
 def _key(identity: Identity) -> str:

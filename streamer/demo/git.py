@@ -54,7 +54,7 @@ class Commit:
         return self.parents > 1
 
 
-def read_commits(repository: Path, *, limit: int) -> Iterator[Commit]:
+def read_commits(repository: Path, *, limit: int) -> Generator[Commit]:
     """Yield the newest commits of HEAD, newest first, while git finds them.
 
     Raises:

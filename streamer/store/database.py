@@ -24,12 +24,18 @@ COMMAND_SECONDS = 30
 CONNECT_SECONDS = 5
 
 _WRONG_STATEMENT = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
+_OUTAGE_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
+"""Classes of SQLSTATE (PostgreSQL's documentation, appendix A) that speak of the server's state, not of the statement:
+connection, transaction rollback, resources (a full disk), object state (locks), operator intervention, system."""
 
 
 def is_outage(error: BaseException) -> bool:
     """Tell whether an error means that the database is away, full or locked, not that we asked for something wrong."""
     if isinstance(error, exc.DBAPIError):
-        return error.connection_invalidated or not isinstance(error, _WRONG_STATEMENT)
+        state = getattr(error.orig, "sqlstate", None)
+        if error.connection_invalidated or state is None:
+            return error.connection_invalidated or not isinstance(error, _WRONG_STATEMENT)
+        return state[:2] in _OUTAGE_CLASSES
     # asyncpg raises its own classes while it connects, before SQLAlchemy can translate them.
     return isinstance(error, OSError | TimeoutError | exc.TimeoutError) or type(error).__module__.startswith("asyncpg")
 

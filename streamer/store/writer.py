@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 import orjson
+import structlog
 from sqlalchemy import BigInteger, bindparam, delete, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,6 +21,7 @@ from streamer.core.clock import now_us
 from streamer.core.errors import (
     IdConflict,
     IdempotencyConflict,
+    InternalError,
     Overloaded,
     StoreUnavailable,
     StreamerError,
@@ -118,6 +120,7 @@ class GroupCommit:
         self._closing = False
         self._sweep_at = 0
         self._news: list[Committed] = []
+        self._logger = structlog.get_logger("writer")
         self._statements = _Statements(database)
 
     async def append(self, request: Append) -> Appended:
@@ -184,7 +187,7 @@ class GroupCommit:
             return await self._transact(group, retried=False)
         except Exception as error:  # noqa: BLE001 - each request gets its own error below
             if len(group) == 1 and not isinstance(error, StoreUnavailable):
-                return [_failure(error)]
+                return [self._failure(error)]
         outcomes: list[Outcome] = []
         for request in group:
             last = outcomes[-1] if outcomes else None
@@ -194,8 +197,14 @@ class GroupCommit:
             try:
                 outcomes += await self._transact([request], retried=True)
             except Exception as error:  # noqa: BLE001
-                outcomes.append(_failure(error))
+                outcomes.append(self._failure(error))
         return outcomes
+
+    def _failure(self, error: Exception) -> StreamerError:
+        if isinstance(error, StreamerError):
+            return error
+        self._logger.error("append_refused_by_database", exc_info=error)
+        return InternalError("the database refused the append; nothing of it was stored")
 
     async def _transact(self, group: Sequence[Append], *, retried: bool) -> list[Outcome]:
         """Store a group in one transaction, and keep the news of it.
@@ -247,14 +256,6 @@ class GroupCommit:
         if now > self._sweep_at:
             self._sweep_at = now + 60_000_000
             await self._statements.sweep(connection, now)
-
-
-def _failure(error: Exception) -> StreamerError:
-    if isinstance(error, StreamerError):
-        return error
-    failure = StoreUnavailable("the append could not be stored")
-    failure.__cause__ = error
-    return failure
 
 
 def _by_workspace(group: Sequence[Append]) -> Iterable[tuple[str, list[Append]]]:

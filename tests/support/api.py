@@ -85,7 +85,8 @@ class Api:
         ) as response:
             return Answer(response.status, response.headers, await response.read())
 
-    async def get(self, path: str, *, headers: Mapping[str, str] | None = None, **params: object) -> Answer:
+    # Any, here and in `stream`: so that mypy lets a dict of parameters be given as keywords.
+    async def get(self, path: str, *, headers: Any = None, **params: object) -> Answer:
         """GET a path; keywords are its parameters."""
         return await self.request("GET", path, params=params, headers=headers)
 
@@ -135,9 +136,9 @@ class Api:
         self,
         workspace: str,
         *,
-        last_event_id: str | None = None,
-        receive_buffer: int | None = None,
-        headers: Mapping[str, str] | None = None,
+        last_event_id: Any = None,
+        receive_buffer: Any = None,
+        headers: Any = None,
         **params: object,
     ) -> SseReader:
         """Open the workspace's stream; keywords are its parameters."""

@@ -166,6 +166,8 @@ class SseReader:
             data = await self._reader.read(2**16)
         self.raw += data
         self._lines += data
+        if not data:
+            self.close()
         return bool(data)
 
     async def _chunk(self) -> bytes:

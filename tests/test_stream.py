@@ -1,0 +1,373 @@
+"""The stream: replay joined to live over server-sent events, with real sockets and databases."""
+
+import asyncio
+import gc
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from sqlalchemy import delete, update
+
+from streamer.app import Server
+from streamer.store.database import Database
+from streamer.store.schema import events as event_rows
+from streamer.store.schema import workspaces
+from tests.conftest import ADMIN_KEY, MakeServer
+from tests.support.api import Api, events, make_event
+from tests.support.sse import SseReader
+from tests.support.waiting import eventually
+
+WS = "stream"
+BEGINNING = "2000-01-01T00:00:00Z"
+
+
+async def seqs_of(reader: SseReader, count: int) -> list[int]:
+    """Return the seqs of the next `count` events."""
+    return [event["seq"] for event in await reader.events(count)]
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """The test's database, for what no door of the server does yet."""
+    opened = Database(database_url)
+    yield opened
+    await opened.close()
+
+
+async def trim(database: Database, below: int) -> None:
+    """Remove the events below a seq, as retention does."""
+    async with database.write() as connection:
+        await connection.execute(update(workspaces).values(earliest=below))
+        await connection.execute(delete(event_rows).where(event_rows.c.seq < below))
+
+
+# ---- frames
+
+
+async def test_a_live_stream_begins_with_synced_and_brings_stored_bytes(api: Api) -> None:
+    """From now on: `synced` with the position, then each event as stored, with its position as id."""
+    (await api.append(WS)).expect(201)
+    async with await api.stream(WS) as stream:
+        assert stream.status == 200
+        assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert stream.headers["cache-control"] == "no-cache, no-transform"
+        assert stream.headers["x-accel-buffering"] == "no"
+        synced = await stream.next()
+        assert synced.event == "synced"
+        assert synced.json == {"position": synced.id}
+        assert synced.retry is not None, "retry stands in the first real block"
+        stored = await api.append(WS, details={"text": "line one\nline two\r\n\x00 ünïcode"})
+        block = await stream.next()
+        assert (block.event, block.data) == ("activity", stored.body.decode())
+        assert block.id == synced.id.rpartition(".")[0] + f".{stored.json['seq']}"  # type: ignore[union-attr]
+
+
+async def test_replay_from_position_timestamp_and_beginning(api: Api) -> None:
+    """`Last-Event-ID` wins over `after`; `after` takes a position or a timestamp; empty is absent."""
+    stored = (await api.append_all(WS, [{}] * 5)).expect(201)["events"]
+    head = (await api.get(events(WS))).expect(200)["position"]
+    second = head.rpartition(".")[0] + ".2"
+    for options in (
+        {"last_event_id": second},
+        {"last_event_id": second, "after": head},
+        {"after": second},
+        {"after": stored[1]["timestamp"]},
+    ):
+        async with await api.stream(WS, **options) as stream:
+            assert await seqs_of(stream, 3) == [3, 4, 5]
+            assert (await stream.next()).event == "synced"
+    async with await api.stream(WS, after="", last_event_id="") as stream:
+        assert (await stream.next()).event == "synced"
+
+
+async def test_a_long_replay_joins_live_without_hole_or_double(api: Api) -> None:
+    """Events that are stored while a reader replays come once, behind what it missed."""
+    for _ in range(3):
+        (await api.append_all(WS, [{"details": {"x": "y" * 500}}] * 500)).expect(201)
+    async with await api.stream(WS, after=BEGINNING) as stream:
+        blocks = [await stream.next() for _ in range(10)]
+        (await api.append_all(WS, [{}] * 100)).expect(201)
+        blocks += [await stream.next() for _ in range(1591)]
+    assert [block.json["seq"] for block in blocks if block.event == "activity"] == list(range(1, 1601))
+    (synced,) = [index for index, block in enumerate(blocks) if block.event == "synced"]
+    assert 1500 <= synced <= 1600, "once, with the last that was missed or with what came meanwhile"
+
+
+@pytest.mark.parametrize(
+    "garbage", ["x", "1", "abc.", ".5", "abc.-1", "abc.1.2", "ABC.1", "abc.99999999999999999999", "é.1"]
+)
+async def test_garbage_positions_are_refused(api: Api, garbage: str) -> None:
+    """What is not a position is 400 and named, in the header as in the parameter."""
+    (await api.append(WS)).expect(201)
+    answer = await api.get(f"{events(WS)}/stream", headers={"Last-Event-ID": garbage})
+    assert "Last-Event-ID" in answer.expect(400)["error"]["details"]["fields"]
+    answer = await api.get(f"{events(WS)}/stream", after=garbage)
+    assert "after" in answer.expect(400)["error"]["details"]["fields"]
+
+
+async def test_http_1_0_gets_the_same_without_chunks(api: Api, server: Server) -> None:
+    """A proxy that speaks HTTP/1.0 gets plain blocks, and the end of the connection as their end."""
+    (await api.append(WS)).expect(201)
+    host, port = server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    path = f"{events(WS)}/stream?after={BEGINNING}"
+    writer.write(f"GET {path} HTTP/1.0\r\nAuthorization: Bearer {ADMIN_KEY}\r\n\r\n".encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b"Transfer-Encoding" not in head
+    assert (await reader.readuntil(b"event: activity\n")).startswith(b"retry: ")
+    server.hub.close_all("shutdown")
+    rest = await reader.read()
+    assert rest.endswith(b'event: closed\ndata: {"reason":"shutdown","reconnect":true}\n\n')
+    writer.close()
+
+
+# ---- filters, heartbeat
+
+
+async def test_filters_on_replay_and_live(api: Api) -> None:
+    """The same filter holds for what was missed and for what comes."""
+    batch = [{"action": f"issue.{verb}"} for verb in ("created", "updated")] * 3
+    (await api.append_all(WS, batch)).expect(201)
+    async with await api.stream(WS, after=BEGINNING, action="issue.updated") as stream:
+        assert await seqs_of(stream, 3) == [2, 4, 6]
+        assert (await stream.next()).event == "synced"
+        (await api.append_all(WS, batch)).expect(201)
+        assert await seqs_of(stream, 3) == [8, 10, 12]
+    async with await api.stream(WS, actor_id="!ann", q="nothing has this") as stream:
+        assert (await stream.next()).event == "synced"
+
+
+async def test_heartbeat_and_checkpoints(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """A quiet stream shows signs of life; when a filter lets nothing through, the resume point moves on all the same."""
+    server = await make_server(heartbeat_seconds=1)
+    api = Api(http, server.url, ADMIN_KEY)
+    (await api.append(WS)).expect(201)
+    async with await api.stream(WS, action="never.happens") as stream:
+        synced = await stream.next()
+        await eventually(lambda: _has_ping(stream))
+        (await api.append_all(WS, [{}] * 4)).expect(201)
+        checkpoint = await stream.next()
+        assert (checkpoint.event, checkpoint.data) == (None, None)
+        assert checkpoint.id == synced.id.replace(".1", ".5")  # type: ignore[union-attr]
+        assert b": ping\n\n" not in stream.raw, "a comment ends with one newline"
+
+
+async def _has_ping(stream: SseReader) -> bool:
+    await stream._fill()
+    return b": ping\n" in stream.raw
+
+
+# ---- gaps
+
+
+async def test_gap_when_events_were_removed(api: Api, database: Database) -> None:
+    """A reader whose next events are gone is told which and why, and goes on behind them."""
+    (await api.append_all(WS, [{}] * 10)).expect(201)
+    head = (await api.get(events(WS))).expect(200)["position"]
+    epoch = head.rpartition(".")[0]
+    await trim(database, below=7)
+    async with await api.stream(WS, last_event_id=f"{epoch}.2") as stream:
+        gap = await stream.next()
+        assert gap.event == "gap"
+        assert gap.json == {"from": 3, "to": 6, "reason": "retention", "position": f"{epoch}.6"}
+        assert gap.id == f"{epoch}.6"
+        assert await seqs_of(stream, 4) == [7, 8, 9, 10]
+    async with await api.stream(WS, last_event_id=f"{epoch}.6") as stream:
+        assert await seqs_of(stream, 1) == [7], "at the edge nothing is missing"
+    expired = await api.get(events(WS), after=f"{epoch}.2")
+    assert expired.expect(410)["error"]["details"] == {"earliest": f"{epoch}.6", "head": head}
+
+
+async def test_gap_when_the_position_is_of_another_log(api: Api) -> None:
+    """A position of another epoch, or beyond the head, is a reset: said, and then all that this log has, or what comes."""
+    (await api.append_all(WS, [{}] * 3)).expect(201)
+    head = (await api.get(events(WS))).expect(200)["position"]
+    epoch = head.rpartition(".")[0]
+    async with await api.stream(WS, last_event_id="other.40") as stream:
+        gap = await stream.next()
+        assert gap.json == {"from": 41, "to": None, "reason": "reset", "position": f"{epoch}.0"}
+        assert await seqs_of(stream, 3) == [1, 2, 3]
+    async with await api.stream(WS, last_event_id=f"{epoch}.9") as stream:
+        assert (await stream.next()).json == {"from": 4, "to": 9, "reason": "reset", "position": head}
+        assert (await stream.next()).event == "synced"
+
+
+async def test_deleting_a_workspace_ends_its_streams_and_its_epoch(api: Api) -> None:
+    """The streams are told; a workspace made anew has another epoch, and an old position is a reset there."""
+    (await api.append_all(WS, [{}] * 3)).expect(201)
+    stream = await api.stream(WS)
+    synced = await stream.next()
+    (await api.delete(f"/v1/workspaces/{WS}")).expect(204)
+    closed = await stream.next("closed")
+    assert closed.json == {"reason": "workspace_deleted", "reconnect": False}
+    await stream.ended()
+    assert (await api.get(f"{events(WS)}/stream")).error == "workspace_not_found"
+    (await api.append(WS)).expect(201)
+    async with await api.stream(WS, last_event_id=synced.id) as again:
+        assert (await again.next("gap")).json["reason"] == "reset"
+        assert await seqs_of(again, 1) == [1]
+
+
+# ---- life and death of readers
+
+
+async def test_a_reader_that_vanishes_leaves_nothing_behind(
+    api: Api, server: Server, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Hundreds of connects and aborts: no task, no descriptor, no channel and no traceback stays."""
+    (await api.append_all(WS, [{}] * 20)).expect(201)
+
+    async def come_and_go(index: int) -> None:
+        stream = await api.stream(WS, **({"after": BEGINNING} if index % 2 else {}))
+        await stream.next()
+        stream.abort()
+
+    await asyncio.gather(*(come_and_go(i) for i in range(50)))  # opens the database's connections
+    await eventually(lambda: not server.hub._channels)
+    gc.collect()
+    tasks, descriptors = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+    for _ in range(6):
+        await asyncio.gather(*(come_and_go(i) for i in range(50)))
+    await eventually(lambda: not server.hub._channels)
+    await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
+    # The pool of database connections may still have been filling: a few, not one for each of the 300.
+    await eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors + 10)
+    assert not any(server.hub._wheel)
+    assert not server.hub._places
+    assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
+
+
+async def test_no_task_of_ours_and_no_queue_for_a_reader(api: Api, server: Server) -> None:
+    """A parked reader costs the server aiohttp's own handler and nothing else."""
+    (await api.append(WS)).expect(201)
+
+    def ours() -> int:
+        """Count the tasks that run code of this project."""
+        frames = [frame for task in asyncio.all_tasks() for frame in task.get_stack(limit=1)]
+        return sum("/streamer/" in frame.f_code.co_filename for frame in frames)
+
+    before = ours()
+    streams = await asyncio.gather(*(api.stream(WS) for _ in range(50)))
+    for stream in streams:
+        await stream.next("synced")
+    assert ours() == before
+    (cohort,) = server.hub._channels[WS].cohorts.values()
+    assert len(cohort.members) == 50, "equal subscriptions are one cohort"
+    (await api.append(WS)).expect(201)
+    for stream in streams:
+        assert await seqs_of(stream, 1) == [2]
+        stream.close()
+
+
+async def test_a_slow_reader_is_not_dropped_and_slows_nobody(
+    make_server: MakeServer, http: aiohttp.ClientSession
+) -> None:
+    """A reader that takes nothing falls back to the log while others stay live; when it reads on, it has everything."""
+    server = await make_server(ring_bytes=16 * 1024, write_buffer_bytes=4 * 1024, append_queue_events=100_000)
+    api = Api(http, server.url, ADMIN_KEY)
+    (await api.append(WS)).expect(201)
+    slow = await api.stream(WS, receive_buffer=4096)
+    await slow.next("synced")
+    quick = await api.stream(WS)
+    await quick.next("synced")
+    total = 0
+    blob = {"details": {"blob": "x" * 8000}}
+
+    def fell_back() -> bool:
+        return any(reader.session.state.name == "CATCH_UP" for reader in server.hub._channels[WS].readers)
+
+    while not fell_back() or total < 2000:
+        (await api.append_all(WS, [blob] * 100)).expect(201)
+        assert len(await quick.events(100)) == 100
+        total += 100
+    assert await seqs_of(slow, total) == list(range(2, total + 2))
+    (await api.append(WS)).expect(201)
+    assert await seqs_of(slow, 1) == [total + 2]
+    slow.close()
+    quick.close()
+
+
+async def test_streams_of_one_key_are_bounded(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """One stream more than the limit is 429; when one ends there is room again."""
+    server = await make_server(max_streams_per_key=2)
+    api = Api(http, server.url, ADMIN_KEY)
+    (await api.append(WS)).expect(201)
+    streams = [await api.stream(WS) for _ in range(2)]
+    refused = await api.get(f"{events(WS)}/stream")
+    assert (refused.status, refused.error) == (429, "rate_limited")
+    assert int(refused.headers["Retry-After"]) > 0
+    streams.pop().abort()
+
+    async def there_is_room() -> bool:
+        stream = await api.stream(WS)
+        streams.append(stream)
+        return stream.status == 200
+
+    await eventually(there_is_room)
+    for stream in streams:
+        stream.close()
+
+
+async def test_a_stream_ends_with_its_key(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """Revoking a key ends its streams at once, expiry at the next heartbeat; others go on."""
+    server = await make_server(heartbeat_seconds=1)
+    api = Api(http, server.url, ADMIN_KEY)
+    (await api.append(WS)).expect(201)
+    made = (await api.post(f"/v1/workspaces/{WS}/keys", {"name": "k", "template": "read_only"})).expect(201)
+    stream, other = await api.with_key(made["key"]).stream(WS), await api.stream(WS)
+    await stream.next("synced")
+    (await api.delete(f"/v1/workspaces/{WS}/keys/{made['id']}")).expect(204)
+    assert (await stream.next("closed")).json == {"reason": "credential_revoked", "reconnect": False}
+    await stream.ended()
+    (await api.append(WS)).expect(201)
+    assert await seqs_of(other, 1) == [2]
+    other.close()
+
+
+async def test_stopping_the_server_says_so(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """Streams end with a reason and the advice to come back."""
+    server = await make_server()
+    api = Api(http, server.url, ADMIN_KEY)
+    (await api.append(WS)).expect(201)
+    stream = await api.stream(WS)
+    await stream.next("synced")
+    server.hub.close_all("shutdown")
+    assert (await stream.next("closed")).json == {"reason": "shutdown", "reconnect": True}
+    await stream.ended()
+
+
+# ---- more than one node
+
+
+async def test_two_nodes_without_a_bus_hear_of_each_other(
+    make_server: MakeServer, http: aiohttp.ClientSession, database_url: str
+) -> None:
+    """The hub asks the log how far it is: an event that another node stored arrives within the poll's time."""
+    one, two = [Api(http, (await make_server(poll_seconds=0.05)).url, ADMIN_KEY) for _ in range(2)]
+    (await one.append(WS)).expect(201)
+    async with await one.stream(WS) as stream:
+        await stream.next("synced")
+        for round_ in range(5):
+            (await two.append_all(WS, [{}] * 3)).expect(201)
+            (await one.append(WS)).expect(201)
+            assert await seqs_of(stream, 4) == list(range(2 + 4 * round_, 6 + 4 * round_))
+    position = (await two.get(events(WS))).expect(200)["position"]
+    (await two.append(WS)).expect(201)
+    async with await one.stream(WS, last_event_id=position) as stream:
+        assert await seqs_of(stream, 1) == [22], "a position that this node has not come to is no reset"
+
+
+async def test_a_burst_larger_than_the_ring(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """What does not fit into the ring at once is read from the log: nothing is lost."""
+    server = await make_server(ring_bytes=16 * 1024)
+    api = Api(http, server.url, ADMIN_KEY)
+    (await api.append(WS)).expect(201)
+    async with await api.stream(WS) as stream, await api.stream(WS, actor_type="user") as filtered:
+        await stream.next("synced")
+        await filtered.next("synced")
+        batch: list[dict[str, Any]] = [make_event(details={"n": n, "x": "y" * 100}) for n in range(1000)]
+        (await api.post(events(WS), batch)).expect(201)
+        assert await seqs_of(stream, 1000) == list(range(2, 1002))
+        assert await seqs_of(filtered, 1000) == list(range(2, 1002))

@@ -102,7 +102,7 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
             flush_seconds=settings.flush_window_ms / 1000,
             heartbeat_seconds=settings.heartbeat_seconds,
             poll_seconds=settings.poll_seconds,
-            readers_per_owner=settings.max_streams_per_key,
+            readers_per_credential=settings.max_streams_per_key,
         )
         bus.subscribe(hub.hear)
         limits = Limits(settings.max_event_bytes, settings.max_details_depth, settings.max_batch_events)
@@ -127,7 +127,7 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
         writing = asyncio.create_task(writer.run(), name="writer")
         stack.push_async_callback(_finish, writer, writing)
         purging = asyncio.create_task(_purge(workspaces), name="purge")
-        stack.callback(purging.cancel)
+        stack.push_async_callback(_cancel, purging)
         hub.start()
         stack.push_async_callback(hub.stop)
 
@@ -186,6 +186,12 @@ async def _finish(writer: GroupCommit, writing: asyncio.Task[None]) -> None:
     """Store what waits, then stop the writer."""
     await writer.close()
     await writing
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end: it may be in the middle of a query."""
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def _purge(workspaces: Workspaces) -> None:

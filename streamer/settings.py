@@ -32,22 +32,31 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="Port to listen on; 0 takes a free one.")
     data_dir: Path = Field(Path("data"), description="Folder of the SQLite database and the admin key's file.")
     database_url: SecretStr | None = Field(
-        None, description="`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`; none: SQLite in the data directory."
+        None,
+        description="`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`; none: SQLite in the data directory.",
     )
     admin_key: SecretStr | None = Field(
         None, description="The admin key, at least 20 characters; none: made at the first start."
     )
-    log_format: Literal["auto", "console", "json"] = Field("auto", description="`auto`: console on a terminal, else JSON.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least severe level to log.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="`auto`: console on a terminal, else JSON."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe level to log."
+    )
     metrics_public: bool = Field(False, description="Serve `/metrics` without a key.")
 
     max_event_bytes: int = Field(256 * KiB, ge=1 * KiB, le=16 * MiB, description="Largest event, as stored.")
     max_details_depth: int = Field(32, ge=1, le=200, description="Levels of nesting in `details` and `changes`.")
     max_batch_events: int = Field(1000, ge=1, le=10_000, description="Events in one batch.")
-    max_body_bytes: int = Field(8 * MiB, ge=1 * KiB, le=256 * MiB, description="Largest request body, a batch included.")
+    max_body_bytes: int = Field(
+        8 * MiB, ge=1 * KiB, le=256 * MiB, description="Largest request body, a batch included."
+    )
     max_page_events: int = Field(1000, ge=1, le=10_000, description="Largest `limit` of a page of history.")
     body_timeout: float = Field(30, gt=0, le=3600, description="Seconds in which a request's body must arrive.")
-    append_queue_events: int = Field(20_000, ge=1, description="Events that may wait for the disk before appends get 503.")
+    append_queue_events: int = Field(
+        20_000, ge=1, description="Events that may wait for the disk before appends get 503."
+    )
     append_queue_bytes: int = Field(64 * MiB, ge=1 * KiB, description="Bytes of events that may wait for the disk.")
     idempotency_hours: int = Field(24, ge=1, le=720, description="How long an `Idempotency-Key` is remembered.")
 
@@ -55,7 +64,10 @@ class Settings(BaseModel):
     ring_bytes: int = Field(1 * MiB, ge=16 * KiB, description="Memory for recent events, for each followed workspace.")
     flush_window_ms: float = Field(5, ge=0, le=1000, description="Under load, events are coalesced for this long.")
     write_buffer_bytes: int = Field(
-        64 * KiB, ge=4 * KiB, le=16 * MiB, description="Unsent bytes above which a reader is slow and reads from the log."
+        64 * KiB,
+        ge=4 * KiB,
+        le=16 * MiB,
+        description="Unsent bytes above which a reader is slow and reads from the log.",
     )
     heartbeat_seconds: int = Field(15, ge=1, le=300, description="Time between signs of life on a quiet stream.")
     poll_seconds: float = Field(1, gt=0, le=60, description="How often followed logs are checked for unheard commits.")

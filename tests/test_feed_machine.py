@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, multiple, rule
+from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, consumes, initialize, multiple, rule
 
 from streamer.core.errors import PositionExpired, StoreUnavailable, WorkspaceNotFound
 from streamer.core.event import Event, Facets
@@ -25,7 +25,12 @@ from streamer.observe.metrics import Metrics
 from streamer.transports.sse import SseWire
 
 WORKSPACE = "ws"
-FILTERS = [parse_filter({}), parse_filter({"action": ["even"]}), parse_filter({"action": ["!even"]}), parse_filter({"action": ["x"]})]
+FILTERS = [
+    parse_filter({}),
+    parse_filter({"action": ["even"]}),
+    parse_filter({"action": ["!even"]}),
+    parse_filter({"action": ["x"]}),
+]
 
 
 class ModelLog:
@@ -142,7 +147,7 @@ class Client:
         data, self.sink.data = self.sink.data, b""
         for block in data.split(b"\n\n"):
             text = block.decode()
-            if found := re.search(r"^id: (\S+)$", text, re.M):
+            if found := re.search(r"^id: (\S+)$", text, re.MULTILINE):
                 self.position = Position.parse(found[1])
             if "event: activity" in text:
                 self.seqs.append(int(re.search(r'"seq":(\d+)', text)[1]))  # type: ignore[index]
@@ -175,7 +180,7 @@ class FeedMachine(RuleBasedStateMachine):
             flush_seconds=0.005,
             heartbeat_seconds=1,
             poll_seconds=1,
-            readers_per_owner=1000,
+            readers_per_credential=1000,
         )
         self.feed = Feed(self.hub, self.log)
 
@@ -205,7 +210,7 @@ class FeedMachine(RuleBasedStateMachine):
             self.loop.run_until_complete(asyncio.gather(client.task, return_exceptions=True))
 
     @rule(target=held, count=st.integers(1, 6), told=st.booleans())
-    def commit(self, count: int, told: bool) -> object:
+    def commit(self, count: int, told: bool) -> MultipleResults[LiveFrame]:
         """Store some events; the news comes at once, or is held back to come late, or never."""
         frames = [self.log.append() for _ in range(count)]
         if told:
@@ -325,7 +330,7 @@ class FeedMachine(RuleBasedStateMachine):
             for client in self.everyone:
                 self.disconnect(client)
             self.loop.run_until_complete(self.hub.stop())
-            assert self.metrics.subscribers.labels("sse")._value.get() == 0  # noqa: SLF001
+            assert self.metrics.subscribers.labels("sse")._value.get() == 0
             self.loop.close()
 
 

@@ -18,6 +18,7 @@ from schemathesis.engine import from_schema
 from streamer import __version__
 from streamer.api.routes import ROUTES
 from streamer.app import Server
+from streamer.core.filter import FILTER_FIELDS, MAX_VALUES
 from tests.conftest import ADMIN_KEY
 from tests.support.api import Answer, Api, events, make_event
 
@@ -257,9 +258,17 @@ def examine(url: str, document: Document, **generation: Any) -> tuple[list[str],
             ],
         }
     )
+    schema = schemathesis.openapi.from_dict(document, config=config)
+
+    @schema.hook
+    def filter_case(_: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bool:
+        """Leave out what has more values in its filter than may be, which no schema can say."""
+        lists = [value for name in FILTER_FIELDS if isinstance(value := case.query.get(name), list)]
+        return sum(str(item).count(",") + 1 for items in lists for item in items) <= MAX_VALUES
+
     wrong: list[str] = []
     statuses: dict[str, Counter[int]] = {}
-    for event in from_schema(schemathesis.openapi.from_dict(document, config=config)).execute():
+    for event in from_schema(schema).execute():
         if isinstance(event, happened.ScenarioFinished):
             for case_id, interaction in event.recorder.interactions.items():
                 operation = event.recorder.cases[case_id].value.operation

@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from streamer.app import running
 from streamer.core.errors import StreamerError
-from streamer.core.ports import Append
 from streamer.ingest.intake import Author, Intake, Limits
 from streamer.observe.metrics import Metrics
 from streamer.settings import Settings
@@ -235,7 +234,7 @@ def _numbers_before_the_transaction(database: Database, writer: GroupCommit) -> 
             await own.execute(advance)
             return found
 
-    statements.lock = early  # type: ignore[method-assign]
+    statements.lock = early  # type: ignore[method-assign,assignment]
     statements._advance = select(1)  # type: ignore[assignment]
 
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import gc
-import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -227,13 +227,13 @@ async def test_a_reader_that_vanishes_leaves_nothing_behind(
     await asyncio.gather(*(come_and_go(i) for i in range(50)))  # opens the database's connections
     await eventually(lambda: not server.hub._channels)
     gc.collect()
-    tasks, descriptors = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+    tasks, descriptors = len(asyncio.all_tasks()), len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(6):
         await asyncio.gather(*(come_and_go(i) for i in range(50)))
     await eventually(lambda: not server.hub._channels)
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
     # The pool of database connections may still have been filling: a few, not one for each of the 300.
-    await eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors + 10)
+    await eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 10)
     assert not any(server.hub._wheel)
     assert not server.hub._places
     assert "Traceback" not in caplog.text + "".join(capfd.readouterr())

@@ -199,7 +199,7 @@ async def test_a_reader_that_leaves(cli: Cli, thirty: list[dict[str, Any]]) -> N
     async with cli.started("tail", "my", "-f", "-n", "1") as process:
         await line_of(process.stdout)
         assert process.stdout is not None
-        process.stdout._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - as head does
+        process.stdout._transport.close()  # type: ignore[attr-defined]
         async with asyncio.timeout(SECONDS):
             assert process.stderr is not None
             assert await process.stderr.read() == b""

@@ -42,12 +42,8 @@ SYSTEM_WORKSPACE = "system"
 """Reserved for the server's own events."""
 READY_SECONDS = 1.0
 """How long the readiness check waits for the database."""
-PAGE_FILES = {
-    "index.html": "text/html",
-    "app.js": "text/javascript",
-    "style.css": "text/css",
-    "icon.svg": "image/svg+xml",
-}
+PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+"""The kinds of files in the page's folder that are served, by their endings."""
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -84,6 +80,9 @@ class Handlers:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._page_files = {
+            file.name: PAGE_TYPES[file.suffix] for file in parts.static.iterdir() if file.suffix in PAGE_TYPES
+        }
 
     # ---- events
 
@@ -232,7 +231,7 @@ class Handlers:
         if not is_id(key_id):
             raise NotFound("no such key in this workspace")
         await self._parts.keyring.revoke(key_id, _readable(request))
-        self._parts.hub.close_owner(key_id, "credential_revoked")
+        self._parts.hub.close_credential(key_id, "credential_revoked")
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     # ---- sessions of the page
@@ -263,7 +262,7 @@ class Handlers:
         if not principal.id.startswith("session_"):
             raise ValidationError({"session": "this call was made with a key, not with a browser session"})
         await self._parts.keyring.sign_out(principal)
-        self._parts.hub.close_owner(principal.id, "credential_revoked")
+        self._parts.hub.close_credential(principal.id, "signed_out")
         response = web.Response(status=HTTPStatus.NO_CONTENT)
         response.del_cookie(COOKIE, path="/")
         return response
@@ -299,7 +298,8 @@ class Handlers:
         return self._page_file(request.match_info["file"])
 
     def _page_file(self, name: str) -> web.StreamResponse:
-        kind = PAGE_FILES.get(name)
+        # Looked up among the names that are there: no name from outside ever becomes part of a path.
+        kind = self._page_files.get(name)
         if kind is None:
             raise NotFound("no such file")
         return web.FileResponse(

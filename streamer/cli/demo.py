@@ -169,7 +169,8 @@ async def _demo(settings: Settings, play: Play) -> None:
         key = server.admin_key or _kept_key(settings.data_dir)
         async with Client(server.url, key) as client:
             playing = asyncio.create_task(_play(client, play, await reading))
-            click.echo(await _welcome(server, settings, play.workspace))
+            with contextlib.suppress(BrokenPipeError):
+                click.echo(await _welcome(server, settings, play.workspace))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({playing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()

@@ -20,7 +20,9 @@ def _flags(command: click.Command) -> click.Command:
         if name not in {"admin_key", "database_url"}:
             flag = "--" + name.replace("_", "-")
             default = f" [default: {setting.default}]"
-            kind: dict[str, Any] = {"is_flag": True, "default": None} if setting.annotation is bool else {"metavar": "VALUE"}
+            kind: dict[str, Any] = (
+                {"is_flag": True, "default": None} if setting.annotation is bool else {"metavar": "VALUE"}
+            )
             command.params.append(click.Option([flag, name], help=(setting.description or "") + default, **kind))
     command.params.reverse()
     return command
@@ -48,7 +50,9 @@ def serve(**flags: Any) -> None:
     except StreamerError as error:
         raise click.ClickException(error.message) from None
     except OSError as error:
-        raise click.ClickException(f"cannot start on {settings.host}:{settings.port}: {error.strerror or error}") from None
+        raise click.ClickException(
+            f"cannot start on {settings.host}:{settings.port}: {error.strerror or error}"
+        ) from None
 
 
 command = _flags(serve)

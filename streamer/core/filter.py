@@ -51,7 +51,7 @@ class Filter:
 
     def matches(self, facets: Facets) -> bool:
         """Tell whether an event with these facets passes every condition."""
-        for condition in self.conditions:  # a plain loop: this runs for each event and each distinct filter
+        for condition in self.conditions:  # noqa: SIM110 - a plain loop: this runs for each event and each distinct filter
             if not condition.matches(facets):
                 return False
         return True
@@ -66,9 +66,7 @@ EVERYTHING = Filter()
 
 def canonical(conditions: Iterable[Condition]) -> Filter:
     """Make a filter of conditions: sorted, without repetitions."""
-    return Filter(
-        tuple(sorted(set(conditions), key=lambda c: (c.field, c.exclude, sorted(c.values), c.prefixes)))
-    )
+    return Filter(tuple(sorted(set(conditions), key=lambda c: (c.field, c.exclude, sorted(c.values), c.prefixes))))
 
 
 def parse_filter(parameters: Mapping[str, Sequence[str]]) -> Filter:

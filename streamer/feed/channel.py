@@ -59,7 +59,19 @@ class Sink(Protocol):
 class Reader:
     """A subscription with its connection and its progress."""
 
-    __slots__ = ("close_reason", "expires_at", "noted", "owner", "reconnect", "selection", "session", "sink", "slot", "wake", "wire")
+    __slots__ = (
+        "close_reason",
+        "credential",
+        "expires_at",
+        "noted",
+        "reconnect",
+        "selection",
+        "session",
+        "sink",
+        "slot",
+        "wake",
+        "wire",
+    )
 
     def __init__(  # noqa: PLR0913 - a record
         self,
@@ -68,15 +80,15 @@ class Reader:
         wire: Wire,
         sink: Sink,
         session: Session,
-        owner: str,
+        credential: str,
         expires_at: int | None = None,
     ) -> None:
         self.selection = selection
         self.wire = wire
         self.sink = sink
         self.session = session
-        self.owner = owner
-        """The credential by which the reader reads; it ends with it."""
+        self.credential = credential
+        """The id of what the reader reads by; it ends with it."""
         self.expires_at = expires_at
         self.noted = 0
         """The last seq that the reader was told to resume from, other than by its cohort's frames."""

@@ -24,7 +24,7 @@ class Subscription:
     """What a reader asked for: a workspace's events that pass the filter, from behind `start` (None: from now on)."""
 
     workspace: str
-    owner: str
+    credential: str
     selection: Filter = EVERYTHING
     start: Bound = None
     expires_at: int | None = None
@@ -48,7 +48,7 @@ class Feed:
             wire=wire,
             sink=sink,
             session=Session(channel.log),
-            owner=subscription.owner,
+            credential=subscription.credential,
             expires_at=subscription.expires_at,
         )
         self._hub.enter(channel, reader)

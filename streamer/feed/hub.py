@@ -36,7 +36,7 @@ class Hub:
         flush_seconds: float,
         heartbeat_seconds: int,
         poll_seconds: float,
-        readers_per_owner: int,
+        readers_per_credential: int,
         clock: Callable[[], int] = now_us,
     ) -> None:
         self._log = log
@@ -44,7 +44,7 @@ class Hub:
         self._ring_bytes = ring_bytes
         self._flush_seconds = flush_seconds
         self._poll_seconds = poll_seconds
-        self._readers_per_owner = readers_per_owner
+        self._readers_per_credential = readers_per_credential
         self._clock = clock
         self._channels: dict[str, Channel] = {}
         self._opening: dict[str, int] = {}
@@ -54,9 +54,9 @@ class Hub:
         self._filling: dict[Channel, asyncio.Task[None]] = {}
         self._wheel: list[dict[Reader, Channel]] = [{} for _ in range(heartbeat_seconds)]
         self._slots = cycle(range(heartbeat_seconds))
-        self._by_owner: dict[str, set[Reader]] = {}
+        self._by_credential: dict[str, set[Reader]] = {}
         self._places: Counter[str] = Counter()
-        """Streams by owner, those included that have not entered yet."""
+        """Streams by credential, those included that have not entered yet."""
         self._closing: str | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._logger = structlog.get_logger("feed")
@@ -133,14 +133,14 @@ class Hub:
     # ---- readers
 
     @contextlib.asynccontextmanager
-    async def following(self, workspace: str, owner: str) -> AsyncIterator[Channel]:
+    async def following(self, workspace: str, credential: str) -> AsyncIterator[Channel]:
         """Open the workspace's channel, and keep it open while the block runs.
 
-        Raises: WorkspaceNotFound, StoreUnavailable, RateLimited (the owner has too many readers).
+        Raises: WorkspaceNotFound, StoreUnavailable, RateLimited (the credential has too many readers).
         """
-        if self._places[owner] >= self._readers_per_owner:
-            raise RateLimited(f"this credential has {self._readers_per_owner} streams open, which is the limit")
-        self._places[owner] += 1
+        if self._places[credential] >= self._readers_per_credential:
+            raise RateLimited(f"this credential has {self._readers_per_credential} streams open, which is the limit")
+        self._places[credential] += 1
         try:
             channel = self._channels.get(workspace) or await self._open(workspace)
             channel.followers += 1
@@ -152,9 +152,9 @@ class Hub:
                     del self._channels[workspace]
                     self._metrics.feeds.set(len(self._channels))
         finally:
-            self._places[owner] -= 1
-            if not self._places[owner]:
-                del self._places[owner]
+            self._places[credential] -= 1
+            if not self._places[credential]:
+                del self._places[credential]
 
     async def _open(self, workspace: str) -> Channel:
         self._opening.setdefault(workspace, 0)
@@ -176,7 +176,7 @@ class Hub:
         channel.readers.add(reader)
         reader.slot = next(self._slots)
         self._wheel[reader.slot][reader] = channel
-        self._by_owner.setdefault(reader.owner, set()).add(reader)
+        self._by_credential.setdefault(reader.credential, set()).add(reader)
         self._metrics.subscribers.labels(reader.wire.transport).inc()
         if self._closing is not None:
             reader.close(self._closing, reconnect=True)
@@ -185,11 +185,10 @@ class Hub:
         """Count a reader out."""
         channel.leave(reader)
         self._wheel[reader.slot].pop(reader, None)
-        owned = self._by_owner.get(reader.owner)
-        if owned is not None:
-            owned.discard(reader)
-            if not owned:
-                del self._by_owner[reader.owner]
+        readers = self._by_credential[reader.credential]
+        readers.discard(reader)
+        if not readers:
+            del self._by_credential[reader.credential]
         self._metrics.subscribers.labels(reader.wire.transport).dec()
 
     async def reach(self, channel: Channel, seq: int) -> None:
@@ -203,9 +202,9 @@ class Hub:
                 raise StoreUnavailable("the log could not be read")
         self._flush(channel)
 
-    def close_owner(self, owner: str, reason: str) -> None:
+    def close_credential(self, credential: str, reason: str) -> None:
         """End all readers of a credential."""
-        for reader in list(self._by_owner.get(owner, ())):
+        for reader in list(self._by_credential.get(credential, ())):
             reader.close(reason, reconnect=False)
 
     def close_workspace(self, workspace: str, reason: str, *, reconnect: bool) -> None:

@@ -124,7 +124,7 @@ def redact(value: Any, *, found: Callable[[], None] = lambda: None) -> Any:
         return value
     result: dict[str, Any] = {}
     for name, item in value.items():
-        if is_secret_name(name) and not (item is None or isinstance(item, bool) or item == "" or item == REDACTED):
+        if is_secret_name(name) and not (item is None or isinstance(item, bool) or item in ("", REDACTED)):
             found()
             item = REDACTED  # noqa: PLW2901
         else:

@@ -55,7 +55,9 @@ class Database:
         url = parsed.render_as_string(hide_password=False)
         if self.is_sqlite:
             if parsed.database in {None, "", ":memory:"}:
-                raise ValueError("an SQLite database must be a file: readers and the writer have connections of their own")
+                raise ValueError(
+                    "an SQLite database must be a file: readers and the writer have connections of their own"
+                )
             self._writers = _sqlite_engine(url, size=1, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",))
             self._readers = _sqlite_engine(url, size=SQLITE_READERS, begin="BEGIN", pragmas=("query_only=1",))
         else:

@@ -98,9 +98,7 @@ class SqlLog:
         """Return one event, if the filter lets it be seen."""
         async with self._database.read() as connection:
             key, _ = await _find(connection, workspace)
-            query = select(*_EVENT).where(
-                events.c.workspace == key, events.c.id == event_id, self._passes(selection)
-            )
+            query = select(*_EVENT).where(events.c.workspace == key, events.c.id == event_id, self._passes(selection))
             row = (await connection.execute(query)).one_or_none()
         if row is None:
             raise EventNotFound

@@ -131,7 +131,7 @@ async def stream(
     sink.write(wire.retry())
     try:
         await feed.run(subscription, channel, wire, sink)
-    except Exception:
+    except Exception:  # noqa: BLE001 - logged with its traceback
         # An answer has begun, so no error response can follow: the reader sees a cut and comes back.
         structlog.get_logger("sse").exception("stream_failed", workspace=subscription.workspace)
         sink.abort()

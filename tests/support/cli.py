@@ -124,5 +124,5 @@ async def _ended(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
             await process.wait()
         forget_pid(process.pid)
         # The pipes' transports close with the process; wait for that, or they warn when they are collected.
-        transport = process._transport  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
+        transport = process._transport  # type: ignore[attr-defined]
         transport.close()

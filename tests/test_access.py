@@ -538,7 +538,7 @@ async def test_sign_out_ends_the_session(server: Server, api: Api) -> None:
         assert (await nobody.get("/v1/session", headers=other)).status == 200
         (await api.append("w", id="later")).expect(201)
         assert (await kept.events(1))[0]["id"] == "later"
-        assert (await reader.next("closed")).json == {"reason": "credential_revoked", "reconnect": False}
+        assert (await reader.next("closed")).json == {"reason": "signed_out", "reconnect": False}
         assert b"later" not in reader.raw
     answer = await api.delete("/v1/session")
     assert list(answer.expect(400)["error"]["details"]["fields"]) == ["session"]  # a key has no session to end

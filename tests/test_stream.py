@@ -213,6 +213,11 @@ async def test_deleting_a_workspace_ends_its_streams_and_its_epoch(api: Api) -> 
 # ---- life and death of readers
 
 
+def descriptors_open() -> int:
+    """Count this process's file descriptors."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_a_reader_that_vanishes_leaves_nothing_behind(
     api: Api, server: Server, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,13 +232,13 @@ async def test_a_reader_that_vanishes_leaves_nothing_behind(
     await asyncio.gather(*(come_and_go(i) for i in range(50)))  # opens the database's connections
     await eventually(lambda: not server.hub._channels)
     gc.collect()
-    tasks, descriptors = len(asyncio.all_tasks()), len(list(Path("/proc/self/fd").iterdir()))
+    tasks, descriptors = len(asyncio.all_tasks()), descriptors_open()
     for _ in range(6):
         await asyncio.gather(*(come_and_go(i) for i in range(50)))
     await eventually(lambda: not server.hub._channels)
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
     # The pool of database connections may still have been filling: a few, not one for each of the 300.
-    await eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 10)
+    await eventually(lambda: descriptors_open() <= descriptors + 10)
     assert not any(server.hub._wheel)
     assert not server.hub._places
     assert "Traceback" not in caplog.text + "".join(capfd.readouterr())

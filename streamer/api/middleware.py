@@ -47,7 +47,7 @@ def middlewares(routes: Mapping[object, Route], keyring: Keyring, metrics: Metri
         route = routes.get(request.match_info.handler)
         started = time.perf_counter()
         # The client left before an answer, as nginx logs it; leaving is how a stream ends.
-        status = HTTPStatus.OK if route and route.streams else 499
+        status = 200 if route and route.streams else 499
         try:
             response = await handler(request)
             status = response.status

@@ -50,14 +50,14 @@ def _shallow(value: dict[str, Any]) -> dict[str, Any]:
 _ID_SCHEMA = {"type": "string", "pattern": ID_PATTERN, "not": {"enum": [*sorted(RESERVED_EVENT_IDS), ".", ".."]}}
 
 EventId = Annotated[str, AfterValidator(_event_id), WithJsonSchema(_ID_SCHEMA)]
+_NO_NUL_SCHEMA = Field(json_schema_extra={"pattern": "^[^\\u0000]*$"})
 Word = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=MAX_VALUE_LENGTH),
-    AfterValidator(_no_nul),
-    Field(json_schema_extra={"pattern": "^[^\\u0000]*$"}),
+    str, StringConstraints(min_length=1, max_length=MAX_VALUE_LENGTH), AfterValidator(_no_nul), _NO_NUL_SCHEMA
 ]
 """A value that is indexed: any text without NUL, 1-512 characters."""
 Timestamp = Annotated[str, AfterValidator(_timestamp), Field(json_schema_extra={"format": "date-time"})]
+Name = Annotated[str, StringConstraints(max_length=256), AfterValidator(_no_nul), _NO_NUL_SCHEMA]
+"""What people call something."""
 TraceParent = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
 
 
@@ -117,13 +117,13 @@ class EventIn(_RequiredEvent, total=False):
 class WorkspaceIn(TypedDict, total=False):
     """A workspace's own values; those that are absent stay as they are."""
 
-    name: Annotated[str | None, StringConstraints(max_length=256), AfterValidator(lambda v: v and _no_nul(v))]
+    name: Name | None
     org_id: Word
     settings: Annotated[dict[str, Any], AfterValidator(_shallow)]
 
 
 class _RequiredKey(TypedDict):
-    name: Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_no_nul)]
+    name: Annotated[Name, StringConstraints(min_length=1)]
 
 
 @with_config(STRICT)

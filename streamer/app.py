@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from streamer.api.connection import Runner
 from streamer.api.handlers import Handlers, Parts, expect_later
 from streamer.api.middleware import middlewares, set_headers
 from streamer.api.routes import ROUTES, Route
@@ -131,7 +132,7 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
         hub.start()
         stack.push_async_callback(hub.stop)
 
-        runner = web.AppRunner(
+        runner = Runner(
             _application(handlers, keyring, metrics, hub, settings),
             handler_cancellation=True,  # how a vanished reader is noticed
             access_log=None,  # the middleware writes the one line a request, without query strings

@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 
 from streamer.app import Server, running
+from streamer.observe import logs
 from streamer.settings import Settings
 from tests.support import run_dir
 from tests.support.api import Api
@@ -49,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]
     if not hasattr(config, "workerinput"):
         run_dir.create()
+    logs.configure("json", "warning")
     profile = "slow" if config.getoption("slow") else "ci" if IN_CI else "quick"
     hypothesis.settings.load_profile(profile)
 

@@ -1,14 +1,19 @@
 """Secrets never reach the log, and what only looks a little like one is left alone."""
 
 import time
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from streamer.app import Server
 from streamer.ingest.redact import HINTS, REDACTED, is_secret_name, may_hold_secret, redact, redact_text
+from tests.conftest import ADMIN_KEY, MakeProcess
+from tests.support.api import Api, events, make_event
 
 OURS = "sk_Zk3-9vQh_Lw7TtYc2RrXbN8mPqA1sDfGhJkL0zXcVb4"
 GITHUB = "ghp_16C7e42F292c6912E7710c838347Ae178B4a"
@@ -217,3 +222,102 @@ def test_time_is_in_proportion_to_the_text(unit: str) -> None:
         redact_text(lead + unit * (256 * 1024 // len(unit)))
     is_secret_name(unit * (256 * 1024 // len(unit)))
     assert time.process_time() - started < 10  # about 1 s here, 60 s a text for a quadratic pattern
+
+
+# ---- through the server
+
+
+def leaky(**event: Any) -> dict[str, Any]:
+    """Return an event with a secret wherever a text can be."""
+    return make_event(
+        **{
+            "actor": {"type": "agent", "id": f"a {GITHUB}", "name": f"n {GITHUB}", "role": GITHUB, "ip": GITHUB},
+            "entity": {"type": "auth", "id": f"i {GITHUB}", "identifier": GITHUB, "name": f"https://u:{GITHUB}@x"},
+            "run_id": f"r {GITHUB}",
+            "description": f"used {JWT} and {OURS}",
+            "details": {"env": {"API_KEY": "hunter2"}, "log": [f"Authorization: Bearer {OURS}"], f"k {GITHUB}": PEM},
+            "changes": {
+                "password": {"from": "hunter2", "to": "hunter3"},
+                "url": {"to": "redis://:hunter2@x"},
+                f"n {GITHUB}": {"from": None, "to": 5},
+            },
+            **event,
+        }
+    )
+
+
+SECRETS = [GITHUB, JWT, OURS, "hunter2", "hunter3", "MIIEpAIBAAKCAQEA7bq"]
+
+
+async def test_nothing_secret_is_stored_or_served(server: Server, api: Api, tmp_path: Path) -> None:
+    """What the answer, history, search, the live stream and the database's file hold of a secret is that there was one."""
+    (await api.append("w")).expect(201)
+    async with await api.stream("w") as live:
+        await live.next("synced")
+        answer = await api.post(events("w"), leaky(id="e"))
+        stored = answer.expect(201)
+        assert (await live.events(1)) == [stored]
+    assert stored["actor"] == {"type": "agent", "id": f"a {REDACTED}", "name": f"n {REDACTED}", "role": REDACTED,
+                               "on_behalf_of": None, "ip": REDACTED}  # fmt: skip
+    assert stored["entity"] == {
+        "type": "auth",
+        "id": f"i {REDACTED}",
+        "identifier": REDACTED,
+        "name": f"https://u:{REDACTED}@x",
+    }
+    assert stored["run_id"] == f"r {REDACTED}"
+    assert stored["description"] == f"used {REDACTED} and {REDACTED}"
+    assert stored["details"] == {
+        "env": {"API_KEY": REDACTED},
+        "log": [f"Authorization: {REDACTED}"],
+        f"k {REDACTED}": REDACTED,
+    }
+    assert stored["changes"] == {
+        "password": {"from": REDACTED, "to": REDACTED},
+        "url": {"to": f"redis://:{REDACTED}@x"},
+        f"n {REDACTED}": {"from": None, "to": 5},
+    }
+    async with await api.stream("w", after="2001-01-01T00:00:00Z") as replay:
+        assert (await replay.events(2))[1] == stored
+    assert (await api.get(events("w"), run_id=f"r {REDACTED}")).json["events"] == [stored]
+    seen = [answer.body, (await api.get(f"{events('w')}/e")).body, live.raw, replay.raw]
+    seen += [file.read_bytes() for file in tmp_path.glob("streamer.db*")]  # noqa: ASYNC240
+    for secret in SECRETS:
+        assert (await api.get(events("w"), q=secret)).json["events"] == []
+        assert not [text for text in seen if secret.encode() in text], secret
+    assert server.url
+
+
+async def test_a_redacted_event_is_still_the_same_event(api: Api) -> None:
+    """Sending the same secret again is the same event, by its id and by Idempotency-Key; so is sending what was stored."""
+    key = {"Idempotency-Key": "k"}
+    first = await api.post(events("w"), leaky(id="e"), headers=key)
+    first.expect(201)
+    for headers in (key, {}):
+        again = await api.post(events("w"), leaky(id="e"), headers=headers)
+        assert (again.status, again.body) == (200, first.body)
+    sent = {name: value for name, value in first.json.items() if name not in {"seq", "timestamp", "workspace_id"}}
+    again = await api.post(events("w"), sent)
+    assert (again.status, again.body) == (200, first.body)
+
+
+async def test_nothing_secret_is_in_errors_and_logs(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
+    """Errors name fields, not their values, and the log has no line with a secret that an event brought."""
+    process = make_process(log_level="debug")
+    await process.start()
+    api = Api(http, process.url, ADMIN_KEY)
+    (await api.post(events("w"), leaky(id="e"))).expect(201)
+    answers = [
+        await api.post(events("w"), leaky(category=GITHUB)),
+        await api.post(events("w"), leaky(occurred_at=GITHUB)),
+        await api.post(events("w"), leaky(traceparent=JWT)),
+        await api.post(events("w"), leaky(id="e", action="x.y")),
+        await api.post(events("w"), leaky(details={"a": "x" * 300_000, "password": "hunter2"})),
+        await api.post(events("w"), [leaky(), leaky(actor=GITHUB)]),
+        await api.post(events("w"), data=b'{"action":"' + GITHUB.encode() + b'",}'),
+    ]
+    assert [answer.status for answer in answers] == [400, 400, 400, 409, 413, 400, 400]
+    assert await process.stop() == 0
+    for secret in SECRETS:
+        assert not [answer.body for answer in answers if secret.encode() in answer.body]
+        assert secret not in process.log

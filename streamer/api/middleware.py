@@ -53,6 +53,8 @@ def middlewares(routes: Mapping[object, Route], keyring: Keyring, metrics: Metri
             status = response.status
         except Exception as error:
             response = error_response(_known(error, request), request_id)
+            if "Content-Encoding" in request.headers:
+                response.force_close()  # the rest of the body may not be readable to its end
             status = response.status
             if status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 logger.exception("request_failed", request_id=request_id)

@@ -12,7 +12,7 @@ from streamer.core.errors import PayloadTooLarge, PermissionDenied, ValidationEr
 from streamer.core.event import Draft, encode
 from streamer.core.ids import uuid7
 from streamer.core.ports import Append, Appended, Writer
-from streamer.ingest.redact import may_hold_secret, redact
+from streamer.ingest.redact import may_hold_secret, redact, redact_changes
 from streamer.observe.metrics import Metrics
 
 ACTOR_KEYS = ("type", "id", "name", "role", "on_behalf_of", "ip")
@@ -115,7 +115,10 @@ class Intake:
                 if _depth(complete[name]) > self._limits.details_depth:
                     raise self._too_deep(where, name)
         if may_hold_secret(draft.content) or may_hold_secret(draft.tail):
-            clean = redact(complete, found=self._metrics.redactions.inc)
+            found = self._metrics.redactions.inc
+            clean = redact(complete | {"changes": None}, found=found)
+            if complete["changes"] is not None:
+                clean["changes"] = redact_changes(complete["changes"], found=found)
             # Who, where and what are not secrets by name ("auth" may be an entity's type); their values were searched.
             return encode(clean | {"workspace_id": workspace}, id=draft.id, given_id=draft.given_id)
         return draft

@@ -6,7 +6,7 @@ letters that every rule needs (`may_hold_secret`), and only what has them is wal
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -131,3 +131,14 @@ def redact(value: Any, *, found: Callable[[], None] = lambda: None) -> Any:
             item = redact(item, found=found)  # noqa: PLW2901
         result[redact_text(name)] = item
     return result
+
+
+def redact_changes(
+    changes: Mapping[str, Mapping[str, Any]], *, found: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Return an event's changes with their secrets replaced; each keeps its `from` and `to`."""
+    clean: dict[str, Any] = {}
+    for name, change in changes.items():
+        sides = {side: redact({name: value}, found=found) for side, value in change.items()}
+        clean[redact_text(name)] = {side: value for side, named in sides.items() for value in named.values()}
+    return clean

@@ -1,0 +1,74 @@
+"""Connections: what is not HTTP is answered in the form of every error, and not logged, for it may hold a credential."""
+
+import asyncio
+import secrets
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
+
+from streamer.api.middleware import error_response
+from streamer.core.errors import InternalError, StreamerError, UnsupportedMediaType, ValidationError
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's driver of one connection, with the API's own errors for what never becomes a request."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it quotes what was sent
+    ) -> web.StreamResponse:
+        """Answer what the parser refused (400), or a failure outside of the middlewares (500), and end the connection."""
+        request_id = secrets.token_hex(8)
+        logger = structlog.get_logger("http")
+        error: StreamerError
+        if status < 500:  # noqa: PLR2004
+            error = _refusal(exc)
+            logger.info("malformed_request", request_id=request_id, reason=type(exc).__name__)
+        else:
+            error = InternalError("something went wrong; the request id leads to its log entry")
+            logger.error("connection_failed", request_id=request_id, exc_info=exc)
+        if request.writer.output_size:
+            raise ConnectionError("an answer has begun; another one cannot follow")
+        response = error_response(error, request_id)
+        response.headers["X-Request-Id"] = request_id
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """Log a failure, but not a body that nobody read and that is not encoded as it says."""
+        if not isinstance(options.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **options)
+
+
+class Runner(web.AppRunner):
+    """Runs an application on our connections; aiohttp has no setting for it."""
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=asyncio.get_running_loop(),
+            **made._kwargs,  # noqa: SLF001
+        )
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+
+def _refusal(error: BaseException | None) -> StreamerError:
+    if isinstance(error, LineTooLong):
+        return ValidationError({"request": "the request line or a header is too long"})
+    if isinstance(error, ContentEncodingError):
+        return UnsupportedMediaType("the body's Content-Encoding is none that this server reads")
+    return ValidationError({"request": "not a request of HTTP/1.1"})

@@ -70,12 +70,12 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
 
     Raises:
         OSError: the address is in use, or the data directory cannot be written.
-        StoreUnavailable, DatabaseTooNew: the database cannot be used.
+        BadDatabaseUrl, StoreUnavailable, DatabaseTooNew: the database cannot be used.
     """
+    database = Database(settings.database)  # before anything is made: the URL may be wrong
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     _raise_file_limit()
     metrics = Metrics()
-    database = Database(settings.database)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
         await migrate(database)

@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]
     if not hasattr(config, "workerinput"):
         run_dir.create()
-    logs.configure("json", "warning")
+    logs.configure("json", "info")
     profile = "slow" if config.getoption("slow") else "ci" if IN_CI else "quick"
     hypothesis.settings.load_profile(profile)
 

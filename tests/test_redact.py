@@ -81,6 +81,7 @@ HARMLESS_TEXTS = [
 def test_known_tokens_are_replaced_whole(token: str, around: str) -> None:
     """A known token goes, wherever in a text it stands, and nothing else of the text does."""
     assert redact_text(around.format(token)) == around.format(REDACTED)
+    assert may_hold_secret(orjson.dumps(around.format(token)))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,7 @@ def test_known_tokens_are_replaced_whole(token: str, around: str) -> None:
 def test_headers_and_urls_lose_their_secret_only(text: str, clean: str) -> None:
     """Of an `Authorization` header, a bearer or a URL with a password, the rest stays readable."""
     assert redact_text(text) == clean
+    assert may_hold_secret(orjson.dumps(text)) or text == clean
 
 
 @pytest.mark.parametrize("name", SECRET_NAMES)
@@ -111,6 +113,7 @@ def test_names_of_secrets(name: str) -> None:
     assert is_secret_name(name)
     for value in ("hunter2", 1234, ["a", "b"], {"a": {"b": 1}}, " "):
         assert redact({name: value}) == {name: REDACTED}
+        assert may_hold_secret(orjson.dumps({name: value}))
     for nothing in (None, True, False, ""):
         assert redact({name: nothing}) == {name: nothing}
 

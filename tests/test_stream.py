@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from sqlalchemy import delete, update
 
+import streamer
 from streamer.app import Server
 from streamer.store.database import Database
 from streamer.store.schema import events as event_rows
@@ -20,6 +21,7 @@ from tests.support.sse import SseReader
 from tests.support.waiting import eventually
 
 WS = "stream"
+PACKAGE = str(Path(streamer.__file__).parent)
 BEGINNING = "2000-01-01T00:00:00Z"
 
 
@@ -251,7 +253,7 @@ async def test_no_task_of_ours_and_no_queue_for_a_reader(api: Api, server: Serve
     def ours() -> int:
         """Count the tasks that run code of this project."""
         frames = [frame for task in asyncio.all_tasks() for frame in task.get_stack(limit=1)]
-        return sum("/streamer/" in frame.f_code.co_filename for frame in frames)
+        return sum(frame.f_code.co_filename.startswith(PACKAGE) for frame in frames)
 
     before = ours()
     streams = await asyncio.gather(*(api.stream(WS) for _ in range(50)))

@@ -5,8 +5,8 @@ import asyncio
 import click
 
 from streamer.core.errors import StreamerError
-from streamer.settings import SettingsError, load
-from streamer.store.database import Database
+from streamer.settings import PREFIX, SettingsError, load
+from streamer.store.database import BadDatabaseUrl, Database
 from streamer.store.migrate import HEAD, migrate
 
 
@@ -25,6 +25,8 @@ def command(data_dir: str | None) -> None:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     try:
         changed = asyncio.run(_migrate(settings.database))
+    except BadDatabaseUrl as error:
+        raise click.UsageError(f"{PREFIX}DATABASE_URL: {error}") from None
     except StreamerError as error:
         raise click.ClickException(error.message) from None
     click.echo(f"migrated to {HEAD}" if changed else f"nothing to do: the database is at {HEAD}")

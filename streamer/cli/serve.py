@@ -12,6 +12,7 @@ from streamer.app import Server, running
 from streamer.core.errors import StreamerError
 from streamer.observe.logs import configure
 from streamer.settings import PREFIX, Settings, SettingsError, load
+from streamer.store.database import BadDatabaseUrl
 
 
 def _flags(command: click.Command) -> click.Command:
@@ -49,10 +50,11 @@ def serve(**flags: Any) -> None:
             loop.run(_serve(settings))
     except StreamerError as error:
         raise click.ClickException(error.message) from None
+    except BadDatabaseUrl as error:
+        raise click.UsageError(f"{PREFIX}DATABASE_URL: {error}") from None
     except OSError as error:
-        raise click.ClickException(
-            f"cannot start on {settings.host}:{settings.port}: {error.strerror or error}"
-        ) from None
+        where = error.filename or f"{settings.host}:{settings.port}"
+        raise click.ClickException(f"cannot start on {where}: {error.strerror or error}") from None
 
 
 command = _flags(serve)

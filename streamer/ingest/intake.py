@@ -103,11 +103,7 @@ class Intake:
             draft = encode(complete, id=event_id or uuid7(), given_id=event_id is not None)
         except orjson.JSONEncodeError:
             raise self._too_deep(where) from None
-        if draft.size > self._limits.event_bytes:
-            raise PayloadTooLarge(
-                f"{where or 'the event'} has {draft.size} bytes; at most {self._limits.event_bytes} are stored",
-                fields={where or "event": f"over {self._limits.event_bytes} bytes"},
-            )
+        self._check_size(draft, where)
         # Every level takes a bracket: with fewer brackets than levels allowed there is nothing to measure.
         brackets = draft.content.count(b"{") + draft.content.count(b"[")
         if brackets > self._limits.details_depth:
@@ -120,8 +116,16 @@ class Intake:
             if complete["changes"] is not None:
                 clean["changes"] = redact_changes(complete["changes"], found=found)
             # Who, where and what are not secrets by name ("auth" may be an entity's type); their values were searched.
-            return encode(clean | {"workspace_id": workspace}, id=draft.id, given_id=draft.given_id)
+            draft = encode(clean | {"workspace_id": workspace}, id=draft.id, given_id=draft.given_id)
+            self._check_size(draft, where)  # what stands for a secret may be longer than it
         return draft
+
+    def _check_size(self, draft: Draft, where: str) -> None:
+        if draft.size > self._limits.event_bytes:
+            raise PayloadTooLarge(
+                f"{where or 'the event'} has {draft.size} bytes; at most {self._limits.event_bytes} are stored",
+                fields={where or "event": f"over {self._limits.event_bytes} bytes"},
+            )
 
     def _too_deep(self, where: str, name: str = "details") -> ValidationError:
         field = f"{where}.{name}" if where else name

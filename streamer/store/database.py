@@ -6,6 +6,7 @@ COMMITTED, where row locks do the ordering; readers at REPEATABLE READ. So on bo
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -40,24 +41,36 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, OSError | TimeoutError | exc.TimeoutError) or type(error).__module__.startswith("asyncpg")
 
 
+class BadDatabaseUrl(ValueError):
+    """The URL names no database that the store can use; the text says why, without the URL, which may hold a password."""
+
+
 class Database:
     """The pools of one database: `write()` for transactions, `read()` for queries."""
 
     def __init__(self, url: str) -> None:
-        parsed = make_url(url)
+        """Prepare the pools; nothing is opened yet. Raises BadDatabaseUrl."""
+        try:
+            parsed = make_url(url)
+        except (exc.ArgumentError, ValueError):
+            raise BadDatabaseUrl("not a database URL, such as postgresql://user:password@host/name") from None
         if parsed.drivername in {"postgresql", "postgres"}:
             parsed = parsed.set(drivername="postgresql+asyncpg")
         elif parsed.drivername == "sqlite":
             parsed = parsed.set(drivername="sqlite+aiosqlite")
         if parsed.drivername not in {"postgresql+asyncpg", "sqlite+aiosqlite"}:
-            raise ValueError(f"database URL must begin with sqlite:// or postgresql://, not {parsed.drivername}://")
+            raise BadDatabaseUrl(f"must begin with sqlite:// or postgresql://, not {parsed.drivername}://")
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._file: Path | None = None
+        self._identity: tuple[int, int] | None = None
+        """Device and inode of SQLite's file, since it was first written to."""
         url = parsed.render_as_string(hide_password=False)
         if self.is_sqlite:
             if parsed.database in {None, "", ":memory:"}:
-                raise ValueError(
+                raise BadDatabaseUrl(
                     "an SQLite database must be a file: readers and the writer have connections of their own"
                 )
+            self._file = Path(parsed.database or "")
             self._writers = _sqlite_engine(url, size=1, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",))
             self._readers = _sqlite_engine(url, size=SQLITE_READERS, begin="BEGIN", pragmas=("query_only=1",))
         else:
@@ -69,6 +82,7 @@ class Database:
         """Open a transaction that may write; it commits on a clean exit. Raises StoreUnavailable."""
         with _outages():
             async with self._writers.begin() as connection:
+                self._check_file()
                 yield connection
 
     @asynccontextmanager
@@ -80,8 +94,23 @@ class Database:
 
     async def ping(self) -> None:
         """Ask the database for an answer. Raises StoreUnavailable."""
+        with _outages():
+            self._check_file()
         async with self.read() as connection:
             await connection.execute(select(1))
+
+    def _check_file(self) -> None:
+        """See that SQLite's file is still the one that is open.
+
+        The system goes on writing to a file that was removed or replaced, and all of it would be gone with this process.
+        """
+        if self._file is None:
+            return
+        status = self._file.stat()
+        identity = status.st_dev, status.st_ino
+        if self._identity not in {None, identity}:
+            raise FileNotFoundError(f"{self._file} was replaced")
+        self._identity = identity
 
     async def close(self) -> None:
         """Close all connections."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,7 +64,8 @@ async def proxy(server: Server) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def shaky(proxy: Proxy) -> AsyncIterator[Client]:
     """A client of the server, through the proxy."""
-    async with Client(proxy.url, ADMIN_KEY, timing=FAST) as client:
+    patient = replace(FAST, attempts=1000)  # how many the proxy spoils is a matter of chance
+    async with Client(proxy.url, ADMIN_KEY, timing=patient) as client:
         yield client
 
 

@@ -183,6 +183,22 @@ async def test_signing_out_leaves_nothing(open_page: Open, server: Server, api: 
     await screen.sees("This page opens by a sign-in link")
 
 
+async def test_signing_out_ends_the_other_tabs_stream(open_page: Open, server: Server, api: Api) -> None:
+    """A second tab lives by the same session: it hears of the end at once, says so, and does not come back."""
+    await api.append("demo")
+    first = await signed_in(open_page, server)
+    await first.state("Live")
+    second = Screen(await first.page.context.new_page())
+    await second.page.goto(server.url)
+    await second.state("Live")
+    await first.page.locator("#sign-out").click()
+    await first.sees("You are signed out")
+    await second.sees("You signed out. Open a new sign-in link")
+    await second.state("Offline")
+    await second.page.reload()
+    await second.sees("This page opens by a sign-in link")
+
+
 async def test_a_session_that_ended_leads_to_the_door(open_page: Open, server: Server, api: Api) -> None:
     """When the server does not know the session any more, the page says so instead of failing quietly."""
     await api.append("demo")

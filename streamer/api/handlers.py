@@ -15,7 +15,7 @@ from streamer.api.openapi import document
 from streamer.auth.access import COOKIE, PRINCIPAL
 from streamer.auth.keys import SESSION_SECONDS, Keyring
 from streamer.auth.principal import ADMIN, EVERYWHERE, TEMPLATES, WRITE, Principal
-from streamer.core.clock import format_timestamp, now_us, parse_timestamp
+from streamer.core.clock import LAST, format_timestamp, now_us, parse_timestamp
 from streamer.core.errors import (
     NotFound,
     PayloadTooLarge,
@@ -205,8 +205,8 @@ class Handlers:
             raise ValidationError({"scopes": "send either scopes or a template"})
         expiry = wanted.get("expires_at")
         expires_at = parse_timestamp(expiry) if expiry else None
-        if expires_at is not None and expires_at <= now_us():
-            raise ValidationError({"expires_at": "must lie in the future"})
+        if expires_at is not None and not now_us() < expires_at <= LAST:
+            raise ValidationError({"expires_at": "must lie in the future, and not behind the year 9999"})
         actor = wanted.get("actor")
         await self._parts.log.head(workspace)  # a key is for a workspace that exists
         made, secret = await self._parts.keyring.create_key(

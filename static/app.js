@@ -1,5 +1,5 @@
-// The page: history, then live, of one workspace. This is where it begins: hands on its elements, and the first look for
-// a session.
+// The page: history, then live, of one workspace. This is where it begins: hands on its elements, and the first look
+// for a session.
 //
 //   address ──► route ──► View: GET …/events ──► EventSource …/stream?after=<position>
 //                │                  └──────────────┬──► rows (waiting while paused) ──► feed

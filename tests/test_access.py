@@ -679,3 +679,10 @@ async def test_no_credential_appears_in_the_log(
     assert await process.stop() == 0
     assert '"path": "/v1/workspaces/w/events"' in process.log  # there is a log
     assert [text for text in shown if text in process.log] == []
+
+
+async def test_a_workspace_is_made_once(api: Api) -> None:
+    """Of many that make the same workspace at once one has made it; the others find it, and it has one epoch."""
+    answers = await asyncio.gather(*(api.put("/v1/workspaces/race", {"name": "race"}) for _ in range(12)))
+    assert sorted(answer.status for answer in answers) == [200] * 11 + [201]
+    assert len({answer.json["position"] for answer in answers}) == 1

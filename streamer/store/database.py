@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import ARRAY, BindParameter, ColumnElement, Text, any_, bindparam, event, exc, func, select
+from sqlalchemy import ARRAY, BindParameter, ColumnElement, Table, Text, any_, bindparam, event, exc, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -116,6 +117,10 @@ class Database:
         """Close all connections."""
         await self._readers.dispose()
         await self._writers.dispose()
+
+    def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        """Return an INSERT that may say what to do about a conflict; each database has a class of its own for it."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     def is_any_of(self, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
         """Return `column IN (list)` with the whole list in one parameter, so that the statement's text never varies.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import delete, insert, select, true, update
+from sqlalchemy import delete, select, true, update
 
 from streamer.core.clock import now_us
 from streamer.core.errors import WorkspaceNotFound
@@ -51,16 +51,15 @@ class Workspaces:
         values = dict(changes)
         if "settings" in values:
             values["settings"] = orjson.dumps(values["settings"]).decode()
+        row = workspace_row(workspace, created_by=creator, now=self._clock())
         async with self._database.write() as connection:
             this = workspaces.c.id == workspace
-            known = (await connection.execute(select(workspaces.c.key).where(this).with_for_update())).one_or_none()
-            if known is None:
-                row = workspace_row(workspace, created_by=creator, now=self._clock())
-                await connection.execute(insert(workspaces), row | values)
-            elif values:
+            # One statement decides who makes it: others may be at the same, on this node or another.
+            made = await connection.execute(self._database.insert(workspaces).on_conflict_do_nothing(), row | values)
+            if not made.rowcount and values:
                 await connection.execute(update(workspaces).where(this).values(**values))
             stored = (await connection.execute(select(workspaces).where(this))).one()
-        return _workspace(stored), known is None
+        return _workspace(stored), bool(made.rowcount)
 
     async def listing(self, among: Collection[str] | None, *, after: str, limit: int) -> list[Workspace]:
         """Return workspaces in order of id: all of them, or those `among` the given ids."""

@@ -14,7 +14,6 @@ from itertools import groupby
 import orjson
 import structlog
 from sqlalchemy import BigInteger, bindparam, delete, func, insert, literal, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from streamer.core.clock import now_us
@@ -306,8 +305,7 @@ class _Statements:
             .order_by(workspaces.c.id)
             .with_for_update()  # SQLite has no such clause: there BEGIN IMMEDIATE locked everything
         )
-        insert_workspace = sqlite.insert if database.is_sqlite else postgresql.insert
-        self._make = insert_workspace(workspaces).on_conflict_do_nothing()
+        self._make = database.insert(workspaces).on_conflict_do_nothing()
         here = events.c.workspace == bindparam("log")
         row = select(events.c.seq, events.c.id, events.c.body, events.c.timestamp)
         self._by_id = row.where(here, database.is_any_of(events.c.id, "ids"))

@@ -6,7 +6,6 @@ handler stays parked meanwhile, and its cancellation is how a vanished client is
 
 import asyncio
 import random
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,8 +27,6 @@ HEADERS = {
 }
 RETRY_MS = (1000, 4000)
 """The range of the reconnection time that readers are told: spread, so that they do not all come back at once."""
-DEAD_PEER_MS = 60_000
-"""How long the kernel waits for a vanished peer's acknowledgement before it ends the connection (TCP_USER_TIMEOUT)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +119,6 @@ async def stream(
     transport = request.transport
     if writer is None or transport is None:  # gone during the handshake
         return response
-    connection: socket.socket | None = transport.get_extra_info("socket")
-    if connection is not None and connection.family in {socket.AF_INET, socket.AF_INET6}:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_MS)
     wire = SseWire(chunked=request.version >= HttpVersion11)
     sink = SocketSink(transport, writer, write_buffer)
     writer.send_headers()

@@ -163,7 +163,7 @@ MAX_REPEATED = 8
 
 def _filter_value(name: str) -> Any:
     one = {"type": "string", "pattern": FILTER_PATTERNS[name], "maxLength": MAX_VALUE_LENGTH}
-    shown = {"anyOf": [one, {"type": "array", "items": one, "maxItems": MAX_REPEATED}]}
+    shown = {"anyOf": [one, {"type": "array", "items": one}]}
     return Annotated[
         str | list[str], WithJsonSchema({"description": "As the query parameter; several in a list."} | shown)
     ]

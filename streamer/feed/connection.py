@@ -61,14 +61,15 @@ class Sink(Protocol):
 class Connection:
     """One connection with its readers."""
 
-    __slots__ = ("chain", "is_closed", "mark", "marked_at", "readers", "rotates_at", "sink", "slot")
+    __slots__ = ("chain", "closed", "mark", "marked_at", "readers", "rotates_at", "sink", "slot")
 
     def __init__(self, sink: Sink, chain: Sequence[str]) -> None:
         self.sink = sink
         self.chain = tuple(chain)
         """The ids of the credentials that all have to be valid, the connection's own first."""
         self.readers: set[Reader] = set()
-        self.is_closed = False
+        self.closed: Reason | None = None
+        """Why the server ended it."""
         self.slot = 0
         """Where it sits in the hub's wheel of heartbeats."""
         self.rotates_at = float("inf")
@@ -79,8 +80,8 @@ class Connection:
 
     def close(self, reason: Reason) -> None:
         """End the connection with all its readers. The first reason counts."""
-        if not self.is_closed:
-            self.is_closed = True
+        if self.closed is None:
+            self.closed = reason
             for reader in list(self.readers):
                 reader.driver.leave(reader)
             self.sink.close(reason)

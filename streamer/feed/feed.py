@@ -52,7 +52,7 @@ class Feed:
 
     def start(self, reader: Reader, connection: Connection, wire: Wire, on_end: Callable[[Reason], None]) -> None:
         """Serve a reader on its connection, until it leaves or is ended, which `on_end` is told."""
-        if connection.is_closed:
+        if connection.closed:
             self.leave(reader)
             return
         if not reader.channel.is_open:

@@ -1,5 +1,6 @@
 """A client's connection as the feed sees it: what lives and dies as one, with one subscription (SSE, long poll) or many (WebSocket)."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -61,7 +62,7 @@ class Sink(Protocol):
 class Connection:
     """One connection with its readers."""
 
-    __slots__ = ("chain", "closed", "mark", "marked_at", "readers", "rotates_at", "sink", "slot")
+    __slots__ = ("chain", "closed", "mark", "marked_at", "readers", "rotates_at", "sink", "slot", "turn")
 
     def __init__(self, sink: Sink, chain: Sequence[str]) -> None:
         self.sink = sink
@@ -70,6 +71,8 @@ class Connection:
         self.readers: set[Reader] = set()
         self.closed: Reason | None = None
         """Why the server ended it."""
+        self.turn = asyncio.Lock()
+        """Who has it may write what its reader missed."""
         self.slot = 0
         """Where it sits in the hub's wheel of heartbeats."""
         self.rotates_at = float("inf")

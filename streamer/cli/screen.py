@@ -168,7 +168,7 @@ class TailScreen:
             self._state = "catching up"
             self._caught_up = 0 if self._lost_at is not None else None
             return
-        self._state = f"{notice.error}; trying again in {notice.delay:.0f} s"
+        self._state = f"{notice.cause}; trying again in {notice.delay:.0f} s"
         if self._lost_at is None:
             self._lost_at = asyncio.get_running_loop().time()
 

@@ -21,7 +21,7 @@ from tests.support import run_dir
 from tests.support.api import Api
 from tests.support.databases import Cluster, fresh_database, shared_cluster, sqlite_url
 from tests.support.process import ServerProcess
-from tests.support.tools import IN_CI, find, require
+from tests.support.tools import IN_CI, TOOLS, find, require
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -63,9 +63,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> list[str]:
     """Say which tools the tests have."""
-    return [
-        f"{tool}: {find(tool) or 'not found, its tests are left out'}" for tool in ("postgresql", "chromium", "git")
-    ]
+    return [f"{tool}: {find(tool) or 'not found, its tests are left out'}" for tool in TOOLS]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

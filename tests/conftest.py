@@ -19,6 +19,7 @@ from streamer.observe import logs
 from streamer.settings import Settings
 from tests.support import run_dir
 from tests.support.api import Api
+from tests.support.browser import chromium
 from tests.support.databases import Cluster, fresh_database, shared_cluster, sqlite_url
 from tests.support.process import ServerProcess
 from tests.support.tools import IN_CI, TOOLS, find, require
@@ -183,10 +184,5 @@ def api(http: aiohttp.ClientSession, server: Server) -> Api:
 @pytest.fixture
 async def browser() -> "AsyncIterator[Browser]":
     """The system's Chromium."""
-    from playwright.async_api import async_playwright  # noqa: PLC0415 - slow to import
-
-    executable = require("chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+    async with chromium() as browser:
         yield browser
-        await browser.close()

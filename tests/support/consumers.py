@@ -18,15 +18,18 @@ from tests.support.tools import ROOT, find_node_modules, require
 from tests.support.waiting import SECONDS, eventually
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, BrowserContext, Page, Route
+    from playwright.async_api import Browser, Page, Route
 
 WORKSPACE = "my"
 """The workspace that the programs follow."""
 
-NODE = ("eventsource.mjs", "fetch-event-source.mjs", "undici.mjs", "ws.mjs")
-PYTHON = ("follow_httpx_sse.py", "follow_aiohttp_sse_client.py", "follow_websockets.py", "tail.sh")
-CURL = ("follow.sh",)
-CHROMIUM = ("browser-eventsource.js", "browser-websocket.js")
+RUNTIMES = {
+    "node": ("eventsource.mjs", "fetch-event-source.mjs", "undici.mjs", "ws.mjs"),
+    "python": ("follow_httpx_sse.py", "follow_aiohttp_sse_client.py", "follow_websockets.py"),
+    "shell": ("tail.sh", "follow.sh"),
+    "chromium": ("browser-eventsource.js", "browser-websocket.js"),
+}
+"""The programs, by what runs them."""
 HELPERS = ("position.mjs", "position.py", "ticket.sh")
 """What the others import or call."""
 
@@ -56,6 +59,10 @@ class Consumer(ABC):
     @abstractmethod
     async def position(self) -> str:
         """Return the position that it has stored."""
+
+    @abstractmethod
+    async def remember(self, position: str, url: str) -> None:
+        """Have it go on from a position, at the server with this URL, when it starts."""
 
     def trust(self, certificate: Path) -> None:
         """Have it trust a server's certificate."""
@@ -147,6 +154,16 @@ class Program(Consumer):
         """Return the position that it has stored."""
         return (self._folder / "position").read_text().strip()
 
+    async def remember(self, position: str, url: str) -> None:
+        """Have it go on from a position when it starts."""
+        (self._folder / "position").write_text(position)
+
+    async def ended(self) -> None:
+        """Wait until it has given up by itself."""
+        process = self._process
+        assert process
+        await eventually(lambda: process.returncode is not None)
+
     async def _read_events(self, stream: asyncio.StreamReader) -> None:
         async for line in stream:
             if line.endswith(b"\n"):  # the last one may have been cut off
@@ -160,42 +177,45 @@ class Program(Consumer):
 class Script(Consumer):
     """A script of a page in Chromium, in a profile of its own."""
 
-    def __init__(self, name: str, key: str, browser: "Browser", ticket_url: str) -> None:
+    def __init__(self, name: str, key: str, browser: "Browser") -> None:
         super().__init__(name, key)
         self._browser = browser
-        self._ticket_url = ticket_url
-        self._context: BrowserContext | None = None
         self._page: Page | None = None
         self._url = ""
 
     async def start(self, url: str) -> None:
-        """Open the page, at an address of the server."""
-        if self._context is None:
-            self._context = await self._browser.new_context(ignore_https_errors=True)
-            await self._context.route("**/app", self._serve_page)
-            await self._context.route("**/ticket", self._serve_ticket)
-        self._url = url
-        self._page = await self._context.new_page()
-        self._page.on("console", lambda message: self._heard(message.type, message.text))
-        self._page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        await self._page.goto(f"{url}/app")
+        """Open a page of the server, and run the script there."""
+        await self._open(url)
+        assert self._page
+        await self._page.add_script_tag(content=snippets()[self.name], type="module")
 
     async def kill(self) -> None:
-        """Close the page."""
-        page, self._page = self._page, None
-        if page is not None:
-            await page.close()
+        """Leave the page."""
+        if self._page is not None:
+            await self._page.goto("about:blank")
 
     async def position(self) -> str:
         """Return the position that it has stored."""
-        assert self._context
-        page = await self._context.new_page()
-        await page.route("**/empty", lambda route: route.fulfill(body=""))
-        await page.goto(f"{self._url}/empty")
+        page = await self._open(self._url)
         stored = await page.evaluate("localStorage.getItem('position')")
-        await page.close()
         assert isinstance(stored, str)
         return stored
+
+    async def remember(self, position: str, url: str) -> None:
+        """Have it go on from a position, at the server with this URL, when it starts."""
+        page = await self._open(url)
+        await page.evaluate("position => localStorage.setItem('position', position)", position)
+
+    async def _open(self, url: str) -> "Page":
+        if self._page is None:
+            context = await self._browser.new_context(ignore_https_errors=True)
+            await context.route("**/ticket", self._serve_ticket)
+            self._page = await context.new_page()
+            self._page.on("console", lambda message: self._heard(message.type, message.text))
+            self._page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self._url = url
+        await self._page.goto(f"{url}/livez")
+        return self._page
 
     def _heard(self, kind: str, text: str) -> None:
         if kind == "log":
@@ -203,17 +223,13 @@ class Script(Consumer):
         else:
             self.complaints.append(text)
 
-    async def _serve_page(self, route: "Route") -> None:
-        script = snippets()[self.name]
-        await route.fulfill(content_type="text/html", body=f"<!doctype html><script type=module>{script}</script>")
-
     async def _serve_ticket(self, route: "Route") -> None:
         """Be the application: make a ticket with the key."""
         process = await asyncio.create_subprocess_exec(
             "bash",
             "-c",
             snippets()["ticket.sh"],
-            env={**os.environ, **self._variables, "STREAMER_URL": self._ticket_url},
+            env={**os.environ, **self._variables, "STREAMER_URL": self._url},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )

@@ -69,8 +69,8 @@ class Nginx:
         return "".join(file.read_text() for file in self._folder.glob("*.log"))
 
     def _spawn(self) -> None:
-        files = ["-c", self._folder / "nginx.conf", "-e", self._folder / "error.log"]
-        self._process = subprocess.Popen([require("nginx"), "-p", self._folder, *files], stdin=subprocess.DEVNULL)
+        files = f"-p {self._folder} -c {self._folder}/nginx.conf -e {self._folder}/error.log"
+        self._process = subprocess.Popen([str(require("nginx")), *files.split()], stdin=subprocess.DEVNULL)
         note_pid(self._process.pid)
 
     def _configuration(self, server_port: int) -> str:
@@ -92,9 +92,9 @@ class Nginx:
     def _make_certificate(self) -> None:
         key = "-x509 -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc"
         name = "-subj /CN=localhost -addext subjectAltName=DNS:localhost"
-        files = ["-keyout", self._folder / "privkey.pem", "-out", self.certificate]
-        command = [require("openssl"), "req", *key.split(), *name.split(), *files]
-        subprocess.run(command, check=True, capture_output=True)
+        files = f"-keyout {self._folder}/privkey.pem -out {self.certificate}"
+        command = f"{require('openssl')} req {key} {name} {files}"
+        subprocess.run(command.split(), check=True, capture_output=True)
 
     async def _listens(self) -> bool:
         assert self._process

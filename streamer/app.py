@@ -120,6 +120,7 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
                 static=_static_dir(),
                 max_body_bytes=settings.max_body_bytes,
                 max_page_events=settings.max_page_events,
+                max_page_bytes=settings.max_page_bytes,
                 max_batch_events=settings.max_batch_events,
                 body_timeout=settings.body_timeout,
                 write_buffer=settings.write_buffer_bytes,

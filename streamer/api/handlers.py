@@ -70,6 +70,7 @@ class Parts:
     static: Path
     max_body_bytes: int
     max_page_events: int
+    max_page_bytes: int
     max_batch_events: int
     body_timeout: float
     write_buffer: int
@@ -128,6 +129,7 @@ class Handlers:
             selection=principal.may_see(workspace, wanted.selection),
             order=wanted.order,
             limit=wanted.limit,
+            max_bytes=self._parts.max_page_bytes,
             after=after,
             before=before,
         )
@@ -372,7 +374,7 @@ def _media_type(request: web.Request, known: set[str]) -> str:
 
 
 def _next_cursor(wanted: query.HistoryQuery, page: Page) -> str | None:
-    """Return the cursor behind a page, if the page filled its limit."""
+    """Return the cursor behind a page, if there may be more."""
     if not page.full:
         return None
     previous = wanted.cursor

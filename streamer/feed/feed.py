@@ -15,8 +15,8 @@ from streamer.feed.session import Session, State
 
 CHUNK_BYTES = 256 * 1024
 """About what is handed to a connection at once while a reader catches up."""
-PAGE_EVENTS = (16, 1000)
-"""The fewest and the most events that one query reads for a reader; between them, what makes `CHUNK_BYTES`."""
+PAGE_EVENTS = 500
+"""The most events that one query reads for a reader: usual ones make about `CHUNK_BYTES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,6 @@ class Feed:
 
     async def _go_on(self, channel: Channel, reader: Reader) -> None:
         session, sink, wire = reader.session, reader.sink, reader.wire
-        page_events = PAGE_EVENTS[0]
         synced = False
         while session.state is not State.CLOSED:
             if channel.join(reader):
@@ -101,13 +100,10 @@ class Feed:
             frames, through = self._from_ring(channel, reader)
             if frames is None:
                 try:
-                    frames, through = await self._from_log(channel, reader, page_events)
+                    frames, through = await self._from_log(channel, reader)
                 except PositionExpired:
                     await self._step_over(channel, reader)
                     continue
-                size = sum(len(frame.body) for frame in frames)
-                if size:
-                    page_events = min(max(len(frames) * CHUNK_BYTES // size, PAGE_EVENTS[0]), PAGE_EVENTS[1])
             before = session.position
             fresh = session.read(frames, through)
             if fresh:
@@ -133,14 +129,15 @@ class Feed:
                 size += len(frame.body)
         return passed, through
 
-    async def _from_log(self, channel: Channel, reader: Reader, limit: int) -> tuple[Sequence[Frame], int]:
+    async def _from_log(self, channel: Channel, reader: Reader) -> tuple[Sequence[Frame], int]:
         """Read a page behind the reader's position, not beyond where the channel stands."""
         epoch = channel.epoch
         page = await self._log.page(
             channel.workspace,
             selection=reader.selection,
             order="asc",
-            limit=limit,
+            limit=PAGE_EVENTS,
+            max_bytes=CHUNK_BYTES,
             after=Position(epoch, reader.session.position),
             before=Position(epoch, channel.flushed + 1),
         )

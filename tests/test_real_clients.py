@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -31,14 +31,6 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 TEXT = "ünïcode 😀, separators \u2028\u2029\x85\v\f, lines\r\n\n"
 """What a reader of lines might stumble over."""
-
-
-@pytest.fixture
-def nginx(tmp_path: Path) -> Iterator[Nginx]:
-    """An nginx, not yet started."""
-    made = Nginx(tmp_path / "nginx")
-    yield made
-    made.stop()
 
 
 class Group(list[Consumer]):
@@ -181,7 +173,7 @@ async def test_behind_nginx(
     server = make_process()
     load = Load(Api(http, server.url, ADMIN_KEY))
     await server.start()
-    await nginx.start(server.port)
+    await nginx.start(server.url)
     await load.append(1)
     for consumer in consumers:
         consumer.trust(nginx.certificate)

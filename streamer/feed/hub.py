@@ -21,7 +21,7 @@ from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
 
 FILL_EVENTS = 500
-"""Events that one query brings while a hole is filled."""
+"""The most events that one query brings while a hole is filled; their bytes are bounded by the ring's."""
 DRAIN_RATE = 500
 """Connections closed each second when the server stops; more if its window is short. They all come back at once somewhere."""
 TICK_SECONDS = 0.01
@@ -121,7 +121,9 @@ class Hub:
         try:
             while self._channels.get(channel.workspace) is channel:
                 last = channel.tail.last
-                log, frames = await self._log.frames(channel.workspace, after=last, limit=FILL_EVENTS)
+                log, frames = await self._log.frames(
+                    channel.workspace, after=last, limit=FILL_EVENTS, max_bytes=self._ring_bytes
+                )
                 if log.epoch != channel.epoch or log.earliest > last + 1 or not channel.offer(frames):
                     # Another log, or events were removed that this node had not heard of: who comes back is told of the gap.
                     self.close_workspace(channel.workspace, Reason.RESET)
@@ -222,6 +224,8 @@ class Hub:
 
     def detach(self, connection: Connection) -> None:
         """Count a connection out."""
+        ended_by = connection.closed.word if connection.closed else "left"
+        self._metrics.connections_ended.labels(connection.sink.transport, ended_by).inc()
         self._wheel[connection.slot].discard(connection)
         for credential in connection.chain:
             connections = self._by_credential.get(credential, set())
@@ -288,7 +292,7 @@ class Hub:
         """See to the connections in one slot of the wheel: a sign of life, or the end of what is old or stalled."""
         now = asyncio.get_running_loop().time()
         for connection in list(self._wheel[slot]):
-            if connection.is_closed:
+            if connection.closed:
                 continue  # its handler is about to detach it
             if connection.stalls(now, self._stall_seconds):
                 connection.close(Reason.STALLED)

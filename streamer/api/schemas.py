@@ -4,7 +4,15 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar
 
 import orjson
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, WithJsonSchema, with_config
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    WithJsonSchema,
+    with_config,
+)
 from pydantic import ValidationError as PydanticError
 from typing_extensions import TypedDict
 
@@ -161,6 +169,11 @@ MAX_REPEATED = 8
 """How often a parameter of a filter can surely be repeated."""
 
 
+def _several(value: object) -> object:
+    """Take one text for a list of one. (A union of the two would put its branches into the paths of errors.)"""
+    return [value] if isinstance(value, str) else value
+
+
 def _filter_value(name: str) -> Any:
     one = {"type": "string", "pattern": FILTER_PATTERNS[name], "maxLength": MAX_VALUE_LENGTH}
     shown = {"anyOf": [one, {"type": "array", "items": one}]}
@@ -246,11 +259,10 @@ def check(adapter: TypeAdapter[Body], value: object, *, prefix: str = "") -> Bod
 
 def filter_of(body: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the filter's fields of a checked body in the form of query parameters."""
-    given = {name: body[name] for name in FILTER_FIELDS if name in body}
-    return {name: [value] if isinstance(value, str) else value for name, value in given.items()}
+    return {name: body[name] for name in FILTER_FIELDS if name in body}
 
 
-def parse_json(data: bytes, where: str = "body") -> Any:
+def parse_json(data: bytes | str, where: str = "body") -> Any:
     """Parse JSON (RFC 8259): UTF-8, no NaN, no lone surrogates; integers beyond 64 bits become floats."""
     try:
         return orjson.loads(data)

@@ -11,7 +11,7 @@ import structlog
 from streamer.api import appending, schemas
 from streamer.api.query import parse_bound
 from streamer.auth.principal import READ, WRITE, Principal
-from streamer.core.errors import InternalError, StreamerError, ValidationError, WorkspaceNotFound
+from streamer.core.errors import InternalError, RateLimited, StreamerError, ValidationError, WorkspaceNotFound
 from streamer.core.filter import parse_filter
 from streamer.core.ids import is_id
 from streamer.feed.connection import Connection, Reader, Subscription
@@ -70,11 +70,11 @@ class Socket:
         for sub, reader in list(self._readers.items()):
             self._start(sub, reader)
 
-    async def take(self, data: bytes) -> None:
+    async def take(self, text: str) -> None:
         """Do what a message asks for; what is wrong with it is said, and the socket goes on."""
         echo: dict[str, Any] = {}
         try:
-            parsed = schemas.parse_json(data, "message")
+            parsed = schemas.parse_json(text, "message")
             if not isinstance(parsed, dict):
                 raise ValidationError({"message": "must be an object"})  # noqa: TRY301
             echo = {name: parsed[name] for name in ("sub", "ref") if isinstance(parsed.get(name), str)}
@@ -96,7 +96,7 @@ class Socket:
     def _refuse(self, error: StreamerError, echo: Mapping[str, Any]) -> None:
         content = {"code": error.code, "message": error.message} | ({"details": error.details} if error.details else {})
         # What is echoed is not made longer than what may be sent.
-        self.sink.write(message("error", error=content, **{name: text[:128] for name, text in echo.items()}))
+        self.sink.write(message("error", error=content, **{name: value[:128] for name, value in echo.items()}))
 
     # ---- messages
 
@@ -110,10 +110,10 @@ class Socket:
             wrong |= error.fields
         if sub in self._readers:
             wrong["sub"] = "is in use on this socket: unsubscribe it, or take another name"
-        if len(self._readers) >= self._limits.subscriptions:
-            wrong["sub"] = f"this socket has {self._limits.subscriptions} subscriptions, which is the limit"
         if wrong:
             raise ValidationError(wrong)
+        if len(self._readers) >= self._limits.subscriptions:
+            raise RateLimited(f"this socket has {self._limits.subscriptions} subscriptions, which is the limit")
         principal = self._principal
         principal.need(workspace, READ)
         self._start(

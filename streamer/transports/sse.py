@@ -85,7 +85,10 @@ async def stream(
         options: of the sink.
     """
     response = web.StreamResponse(headers=HEADERS)
-    writer = await response.prepare(request)
+    try:
+        writer = await response.prepare(request)
+    except ConnectionError:
+        writer = None
     transport = request.transport
     if writer is None or transport is None:  # gone during the handshake
         return response

@@ -109,7 +109,7 @@ class Conversation(Protocol):
     async def begin(self, connection: Connection, sink: WebSocketSink) -> None:
         """Begin: the socket is open."""
 
-    async def take(self, data: bytes) -> None:
+    async def take(self, text: str) -> None:
         """Take a text message of the client; the next one waits until this returns."""
 
     def refuse_binary(self) -> None:
@@ -136,10 +136,13 @@ async def serve(
         options: of the sink.
     """
     # Closing is ours: aiohttp would send its own close frame, and not wait for the peer's.
-    response = web.WebSocketResponse(compress=False, autoclose=False, decode_text=False, max_msg_size=max_message_bytes)
-    writer = await response.prepare(request)
+    response = web.WebSocketResponse(compress=False, autoclose=False, max_msg_size=max_message_bytes)
+    try:
+        writer = await response.prepare(request)
+    except ConnectionError:
+        writer = None
     transport = request.transport
-    if transport is None:  # gone during the handshake
+    if writer is None or transport is None:  # gone during the handshake
         return response
     sink = WebSocketSink(transport, writer, **options)
     connection = feed.connect(sink, chain)

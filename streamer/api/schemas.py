@@ -170,7 +170,7 @@ MAX_REPEATED = 8
 
 
 def _several(value: object) -> object:
-    """Take one text for a list of one. (A union of the two would put its branches into the paths of errors.)"""
+    """Take one text for a list of one: a union of both would put its branches into the paths of errors."""
     return [value] if isinstance(value, str) else value
 
 

@@ -31,7 +31,7 @@ from tests.support.readers import (
     take,
 )
 from tests.support.waiting import SECONDS, eventually
-from tests.test_promises import _node, _slow_down, _write, Account
+from tests.test_promises import Account, _node, _slow_down, _write
 
 WS = "readers"
 
@@ -332,7 +332,18 @@ async def test_unknown_and_foreign_workspaces(api: Api, kind: Kind) -> None:
         assert (said.status, said.code) == (401, "unauthenticated")
 
 
-GARBAGE = ["x", "1", "abc.", ".5", "abc.-1", "abc.1.2", "ABC.1", "abc.99999999999999999999", "é.1", "2026-13-01T00:00:00Z"]
+GARBAGE = [
+    "x",
+    "1",
+    "abc.",
+    ".5",
+    "abc.-1",
+    "abc.1.2",
+    "ABC.1",
+    "abc.99999999999999999999",
+    "é.1",
+    "2026-13-01T00:00:00Z",
+]
 
 
 @on_sqlite
@@ -389,9 +400,7 @@ async def test_a_slow_reader_gets_all_and_slows_nobody(
 async def _catch_ups(api: Api) -> float:
     """Count the times that the server sent a slow reader back to the log."""
     text = (await api.get("/metrics")).body.decode()
-    return sum(
-        float(line.split()[-1]) for line in text.splitlines() if line.startswith("streamer_catch_ups_total")
-    )
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("streamer_catch_ups_total"))
 
 
 # ---- kill -9
@@ -456,9 +465,7 @@ async def test_no_kind_skips_under_slow_writers(database_url: str, api: Api) -> 
     async with AsyncExitStack() as stack:
         intakes = [await stack.enter_async_context(_node(database_url, lambda *_: None)) for _ in range(writers)]
         await _slow_down(database_url)
-        reading = {
-            name: asyncio.create_task(_take_slowly(reader, writers * each)) for name, reader in readers.items()
-        }
+        reading = {name: asyncio.create_task(_take_slowly(reader, writers * each)) for name, reader in readers.items()}
         await asyncio.gather(*(_write(intake, account, count=each) for intake in intakes))
         account.read = {name: await task for name, task in reading.items()}
     assert account.wrong() == {}

@@ -289,13 +289,15 @@ class WsFollower:
 
     async def ended(self) -> Ended:
         """Read to the end, and check that the close code belongs to the reason if the socket ended."""
-        try:
-            while True:
+        found: Ended | None = None
+        while found is None:
+            try:
                 await self._message()
-        except Ended as ended:
-            if self._alone and ended.reason is not None:
-                assert (await self.socket.closed())[0] == CODES[ended.reason]
-            return ended
+            except Ended as ended:
+                found = ended
+        if self._alone and found.reason is not None:
+            assert await self.socket.closed() == (CODES[found.reason], found.reason)
+        return found
 
     def abort(self) -> None:
         self.socket.abort()
@@ -457,8 +459,9 @@ class Diary:
                     self.seqs += [event["seq"] for event in await reader.some()]
                     self.position = reader.position
             except Ended as ended:
-                assert ended.reconnect, ended.reason
                 self.endings.append(ended.reason)
                 self.position = reader.position or self.position
+                if not ended.reconnect:
+                    raise
             finally:
                 reader.abort()

@@ -155,8 +155,9 @@ class WsReader:
         """Return the next `count` stored events, of one subscription or of any. What a message has more is kept."""
         left = self._left.setdefault(sub, [])
         while len(left) < count:
-            message = await self.next("events", **({} if sub is None else {"sub": sub}))
-            left += message["events"]
+            message = await self.next("events")
+            if sub in {None, message["sub"]}:
+                left += message["events"]
         taken = left[:count]
         del left[:count]
         return taken
@@ -181,6 +182,14 @@ class WsReader:
         """Send bytes, and wait while the server takes none."""
         self._writer.write(data)
         await self._writer.drain()
+
+    async def pinged(self) -> None:
+        """Wait for a ping of the server on a socket that is quiet otherwise, and answer it."""
+        async with asyncio.timeout(SECONDS):
+            while (frame := await self.frame()).opcode != PING:
+                assert frame.opcode == PONG, f"a quiet socket: {frame}"
+        self.pings += 1
+        await self.send_frame(PONG, frame.payload)
 
     async def closed(self) -> tuple[int, str]:
         """Read on to the end. Returns the close frame's code and reason, `CUT` if there was none."""

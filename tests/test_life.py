@@ -110,8 +110,10 @@ async def test_closes_are_spread(make_process: MakeProcess, http: aiohttp.Client
     api = await started(process, http)
     streams = await asyncio.gather(*(api.stream(WS) for _ in range(300)))
     sockets = await asyncio.gather(*(open_socket(api, WS) for _ in range(50)))
-    for reader in (*streams, *sockets):
-        await reader.next()
+    for stream in streams:
+        await stream.next("synced")
+    for each in sockets:
+        await each.next("synced")
     loop = asyncio.get_running_loop()
     closed: list[float] = []
 
@@ -504,8 +506,8 @@ async def test_twenty_thousand_come_and_go(make_process: MakeProcess, http: aioh
         request_head("GET", f"{events(WS)}/ws?after={BEGINNING}", {**api.headers, **handshake}),
         request_head("GET", "/v1/ws", {**api.headers, **handshake}),
         request_head("GET", f"{events(WS)}?after={BEGINNING}&wait=30", dict(api.headers)),
-        # A poll that nothing comes for: whoever waits for its answer would wait for 30 seconds, so it is asked for last.
     ]
+    # Nobody could wait for the answer of this one.
     waiting = request_head("GET", f"{events(WS)}?after={head}&wait=30", dict(api.headers))
     server = psutil.Process(process.pid)
 

@@ -16,8 +16,11 @@ from streamer.api.connection import Runner
 from streamer.api.handlers import Handlers, Parts, expect_later
 from streamer.api.middleware import middlewares, set_headers
 from streamer.api.routes import ROUTES, Route
+from streamer.api.socket import SocketLimits
 from streamer.auth.access import PUBLIC
 from streamer.auth.keys import Keyring
+from streamer.auth.tickets import Tickets
+from streamer.auth.watch import Watch
 from streamer.bus.local import LocalBus
 from streamer.core.errors import StoreUnavailable
 from streamer.feed.feed import Feed
@@ -29,6 +32,7 @@ from streamer.store.credentials import Credentials
 from streamer.store.database import Database
 from streamer.store.log import SqlLog
 from streamer.store.migrate import migrate
+from streamer.store.tickets import TicketStore
 from streamer.store.workspaces import Workspaces
 from streamer.store.writer import GroupCommit
 
@@ -37,8 +41,6 @@ BACKLOG = 4096
 MAX_HEADER = 16 * 1024
 """Bytes of one header field and of the request line."""
 PURGE_SECONDS = 5
-SHUTDOWN_SECONDS = 10
-"""How long open requests may take to end after the streams were closed."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,11 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
             flush_seconds=settings.flush_window_ms / 1000,
             heartbeat_seconds=settings.heartbeat_seconds,
             poll_seconds=settings.poll_seconds,
-            readers_per_credential=settings.max_streams_per_key,
+            stall_seconds=settings.stall_seconds,
+            max_age=settings.connection_max_age,
+            readers_per_account=settings.max_streams_per_key,
         )
+        tickets = Tickets(TicketStore(database), keyring)
         bus.subscribe(hub.hear)
         limits = Limits(settings.max_event_bytes, settings.max_details_depth, settings.max_batch_events)
         handlers = Handlers(
@@ -116,13 +121,16 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
                 hub=hub,
                 feed=Feed(hub, log),
                 keyring=keyring,
+                tickets=tickets,
                 metrics=metrics,
                 static=_static_dir(),
                 max_body_bytes=settings.max_body_bytes,
                 max_page_events=settings.max_page_events,
                 max_batch_events=settings.max_batch_events,
+                max_wait_seconds=settings.max_wait_seconds,
                 body_timeout=settings.body_timeout,
-                write_buffer=settings.write_buffer_bytes,
+                socket_limits=SocketLimits(settings.max_subscriptions, settings.max_batch_events),
+                sink_options={"high_water": settings.write_buffer_bytes, "stall_seconds": settings.stall_seconds},
             )
         )
         writing = asyncio.create_task(writer.run(), name="writer")
@@ -131,12 +139,15 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
         stack.push_async_callback(_cancel, purging)
         hub.start()
         stack.push_async_callback(hub.stop)
+        watching = asyncio.create_task(Watch(hub, keyring, tickets).run(), name="watch")
+        stack.push_async_callback(_cancel, watching)
 
         runner = Runner(
-            _application(handlers, keyring, metrics, hub, settings),
+            _application(handlers, keyring, tickets, metrics, hub, settings),
             handler_cancellation=True,  # how a vanished reader is noticed
             access_log=None,  # the middleware writes the one line a request, without query strings
-            shutdown_timeout=SHUTDOWN_SECONDS,
+            # Half of the window to close the streams, half for what is open to end.
+            shutdown_timeout=settings.drain_seconds / 2,
             keepalive_timeout=75,
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
@@ -157,27 +168,27 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
         )
 
 
-def _application(
-    handlers: Handlers, keyring: Keyring, metrics: Metrics, hub: Hub, settings: Settings
+def _application(  # noqa: PLR0913, PLR0917 - the composition root
+    handlers: Handlers, keyring: Keyring, tickets: Tickets, metrics: Metrics, hub: Hub, settings: Settings
 ) -> web.Application:
     by_handler: dict[object, Route] = {}
     # The one list is for both: the middlewares look a request's route up by its handler.
     application = web.Application(
-        client_max_size=settings.max_body_bytes, middlewares=middlewares(by_handler, keyring, metrics)
+        client_max_size=settings.max_body_bytes, middlewares=middlewares(by_handler, keyring, tickets, metrics)
     )
     for route in ROUTES:
         handler = getattr(handlers, route.operation)
         if route.operation == "metrics" and settings.metrics_public:
             route = replace(route, access=PUBLIC)  # noqa: PLW2901
         by_handler[handler] = route
-        resource_ = application.router.add_resource(route.path)
+        resource_ = application.router.add_resource(route.pattern)
         resource_.add_route(route.method, handler, expect_handler=expect_later)
         if route.method == "GET" and not route.streams:
             resource_.add_route("HEAD", handler, expect_handler=expect_later)
     application.on_response_prepare.append(set_headers)
 
     async def close_streams(_application: web.Application) -> None:
-        hub.close_all("shutdown")
+        await hub.drain(settings.drain_seconds / 2)
 
     application.on_shutdown.append(close_streams)
     return application

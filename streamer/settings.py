@@ -69,6 +69,17 @@ class Settings(BaseModel):
         le=16 * MiB,
         description="Unsent bytes above which a reader is slow and reads from the log.",
     )
+    max_subscriptions: int = Field(1000, ge=1, description="Subscriptions on one WebSocket.")
+    max_wait_seconds: int = Field(60, ge=1, le=300, description="Longest `wait` of a long poll.")
+    stall_seconds: float = Field(
+        120, ge=1, le=3600, description="Time after which a reader that takes nothing is closed; it resumes exactly."
+    )
+    connection_max_age: float = Field(
+        4 * 3600, ge=0, description="Streams end at a random age between half of this and this; 0: never."
+    )
+    drain_seconds: float = Field(
+        10, ge=0, le=600, description="Time in which the server closes its streams and ends when it is stopped."
+    )
     heartbeat_seconds: int = Field(15, ge=1, le=300, description="Time between signs of life on a quiet stream.")
     poll_seconds: float = Field(1, gt=0, le=60, description="How often followed logs are checked for unheard commits.")
 

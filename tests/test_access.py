@@ -194,11 +194,11 @@ async def test_each_single_scope(api: Api, mine: Api, scope: str) -> None:
                 opened.add(route.operation)
             else:
                 assert (answer.status, answer.error) == (403, "permission_denied"), (route.operation, sent, answer.body)
-    anyone = {"list_workspaces", "get_session", "sign_out"}
+    anyone = {"list_workspaces", "get_session", "sign_out", "open_shared_socket", "create_ticket"}
     assert (
         opened - anyone
         == {
-            READ: {"list_events", "stream_events", "get_event", "get_workspace"},
+            READ: {"list_events", "stream_events", "open_socket", "get_event", "get_workspace"},
             WRITE: {"append_events"},
             AUDIT: set(),
             ADMIN: {route.operation for route in OF_A_WORKSPACE},

@@ -16,11 +16,13 @@ from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, 
 from streamer.core.errors import PositionExpired, StoreUnavailable, WorkspaceNotFound
 from streamer.core.event import Event, Facets
 from streamer.core.filter import Filter, parse_filter
-from streamer.core.frame import LiveFrame
+from streamer.core.frame import LiveFrame, sse_message
 from streamer.core.ports import Bound, Committed, Order, Page
 from streamer.core.position import LogHead, Position
-from streamer.feed.feed import Feed, Subscription
+from streamer.feed.connection import Subscription
+from streamer.feed.feed import Feed
 from streamer.feed.hub import Hub
+from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
 from streamer.transports.sse import SseWire
 
@@ -103,29 +105,33 @@ def facets(seq: int) -> Facets:
 
 
 class ModelSink:
-    """A connection that takes bytes while it is ready, and can be cut."""
+    """A connection that takes bytes while it is ready, and can be closed."""
+
+    transport = "sse"
+    heartbeat = b": ping\n"
 
     def __init__(self) -> None:
         self.data = b""
         self.ready = asyncio.Event()
         self.ready.set()
-        self.cut = False
-        self.task: asyncio.Task[None] | None = None
+        self.ended = asyncio.Event()
 
     def is_ready(self) -> bool:
         return self.ready.is_set()
 
     def write(self, data: bytes) -> None:
-        if not self.cut:
-            self.data += data
+        assert not self.ended.is_set(), "nothing follows the farewell"
+        self.data += data
 
     async def drain(self) -> None:
         await self.ready.wait()
 
-    def abort(self) -> None:
-        self.cut = True
-        if self.task is not None:  # the server cancels the handler of a connection that is lost
-            self.task.cancel()
+    def progress(self) -> int | None:
+        return None if self.ready.is_set() else 0
+
+    def close(self, reason: Reason) -> None:
+        self.write(sse_message("closed", {"reason": reason.word}))
+        self.ended.set()
 
 
 @dataclass
@@ -180,7 +186,9 @@ class FeedMachine(RuleBasedStateMachine):
             flush_seconds=0.005,
             heartbeat_seconds=1,
             poll_seconds=1,
-            readers_per_credential=1000,
+            stall_seconds=4,
+            max_age=0,
+            readers_per_account=1000,
         )
         self.feed = Feed(self.hub, self.log)
 
@@ -195,13 +203,18 @@ class FeedMachine(RuleBasedStateMachine):
         client.sink = ModelSink()
 
         async def follow() -> None:
-            subscription = Subscription(WORKSPACE, "key", client.selection, client.position)
-            async with self.hub.following(WORKSPACE, "key") as channel:
+            reader = await self.feed.follow(Subscription(WORKSPACE, "key", client.selection, client.position))
+            connection = self.feed.connect(client.sink, ["key"])
+            try:
                 if client.position is None:
-                    client.first = channel.flushed
-                await self.feed.run(subscription, channel, SseWire(chunked=False), client.sink)
+                    client.first = reader.channel.flushed
+                self.feed.start(reader, connection, SseWire(chunked=False), connection.close)
+                await client.sink.ended.wait()
+            finally:
+                self.feed.leave(reader)
+                self.feed.disconnect(connection)
 
-        client.task = client.sink.task = self.loop.create_task(follow())
+        client.task = self.loop.create_task(follow())
 
     def disconnect(self, client: Client) -> None:
         client.take()
@@ -286,8 +299,12 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule()
     def beat(self) -> None:
-        """The heart beats: readers whose filter stops everything are told where they are."""
-        self.hub.beat(0)
+        """The heart beats: readers whose filter stops everything are told where they are, those that take nothing are closed."""
+
+        async def now() -> None:
+            self.hub.beat(0)
+
+        self.loop.run_until_complete(now())
 
     @rule()
     def check(self) -> None:
@@ -329,8 +346,13 @@ class FeedMachine(RuleBasedStateMachine):
         finally:
             for client in self.everyone:
                 self.disconnect(client)
+            self.settle()
             self.loop.run_until_complete(self.hub.stop())
             assert self.metrics.subscribers.labels("sse")._value.get() == 0
+            assert not any(self.hub._wheel)
+            assert not self.hub._by_credential
+            assert not self.hub._places
+            assert not self.hub._channels
             self.loop.close()
 
 

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from streamer.app import Server, running
+from streamer.feed.reasons import Reason
 from streamer.settings import Settings
 from tests.conftest import ADMIN_KEY
 from tests.support.api import Api
@@ -395,7 +396,7 @@ async def test_a_stream_that_is_refused_is_tried_again(open_page: Open, server: 
             await route.continue_()
 
     await screen.page.route("**/events/stream?*", refuse)
-    server.hub.close_workspace("demo", "reset", reconnect=True)
+    server.hub.close_workspace("demo", Reason.RESET)
     await screen.state("Reconnecting")
     await screen.shows(down(5, 1))
     await screen.state("Live")

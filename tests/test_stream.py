@@ -119,7 +119,7 @@ async def test_http_1_0_gets_the_same_without_chunks(api: Api, server: Server) -
     head = await reader.readuntil(b"\r\n\r\n")
     assert b"Transfer-Encoding" not in head
     assert (await reader.readuntil(b"event: activity\n")).startswith(b"retry: ")
-    server.hub.close_all("shutdown")
+    await server.hub.drain(0)
     rest = await reader.read()
     assert rest.endswith(b'event: closed\ndata: {"reason":"shutdown","reconnect":true}\n\n')
     writer.close()
@@ -340,7 +340,7 @@ async def test_stopping_the_server_says_so(make_server: MakeServer, http: aiohtt
     (await api.append(WS)).expect(201)
     stream = await api.stream(WS)
     await stream.next("synced")
-    server.hub.close_all("shutdown")
+    await server.hub.drain(0)
     assert (await stream.next("closed")).json == {"reason": "shutdown", "reconnect": True}
     await stream.ended()
 

@@ -1,7 +1,7 @@
 """The handlers: read the request, call the part that knows, write its answer. One method for each operation of the route table."""
 
 import asyncio
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -10,11 +10,13 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from streamer.api import query, schemas
+from streamer.api import appending, query, schemas
 from streamer.api.openapi import document
-from streamer.auth.access import COOKIE, PRINCIPAL
+from streamer.api.socket import Socket, SocketLimits
+from streamer.auth.access import COOKIE, PRINCIPAL, TICKET
 from streamer.auth.keys import SESSION_SECONDS, Keyring
-from streamer.auth.principal import ADMIN, EVERYWHERE, TEMPLATES, WRITE, Principal
+from streamer.auth.principal import READ, TEMPLATES, Principal
+from streamer.auth.tickets import Tickets
 from streamer.core.clock import LAST, format_timestamp, now_us, parse_timestamp
 from streamer.core.errors import (
     NotFound,
@@ -25,21 +27,22 @@ from streamer.core.errors import (
     ValidationError,
     WorkspaceNotFound,
 )
-from streamer.core.filter import EVERYTHING
+from streamer.core.filter import EVERYTHING, parse_filter
+from streamer.core.frame import page_body
 from streamer.core.ids import is_id
 from streamer.core.ports import Log, Page
 from streamer.core.position import Position
-from streamer.feed.feed import Feed, Subscription
+from streamer.feed.connection import Reader, Subscription
+from streamer.feed.feed import Feed
 from streamer.feed.hub import Hub
-from streamer.ingest.intake import Author, Intake
+from streamer.feed.reasons import Reason
+from streamer.ingest.intake import Intake
 from streamer.observe.metrics import CONTENT_TYPE, Metrics
 from streamer.store.credentials import Credential
 from streamer.store.database import Database
 from streamer.store.workspaces import Workspace, Workspaces
-from streamer.transports import sse
+from streamer.transports import longpoll, sse, websocket
 
-SYSTEM_WORKSPACE = "system"
-"""Reserved for the server's own events."""
 READY_SECONDS = 1.0
 """How long the readiness check waits for the database."""
 PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -51,7 +54,6 @@ PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _ENCODINGS = ("identity", "gzip", "deflate")
 
 
@@ -66,13 +68,17 @@ class Parts:
     hub: Hub
     feed: Feed
     keyring: Keyring
+    tickets: Tickets
     metrics: Metrics
     static: Path
     max_body_bytes: int
     max_page_events: int
     max_batch_events: int
+    max_wait_seconds: int
     body_timeout: float
-    write_buffer: int
+    socket_limits: SocketLimits
+    sink_options: Mapping[str, Any]
+    """How much a connection may hold and how long it may stand still (`transports.sink.SocketSink`)."""
 
 
 class Handlers:
@@ -87,35 +93,32 @@ class Handlers:
     # ---- events
 
     async def append_events(self, request: web.Request) -> web.StreamResponse:
-        workspace, principal = _writable(request), request[PRINCIPAL]
+        workspace, principal = appending.check_writable(request.match_info["ws"]), request[PRINCIPAL]
         query.expect_none(_query(request))
         key = request.headers.get("Idempotency-Key")
-        if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-            raise ValidationError({"Idempotency-Key": "must be 1-255 visible ASCII characters"})
+        appending.check_idempotency_key(key, "Idempotency-Key")
         kind = _media_type(request, schemas.JSON_TYPES | schemas.NDJSON_TYPES)
         data = await self._read(request)
         parsed = schemas.parse_ndjson(data) if kind in schemas.NDJSON_TYPES else schemas.parse_json(data)
-        batch = isinstance(parsed, list)
-        # Before each item is checked: a batch over the limit is to cost nothing.
-        if batch and len(parsed) > self._parts.max_batch_events:
-            limit = self._parts.max_batch_events
-            raise ValidationError({"events": f"{len(parsed)} events; at most {limit} in one batch"})
-        events = (
-            schemas.check(schemas.EVENTS, parsed, prefix="events") if batch else [schemas.check(schemas.EVENT, parsed)]
+        stored = await appending.append(
+            self._parts.intake,
+            principal,
+            workspace,
+            parsed,
+            idempotency_key=key,
+            max_events=self._parts.max_batch_events,
         )
-        author = Author(
-            principal.id, principal.actor, bool({WRITE, ADMIN} & principal.grants.get(EVERYWHERE, frozenset()))
-        )
-        stored = await self._parts.intake.append(workspace, events, author, batch=batch, idempotency_key=key)
         bodies = [event.body for event in stored.events]
         return _json_bytes(
-            b'{"events":[%b]}' % b",".join(bodies) if batch else bodies[0],
+            b'{"events":[%b]}' % b",".join(bodies) if isinstance(parsed, list) else bodies[0],
             HTTPStatus.CREATED if stored.created else HTTPStatus.OK,
         )
 
     async def list_events(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = _readable(request), request[PRINCIPAL]
-        wanted = query.parse_history(_query(request), max_limit=self._parts.max_page_events)
+        wanted = query.parse_history(
+            _query(request), max_limit=self._parts.max_page_events, max_wait=self._parts.max_wait_seconds
+        )
         cursor = wanted.cursor
         after, before = wanted.after, wanted.before
         if cursor is not None:
@@ -123,25 +126,27 @@ class Handlers:
             floor = None if cursor.floor is None else Position(cursor.epoch, cursor.floor)
             ceiling = None if cursor.ceiling is None else Position(cursor.epoch, cursor.ceiling + 1)
             after, before = (at, ceiling) if cursor.order == "asc" else (floor, at)
-        page = await self._parts.log.page(
-            workspace,
-            selection=principal.may_see(workspace, wanted.selection),
-            order=wanted.order,
-            limit=wanted.limit,
-            after=after,
-            before=before,
-        )
+        selection = principal.may_see(workspace, wanted.selection)
+
+        async def read() -> Page:
+            return await self._parts.log.page(
+                workspace, selection=selection, order=wanted.order, limit=wanted.limit, after=after, before=before
+            )
+
+        page = await read()
+        if wanted.wait and not page.events:
+            start = Position(page.head.epoch, page.examined)
+            body = await self._wait(principal, Subscription(workspace, principal.account, selection, start), wanted)
+            if body is not None:
+                return _json_bytes(body)
+            page = await read()
         following = _next_cursor(wanted, page)
         if wanted.order == "asc":
             position = page.examined
         else:
             position = cursor.head if cursor else page.head.head
-        body = b'{"events":[%b],%b"position":"%s"}' % (
-            b",".join([event.body for event in page.events]),
-            b'"cursor":"%b",' % following.encode() if following else b"",
-            str(Position(page.head.epoch, position)).encode(),
-        )
-        response = _json_bytes(body)
+        bodies = [event.body for event in page.events]
+        response = _json_bytes(page_body(bodies, Position(page.head.epoch, position), following))
         if following:
             kept = {n: v for n, v in request.query.items() if n not in {"cursor", "after", "before", "order"}}
             url = request.rel_url.with_query([*_pairs(request, kept), ("cursor", following)])
@@ -158,15 +163,79 @@ class Handlers:
         return _json_bytes(event.body)
 
     async def stream_events(self, request: web.Request) -> web.StreamResponse:
-        workspace, principal = _readable(request), request[PRINCIPAL]
-        selection, start = query.parse_stream(_query(request), request.headers.get("Last-Event-ID"))
-        subscription = Subscription(
-            workspace, principal.id, principal.may_see(workspace, selection), start, principal.expires_at
-        )
-        async with self._parts.hub.following(workspace, principal.id) as channel:
-            return await sse.stream(
-                request, self._parts.feed, channel, subscription, write_buffer=self._parts.write_buffer
+        last_event_id = request.headers.get("Last-Event-ID")
+        subscription, principal = await self._subscription(request, last_event_id, resuming=bool(last_event_id))
+        reader = await self._parts.feed.follow(subscription)
+        try:
+            return await sse.stream(request, self._parts.feed, reader, principal.chain, **self._parts.sink_options)
+        finally:
+            self._parts.feed.leave(reader)
+
+    async def _wait(self, principal: Principal, subscription: Subscription, wanted: query.HistoryQuery) -> bytes | None:
+        reader = await self._parts.feed.follow(subscription)
+        try:
+            return await longpoll.wait(
+                self._parts.feed, reader, principal.chain, limit=wanted.limit, seconds=wanted.wait
             )
+        finally:
+            self._parts.feed.leave(reader)
+
+    async def _subscription(
+        self, request: web.Request, last_event_id: str | None, *, resuming: bool
+    ) -> tuple[Subscription, Principal]:
+        """Return what a stream's request asks for and in whose name; a ticket is opened by it."""
+        workspace, principal = _readable(request), request[PRINCIPAL]
+        ticket = request.get(TICKET)
+        selection, start = query.parse_stream(_query(request), last_event_id, ticket.parameters if ticket else None)
+        if ticket is not None:
+            principal, before = await self._parts.tickets.open(ticket, principal, resuming=resuming)
+            if before is not None:
+                self._parts.hub.close_credential(before, Reason.REPLACED)
+        return Subscription(workspace, principal.account, principal.may_see(workspace, selection), start), principal
+
+    # ---- sockets and tickets
+
+    async def open_socket(self, request: web.Request) -> web.StreamResponse:
+        websocket.check(request)
+        resuming = bool(request.query.get("after"))  # a browser's WebSocket cannot send Last-Event-ID
+        subscription, principal = await self._subscription(request, None, resuming=resuming)
+        reader = await self._parts.feed.follow(subscription)
+        try:
+            return await self._converse(request, principal, workspace=subscription.workspace, reader=reader)
+        finally:
+            self._parts.feed.leave(reader)
+
+    async def open_shared_socket(self, request: web.Request) -> web.StreamResponse:
+        query.expect_none(_query(request))
+        websocket.check(request)
+        return await self._converse(request, request[PRINCIPAL])
+
+    async def _converse(
+        self, request: web.Request, principal: Principal, *, workspace: str | None = None, reader: Reader | None = None
+    ) -> web.StreamResponse:
+        parts = self._parts
+        socket = Socket(parts.feed, parts.intake, principal, parts.socket_limits, workspace=workspace, reader=reader)
+        return await websocket.serve(
+            request,
+            parts.feed,
+            socket,
+            principal.chain,
+            max_message_bytes=parts.max_body_bytes,
+            **parts.sink_options,
+        )
+
+    async def create_ticket(self, request: web.Request) -> web.StreamResponse:
+        principal = request[PRINCIPAL]
+        query.expect_none(_query(request))
+        wanted = schemas.check(schemas.TICKET, await self._json_body(request))
+        workspace, parameters = wanted["workspace"], schemas.filter_of(wanted)
+        principal.need(workspace, READ)
+        parse_filter(parameters)
+        if not is_id(workspace):
+            raise WorkspaceNotFound
+        await self._parts.log.head(workspace)  # a ticket is for a workspace that exists
+        secret, expires_at = await self._parts.tickets.issue(principal, workspace, parameters)
+        return _json({"ticket": secret, "expires_at": format_timestamp(expires_at)}, HTTPStatus.CREATED)
 
     # ---- workspaces
 
@@ -177,7 +246,7 @@ class Handlers:
         return _json({"workspaces": [_workspace(workspace) for workspace in found]})
 
     async def put_workspace(self, request: web.Request) -> web.StreamResponse:
-        workspace, principal = _writable(request), request[PRINCIPAL]
+        workspace, principal = appending.check_writable(request.match_info["ws"]), request[PRINCIPAL]
         query.expect_none(_query(request))
         changes = schemas.check(schemas.WORKSPACE, await self._json_body(request))
         stored, made = await self._parts.workspaces.put(workspace, dict(changes), creator=principal.id)
@@ -188,11 +257,11 @@ class Handlers:
         return _json(_workspace(await self._parts.workspaces.get(_readable(request))))
 
     async def delete_workspace(self, request: web.Request) -> web.StreamResponse:
-        workspace = _writable(request)
+        workspace = appending.check_writable(request.match_info["ws"])
         query.expect_none(_query(request))
         await self._parts.workspaces.delete(workspace)
         self._parts.keyring.forget()
-        self._parts.hub.close_workspace(workspace, "workspace_deleted", reconnect=False)
+        self._parts.hub.close_workspace(workspace, Reason.WORKSPACE_DELETED)
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     # ---- keys
@@ -231,7 +300,7 @@ class Handlers:
         if not is_id(key_id):
             raise NotFound("no such key in this workspace")
         await self._parts.keyring.revoke(key_id, _readable(request))
-        self._parts.hub.close_credential(key_id, "credential_revoked")
+        self._parts.hub.close_credential(key_id, Reason.CREDENTIAL_REVOKED)
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     # ---- sessions of the page
@@ -262,7 +331,7 @@ class Handlers:
         if not principal.id.startswith("session_"):
             raise ValidationError({"session": "this call was made with a key, not with a browser session"})
         await self._parts.keyring.sign_out(principal)
-        self._parts.hub.close_credential(principal.id, "signed_out")
+        self._parts.hub.close_credential(principal.id, Reason.SIGNED_OUT)
         response = web.Response(status=HTTPStatus.NO_CONTENT)
         response.del_cookie(COOKIE, path="/")
         return response
@@ -339,16 +408,6 @@ def _readable(request: web.Request) -> str:
     workspace = request.match_info["ws"]
     if not is_id(workspace):  # a database may refuse to look for such a text
         raise WorkspaceNotFound
-    return workspace
-
-
-def _writable(request: web.Request) -> str:
-    """Return the path's workspace if its id is of the right form and not reserved."""
-    workspace = request.match_info["ws"]
-    if not is_id(workspace):
-        raise ValidationError({"workspace": "1-128 of A-Z a-z 0-9 . _ : ~ @ -"})
-    if workspace == SYSTEM_WORKSPACE:
-        raise ValidationError({"workspace": f"{SYSTEM_WORKSPACE} is reserved for the server's own events"})
     return workspace
 
 

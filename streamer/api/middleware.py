@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 from streamer.api.routes import Route
 from streamer.auth.access import PRINCIPAL, decide
 from streamer.auth.keys import Keyring
+from streamer.auth.tickets import Tickets
 from streamer.core.errors import (
     InternalError,
     MethodNotAllowed,
@@ -30,12 +31,15 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 _BODY_UNREAD = (PayloadTooLarge, RequestTimeout)
 
 
-def middlewares(routes: Mapping[object, Route], keyring: Keyring, metrics: Metrics) -> list[Middleware]:
+def middlewares(
+    routes: Mapping[object, Route], keyring: Keyring, tickets: Tickets, metrics: Metrics
+) -> list[Middleware]:
     """Return the middlewares, outermost first.
 
     Args:
         routes: the route of each handler that the router can find.
         keyring: finds the principal.
+        tickets: find it, too.
         metrics: counts the requests.
     """
     logger = structlog.get_logger("http")
@@ -81,7 +85,7 @@ def middlewares(routes: Mapping[object, Route], keyring: Keyring, metrics: Metri
         """Decide on access before anything else of the request is looked at."""
         route = routes.get(request.match_info.handler)
         if route is not None:
-            principal = await decide(request, route.access, keyring)
+            principal = await decide(request, route.access, keyring, tickets)
             if principal is not None:
                 request[PRINCIPAL] = principal
         return await handler(request)

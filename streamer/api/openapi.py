@@ -37,6 +37,11 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
     "cursor": ("Where the page before ended, from its answer; it carries order and range.", _TEXT),
     "after": ("Only what came after this position or timestamp.", _BOUND),
     "before": ("Only what came before this position or timestamp.", _BOUND),
+    "wait": (
+        "With `after`: seconds to wait for the first event, at most `STREAMER_MAX_WAIT_SECONDS` (60).",
+        {"type": "number", "minimum": 0, "maximum": 60},
+    ),
+    "ticket": ("A ticket, in place of another credential; it carries the filter.", _TEXT),
     "workspace_after": ("Only ids behind this one.", {"type": "string", "pattern": "^[^\\u0000]*$"}),
     "category": ("Filter. " + _LIST, _words(f"^!?({'|'.join(CATEGORIES)})$")),
     "action": ("Filter; `*` as the last part stands for any rest (`issue.*`). " + _LIST, _words()),
@@ -151,6 +156,7 @@ _SCHEMAS: dict[str, Schema] = {
             "expires_at": _MAYBE_TIME,
         }
     ),
+    "Ticket": _object({"ticket": _TEXT, "expires_at": _TIME}),
     "Health": _object({"status": {"const": "ok"}}),
     "Error": _object(
         {

@@ -15,8 +15,8 @@ from streamer.core.position import MAX_SEQ, Position
 Query = Mapping[str, Sequence[str]]
 """Parameter names to all their values, in order."""
 
-HISTORY_PARAMETERS = frozenset({"order", "limit", "cursor", "after", "before", *FILTER_FIELDS})
-STREAM_PARAMETERS = frozenset({"after", *FILTER_FIELDS})
+HISTORY_PARAMETERS = frozenset({"order", "limit", "cursor", "after", "before", "wait", *FILTER_FIELDS})
+STREAM_PARAMETERS = frozenset({"after", "ticket", *FILTER_FIELDS})
 
 # The point at the end shows that nothing is cut off.
 _CURSOR = re.compile(r"([ad])\.([a-z0-9]{1,32})\.(\d{1,19})\.(\d{1,19})?\.(\d{1,19})?\.(\d{1,19})\.", re.ASCII)
@@ -67,17 +67,21 @@ class HistoryQuery:
     after: Bound
     before: Bound
     cursor: Cursor | None
+    wait: float
+    """Seconds to wait for the first event."""
 
 
-def parse_history(query: Query, *, max_limit: int) -> HistoryQuery:
+def parse_history(query: Query, *, max_limit: int, max_wait: int) -> HistoryQuery:
     """Read the parameters of a page. Raises ValidationError, InvalidCursor."""
     wrong = _unknown(query, HISTORY_PARAMETERS)
-    single = _singles(query, ("order", "limit", "cursor", "after", "before"), wrong)
+    single = _singles(query, ("order", "limit", "cursor", "after", "before", "wait"), wrong)
     limit = _limit(single.get("limit"), max_limit, wrong)
     order = single.get("order")
     if order not in {None, "asc", "desc"}:
         wrong["order"] = "must be asc or desc"
-    bounds = {name: _bound(single[name], name, wrong) for name in ("after", "before") if name in single}
+    bounds: dict[str, Bound] = {
+        name: parse_bound(single[name], name, wrong) for name in ("after", "before") if name in single
+    }
     selection = _filter(query, wrong)
     cursor = None
     if "cursor" in single:
@@ -87,20 +91,34 @@ def parse_history(query: Query, *, max_limit: int) -> HistoryQuery:
             cursor = Cursor.parse(single["cursor"])
             if order not in {None, cursor.order}:
                 wrong["order"] = f"the cursor's order is {cursor.order}"
+    wait = _wait(single, bounds, max_wait, wrong)
     if wrong:
         raise ValidationError(wrong)
     default: Order = "asc" if bounds.get("after") is not None else "desc"
     chosen = cursor.order if cursor else cast("Order", order or default)
-    return HistoryQuery(selection, chosen, limit, bounds.get("after"), bounds.get("before"), cursor)
+    return HistoryQuery(selection, chosen, limit, bounds.get("after"), bounds.get("before"), cursor, wait)
 
 
-def parse_stream(query: Query, last_event_id: str | None) -> tuple[Filter, Bound]:
-    """Read the parameters of a stream: `Last-Event-ID`, else `after`; empty is absent. Raises ValidationError."""
+def parse_stream(query: Query, last_event_id: str | None, ticket: Query | None) -> tuple[Filter, Bound]:
+    """Read the parameters of a stream: `Last-Event-ID`, else `after`; empty is absent.
+
+    Args:
+        query: the request's parameters.
+        last_event_id: the header.
+        ticket: the filter of the ticket by which the stream is opened, as parameters; it stands in place of the query's.
+
+    Raises: ValidationError.
+    """
     wrong = _unknown(query, STREAM_PARAMETERS)
     single = _singles(query, ("after",), wrong)
+    if ticket is None and "ticket" in query:
+        wrong["ticket"] = "this stream takes no ticket"
+    if ticket is not None:
+        wrong |= dict.fromkeys(query.keys() & set(FILTER_FIELDS), "the ticket carries the filter")
+        query = ticket
     start: Bound = None
     if single.get("after"):
-        start = _bound(single["after"], "after", wrong)
+        start = parse_bound(single["after"], "after", wrong)
     if last_event_id:
         try:
             start = Position.parse(last_event_id)
@@ -151,8 +169,21 @@ def _limit(text: str | None, highest: int, wrong: dict[str, str]) -> int:
     return highest
 
 
-def _bound(text: str, name: str, wrong: dict[str, str]) -> Bound:
-    """Read a position or a timestamp."""
+def _wait(single: Mapping[str, str], bounds: Mapping[str, Bound], longest: int, wrong: dict[str, str]) -> float:
+    text = single.get("wait")
+    if text is None:
+        return 0
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", text) or float(text) > longest:
+        wrong["wait"] = f"must be a number of seconds from 0 to {longest}"
+    elif "after" not in bounds:
+        wrong["wait"] = "needs after: the position from which on to wait"
+    elif "before" in bounds or single.get("order") == "desc":
+        wrong["wait"] = "waits for what comes: neither before nor order=desc goes with it"
+    return 0 if "wait" in wrong else float(text)
+
+
+def parse_bound(text: str, name: str, wrong: dict[str, str]) -> Bound:
+    """Read a position or a timestamp; what is neither is noted in `wrong`."""
     try:
         return Position.parse(text)
     except ValueError:

@@ -10,6 +10,7 @@ from streamer.api import schemas
 from streamer.auth.access import ANYONE, PUBLIC, Access
 from streamer.auth.principal import ADMIN, READ, WRITE
 from streamer.core.filter import FILTER_FIELDS
+from streamer.core.ids import RESERVED_EVENT_IDS
 
 Schema = dict[str, Any]
 
@@ -38,6 +39,11 @@ class Route:
     documented: bool = True
     """Part of the OpenAPI document; the page's files are not."""
 
+    @property
+    def pattern(self) -> str:
+        """The path as the router matches it: an event's id is never a word that has a route of its own."""
+        return self.path.replace("/events/{id}", f"/events/{{id:(?!(?:{'|'.join(RESERVED_EVENT_IDS)})$)[^{{}}/]+}}")
+
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -48,14 +54,28 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET", f"{_WS}/events", "list_events", "Page through history", Access(READ),
-        query=("order", "limit", "cursor", "after", "before", *FILTER_FIELDS),
-        answers=((200, "EventPage", 'A page; `Link: rel="next"` leads on.'),), errors=(400, 404, 410),
+        query=("order", "limit", "cursor", "after", "before", "wait", *FILTER_FIELDS),
+        answers=((200, "EventPage", 'A page; `Link: rel="next"` leads on.'),), errors=(400, 404, 410, 429),
     ),
     Route(
-        "GET", f"{_WS}/events/stream", "stream_events", "Follow events as they are stored (server-sent events)", Access(READ),
-        query=("after", *FILTER_FIELDS), headers=("Last-Event-ID",),
+        "GET", f"{_WS}/events/stream", "stream_events", "Follow events as they are stored (server-sent events)",
+        Access(READ, ticket=True), query=("after", "ticket", *FILTER_FIELDS), headers=("Last-Event-ID",),
         answers=((200, "text/event-stream", "Events, from the given position on or from now on."),),
         errors=(400, 404, 429), streams=True,
+    ),
+    Route(
+        "GET", f"{_WS}/events/ws", "open_socket", "Follow a workspace's events over a WebSocket", Access(READ, ticket=True),
+        query=("after", "ticket", *FILTER_FIELDS), answers=((101, "", "Messages as docs/api.md describes them."),),
+        errors=(400, 404, 429), streams=True,
+    ),
+    Route(
+        "GET", "/v1/ws", "open_shared_socket", "Follow and append in many workspaces over one WebSocket", ANYONE,
+        answers=((101, "", "Messages as docs/api.md describes them."),), errors=(400,), streams=True,
+    ),
+    Route(
+        "POST", "/v1/tickets", "create_ticket", "Make a ticket: a credential for one stream of a browser", ANYONE,
+        body=schemas.TICKET, answers=((201, "Ticket", "Made; it is shown only here."),),
+        errors=(400, 404, 408, 413, 415),
     ),
     Route(
         "GET", f"{_WS}/events/{{id}}", "get_event", "Return one event", Access(READ),

@@ -1,7 +1,7 @@
 """What bodies hold: checked with pydantic on their way in, and described in `/openapi.json`."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar
 
 import orjson
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, WithJsonSchema, with_config
@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from streamer.auth.principal import SCOPES, TEMPLATES
 from streamer.core.clock import parse_timestamp
 from streamer.core.errors import ValidationError
-from streamer.core.filter import MAX_VALUE_LENGTH
+from streamer.core.filter import FILTER_FIELDS, MAX_VALUE_LENGTH
 from streamer.core.ids import ID_PATTERN, RESERVED_EVENT_IDS, is_id
 
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -151,11 +151,70 @@ class SignInIn(TypedDict):
     code: Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
+FilterValue = Annotated[
+    str | list[str], Field(description="A text or several, each in the grammar of the query parameter of that name.")
+]
+_FILTER: Any = dict.fromkeys(FILTER_FIELDS, FilterValue)
+Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Ref = Annotated[
+    Annotated[str, StringConstraints(max_length=128)] | None, Field(description="Comes back in the answer.")
+]
+
+# Made by calls because the filter's fields are listed elsewhere.
+_make: Any = TypedDict
+TicketIn: Any = with_config(STRICT)(_make("TicketIn", {"workspace": Required[str], **_FILTER}, total=False))
+TicketIn.__doc__ = "A workspace and a filter, for one stream."
+SubscribeIn: Any = with_config(STRICT)(
+    _make(
+        "SubscribeIn",
+        {"type": Required[str], "sub": Required[Label], "workspace": str, "after": str | None, "ref": Ref, **_FILTER},
+        total=False,
+    )
+)
+
+
+@with_config(STRICT)
+class UnsubscribeIn(TypedDict):
+    """End a subscription of the socket."""
+
+    type: str
+    sub: Label
+    ref: NotRequired[Ref]
+
+
+@with_config(STRICT)
+class PublishIn(TypedDict, total=False):
+    """Append over the socket: `event` or `events`."""
+
+    type: Required[str]
+    workspace: str
+    event: dict[str, Any]
+    events: list[Any]
+    idempotency_key: str
+    ref: Ref
+
+
+@with_config(STRICT)
+class PingIn(TypedDict):
+    """Ask for a pong."""
+
+    type: str
+    ref: NotRequired[Ref]
+
+
 EVENTS: TypeAdapter[list[EventIn]] = TypeAdapter(list[EventIn])
 EVENT: TypeAdapter[EventIn] = TypeAdapter(EventIn)
 WORKSPACE: TypeAdapter[WorkspaceIn] = TypeAdapter(WorkspaceIn)
 KEY: TypeAdapter[KeyIn] = TypeAdapter(KeyIn)
 SIGN_IN: TypeAdapter[SignInIn] = TypeAdapter(SignInIn)
+TICKET: TypeAdapter[dict[str, Any]] = TypeAdapter(TicketIn)
+MESSAGES: Mapping[str, TypeAdapter[Any]] = {
+    "subscribe": TypeAdapter(SubscribeIn),
+    "unsubscribe": TypeAdapter(UnsubscribeIn),
+    "publish": TypeAdapter(PublishIn),
+    "ping": TypeAdapter(PingIn),
+}
+"""What a client may send over a WebSocket, by its `type`."""
 
 
 def check(adapter: TypeAdapter[Body], value: object, *, prefix: str = "") -> Body:
@@ -168,6 +227,12 @@ def check(adapter: TypeAdapter[Body], value: object, *, prefix: str = "") -> Bod
             for item in error.errors(include_url=False, include_input=False, include_context=False)
         }
         raise ValidationError(fields) from None
+
+
+def filter_of(body: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the filter's fields of a checked body in the form of query parameters."""
+    given = {name: body[name] for name in FILTER_FIELDS if name in body}
+    return {name: [value] if isinstance(value, str) else value for name, value in given.items()}
 
 
 def parse_json(data: bytes, where: str = "body") -> Any:

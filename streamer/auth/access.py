@@ -8,11 +8,13 @@ from aiohttp import web
 
 from streamer.auth.keys import Keyring
 from streamer.auth.principal import ADMIN, Principal
-from streamer.core.errors import PermissionDenied, Unauthenticated, WorkspaceNotFound
+from streamer.auth.tickets import Ticket, Tickets
+from streamer.core.errors import PermissionDenied, Unauthenticated
 
 COOKIE = "streamer_session"
 
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
+TICKET: web.RequestKey[Ticket] = web.RequestKey("ticket", Ticket)
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAX_CREDENTIAL = 1024
@@ -26,6 +28,8 @@ class Access:
     """A scope in the path's workspace `ws`, or, on a route without one, `admin` of the instance."""
     public: bool = False
     """No credential is looked at."""
+    ticket: bool = False
+    """A ticket for the path's workspace will do."""
 
 
 PUBLIC = Access(public=True)
@@ -33,8 +37,8 @@ ANYONE = Access()
 """Any valid credential."""
 
 
-async def decide(request: web.Request, access: Access, keyring: Keyring) -> Principal | None:
-    """Return the principal if it may use the route, None on a public one.
+async def decide(request: web.Request, access: Access, keyring: Keyring, tickets: Tickets) -> Principal | None:
+    """Return the principal if it may use the route, None on a public one. A ticket stands as `TICKET` in the request.
 
     Raises:
         Unauthenticated: no valid credential.
@@ -43,7 +47,10 @@ async def decide(request: web.Request, access: Access, keyring: Keyring) -> Prin
     """
     if access.public:
         return None
-    principal = await _authenticate(request, keyring)
+    if access.ticket and "ticket" in request.query:
+        principal, request[TICKET] = await _ticket(request, tickets)
+    else:
+        principal = await _authenticate(request, keyring)
     if access.scope is None:
         return principal
     workspace = request.match_info.get("ws")
@@ -51,12 +58,16 @@ async def decide(request: web.Request, access: Access, keyring: Keyring) -> Prin
         if not (access.scope == ADMIN and principal.is_admin()):
             raise PermissionDenied("this needs the admin key")
         return principal
-    scopes = principal.scopes(workspace)
-    if not scopes:
-        raise WorkspaceNotFound
-    if access.scope not in scopes:
-        raise PermissionDenied(f"this needs the scope {access.scope}")
+    principal.need(workspace, access.scope)
     return principal
+
+
+async def _ticket(request: web.Request, tickets: Tickets) -> tuple[Principal, Ticket]:
+    secrets = request.query.getall("ticket")
+    # The browser's cookie comes along by itself; a key does not.
+    if len(secrets) > 1 or "Authorization" in request.headers:
+        raise Unauthenticated("send one credential: a ticket, or a key")
+    return await tickets.find(secrets[0])
 
 
 async def _authenticate(request: web.Request, keyring: Keyring) -> Principal:
@@ -71,9 +82,11 @@ async def _authenticate(request: web.Request, keyring: Keyring) -> Principal:
     if cookie is None:
         raise Unauthenticated("a key is needed: `Authorization: Bearer <key>`")
     principal = await keyring.principal(cookie[:_MAX_CREDENTIAL], "session")
-    # The browser sends the cookie by itself, so a request that changes something must come from our own page.
-    if request.method not in _SAFE_METHODS and not same_origin(request.headers, request.host):
-        raise PermissionDenied("a session may change things only from this server's own page")
+    # The browser sends the cookie by itself, so a request that changes something must come from our own page; and a socket, whose
+    # messages any page could read otherwise (RFC 6455, 10.2).
+    is_safe = request.method in _SAFE_METHODS and "Upgrade" not in request.headers
+    if not is_safe and not same_origin(request.headers, request.host):
+        raise PermissionDenied("a session may change things, or open a socket, only from this server's own page")
     return principal
 
 

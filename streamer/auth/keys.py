@@ -8,6 +8,7 @@ from hashlib import sha256
 from streamer.auth.principal import ADMIN, EVERYWHERE, Principal
 from streamer.core.clock import now_us
 from streamer.core.errors import NotFound, Unauthenticated
+from streamer.feed.reasons import Reason
 from streamer.store.credentials import Credential, Credentials
 
 SECOND = 1_000_000
@@ -61,6 +62,26 @@ class Keyring:
         if principal.expires_at is not None and principal.expires_at <= now:
             raise Unauthenticated("the credential has expired")
         return principal
+
+    async def holder(self, link: str) -> Principal | None:
+        """Return the principal of a credential by its link in a chain, None if it has ended."""
+        found = await self._credentials.get(link.partition(".")[0])
+        if found is None or (found.expires_at is not None and found.expires_at <= self._clock()):
+            return None
+        principal = principal_of(found)
+        return principal if principal.chain[0] == link else None
+
+    async def ended(self, chain: Sequence[str]) -> dict[str, Reason]:
+        """Tell which of these credentials (as in `Principal.chain`, tickets aside) have ended, and why."""
+        now = self._clock()
+        ended = dict.fromkeys(chain, Reason.CREDENTIAL_REVOKED)
+        for credential in await self._credentials.standing([link.partition(".")[0] for link in chain]):
+            if credential.expires_at is not None and credential.expires_at <= now:
+                ended[credential.id] = Reason.CREDENTIAL_EXPIRED
+            else:
+                ended.pop(credential.id, None)
+                ended.pop(f"{credential.id}.{credential.created_at}", None)
+        return ended
 
     async def create_key(  # noqa: PLR0913 - what a key is made of
         self,
@@ -181,6 +202,9 @@ def principal_of(credential: Credential) -> Principal:
     """Return the principal that a credential stands for."""
     return Principal(
         id=credential.id,
+        parents=(credential.parent,) if credential.parent else (),
+        # There is one admin, whatever the key: what was opened with one key is not to outlive it.
+        version=str(credential.created_at) if credential.kind == "admin" else "",
         name=credential.name,
         grants={workspace: frozenset(scopes) for workspace, scopes in credential.grants.items()},
         actor=credential.actor,

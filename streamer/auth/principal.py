@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from streamer.core.errors import PermissionDenied, WorkspaceNotFound
 from streamer.core.filter import Filter
 
 READ = "workspace:read"
@@ -32,11 +33,38 @@ class Principal:
     grants: Mapping[str, frozenset[str]]
     actor: tuple[str, str] | None = None
     expires_at: int | None = None
+    parents: tuple[str, ...] = ()
+    """The chain of the credential that this one was made from: it ends with any of them."""
+    version: str = ""
+    """Tells apart what shares an id and ends by itself: the admin's keys, the openings of a ticket."""
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """What has to be valid for the principal to be so, its own credential first."""
+        return (f"{self.id}.{self.version}" if self.version else self.id, *self.parents)
+
+    @property
+    def account(self) -> str:
+        """Whose limits count: those of the credential that was given to somebody, not made from another."""
+        return self.chain[-1]
 
     def scopes(self, workspace: str) -> frozenset[str]:
         """Return the scopes this principal has in a workspace."""
         granted = self.grants.get(EVERYWHERE, frozenset()) | self.grants.get(workspace, frozenset())
         return frozenset(SCOPES) if ADMIN in granted else granted
+
+    def need(self, workspace: str, scope: str) -> None:
+        """See that this principal has a scope in a workspace.
+
+        Raises:
+            WorkspaceNotFound: no grant there: the answer is the same whether the workspace exists.
+            PermissionDenied: a grant there, but not this scope.
+        """
+        scopes = self.scopes(workspace)
+        if not scopes:
+            raise WorkspaceNotFound
+        if scope not in scopes:
+            raise PermissionDenied(f"this needs the scope {scope}")
 
     def is_admin(self) -> bool:
         """Tell whether the principal administers the whole instance."""

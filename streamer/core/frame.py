@@ -46,6 +46,15 @@ class LiveFrame(Frame):
         return 2 * len(self.body) + len(self.facets.search) + 1000
 
 
+def page_body(bodies: Sequence[bytes], position: Position, cursor: str | None = None) -> bytes:
+    """Join the bodies of events to the body of a page."""
+    return b'{"events":[%b],%b"position":"%b"}' % (
+        b",".join(bodies),
+        b'"cursor":"%b",' % cursor.encode() if cursor else b"",
+        str(position).encode(),
+    )
+
+
 def sse_frames(frames: Sequence[Frame]) -> bytes:
     """Join the SSE blocks of some frames."""
     return b"".join([frame.sse for frame in frames])

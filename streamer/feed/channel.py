@@ -4,114 +4,13 @@ Invariant: every LIVE reader stands at `flushed`. So a cohort's frames are filte
 is a comparison of two numbers.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from streamer.core.filter import Filter
-from streamer.core.frame import Frame, LiveFrame
+from streamer.core.frame import LiveFrame
 from streamer.core.position import LogHead, Position
-from streamer.feed.session import Gap, Session
+from streamer.feed.connection import Reader, Wire
 from streamer.feed.tail import Tail
-
-
-class Wire(Protocol):
-    """A wire format: how the feed's messages become bytes. Equal wires share their bytes."""
-
-    @property
-    def transport(self) -> str:
-        """The transport's name in the metrics."""
-
-    def frames(self, frames: Sequence[Frame]) -> bytes:
-        """Encode events."""
-
-    def synced(self, position: Position) -> bytes:
-        """Encode: the reader has all there is."""
-
-    def gap(self, gap: Gap) -> bytes:
-        """Encode: these events are gone."""
-
-    def checkpoint(self, position: Position) -> bytes:
-        """Encode: nothing for this reader up to here; resume from here."""
-
-    def heartbeat(self) -> bytes:
-        """Encode a sign of life."""
-
-    def closed(self, reason: str, *, reconnect: bool) -> bytes:
-        """Encode the stream's end and whether to come back."""
-
-
-class Sink(Protocol):
-    """A reader's connection."""
-
-    def is_ready(self) -> bool:
-        """Tell whether the connection's buffer is below its mark, so that a write is taken at once."""
-
-    def write(self, data: bytes) -> None:
-        """Hand bytes to the connection's buffer. Never waits; a connection that is gone ignores them."""
-
-    async def drain(self) -> None:
-        """Wait until the buffer is below its mark again."""
-
-    def abort(self) -> None:
-        """Cut the connection and drop what its buffer holds."""
-
-
-class Reader:
-    """A subscription with its connection and its progress."""
-
-    __slots__ = (
-        "close_reason",
-        "credential",
-        "expires_at",
-        "noted",
-        "reconnect",
-        "selection",
-        "session",
-        "sink",
-        "slot",
-        "wake",
-        "wire",
-    )
-
-    def __init__(  # noqa: PLR0913 - a record
-        self,
-        *,
-        selection: Filter,
-        wire: Wire,
-        sink: Sink,
-        session: Session,
-        credential: str,
-        expires_at: int | None = None,
-    ) -> None:
-        self.selection = selection
-        self.wire = wire
-        self.sink = sink
-        self.session = session
-        self.credential = credential
-        """The id of what the reader reads by; it ends with it."""
-        self.expires_at = expires_at
-        self.noted = 0
-        """The last seq that the reader was told to resume from, other than by its cohort's frames."""
-        self.slot = 0
-        """Where it sits in the hub's wheel of heartbeats."""
-        self.wake: Callable[[], None] | None = None
-        """Called when the reader leaves LIVE."""
-        self.close_reason: str | None = None
-        self.reconnect = False
-
-    def close(self, reason: str, *, reconnect: bool) -> None:
-        """End the reader; its driver says the reason and leaves. The first reason counts.
-
-        A connection whose buffer is full cannot be told: it is cut, and its reader resumes exactly when it comes back.
-        """
-        if self.close_reason is not None:
-            return
-        self.close_reason, self.reconnect = reason, reconnect
-        self.session.close()
-        if not self.sink.is_ready():
-            self.sink.abort()
-        elif self.wake is not None:
-            self.wake()
 
 
 class Cohort:
@@ -147,8 +46,7 @@ class Cohort:
         for reader in late:
             self.members.discard(reader)
             reader.session.fall_back(before)
-            if reader.wake is not None:
-                reader.wake()
+            reader.driver.wake(reader)
         self.sent = passed[-1].seq
         return len(passed) * len(self.members), late
 
@@ -166,6 +64,8 @@ class Channel:
         """The highest seq that anybody spoke of; above `tail.last` there is a hole to fill."""
         self.tail = Tail(log.head, ring_bytes)
         self.cohorts: dict[tuple[Wire, Filter], Cohort] = {}
+        self.is_open = True
+        """Nobody else stands for the workspace here; a channel that was closed gets nothing more."""
         self.followers = 0
         """Who holds the channel open: readers, and those about to become one."""
         self.readers: set[Reader] = set()
@@ -236,8 +136,7 @@ class Channel:
         for cohort in self.cohorts.values():
             for reader in cohort.members:
                 reader.session.fall_back(before)
-                if reader.wake is not None:
-                    reader.wake()
+                reader.driver.wake(reader)
             fallen += len(cohort.members)
             cohort.members.clear()
         return fallen

@@ -1,17 +1,17 @@
-"""Drives one reader from the first byte to the last: the loop that every transport runs in the handler it has anyway."""
+"""Moves readers on: from the log or the ring to live, and back when they are slow. A task runs for a reader only while it is not LIVE."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+
+import structlog
 
 from streamer.core.errors import PositionExpired, StoreUnavailable, WorkspaceNotFound
-from streamer.core.filter import EVERYTHING, Filter
 from streamer.core.frame import Frame
-from streamer.core.ports import Bound, Log
+from streamer.core.ports import Log
 from streamer.core.position import Position
-from streamer.feed.channel import Channel, Reader, Sink, Wire
+from streamer.feed.connection import Connection, Reader, Sink, Subscription, Wire
 from streamer.feed.hub import Hub
-from streamer.feed.session import Session, State
+from streamer.feed.reasons import Reason
 
 CHUNK_BYTES = 256 * 1024
 """About what is handed to a connection at once while a reader catches up."""
@@ -19,53 +19,98 @@ PAGE_EVENTS = (16, 1000)
 """The fewest and the most events that one query reads for a reader; between them, what makes `CHUNK_BYTES`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """What a reader asked for: a workspace's events that pass the filter, from behind `start` (None: from now on)."""
-
-    workspace: str
-    credential: str
-    selection: Filter = EVERYTHING
-    start: Bound = None
-    expires_at: int | None = None
-
-
 class Feed:
-    """Replay joined to live, for readers of any transport."""
+    """Replay joined to live, for readers of any transport: `connect`, `follow`, `start`; `leave` and `disconnect` at the end."""
 
     def __init__(self, hub: Hub, log: Log) -> None:
         self._hub = hub
         self._log = log
+        self._logger = structlog.get_logger("feed")
 
-    async def run(self, subscription: Subscription, channel: Channel, wire: Wire, sink: Sink) -> None:
-        """Serve a reader until it leaves (the task is cancelled) or is closed, which it is told.
+    # ---- what transports call
 
-        `channel` comes from `Hub.following`, entered before the transport has answered anything, so that an unknown workspace
-        can still be an error response.
+    def connect(self, sink: Sink, chain: Sequence[str]) -> Connection:
+        """Count a connection in, opened in the name of these credentials (`Connection.chain`)."""
+        connection = Connection(sink, chain)
+        self._hub.attach(connection)
+        return connection
+
+    def disconnect(self, connection: Connection) -> None:
+        """Forget a connection and its readers: it is gone, or said its last."""
+        for reader in list(connection.readers):
+            self.leave(reader)
+        self._hub.detach(connection)
+
+    async def follow(self, subscription: Subscription) -> Reader:
+        """Open the workspace's channel for a reader; who gets one must `start` it, or `leave`.
+
+        Before a transport has answered anything, so that what goes wrong can still be an error response.
+
+        Raises: WorkspaceNotFound, StoreUnavailable, RateLimited.
         """
-        reader = Reader(
-            selection=subscription.selection,
-            wire=wire,
-            sink=sink,
-            session=Session(channel.log),
-            credential=subscription.credential,
-            expires_at=subscription.expires_at,
-        )
-        self._hub.enter(channel, reader)
-        try:
-            try:
-                await self._begin(channel, reader, subscription.start)
-                await self._go_on(channel, reader)
-            except StoreUnavailable:
-                reader.close("store_unavailable", reconnect=True)
-            except WorkspaceNotFound:
-                reader.close("workspace_deleted", reconnect=False)
-            sink.write(wire.closed(reader.close_reason or "closed", reconnect=reader.reconnect))
-        finally:
-            self._hub.leave(channel, reader)
+        return Reader(self, subscription, await self._hub.follow(subscription.workspace, subscription.account))
 
-    async def _begin(self, channel: Channel, reader: Reader, start: Bound) -> None:
-        session = reader.session
+    def start(self, reader: Reader, connection: Connection, wire: Wire, on_end: Callable[[Reason], None]) -> None:
+        """Serve a reader on its connection, until it leaves or is ended, which `on_end` is told."""
+        if connection.is_closed:
+            self.leave(reader)
+            return
+        if not reader.channel.is_open:
+            self.leave(reader)
+            on_end(Reason.RESET)
+            return
+        reader.connection, reader.sink, reader.wire, reader.on_end = connection, connection.sink, wire, on_end
+        reader.session.position = reader.channel.flushed  # "from now on" is now
+        connection.readers.add(reader)
+        reader.channel.readers.add(reader)
+        self._hub.count(reader, 1)
+        reader.task = asyncio.create_task(self._drive(reader, from_start=True))
+
+    def leave(self, reader: Reader) -> None:
+        """Forget a reader everywhere, at once."""
+        if reader.has_left:
+            return
+        reader.has_left = True
+        reader.session.close()
+        if reader.task is not None:
+            reader.task.cancel()
+            reader.task = None
+        if reader in reader.channel.readers:
+            reader.channel.leave(reader)
+            reader.connection.readers.discard(reader)
+            self._hub.count(reader, -1)
+        self._hub.unfollow(reader.channel, reader.subscription.account)
+
+    # ---- one reader
+
+    def wake(self, reader: Reader) -> None:
+        """Take over a reader that has fallen out of LIVE."""
+        reader.task = asyncio.create_task(self._drive(reader))
+
+    async def _drive(self, reader: Reader, *, from_start: bool = False) -> None:
+        """Bring a reader to LIVE."""
+        try:
+            if from_start:
+                await self._begin(reader)
+            await self._catch_up(reader)
+            reader.task = None
+        except ConnectionError:
+            reader.task = None  # its connection is gone: the transport notices and disconnects
+        except StoreUnavailable:
+            self._end(reader, Reason.STORE_UNAVAILABLE)
+        except WorkspaceNotFound:
+            self._end(reader, Reason.WORKSPACE_DELETED)
+        except Exception:
+            self._logger.exception("reader_failed", workspace=reader.channel.workspace)
+            self._end(reader, Reason.INTERNAL_ERROR)
+
+    def _end(self, reader: Reader, reason: Reason) -> None:
+        reader.task = None  # this very task, which must not cancel itself
+        reader.end(reason)
+
+    async def _begin(self, reader: Reader) -> None:
+        """Put a reader where it asked to begin, or as near as the log allows."""
+        channel, session, start = reader.channel, reader.session, reader.subscription.start
         if start is None:
             return
         if isinstance(start, int):
@@ -79,31 +124,26 @@ class Feed:
             reader.sink.write(reader.wire.gap(gap))
             reader.noted = session.position
 
-    async def _go_on(self, channel: Channel, reader: Reader) -> None:
-        session, sink, wire = reader.session, reader.sink, reader.wire
+    async def _catch_up(self, reader: Reader) -> None:
+        """Hand out what lies before the channel, until the reader stands there and is LIVE."""
+        channel, session, sink, wire = reader.channel, reader.session, reader.sink, reader.wire
         page_events = PAGE_EVENTS[0]
-        synced = False
-        while session.state is not State.CLOSED:
-            if channel.join(reader):
-                if not synced:
-                    synced = True
-                    reader.noted = session.position
-                    sink.write(wire.synced(Position(session.epoch, session.position)))
-                await self._live(reader)
-                continue
+        while not channel.join(reader):
             await sink.drain()
             if session.position == channel.flushed:
                 continue
             if session.position > channel.flushed:
                 # Events that this node has not heard of were removed already: the channel is to be opened anew.
-                reader.close("reset", reconnect=True)
-                continue
-            frames, through = self._from_ring(channel, reader)
+                self._end(reader, Reason.RESET)
+                return
+            frames, through = self._from_ring(reader)
             if frames is None:
                 try:
-                    frames, through = await self._from_log(channel, reader, page_events)
+                    frames, through = await self._from_log(reader, page_events)
                 except PositionExpired:
-                    await self._step_over(channel, reader)
+                    if not await self._step_over(reader):
+                        self._end(reader, Reason.RESET)
+                        return
                     continue
                 size = sum(len(frame.body) for frame in frames)
                 if size:
@@ -116,9 +156,14 @@ class Feed:
             elif session.position > before:
                 reader.noted = session.position
                 sink.write(wire.checkpoint(Position(session.epoch, session.position)))
+        if not reader.is_synced:
+            reader.is_synced = True
+            reader.noted = session.position
+            sink.write(wire.synced(Position(session.epoch, session.position)))
 
-    def _from_ring(self, channel: Channel, reader: Reader) -> tuple[Sequence[Frame] | None, int]:
+    def _from_ring(self, reader: Reader) -> tuple[Sequence[Frame] | None, int]:
         """Return what the ring holds for a reader, about a chunk of it; None if the ring has moved past the reader."""
+        channel = reader.channel
         frames = channel.tail.after(reader.session.position)
         if frames is None:
             return None, 0
@@ -133,9 +178,9 @@ class Feed:
                 size += len(frame.body)
         return passed, through
 
-    async def _from_log(self, channel: Channel, reader: Reader, limit: int) -> tuple[Sequence[Frame], int]:
+    async def _from_log(self, reader: Reader, limit: int) -> tuple[Sequence[Frame], int]:
         """Read a page behind the reader's position, not beyond where the channel stands."""
-        epoch = channel.epoch
+        channel, epoch = reader.channel, reader.channel.epoch
         page = await self._log.page(
             channel.workspace,
             selection=reader.selection,
@@ -146,26 +191,15 @@ class Feed:
         )
         return [Frame(Position(epoch, event.seq), event.body) for event in page.events], page.examined
 
-    async def _step_over(self, channel: Channel, reader: Reader) -> None:
-        """Tell a reader that what it wanted next was removed meanwhile."""
+    async def _step_over(self, reader: Reader) -> bool:
+        """Tell a reader that what it wanted next was removed meanwhile; False if the log is another one now."""
+        channel = reader.channel
         log = await self._log.head(channel.workspace)
         if log.epoch != channel.epoch:
-            reader.close("reset", reconnect=True)
-            return
+            return False
         channel.earliest = max(channel.earliest, log.earliest)
         gaps = reader.session.trimmed(log)
-        if not gaps:  # the log was restored to an earlier state under a running server
-            reader.close("reset", reconnect=True)
         for gap in gaps:
             reader.sink.write(reader.wire.gap(gap))
             reader.noted = reader.session.position
-
-    async def _live(self, reader: Reader) -> None:
-        """Wait until the reader is not live any more; the channel writes to it meanwhile."""
-        left = asyncio.Event()
-        reader.wake = left.set
-        try:
-            if reader.session.state is State.LIVE:
-                await left.wait()
-        finally:
-            reader.wake = None
+        return bool(gaps)  # none: the log was restored to an earlier state under a running server

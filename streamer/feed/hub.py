@@ -1,27 +1,31 @@
 """The hub hears of commits and brings them to this node's readers.
 
 A channel lives as long as a workspace has readers here. A hole in its seqs is filled from the log, once for the node. Every second
-the hub asks the log how far the followed workspaces are, so that nothing depends on the bus. Heartbeats come from one wheel: a
-reader sits in one of its slots, one slot is served each second.
+the hub asks the log how far the followed workspaces are, so that nothing depends on the bus. Connections sit in the slots of one
+wheel; each second one slot gets its heartbeats.
 """
 
 import asyncio
 import contextlib
+import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
 from itertools import cycle
 
 import structlog
 
-from streamer.core.clock import now_us
 from streamer.core.errors import RateLimited, StoreUnavailable, WorkspaceNotFound
 from streamer.core.ports import Committed, Log
-from streamer.feed.channel import Channel, Reader
-from streamer.feed.session import State
+from streamer.feed.channel import Channel
+from streamer.feed.connection import Connection, Reader
+from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
 
 FILL_EVENTS = 500
 """Events that one query brings while a hole is filled."""
+DRAIN_RATE = 500
+"""Connections closed each second when the server stops; more if its window is short. They all come back at once somewhere."""
+TICK_SECONDS = 0.01
+"""The shortest time that is worth waiting."""
 
 
 class Hub:
@@ -36,28 +40,30 @@ class Hub:
         flush_seconds: float,
         heartbeat_seconds: int,
         poll_seconds: float,
-        readers_per_credential: int,
-        clock: Callable[[], int] = now_us,
+        stall_seconds: float,
+        max_age: float,
+        readers_per_account: int,
     ) -> None:
         self._log = log
         self._metrics = metrics
         self._ring_bytes = ring_bytes
         self._flush_seconds = flush_seconds
         self._poll_seconds = poll_seconds
-        self._readers_per_credential = readers_per_credential
-        self._clock = clock
+        self._stall_seconds = stall_seconds
+        self._max_age = max_age
+        self._readers_per_account = readers_per_account
         self._channels: dict[str, Channel] = {}
         self._opening: dict[str, int] = {}
         """Workspaces whose head is being read, with the highest seq heard of meanwhile."""
         self._in_window: set[Channel] = set()
         """Channels that were flushed less than a window ago."""
         self._filling: dict[Channel, asyncio.Task[None]] = {}
-        self._wheel: list[dict[Reader, Channel]] = [{} for _ in range(heartbeat_seconds)]
+        self._wheel: list[set[Connection]] = [set() for _ in range(heartbeat_seconds)]
         self._slots = cycle(range(heartbeat_seconds))
-        self._by_credential: dict[str, set[Reader]] = {}
+        self._by_credential: dict[str, set[Connection]] = {}
         self._places: Counter[str] = Counter()
-        """Streams by credential, those included that have not entered yet."""
-        self._closing: str | None = None
+        """Subscriptions by account, those included that have not begun yet."""
+        self._is_closing = False
         self._tasks: list[asyncio.Task[None]] = []
         self._logger = structlog.get_logger("feed")
 
@@ -81,7 +87,7 @@ class Hub:
         if channel is None:
             return
         if channel.epoch != news.epoch:
-            self.close_workspace(news.workspace, "reset", reconnect=True)
+            self.close_workspace(news.workspace, Reason.RESET)
         elif channel.offer(news.frames):
             self._flush_soon(channel)
         else:
@@ -118,13 +124,13 @@ class Hub:
                 log, frames = await self._log.frames(channel.workspace, after=last, limit=FILL_EVENTS)
                 if log.epoch != channel.epoch or log.earliest > last + 1 or not channel.offer(frames):
                     # Another log, or events were removed that this node had not heard of: who comes back is told of the gap.
-                    self.close_workspace(channel.workspace, "reset", reconnect=True)
+                    self.close_workspace(channel.workspace, Reason.RESET)
                     return
                 self._flush_soon(channel)
                 if channel.tail.last >= max(log.head, channel.heard) or not frames:
                     return
         except WorkspaceNotFound:
-            self.close_workspace(channel.workspace, "workspace_deleted", reconnect=False)
+            self.close_workspace(channel.workspace, Reason.WORKSPACE_DELETED)
         except StoreUnavailable:
             self._logger.warning("fill_failed", workspace=channel.workspace)  # the next poll tries again
         finally:
@@ -132,29 +138,34 @@ class Hub:
 
     # ---- readers
 
-    @contextlib.asynccontextmanager
-    async def following(self, workspace: str, credential: str) -> AsyncIterator[Channel]:
-        """Open the workspace's channel, and keep it open while the block runs.
+    async def follow(self, workspace: str, account: str) -> Channel:
+        """Open the workspace's channel, and hold it open until `unfollow`.
 
-        Raises: WorkspaceNotFound, StoreUnavailable, RateLimited (the credential has too many readers).
+        Raises: WorkspaceNotFound, StoreUnavailable, RateLimited (the account has too many subscriptions).
         """
-        if self._places[credential] >= self._readers_per_credential:
-            raise RateLimited(f"this credential has {self._readers_per_credential} streams open, which is the limit")
-        self._places[credential] += 1
+        if self._places[account] >= self._readers_per_account:
+            raise RateLimited(f"this credential has {self._readers_per_account} streams open, which is the limit")
+        self._places[account] += 1
         try:
             channel = self._channels.get(workspace) or await self._open(workspace)
-            channel.followers += 1
-            try:
-                yield channel
-            finally:
-                channel.followers -= 1
-                if not channel.followers and self._channels.get(workspace) is channel:
-                    del self._channels[workspace]
-                    self._metrics.feeds.set(len(self._channels))
-        finally:
-            self._places[credential] -= 1
-            if not self._places[credential]:
-                del self._places[credential]
+        except BaseException:
+            self._leave_place(account)
+            raise
+        channel.followers += 1
+        return channel
+
+    def unfollow(self, channel: Channel, account: str) -> None:
+        """Let go of a channel; nobody's is closed."""
+        self._leave_place(account)
+        channel.followers -= 1
+        if not channel.followers and self._channels.get(channel.workspace) is channel:
+            del self._channels[channel.workspace]
+            self._metrics.feeds.set(len(self._channels))
+
+    def _leave_place(self, account: str) -> None:
+        self._places[account] -= 1
+        if not self._places[account]:
+            del self._places[account]
 
     async def _open(self, workspace: str) -> Channel:
         self._opening.setdefault(workspace, 0)
@@ -171,26 +182,6 @@ class Hub:
             self._fill(channel)
         return channel
 
-    def enter(self, channel: Channel, reader: Reader) -> None:
-        """Count a reader in: heartbeats, its owner's limit, closing."""
-        channel.readers.add(reader)
-        reader.slot = next(self._slots)
-        self._wheel[reader.slot][reader] = channel
-        self._by_credential.setdefault(reader.credential, set()).add(reader)
-        self._metrics.subscribers.labels(reader.wire.transport).inc()
-        if self._closing is not None:
-            reader.close(self._closing, reconnect=True)
-
-    def leave(self, channel: Channel, reader: Reader) -> None:
-        """Count a reader out."""
-        channel.leave(reader)
-        self._wheel[reader.slot].pop(reader, None)
-        readers = self._by_credential[reader.credential]
-        readers.discard(reader)
-        if not readers:
-            del self._by_credential[reader.credential]
-        self._metrics.subscribers.labels(reader.wire.transport).dec()
-
     async def reach(self, channel: Channel, seq: int) -> None:
         """Bring the channel up to `seq`, which the log holds already but the bus has not told of."""
         channel.heard = max(channel.heard, seq)
@@ -202,25 +193,64 @@ class Hub:
                 raise StoreUnavailable("the log could not be read")
         self._flush(channel)
 
-    def close_credential(self, credential: str, reason: str) -> None:
-        """End all readers of a credential."""
-        for reader in list(self._by_credential.get(credential, ())):
-            reader.close(reason, reconnect=False)
+    def count(self, reader: Reader, change: int) -> None:
+        """Count a subscription in (1) or out (-1)."""
+        self._metrics.subscribers.labels(reader.sink.transport).inc(change)
 
-    def close_workspace(self, workspace: str, reason: str, *, reconnect: bool) -> None:
+    def close_workspace(self, workspace: str, reason: Reason) -> None:
         """End all readers of a workspace; who comes back gets a new channel."""
         channel = self._channels.pop(workspace, None)
         if channel is not None:
+            channel.is_open = False
             for reader in list(channel.readers):
-                reader.close(reason, reconnect=reconnect)
+                reader.end(reason)
             self._metrics.feeds.set(len(self._channels))
 
-    def close_all(self, reason: str) -> None:
-        """End all readers, and those that still come."""
-        self._closing = reason
-        for channel in list(self._channels.values()):
-            for reader in list(channel.readers):
-                reader.close(reason, reconnect=True)
+    # ---- connections
+
+    def attach(self, connection: Connection) -> None:
+        """Count a connection in: heartbeats, closing, rotation."""
+        connection.slot = next(self._slots)
+        self._wheel[connection.slot].add(connection)
+        for credential in connection.chain:
+            self._by_credential.setdefault(credential, set()).add(connection)
+        if self._max_age:
+            age = self._max_age * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
+            connection.rotates_at = asyncio.get_running_loop().time() + age
+        if self._is_closing:
+            connection.close(Reason.SHUTDOWN)
+
+    def detach(self, connection: Connection) -> None:
+        """Count a connection out."""
+        self._wheel[connection.slot].discard(connection)
+        for credential in connection.chain:
+            connections = self._by_credential.get(credential, set())
+            connections.discard(connection)
+            if not connections:
+                self._by_credential.pop(credential, None)
+
+    def credentials(self) -> list[str]:
+        """Return the ids of all credentials by which connections are open."""
+        return list(self._by_credential)
+
+    def close_credential(self, credential: str, reason: Reason) -> None:
+        """End all connections that were opened by a credential, or by one that was made from it."""
+        for connection in list(self._by_credential.get(credential, ())):
+            connection.close(reason)
+
+    async def drain(self, seconds: float) -> None:
+        """End all connections, and those that still come: spread over the time that there is, or quicker if they are few."""
+        self._is_closing = True
+        connections = [connection for slot in self._wheel for connection in slot]
+        random.shuffle(connections)
+        pause = min(seconds / max(len(connections), 1), 1 / DRAIN_RATE)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        for index, connection in enumerate(connections):
+            ahead = started + index * pause - loop.time()
+            if ahead > TICK_SECONDS:
+                await asyncio.sleep(ahead)
+            connection.close(Reason.SHUTDOWN)
 
     # ---- timers
 
@@ -241,9 +271,9 @@ class Hub:
             if self._channels.get(workspace) is not channel:
                 continue  # left, or made anew, while the log answered
             if head is None:
-                self.close_workspace(workspace, "workspace_deleted", reconnect=False)
+                self.close_workspace(workspace, Reason.WORKSPACE_DELETED)
             elif head.epoch != channel.epoch:
-                self.close_workspace(workspace, "reset", reconnect=True)
+                self.close_workspace(workspace, Reason.RESET)
             else:
                 channel.earliest = max(channel.earliest, head.earliest)
                 if head.head > channel.tail.last:
@@ -255,11 +285,14 @@ class Hub:
             self.beat(slot)
 
     def beat(self, slot: int) -> None:
-        """Give a sign of life to the readers in one slot of the wheel; end those whose credential has expired."""
-        now = self._clock()
-        for reader, channel in list(self._wheel[slot].items()):
-            if reader.expires_at is not None and reader.expires_at <= now:
-                reader.close("credential_expired", reconnect=False)
-            elif reader.session.state is State.LIVE and reader.sink.is_ready():
-                position = channel.resume_point(reader)
-                reader.sink.write(reader.wire.checkpoint(position) if position else reader.wire.heartbeat())
+        """See to the connections in one slot of the wheel: a sign of life, or the end of what is old or stalled."""
+        now = asyncio.get_running_loop().time()
+        for connection in list(self._wheel[slot]):
+            if connection.is_closed:
+                continue  # its handler is about to detach it
+            if connection.stalls(now, self._stall_seconds):
+                connection.close(Reason.STALLED)
+            elif now >= connection.rotates_at:
+                connection.close(Reason.ROTATED)
+            elif connection.sink.is_ready():
+                connection.beat()

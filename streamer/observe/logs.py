@@ -34,6 +34,8 @@ def configure(log_format: Literal["auto", "console", "json"], level: str) -> Non
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
         )
     )
+    # It quotes the subprotocols that a client offers, which some misuse for credentials.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))

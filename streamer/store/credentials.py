@@ -81,6 +81,13 @@ class Credentials:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else _credential(row)
 
+    async def standing(self, ids: Sequence[str]) -> list[Credential]:
+        """Return those of these credentials that are there, expired or not."""
+        query = select(credentials).where(self._database.is_any_of(credentials.c.id, "ids"))
+        async with self._database.read() as connection:
+            rows = await connection.execute(query, {"ids": self._database.list_value(list(ids))})
+            return [_credential(row) for row in rows]
+
     async def of_workspace(self, workspace: str) -> list[Credential]:
         """Return a workspace's keys, in the order in which they were made."""
         query = (

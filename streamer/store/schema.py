@@ -99,3 +99,20 @@ credentials = Table(
     Index("credentials_by_workspace", "workspace", "id"),
     Index("credentials_by_parent", "parent"),
 )
+
+tickets = Table(
+    "tickets",
+    metadata,
+    Column("id", _Word, primary_key=True),
+    Column("secret_hash", _Word, nullable=False, unique=True),
+    # The credential that it was made with: its grants count, as they are when the ticket is used.
+    Column("credential", _Word, nullable=False),
+    Column("workspace", _Word, nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    # Until it is opened for the first time this is the end of the time for that.
+    Column("expires_at", BigInteger, nullable=False),
+    Column("ends_at", BigInteger, nullable=False),
+    Column("openings", Integer, nullable=False),
+    Index("tickets_by_expiry", "expires_at"),
+)

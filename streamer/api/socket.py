@@ -1,0 +1,178 @@
+"""What happens on a WebSocket: its messages, each answered in order; its subscriptions, each with its own filter and position."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+import structlog
+
+from streamer.api import appending, schemas
+from streamer.api.query import parse_bound
+from streamer.auth.principal import READ, WRITE, Principal
+from streamer.core.errors import InternalError, StreamerError, ValidationError, WorkspaceNotFound
+from streamer.core.filter import parse_filter
+from streamer.core.ids import is_id
+from streamer.feed.connection import Connection, Reader, Subscription
+from streamer.feed.feed import Feed
+from streamer.feed.reasons import Reason
+from streamer.ingest.intake import Intake
+from streamer.transports.sink import ending
+from streamer.transports.websocket import WebSocketSink, WebSocketWire, frame, message
+
+DEFAULT = "default"
+"""The subscription that the URL of a workspace's socket makes."""
+
+
+@dataclass(frozen=True)
+class SocketLimits:
+    """What one socket may ask for."""
+
+    subscriptions: int
+    batch_events: int
+
+
+class Socket:
+    """One socket, in the name of a principal; with a workspace it is that one's, else it is for many."""
+
+    connection: Connection
+    sink: WebSocketSink
+
+    def __init__(  # noqa: PLR0913 - what a socket is made of
+        self,
+        feed: Feed,
+        intake: Intake,
+        principal: Principal,
+        limits: SocketLimits,
+        *,
+        workspace: str | None = None,
+        reader: Reader | None = None,
+    ) -> None:
+        self._feed = feed
+        self._intake = intake
+        self._principal = principal
+        self._limits = limits
+        self._workspace = workspace
+        self._readers: dict[str, Reader] = {DEFAULT: reader} if reader else {}
+        self._takers = {
+            "subscribe": self._subscribe,
+            "unsubscribe": self._unsubscribe,
+            "publish": self._publish,
+            "ping": self._ping,
+        }
+
+    # ---- as transports/websocket calls it
+
+    async def begin(self, connection: Connection, sink: WebSocketSink) -> None:
+        """Start the subscription that came with the URL."""
+        self.connection, self.sink = connection, sink
+        for sub, reader in list(self._readers.items()):
+            self._start(sub, reader)
+
+    async def take(self, data: bytes) -> None:
+        """Do what a message asks for; what is wrong with it is said, and the socket goes on."""
+        echo: dict[str, Any] = {}
+        try:
+            parsed = schemas.parse_json(data, "message")
+            if not isinstance(parsed, dict):
+                raise ValidationError({"message": "must be an object"})  # noqa: TRY301
+            echo = {name: parsed[name] for name in ("sub", "ref") if isinstance(parsed.get(name), str)}
+            kind = parsed.get("type")
+            if not isinstance(kind, str) or kind not in self._takers:
+                raise ValidationError({"type": f"must be one of {', '.join(self._takers)}"})  # noqa: TRY301
+            await self._takers[kind](schemas.check(schemas.MESSAGES[kind], parsed))
+        except StreamerError as error:
+            self._refuse(error, echo)
+        except Exception:  # noqa: BLE001
+            # Logged with its traceback; what the other subscriptions bring is not touched by it.
+            structlog.get_logger("websocket").exception("message_failed", principal=self._principal.id)
+            self._refuse(InternalError("something went wrong; the server's log says more"), echo)
+
+    def refuse_binary(self) -> None:
+        """Say that a binary message is none."""
+        self._refuse(ValidationError({"message": "must be text: JSON in UTF-8"}), {})
+
+    def _refuse(self, error: StreamerError, echo: Mapping[str, Any]) -> None:
+        content = {"code": error.code, "message": error.message} | ({"details": error.details} if error.details else {})
+        # What is echoed is not made longer than what may be sent.
+        self.sink.write(message("error", error=content, **{name: text[:128] for name, text in echo.items()}))
+
+    # ---- messages
+
+    async def _subscribe(self, body: dict[str, Any]) -> None:
+        sub, workspace = body["sub"], self._workspace_of(body)
+        wrong: dict[str, str] = {}
+        start = parse_bound(body["after"], "after", wrong) if body.get("after") else None
+        try:
+            selection = parse_filter(schemas.filter_of(body))
+        except ValidationError as error:
+            wrong |= error.fields
+        if sub in self._readers:
+            wrong["sub"] = "is in use on this socket: unsubscribe it, or take another name"
+        if len(self._readers) >= self._limits.subscriptions:
+            wrong["sub"] = f"this socket has {self._limits.subscriptions} subscriptions, which is the limit"
+        if wrong:
+            raise ValidationError(wrong)
+        principal = self._principal
+        principal.need(workspace, READ)
+        self._start(
+            sub,
+            await self._feed.follow(
+                Subscription(workspace, principal.account, principal.may_see(workspace, selection), start)
+            ),
+        )
+
+    async def _unsubscribe(self, body: dict[str, Any]) -> None:
+        reader = self._readers.pop(body["sub"], None)
+        if reader is None:
+            raise ValidationError({"sub": "there is no such subscription on this socket"})
+        self._feed.leave(reader)
+        self.sink.write(message("closed", sub=body["sub"], ref=body.get("ref"), **ending(Reason.UNSUBSCRIBED)))
+
+    async def _publish(self, body: dict[str, Any]) -> None:
+        workspace, key = self._workspace_of(body), body.get("idempotency_key")
+        self._principal.need(workspace, WRITE)
+        appending.check_writable(workspace)
+        appending.check_idempotency_key(key, "idempotency_key")
+        if ("event" in body) == ("events" in body):
+            raise ValidationError({"event": "send either event or events"})
+        appended = await appending.append(
+            self._intake,
+            self._principal,
+            workspace,
+            body["events"] if "events" in body else body["event"],
+            idempotency_key=key,
+            max_events=self._limits.batch_events,
+        )
+        bodies = b",".join([event.body for event in appended.events])
+        rest = orjson.dumps({"created": appended.created} | ({} if body.get("ref") is None else {"ref": body["ref"]}))
+        self.sink.write(frame(b'{"type":"published","events":[%b],%b' % (bodies, rest[1:])))
+
+    async def _ping(self, body: dict[str, Any]) -> None:
+        self.sink.write(message("pong", ref=body.get("ref")))
+
+    # ---- subscriptions
+
+    def _workspace_of(self, body: Mapping[str, Any]) -> str:
+        """Return the workspace that a message is about."""
+        workspace = body.get("workspace", self._workspace)
+        if workspace is None:
+            raise ValidationError({"workspace": "required"})
+        if self._workspace not in {None, workspace}:
+            raise ValidationError({"workspace": f"this socket is for {self._workspace}; /v1/ws is for many"})
+        if not is_id(workspace):  # a database may refuse to look for such a text
+            raise WorkspaceNotFound
+        return str(workspace)
+
+    def _start(self, sub: str, reader: Reader) -> None:
+        self._readers[sub] = reader
+        self._feed.start(reader, self.connection, WebSocketWire(sub), partial(self._ended, sub))
+
+    def _ended(self, sub: str, reason: Reason) -> None:
+        """Say that the server ended a subscription. A workspace's own socket ends with it: there is nothing else to come."""
+        self._readers.pop(sub, None)
+        if self._workspace is not None:
+            self.connection.close(reason)
+        else:
+            self.sink.write(message("closed", sub=sub, **ending(reason)))

@@ -1,0 +1,123 @@
+"""Tickets: credentials for one stream, for browsers, whose `EventSource` and `WebSocket` cannot send headers.
+
+A ticket must open its stream soon and is then bound to it: each later opening needs a position to resume from, and ends the one before.
+It is worth no more than the credential that it was made with, as long as that one lives. Kept in SQL: any node will do.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from streamer.auth.keys import SECOND, Keyring, hash_secret
+from streamer.auth.principal import AUDIT, READ, Principal
+from streamer.core.clock import now_us
+from streamer.core.errors import Unauthenticated
+from streamer.feed.reasons import Reason
+from streamer.store.tickets import TicketRecord, TicketStore
+
+OPEN_SECONDS = 60
+"""How long a ticket may lie before it opens its stream."""
+TICKET_SECONDS = 12 * 3600
+"""How long a ticket can resume its stream."""
+
+_PREFIX = "ticket_"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A ticket that was shown, and what it stands for."""
+
+    id: str
+    parameters: Mapping[str, Sequence[str]]
+    """The filter, as parameters of a query."""
+
+
+class Tickets:
+    """Makes tickets, and finds what one that is shown stands for."""
+
+    def __init__(self, store: TicketStore, keyring: Keyring, clock: Callable[[], int] = now_us) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._clock = clock
+
+    async def issue(
+        self, principal: Principal, workspace: str, parameters: Mapping[str, Sequence[str]]
+    ) -> tuple[str, int]:
+        """Make a ticket; the principal may read the workspace. Returns the secret, and when the ticket ends."""
+        secret = "st_" + secrets.token_urlsafe(32)
+        now = self._clock()
+        ends_at = min(now + TICKET_SECONDS * SECOND, principal.expires_at or now + TICKET_SECONDS * SECOND)
+        await self._store.add(
+            TicketRecord(
+                id=_PREFIX + secrets.token_hex(8),
+                secret_hash=hash_secret(secret),
+                credential=principal.chain[0],
+                workspace=workspace,
+                parameters=parameters,
+                created_at=now,
+                expires_at=min(now + OPEN_SECONDS * SECOND, ends_at),
+                ends_at=ends_at,
+            )
+        )
+        return secret, ends_at
+
+    async def find(self, secret: str) -> tuple[Principal, Ticket]:
+        """Return whom a ticket stands for, and what it is for; it is not opened yet. Raises Unauthenticated."""
+        found = await self._store.find(hash_secret(secret))
+        issuer = await self._keyring.holder(found.credential) if found else None
+        if found is None or issuer is None or found.expires_at <= self._clock():
+            raise _refused()
+        principal = Principal(
+            id=found.id,
+            name="ticket",
+            grants={found.workspace: issuer.scopes(found.workspace) & {READ, AUDIT}},
+            expires_at=found.ends_at,
+            parents=issuer.chain,
+        )
+        return principal, Ticket(found.id, found.parameters)
+
+    async def open(self, ticket: Ticket, principal: Principal, *, resuming: bool) -> tuple[Principal, str | None]:
+        """Open a ticket's stream.
+
+        Args:
+            ticket: what was found.
+            principal: whom it stands for.
+            resuming: the client says where it left.
+
+        Returns:
+            the principal of this opening, and what stood for the one before in its chain.
+
+        Raises:
+            Unauthenticated: it has been opened before, and this is no resumption; or it is too late.
+        """
+        opening = await self._store.open(ticket.id, self._clock(), again=resuming)
+        if opening is None:
+            raise _refused()
+        before = f"{ticket.id}.{opening - 1}" if opening > 1 else None
+        return replace(principal, version=str(opening)), before
+
+    async def ended(self, chain: Sequence[str]) -> dict[str, Reason]:
+        """Tell which of these openings (as in `Principal.chain`) have ended, and why."""
+        now = self._clock()
+        # A ticket that is gone was removed because its time was over.
+        ended = dict.fromkeys(chain, Reason.CREDENTIAL_EXPIRED)
+        standing = {found.id: found for found in await self._store.standing([link.partition(".")[0] for link in chain])}
+        for link in chain:
+            ticket_id, _, opening = link.partition(".")
+            found = standing.get(ticket_id)
+            if found is not None and str(found.openings) != opening:
+                ended[link] = Reason.REPLACED
+            elif found is not None and found.expires_at > now:
+                del ended[link]
+        return ended
+
+
+def _refused() -> Unauthenticated:
+    return Unauthenticated(
+        "the ticket is unknown or over, or was used and this does not resume its stream: get a new one"
+    )
+
+
+def is_ticket(link: str) -> bool:
+    """Tell whether a link of a chain is the opening of a ticket."""
+    return link.startswith(_PREFIX)

@@ -1,0 +1,185 @@
+"""A client's connection as the feed sees it: what lives and dies as one, with one subscription (SSE, long poll) or many (WebSocket)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from streamer.core.filter import EVERYTHING, Filter
+from streamer.core.frame import Frame
+from streamer.core.ports import Bound
+from streamer.core.position import Position
+from streamer.feed.reasons import Reason
+from streamer.feed.session import Gap, Session, State
+
+if TYPE_CHECKING:
+    from streamer.feed.channel import Channel
+
+
+class Wire(Protocol):
+    """A wire format: how the feed's messages become bytes. Equal wires share their bytes."""
+
+    def frames(self, frames: Sequence[Frame]) -> bytes:
+        """Encode events."""
+
+    def synced(self, position: Position) -> bytes:
+        """Encode: the reader has all there is."""
+
+    def gap(self, gap: Gap) -> bytes:
+        """Encode: these events are gone."""
+
+    def checkpoint(self, position: Position) -> bytes:
+        """Encode: nothing for this reader up to here; resume from here."""
+
+
+class Sink(Protocol):
+    """The transport's side of a connection."""
+
+    @property
+    def transport(self) -> str:
+        """The transport's name in the metrics."""
+
+    @property
+    def heartbeat(self) -> bytes:
+        """A sign of life."""
+
+    def is_ready(self) -> bool:
+        """Tell whether the connection's buffer is below its mark, so that a write is taken at once."""
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the connection's buffer. Never waits; a connection that is gone ignores them."""
+
+    async def drain(self) -> None:
+        """Wait until the buffer is below its mark again. Raises ConnectionError: it is gone."""
+
+    def progress(self) -> int | None:
+        """Return a number that changes whenever the peer takes something; None if nothing waits for it."""
+
+    def close(self, reason: Reason) -> None:
+        """Say why the connection ends, behind all that was written, and end it."""
+
+
+class Connection:
+    """One connection with its readers."""
+
+    __slots__ = ("chain", "is_closed", "mark", "marked_at", "readers", "rotates_at", "sink", "slot")
+
+    def __init__(self, sink: Sink, chain: Sequence[str]) -> None:
+        self.sink = sink
+        self.chain = tuple(chain)
+        """The ids of the credentials that all have to be valid, the connection's own first."""
+        self.readers: set[Reader] = set()
+        self.is_closed = False
+        self.slot = 0
+        """Where it sits in the hub's wheel of heartbeats."""
+        self.rotates_at = float("inf")
+        """When it is old, on the event loop's clock."""
+        self.mark: int | None = None
+        """What the sink's progress was when it last changed, and (`marked_at`) when that was."""
+        self.marked_at = 0.0
+
+    def close(self, reason: Reason) -> None:
+        """End the connection with all its readers. The first reason counts."""
+        if not self.is_closed:
+            self.is_closed = True
+            for reader in list(self.readers):
+                reader.driver.leave(reader)
+            self.sink.close(reason)
+
+    def beat(self) -> None:
+        """Give a sign of life: where to resume, for each reader whose filter has let nothing through, else a heartbeat."""
+        points = [point for reader in self.readers if (point := reader.checkpoint())]
+        self.sink.write(b"".join(points) or self.sink.heartbeat)
+
+    def stalls(self, now: float, seconds: float) -> bool:
+        """Tell whether the peer has taken nothing of what waits for it for so long."""
+        mark = self.sink.progress()
+        if mark is None or mark != self.mark:
+            self.mark, self.marked_at = mark, now
+            return False
+        return now - self.marked_at >= seconds
+
+
+class Cancellable(Protocol):
+    """A running task, as far as a reader knows it."""
+
+    def cancel(self) -> object:
+        """End it."""
+
+
+class Driver(Protocol):
+    """What moves readers on: the feed."""
+
+    def wake(self, reader: "Reader") -> None:
+        """Take over a reader that has fallen out of LIVE."""
+
+    def leave(self, reader: "Reader") -> None:
+        """Forget a reader everywhere, at once: nothing is written for it any more. Once is enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a reader asked for: a workspace's events that pass the filter, from behind `start` (None: from now on)."""
+
+    workspace: str
+    account: str
+    """Whose limit of subscriptions this one counts for: a credential's id."""
+    selection: Filter = EVERYTHING
+    start: Bound = None
+
+
+class Reader:
+    """A subscription and its progress. Made by `Feed.follow`; it has no connection before `Feed.start`."""
+
+    __slots__ = (
+        "channel",
+        "connection",
+        "driver",
+        "has_left",
+        "is_synced",
+        "noted",
+        "on_end",
+        "selection",
+        "session",
+        "sink",
+        "subscription",
+        "task",
+        "wire",
+    )
+
+    connection: Connection
+    sink: Sink
+    """The connection's, at hand for the one loop that runs for each event and each reader."""
+    wire: Wire
+    on_end: Callable[[Reason], None]
+    """Called when the server ended the subscription: the transport says so to the peer."""
+
+    def __init__(self, driver: Driver, subscription: Subscription, channel: "Channel") -> None:
+        self.driver = driver
+        self.subscription = subscription
+        self.selection = subscription.selection
+        self.channel = channel
+        self.session = Session(channel.log)
+        self.task: Cancellable | None = None
+        """What drives the reader; none while it is LIVE."""
+        self.is_synced = False
+        """The reader was told that it has all there is."""
+        self.noted = 0
+        """The last seq that the reader was told to resume from, other than by its cohort's frames."""
+        self.has_left = False
+
+    def end(self, reason: Reason) -> None:
+        """End the subscription from the server's side."""
+        if not self.has_left:
+            self.driver.leave(self)
+            self.on_end(reason)
+
+    def checkpoint(self) -> bytes | None:
+        """Return what moves a live reader's resume point to where its channel stands, if it was not told already."""
+        position = self.channel.resume_point(self) if self.session.state is State.LIVE else None
+        return None if position is None else self.wire.checkpoint(position)
+
+    @property
+    def position(self) -> Position:
+        """Everything up to here was handed out, or stopped by the filter."""
+        session = self.session
+        return Position(session.epoch, self.channel.flushed if session.state is State.LIVE else session.position)

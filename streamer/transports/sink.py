@@ -1,0 +1,103 @@
+"""A socket as the feed writes to it: shared bytes straight to the transport, and what the kernel knows of the peer's progress."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+
+from aiohttp.abc import AbstractStreamWriter
+
+from streamer.feed.reasons import Reason
+
+GRACE_SECONDS = 10
+"""How long a connection that was closed may take to bring what was written before."""
+RETRY_MS = (1000, 4000)
+"""The range of the reconnection time that readers are told: spread, so that they do not all come back at once."""
+
+_INFO_BYTES = 148
+_UNACKED, _ACKED, _UNSENT = 24, 120, 144
+"""Offsets in Linux's `struct tcp_info`: segments in flight, bytes acknowledged so far, bytes not sent."""
+
+
+class SocketSink:
+    """The part of a sink that is the same for all transports over a socket."""
+
+    def __init__(
+        self, transport: asyncio.Transport, writer: AbstractStreamWriter, *, high_water: int, stall_seconds: float
+    ) -> None:
+        self._transport = transport
+        self._writer = writer
+        self._high_water = high_water
+        self._said_farewell = False
+        self._draining: asyncio.Task[None] | None = None
+        self._tcp: socket.socket | None = transport.get_extra_info("socket")
+        self.ended = asyncio.Event()
+        """The connection was closed from this side: its handler is to finish."""
+        transport.set_write_buffer_limits(high=high_water)
+        self._bound_kernel(high_water, stall_seconds)
+
+    def _bound_kernel(self, high_water: int, stall_seconds: float) -> None:
+        """Let the kernel keep no more unsent than we do, and give up on a peer that is gone without a word."""
+        with contextlib.suppress(OSError, AttributeError):  # not TCP, or not Linux
+            assert self._tcp is not None  # noqa: S101
+            # Otherwise some megabytes a slow reader, which nobody counts.
+            self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, high_water)
+            # Later than our own close, which says why (RFC 5482).
+            patience = int((stall_seconds + 2 * GRACE_SECONDS) * 1000)
+            self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+
+    def is_ready(self) -> bool:
+        """Tell whether the buffer is below its mark."""
+        return self._transport.get_write_buffer_size() <= self._high_water
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the transport; one that is closing ignores them, and nothing follows the farewell."""
+        if not self._said_farewell and not self._transport.is_closing():
+            self._transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait until the buffer is below its mark. Several may wait at once. Raises ConnectionError."""
+        if self.is_ready() and not self._transport.is_closing():
+            return
+        if self._draining is None or self._draining.done():
+            # One that all wait for: who is cancelled would otherwise take aiohttp's only waiter from the others.
+            self._draining = asyncio.create_task(self._writer.drain())
+        await asyncio.wait([self._draining])
+        if self._draining.cancelled() or self._draining.exception() is not None or self._transport.is_closing():
+            raise ConnectionResetError("the connection is gone")
+
+    def progress(self) -> int | None:
+        """Return how much the peer has acknowledged; None if nothing waits for it."""
+        pending = self._transport.get_write_buffer_size()
+        try:
+            assert self._tcp is not None  # noqa: S101
+            info = self._tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        except (OSError, AttributeError, AssertionError):
+            info = b""
+        if len(info) < _INFO_BYTES:
+            return pending or None
+        (in_flight,), (unsent,) = struct.unpack_from("I", info, _UNACKED), struct.unpack_from("I", info, _UNSENT)
+        acknowledged: int = struct.unpack_from("Q", info, _ACKED)[0]
+        return acknowledged if pending or in_flight or unsent else None
+
+    def finish(self, farewell: bytes) -> None:
+        """Write the last bytes, let the handler finish, and cut the connection if the peer does not take them."""
+        self.write(farewell)
+        self._said_farewell = True
+        self.ended.set()
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, self._transport.abort)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._transport.abort()
+
+
+def retry_ms() -> int:
+    """Return a reconnection time for one reader, in milliseconds."""
+    return random.randint(*RETRY_MS)  # noqa: S311 - jitter, not a secret
+
+
+def ending(reason: Reason) -> dict[str, object]:
+    """Return what a reader is told of an end."""
+    return {"reason": reason.word, "reconnect": reason.reconnect}

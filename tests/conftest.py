@@ -19,6 +19,7 @@ from streamer.observe import logs
 from streamer.settings import Settings
 from tests.support import run_dir
 from tests.support.api import Api
+from tests.support.cli import Cli
 from tests.support.databases import Cluster, fresh_database, shared_cluster, sqlite_url
 from tests.support.process import ServerProcess
 from tests.support.tools import IN_CI, find, require
@@ -180,6 +181,12 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 def api(http: aiohttp.ClientSession, server: Server) -> Api:
     """The API of `server`, called with the admin key."""
     return Api(http, server.url, ADMIN_KEY)
+
+
+@pytest.fixture
+def cli(server: Server, tmp_path: Path) -> Cli:
+    """The command line, set up for the server."""
+    return Cli(tmp_path, {"STREAMER_URL": server.url, "STREAMER_KEY": ADMIN_KEY})
 
 
 @pytest.fixture

@@ -648,7 +648,14 @@ async def test_no_credential_appears_in_the_log(
     (await caller.append("w", details={"password": secret("body"), "text": f"Bearer {secret('text')}"})).expect(201)
     assert (await api.with_key(secret("wrong")).get(events("w"))).status == 401
     assert (await caller.get(events("w"), key=secret("query"))).status == 400
-    assert (await caller.get(f"{events('w')}/stream", ticket=secret("ticket"))).status == 400
+    assert (await caller.get(f"{events('w')}/stream", ticket=secret("ticket"))).status == 401
+    assert (await api.with_key(None).get(f"{events('w')}/ws", ticket=secret("socket"))).status == 401
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        await http.ws_connect(f"{process.url}/v1/ws", protocols=[secret("subprotocol")])
+    offered = {"Authorization": f"Bearer {key}"}
+    async with http.ws_connect(f"{process.url}/v1/ws", protocols=[secret("offered")], headers=offered) as socket:
+        await socket.send_json({"type": "subscribe", "sub": secret("sub"), "ticket": secret("message")})
+        assert (await socket.receive_json())["error"]["code"] == "validation_error"
     assert (await caller.get(events("w"), q=secret("search"))).status == 200
     assert (await caller.get(events("w"), cursor=secret("cursor"))).status == 400
     assert (

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -32,13 +32,12 @@ from tests.conftest import ADMIN_KEY
 from tests.support.databases import sqlite_url
 from tests.support.process import free_port
 from tests.support.proxy import Proxy, proxy_to
+from tests.support.scripted import scripted
 from tests.support.waiting import SECONDS, eventually
 
 FAST = Timing(unit=0.001, connect=10_000, silence=15_000)
 """A thousandth of all delays; time limits as in other tests."""
 EVENT = {"action": "issue.created", "actor": {"type": "user", "id": "ann"}}
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @pytest.fixture
@@ -67,20 +66,6 @@ async def shaky(proxy: Proxy) -> AsyncIterator[Client]:
     patient = replace(FAST, attempts=1000)  # how many the proxy spoils is a matter of chance
     async with Client(proxy.url, ADMIN_KEY, timing=patient) as client:
         yield client
-
-
-@contextlib.asynccontextmanager
-async def scripted(handler: Handler) -> AsyncIterator[str]:
-    """Run a server that answers everything by `handler`; yields its URL."""
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 async def seqs(messages: AsyncIterator[StreamMessage], last: int, into: list[int] | None = None) -> list[int]:
@@ -380,6 +365,30 @@ async def test_what_the_server_asks_for_is_kept() -> None:
         assert await seqs(stream, 8) == [1, 2, 8]
     assert requests == [(None, "e.0"), ("e.7", None), ("e.7", None)]
     assert [0.05 <= lost[0].delay <= 0.0505, 0.09 <= lost[1].delay <= 0.091] == [True, True]
+
+
+async def test_a_stream_that_is_closed_to_reconnect() -> None:
+    """`closed` with `reconnect` is no failure: the client comes back exactly when it was asked to, however often."""
+    resumed: list[str | None] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        resumed.append(request.headers.get("Last-Event-ID"))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        number = len(resumed)
+        await response.write(
+            b'id: e.%d\nevent: activity\ndata: {"seq":%d}\n\n' % (number, number)
+            + b'retry: %d\nevent: closed\ndata: {"reason":"rotated","reconnect":true}\n\n' % (number * 1000)
+        )
+        return response
+
+    lost: list[Lost] = []
+    async with scripted(answer) as url, Client(url, None, timing=FAST) as client:
+        notice = lambda notice: lost.append(notice) if isinstance(notice, Lost) else None  # noqa: E731
+        stream = client.stream("ws", after="e.0", attempts=1, notice=notice)
+        assert await seqs(stream, 8) == list(range(1, 9))
+    assert resumed == [None, *(f"e.{number}" for number in range(1, 8))]
+    assert lost == [Lost(Closed("rotated", reconnect=True), number / 1000) for number in range(1, 8)]
 
 
 @given(st.integers(0, 100), st.floats(0, 100))

@@ -190,7 +190,7 @@ class FeedMachine(RuleBasedStateMachine):
             max_age=0,
             readers_per_account=1000,
         )
-        self.feed = Feed(self.hub, self.log)
+        self.feed = Feed(self.hub, self.log, chunk_bytes=100)
 
     def settle(self, turns: int = 30) -> None:
         async def wait() -> None:

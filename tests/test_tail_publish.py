@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from streamer.app import Server
 from streamer.cli.cursor import CursorFile
+from streamer.cli.pretty import printable
 from streamer.cli.remote import Failure
-from streamer.cli.screen import printable
 from streamer.cli.when import moment_of
-from tests.conftest import ADMIN_KEY, MakeProcess
+from tests.conftest import MakeProcess
 from tests.support.api import Api, make_event
-from tests.support.cli import Cli, Ended
+from tests.support.cli import Cli, line_of
 from tests.support.databases import sqlite_url
 from tests.support.process import free_port
 from tests.support.proxy import proxy_to
@@ -34,12 +34,6 @@ def database_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def cli(server: Server, tmp_path: Path) -> Cli:
-    """The command line, set up for the server."""
-    return Cli(tmp_path, {"STREAMER_URL": server.url, "STREAMER_KEY": ADMIN_KEY})
-
-
-@pytest.fixture
 async def thirty(api: Api) -> list[dict[str, Any]]:
     """Thirty events in `my`: by ann, a bot and an agent, in turn."""
     actors = [{"type": "user", "id": "ann"}, {"type": "system", "id": "ci"}, {"type": "agent", "id": "bob"}]
@@ -47,21 +41,6 @@ async def thirty(api: Api) -> list[dict[str, Any]]:
     stored = (await api.append_all("my", batch)).expect(201)["events"]
     assert isinstance(stored, list)
     return stored
-
-
-def seqs(ended: Ended) -> list[int]:
-    """Return the seqs of the events that were printed."""
-    assert ended.code == 0, ended.err
-    return [json.loads(line)["seq"] for line in ended.lines]
-
-
-async def line_of(stream: asyncio.StreamReader | None) -> Any:
-    """Return the next event that a process prints."""
-    assert stream is not None
-    async with asyncio.timeout(SECONDS):
-        line = await stream.readline()
-    assert line, "the output ended"
-    return json.loads(line)
 
 
 # ---- tail: what it shows
@@ -98,16 +77,16 @@ async def line_of(stream: asyncio.StreamReader | None) -> Any:
 async def test_what_tail_shows(cli: Cli, thirty: list[dict[str, Any]], options: str, expected: list[int]) -> None:
     """Each choice of history gives its events, oldest first, and the command ends."""
     assert len(thirty) == 30
-    assert seqs(await cli("tail", "my", *options.split())) == list(expected)
+    assert (await cli("tail", "my", *options.split())).seqs == list(expected)
 
 
 async def test_since_an_event(cli: Cli, thirty: list[dict[str, Any]], api: Api) -> None:
     """`--since` and `--until` take an event's id and a position, too."""
-    assert seqs(await cli("tail", "my", "--since", thirty[26]["id"])) == [28, 29, 30]
+    assert (await cli("tail", "my", "--since", thirty[26]["id"])).seqs == [28, 29, 30]
     position = (await api.get("/v1/workspaces/my/events")).expect(200)["position"]
     epoch = position.rpartition(".")[0]
-    assert seqs(await cli("tail", "my", "--since", f"{epoch}.3", "--until", thirty[4]["id"])) == [4, 5]
-    assert seqs(await cli("tail", "my", "--since", "all", "--until", thirty[2]["timestamp"])) == [1, 2]
+    assert (await cli("tail", "my", "--since", f"{epoch}.3", "--until", thirty[4]["id"])).seqs == [4, 5]
+    assert (await cli("tail", "my", "--since", "all", "--until", thirty[2]["timestamp"])).seqs == [1, 2]
 
 
 async def test_ndjson_is_what_the_server_serves(cli: Cli, api: Api) -> None:
@@ -215,14 +194,14 @@ async def test_the_cursor_file_resumes_exactly(
     """Each run goes on where the last one ended, also when a filter let nothing through."""
     assert thirty
     tail = ("tail", "my", "--cursor-file", tmp_path / "c")
-    assert seqs(await cli(*tail, "--since", "all", "--count", 10)) == list(range(1, 11))
-    assert seqs(await cli(*tail, "--count", 5)) == list(range(11, 16))
-    assert seqs(await cli(*tail)) == list(range(16, 31))
-    assert seqs(await cli(*tail)) == []
+    assert (await cli(*tail, "--since", "all", "--count", 10)).seqs == list(range(1, 11))
+    assert (await cli(*tail, "--count", 5)).seqs == list(range(11, 16))
+    assert (await cli(*tail)).seqs == list(range(16, 31))
+    assert (await cli(*tail)).seqs == []
     await api.append("my")
-    assert seqs(await cli(*tail, "--actor", "nobody")) == []
+    assert (await cli(*tail, "--actor", "nobody")).seqs == []
     await api.append("my")
-    assert seqs(await cli(*tail)) == [32]
+    assert (await cli(*tail)).seqs == [32]
 
 
 async def test_a_killed_tail_resumes(cli: Cli, api: Api, tmp_path: Path) -> None:
@@ -273,7 +252,7 @@ async def test_a_cursor_file_of_another_log(cli: Cli, thirty: list[dict[str, Any
     assert (strict.code, strict.out) == (6, "")
     assert "~~ an unknown number of events missing (reset) ~~" in strict.err
     lenient = await cli(*tail)
-    assert seqs(lenient) == list(range(1, 31))
+    assert lenient.seqs == list(range(1, 31))
     assert "missing" in lenient.err
 
 
@@ -335,7 +314,7 @@ async def test_the_local_admin_key(make_process: MakeProcess, tmp_path: Path) ->
     cli = Cli(tmp_path, {"STREAMER_DATA_DIR": str(tmp_path / "here"), "STREAMER_URL": process.url})
     event = ["--action", "a.b", "--actor-type", "user", "--actor-id", "ann"]
     assert (await cli("publish", "my", *event)).code == 0
-    assert seqs(await cli("tail", "my")) == [1]
+    assert (await cli("tail", "my")).seqs == [1]
     cli.variables["STREAMER_URL"] = process.url.replace("127.0.0.1", "streamer.invalid")
     assert (await cli("tail", "my")).code == 5
 

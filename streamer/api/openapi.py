@@ -23,11 +23,11 @@ _BAD_REQUEST = 400
 _LIST = f"A list parted by commas, or repeated; a leading `!` excludes the list. At most {MAX_VALUES} values in all."
 
 
-def _words(pattern: str = r"^!?[^\u0000,!*\\]+(,[^\u0000,!*\\]+)*$") -> Schema:
+def _words(name: str) -> Schema:
     return {
         "type": "array",
-        "items": {"type": "string", "pattern": pattern, "maxLength": MAX_VALUE_LENGTH},
-        "maxItems": 8,
+        "items": {"type": "string", "pattern": schemas.FILTER_PATTERNS[name], "maxLength": MAX_VALUE_LENGTH},
+        "maxItems": schemas.MAX_REPEATED,
     }
 
 
@@ -43,14 +43,14 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
     ),
     "ticket": ("A ticket, in place of another credential; it carries the filter.", _TEXT),
     "workspace_after": ("Only ids behind this one.", {"type": "string", "pattern": "^[^\\u0000]*$"}),
-    "category": ("Filter. " + _LIST, _words(f"^!?({'|'.join(CATEGORIES)})$")),
-    "action": ("Filter; `*` as the last part stands for any rest (`issue.*`). " + _LIST, _words()),
+    "category": ("Filter. " + _LIST, _words("category")),
+    "action": ("Filter; `*` as the last part stands for any rest (`issue.*`). " + _LIST, _words("action")),
     "q": (
         "Filter: description and identifiers hold this text, ASCII letters in either case; a leading `!` excludes.",
-        _words(r"^!?[^\u0000!]+$"),
+        _words("q"),
     ),
     **{
-        name: ("Filter. " + _LIST, _words())
+        name: ("Filter. " + _LIST, _words(name))
         for name in ("actor_type", "actor_id", "entity_type", "entity_id", "agent_id", "run_id", "task_id")
     },
 }

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from streamer.auth.principal import SCOPES, TEMPLATES
 from streamer.core.clock import parse_timestamp
 from streamer.core.errors import ValidationError
-from streamer.core.filter import FILTER_FIELDS, MAX_VALUE_LENGTH
+from streamer.core.filter import CATEGORIES, FILTER_FIELDS, MAX_VALUE_LENGTH
 from streamer.core.ids import ID_PATTERN, RESERVED_EVENT_IDS, is_id
 
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -151,10 +151,25 @@ class SignInIn(TypedDict):
     code: Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
-FilterValue = Annotated[
-    str | list[str], Field(description="A text or several, each in the grammar of the query parameter of that name.")
-]
-_FILTER: Any = dict.fromkeys(FILTER_FIELDS, FilterValue)
+FILTER_PATTERNS: Mapping[str, str] = {
+    **dict.fromkeys(FILTER_FIELDS, r"^!?[^\u0000,!*\\]+(,[^\u0000,!*\\]+)*$"),
+    "category": f"^!?({'|'.join(CATEGORIES)})$",
+    "q": r"^!?[^\u0000!]+$",
+}
+"""What is surely right as a value of a filter, without backslashes and `*`: for the OpenAPI document; `core.filter` has the grammar."""
+MAX_REPEATED = 8
+"""How often a parameter of a filter can surely be repeated."""
+
+
+def _filter_value(name: str) -> Any:
+    one = {"type": "string", "pattern": FILTER_PATTERNS[name], "maxLength": MAX_VALUE_LENGTH}
+    shown = {"anyOf": [one, {"type": "array", "items": one}]}
+    return Annotated[
+        str | list[str], WithJsonSchema({"description": "As the query parameter; several in a list."} | shown)
+    ]
+
+
+_FILTER: Any = {name: _filter_value(name) for name in FILTER_FIELDS}
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Ref = Annotated[
     Annotated[str, StringConstraints(max_length=128)] | None, Field(description="Comes back in the answer.")

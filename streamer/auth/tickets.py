@@ -44,7 +44,7 @@ class Tickets:
         self, principal: Principal, workspace: str, parameters: Mapping[str, Sequence[str]]
     ) -> tuple[str, int]:
         """Make a ticket; the principal may read the workspace. Returns the secret, and when the ticket ends."""
-        secret = "st_" + secrets.token_urlsafe(32)
+        secret = "stk_" + secrets.token_urlsafe(32)
         now = self._clock()
         ends_at = min(now + TICKET_SECONDS * SECOND, principal.expires_at or now + TICKET_SECONDS * SECOND)
         await self._store.add(

@@ -14,7 +14,7 @@ import click
 import orjson
 
 from streamer.cli.remote import Failure, connection, failure, open_client, run
-from streamer.cli.screen import StatusLine
+from streamer.cli.screen import StatusLine, for_people
 from streamer.client import Client, ClientError, Event
 
 BATCH_EVENTS = 1000
@@ -140,7 +140,7 @@ async def _publish(
 ) -> None:
     """Append what the source gives, and report."""
     batches = _one(source) if isinstance(source, dict) else _batches(source.fileno(), in_time=idempotency_key is None)
-    status = StatusLine(shown=sys.stderr.isatty())
+    status = StatusLine(shown=for_people(sys.stderr))
     started = time.monotonic()
     seqs: list[int] = []
     stored = number = 0

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ipaddress
 import os
+import signal
 import stat
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -97,7 +98,7 @@ def _is_local(host: str) -> bool:
 def run(main: Coroutine[Any, Any, None], *, workspace: str) -> None:
     """Run a command's coroutine; whatever goes wrong ends in its exit code and a text, never in a traceback."""
     try:
-        asyncio.run(main)
+        asyncio.run(_until_told(main))
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
     except BrokenPipeError:
@@ -105,6 +106,27 @@ def run(main: Coroutine[Any, Any, None], *, workspace: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ClientError as error:
         raise failure(error, workspace) from None
+
+
+async def _until_told(main: Coroutine[Any, Any, None]) -> None:
+    """Run a command's coroutine; SIGTERM and SIGHUP cancel it, so that it ends in order, as Ctrl-C does."""
+    task = asyncio.current_task()
+    told: list[int] = []
+
+    def end(number: int) -> None:
+        told.append(number)
+        if task:
+            task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not what nohup keeps away
+            asyncio.get_running_loop().add_signal_handler(number, end, number)
+    try:
+        await main
+    except asyncio.CancelledError:
+        if told:
+            raise click.exceptions.Exit(128 + told[0]) from None
+        raise
 
 
 def failure(error: ClientError, workspace: str, *, name: Callable[[str], str] = str) -> Failure:

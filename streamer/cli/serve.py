@@ -70,15 +70,30 @@ def runner() -> asyncio.Runner:
 
 
 async def _serve(settings: Settings) -> None:
-    stop = asyncio.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    stop = _stopped_by_signal()
     terminal = sys.stdout.isatty()
     async with running(settings, show_key=terminal) as server:
         with contextlib.suppress(BrokenPipeError):
             click.echo(await _welcome(server, terminal=terminal), err=not terminal)
         await stop.wait()
-        click.echo("stopping: no new connections, streams are closed", err=True)
+        window = f"within {settings.drain_seconds:g} s"
+        click.echo(f"stopping {window}: no new connections, streams are closed (again to stop at once)", err=True)
+
+
+def _stopped_by_signal() -> asyncio.Event:
+    """Return what is set by the first signal that asks the server to end. The second one ends it at once, as `kill -9` would."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def first() -> None:
+        stop.set()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, first)
+    return stop
 
 
 async def _welcome(server: Server, *, terminal: bool) -> str:

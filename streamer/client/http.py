@@ -191,7 +191,7 @@ class Client:
             after: a position or an RFC 3339 timestamp to begin behind; None: only what comes from now on.
             filters: what to let through.
             attempts: give up after so many attempts in a row that met no answer (None: never).
-            notice: is told of connections found and lost.
+            notice: is told of connections found and lost. One that the server closes with `reconnect` is no failed attempt.
 
         Raises:
             ApiError: the server refuses the stream.
@@ -205,7 +205,7 @@ class Client:
         failures = 0
         while True:
             connected: float | None = None
-            error: ClientError = Unreachable("the stream ended")
+            cause: ClientError | Closed = Unreachable("the stream ended")
             try:
                 async with contextlib.aclosing(self._connection(workspace, reader, filters)) as messages:
                     async for message in messages:
@@ -214,18 +214,23 @@ class Client:
                             notice(message)
                             continue
                         yield message
-                        if isinstance(message, Closed) and not message.reconnect:
-                            return
+                        if isinstance(message, Closed):
+                            if not message.reconnect:
+                                return
+                            cause = message
             except ClientError as failure:
-                error = failure
+                cause = failure
             if connected is None:
                 failures += 1
             elif _now() - connected >= self._timing.stable * self._timing.unit:
                 backoff.reset()
-            if not error.temporary or failures == attempts:
-                raise error
-            delay = backoff.delay(max(reader.retry, error.retry_after or 0))
-            notice(Lost(error, delay))
+            if isinstance(cause, ClientError):
+                if not cause.temporary or failures == attempts:
+                    raise cause
+                delay = backoff.delay(max(reader.retry, cause.retry_after or 0))
+            else:  # no failure: the server has said when to come, each reader another time
+                delay = reader.retry * self._timing.unit or backoff.delay(0)
+            notice(Lost(cause, delay))
             await asyncio.sleep(delay)
 
     async def _connection(

@@ -81,9 +81,9 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The stream's connection is gone; the next attempt is in `delay` seconds."""
+    """The stream's connection is gone, by an error or because the server said so; the next attempt is in `delay` seconds."""
 
-    error: ClientError
+    cause: ClientError | Closed
     delay: float
 
 

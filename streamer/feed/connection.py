@@ -1,5 +1,6 @@
 """A client's connection as the feed sees it: what lives and dies as one, with one subscription (SSE, long poll) or many (WebSocket)."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -61,14 +62,17 @@ class Sink(Protocol):
 class Connection:
     """One connection with its readers."""
 
-    __slots__ = ("chain", "is_closed", "mark", "marked_at", "readers", "rotates_at", "sink", "slot")
+    __slots__ = ("chain", "closed", "mark", "marked_at", "readers", "rotates_at", "sink", "slot", "turn")
 
     def __init__(self, sink: Sink, chain: Sequence[str]) -> None:
         self.sink = sink
         self.chain = tuple(chain)
         """The ids of the credentials that all have to be valid, the connection's own first."""
         self.readers: set[Reader] = set()
-        self.is_closed = False
+        self.closed: Reason | None = None
+        """Why the server ended it."""
+        self.turn = asyncio.Lock()
+        """Who has it may write what its reader missed."""
         self.slot = 0
         """Where it sits in the hub's wheel of heartbeats."""
         self.rotates_at = float("inf")
@@ -79,8 +83,8 @@ class Connection:
 
     def close(self, reason: Reason) -> None:
         """End the connection with all its readers. The first reason counts."""
-        if not self.is_closed:
-            self.is_closed = True
+        if self.closed is None:
+            self.closed = reason
             for reader in list(self.readers):
                 reader.driver.leave(reader)
             self.sink.close(reason)

@@ -13,18 +13,18 @@ from streamer.feed.connection import Connection, Reader, Sink, Subscription, Wir
 from streamer.feed.hub import Hub
 from streamer.feed.reasons import Reason
 
-CHUNK_BYTES = 256 * 1024
-"""About what is handed to a connection at once while a reader catches up."""
-PAGE_EVENTS = (16, 1000)
-"""The fewest and the most events that one query reads for a reader; between them, what makes `CHUNK_BYTES`."""
+PAGE_EVENTS = 1000
+"""The most events that one query reads for a reader."""
 
 
 class Feed:
     """Replay joined to live, for readers of any transport: `connect`, `follow`, `start`; `leave` and `disconnect` at the end."""
 
-    def __init__(self, hub: Hub, log: Log) -> None:
+    def __init__(self, hub: Hub, log: Log, *, chunk_bytes: int) -> None:
+        """Make the feed; `chunk_bytes` is what a reader that catches up is given at once (or one event, if that is longer)."""
         self._hub = hub
         self._log = log
+        self._chunk_bytes = chunk_bytes
         self._logger = structlog.get_logger("feed")
 
     # ---- what transports call
@@ -52,7 +52,7 @@ class Feed:
 
     def start(self, reader: Reader, connection: Connection, wire: Wire, on_end: Callable[[Reason], None]) -> None:
         """Serve a reader on its connection, until it leaves or is ended, which `on_end` is told."""
-        if connection.is_closed:
+        if connection.closed:
             self.leave(reader)
             return
         if not reader.channel.is_open:
@@ -100,6 +100,8 @@ class Feed:
             self._end(reader, Reason.STORE_UNAVAILABLE)
         except WorkspaceNotFound:
             self._end(reader, Reason.WORKSPACE_DELETED)
+        except _Moved:
+            self._end(reader, Reason.RESET)
         except Exception:
             self._logger.exception("reader_failed", workspace=reader.channel.workspace)
             self._end(reader, Reason.INTERNAL_ERROR)
@@ -126,40 +128,39 @@ class Feed:
 
     async def _catch_up(self, reader: Reader) -> None:
         """Hand out what lies before the channel, until the reader stands there and is LIVE."""
-        channel, session, sink, wire = reader.channel, reader.session, reader.sink, reader.wire
-        page_events = PAGE_EVENTS[0]
+        channel, session, connection = reader.channel, reader.session, reader.connection
         while not channel.join(reader):
-            await sink.drain()
-            if session.position == channel.flushed:
-                continue
-            if session.position > channel.flushed:
-                # Events that this node has not heard of were removed already: the channel is to be opened anew.
-                self._end(reader, Reason.RESET)
-                return
-            frames, through = self._from_ring(reader)
-            if frames is None:
-                try:
-                    frames, through = await self._from_log(reader, page_events)
-                except PositionExpired:
-                    if not await self._step_over(reader):
-                        self._end(reader, Reason.RESET)
-                        return
-                    continue
-                size = sum(len(frame.body) for frame in frames)
-                if size:
-                    page_events = min(max(len(frames) * CHUNK_BYTES // size, PAGE_EVENTS[0]), PAGE_EVENTS[1])
-            before = session.position
-            fresh = session.read(frames, through)
-            if fresh:
-                sink.write(wire.frames(fresh))
-                reader.noted = fresh[-1].seq
-            elif session.position > before:
-                reader.noted = session.position
-                sink.write(wire.checkpoint(Position(session.epoch, session.position)))
+            # One chunk at a time for all readers of a connection: else each of them would hold one while the peer is slow.
+            async with connection.turn:
+                await connection.sink.drain()
+                if session.position < channel.flushed:
+                    await self._hand_out(reader)
+                elif session.position > channel.flushed:
+                    # Events that this node has not heard of were removed already: the channel is to be opened anew.
+                    raise _Moved
         if not reader.is_synced:
             reader.is_synced = True
             reader.noted = session.position
-            sink.write(wire.synced(Position(session.epoch, session.position)))
+            reader.sink.write(reader.wire.synced(Position(session.epoch, session.position)))
+
+    async def _hand_out(self, reader: Reader) -> None:
+        """Write the next chunk for a reader, from the ring or the log; or say what is missing there."""
+        session, sink, wire = reader.session, reader.sink, reader.wire
+        frames, through = self._from_ring(reader)
+        if frames is None:
+            try:
+                frames, through = await self._from_log(reader)
+            except PositionExpired:
+                await self._step_over(reader)
+                return
+        before = session.position
+        fresh = session.read(frames, through)
+        if fresh:
+            sink.write(wire.frames(fresh))
+            reader.noted = fresh[-1].seq
+        elif session.position > before:
+            reader.noted = session.position
+            sink.write(wire.checkpoint(Position(session.epoch, session.position)))
 
     def _from_ring(self, reader: Reader) -> tuple[Sequence[Frame] | None, int]:
         """Return what the ring holds for a reader, about a chunk of it; None if the ring has moved past the reader."""
@@ -170,7 +171,7 @@ class Feed:
         passed: list[Frame] = []
         size = through = 0
         for frame in frames:
-            if frame.seq > channel.flushed or size > CHUNK_BYTES:
+            if frame.seq > channel.flushed or size >= self._chunk_bytes:
                 break
             through = frame.seq
             if reader.selection.matches(frame.facets):
@@ -178,28 +179,31 @@ class Feed:
                 size += len(frame.body)
         return passed, through
 
-    async def _from_log(self, reader: Reader, limit: int) -> tuple[Sequence[Frame], int]:
-        """Read a page behind the reader's position, not beyond where the channel stands."""
+    async def _from_log(self, reader: Reader) -> tuple[Sequence[Frame], int]:
+        """Read a chunk behind the reader's position, not beyond where the channel stands."""
         channel, epoch = reader.channel, reader.channel.epoch
         page = await self._log.page(
             channel.workspace,
             selection=reader.selection,
             order="asc",
-            limit=limit,
+            limit=PAGE_EVENTS,
             after=Position(epoch, reader.session.position),
             before=Position(epoch, channel.flushed + 1),
         )
         return [Frame(Position(epoch, event.seq), event.body) for event in page.events], page.examined
 
-    async def _step_over(self, reader: Reader) -> bool:
-        """Tell a reader that what it wanted next was removed meanwhile; False if the log is another one now."""
+    async def _step_over(self, reader: Reader) -> None:
+        """Tell a reader that what it wanted next was removed meanwhile. Raises _Moved: the log is another one now."""
         channel = reader.channel
         log = await self._log.head(channel.workspace)
-        if log.epoch != channel.epoch:
-            return False
+        gaps = reader.session.trimmed(log) if log.epoch == channel.epoch else []
+        if not gaps:  # made anew, or restored to an earlier state under a running server
+            raise _Moved
         channel.earliest = max(channel.earliest, log.earliest)
-        gaps = reader.session.trimmed(log)
         for gap in gaps:
             reader.sink.write(reader.wire.gap(gap))
             reader.noted = reader.session.position
-        return bool(gaps)  # none: the log was restored to an earlier state under a running server
+
+
+class _Moved(Exception):
+    """The log is not the one that the channel stands for: who comes back gets a new channel."""

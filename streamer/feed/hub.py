@@ -222,6 +222,8 @@ class Hub:
 
     def detach(self, connection: Connection) -> None:
         """Count a connection out."""
+        ended_by = connection.closed.word if connection.closed else "left"
+        self._metrics.connections_ended.labels(connection.sink.transport, ended_by).inc()
         self._wheel[connection.slot].discard(connection)
         for credential in connection.chain:
             connections = self._by_credential.get(credential, set())
@@ -288,7 +290,7 @@ class Hub:
         """See to the connections in one slot of the wheel: a sign of life, or the end of what is old or stalled."""
         now = asyncio.get_running_loop().time()
         for connection in list(self._wheel[slot]):
-            if connection.is_closed:
+            if connection.closed:
                 continue  # its handler is about to detach it
             if connection.stalls(now, self._stall_seconds):
                 connection.close(Reason.STALLED)

@@ -41,6 +41,7 @@ _NAME_HINTS: Final = (
 _SHAPES: Final = (
     # (what every match contains, in lower case; the shape)
     (b"sk_", r"\bsk_[A-Za-z0-9_-]{16,}"),  # ours, Stripe's, Evershell's
+    (b"stk_", r"\bstk_[A-Za-z0-9_-]{40,}"),  # our tickets
     (b"rk_", r"\brk_(?:live|test)_[A-Za-z0-9]{16,}"),
     (b"sk-", r"\bsk-[A-Za-z0-9_-]{16,}"),  # OpenAI, Anthropic
     *((b"gh%c_" % kind, rf"\bgh{chr(kind)}_[A-Za-z0-9]{{20,}}") for kind in b"pousr"),

@@ -37,7 +37,13 @@ class Metrics:
         self.append_queue = gauge("append_queue_events", "Events that wait to be stored.")
         self.commit_seconds = histogram("commit_seconds", "Time to store one group of appends, retries included.")
         self.redactions = counter("redactions_total", "Values replaced before storage because they looked secret.")
-        self.subscribers = gauge("subscribers", "Open streams.", "transport")
+        self.subscribers = gauge("subscribers", "Open subscriptions.", "transport")
+        self.connections_ended = counter(
+            "connections_ended_total",
+            "Connections of readers that ended, by the server's reason or `left`.",
+            "transport",
+            "reason",
+        )
         self.deliveries = counter("deliveries_total", "Events written to streams, counted for each reader.")
         self.catch_ups = counter("catch_ups_total", "Times a slow reader was sent back to the log.")
         self.fills = counter("feed_fills_total", "Times the hub filled a hole in a feed from the log.")

@@ -23,6 +23,8 @@ _UNACKED, _ACKED, _UNSENT = 24, 120, 144
 class SocketSink:
     """The part of a sink that is the same for all transports over a socket."""
 
+    __slots__ = ("_draining", "_high_water", "_said_farewell", "_tcp", "_transport", "_writer", "ended")
+
     def __init__(
         self, transport: asyncio.Transport, writer: AbstractStreamWriter, *, high_water: int, stall_seconds: float
     ) -> None:
@@ -32,7 +34,7 @@ class SocketSink:
         self._said_farewell = False
         self._draining: asyncio.Task[None] | None = None
         self._tcp: socket.socket | None = transport.get_extra_info("socket")
-        self.ended = asyncio.Event()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """The connection was closed from this side: its handler is to finish."""
         transport.set_write_buffer_limits(high=high_water)
         self._bound_kernel(high_water, stall_seconds)
@@ -85,7 +87,8 @@ class SocketSink:
         """Write the last bytes, let the handler finish, and cut the connection if the peer does not take them."""
         self.write(farewell)
         self._said_farewell = True
-        self.ended.set()
+        if not self.ended.done():
+            self.ended.set_result(None)
         asyncio.get_running_loop().call_later(GRACE_SECONDS, self._transport.abort)
 
     def abort(self) -> None:

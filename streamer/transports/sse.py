@@ -57,6 +57,8 @@ class SseWire:
 class SseSink(SocketSink):
     """A stream's connection."""
 
+    __slots__ = ("_wire", "heartbeat")
+
     transport = "sse"
 
     def __init__(self, *args: Any, wire: SseWire, **options: Any) -> None:
@@ -95,7 +97,7 @@ async def stream(
     connection = feed.connect(sink, chain)
     try:
         feed.start(reader, connection, wire, connection.close)
-        await sink.ended.wait()
+        await sink.ended
     finally:
         feed.disconnect(connection)
     # A reader that was closed is not to send its next request here: another node may be meant.

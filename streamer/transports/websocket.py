@@ -92,6 +92,8 @@ def _parts(frames: Sequence[Frame]) -> Iterator[Sequence[Frame]]:
 class WebSocketSink(SocketSink):
     """A socket's connection."""
 
+    __slots__ = ()
+
     transport = "websocket"
     heartbeat = bytes((_PING, 0))
 
@@ -147,13 +149,13 @@ async def serve(
             await sink.drain()  # who sends without reading gets no further
             received = await response.receive()
             if received.type is WSMsgType.TEXT:
-                if not connection.is_closed:
+                if not connection.closed:
                     await conversation.take(received.data)
             elif received.type is WSMsgType.BINARY:
                 conversation.refuse_binary()
             else:
                 break
-        if not connection.is_closed:
+        if not connection.closed:
             sink.write(close_frame(1000, ""))
     except ConnectionError:
         pass  # gone

@@ -2,14 +2,19 @@
 
 import asyncio
 import contextlib
+import fcntl
+import json
 import os
 import pty
 import signal
 import sys
+import termios
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from streamer.cli.screen import AGENT_VARIABLES
 from tests.support.run_dir import forget_pid, note_pid
 from tests.support.tools import ROOT
 from tests.support.waiting import SECONDS
@@ -28,6 +33,21 @@ class Ended:
         """Return what it printed, by lines."""
         return self.out.splitlines()
 
+    @property
+    def seqs(self) -> list[int]:
+        """Return the seqs of the events that it printed, and then ended well."""
+        assert self.code == 0, self.err
+        return [json.loads(line)["seq"] for line in self.lines]
+
+
+async def line_of(stream: asyncio.StreamReader | None) -> Any:
+    """Return the next event that a process prints."""
+    assert stream is not None
+    async with asyncio.timeout(SECONDS):
+        line = await stream.readline()
+    assert line, "the output ended"
+    return json.loads(line)
+
 
 class Cli:
     """Runs commands in a folder, with some variables."""
@@ -38,7 +58,8 @@ class Cli:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "xterm", **self.variables}
+        here = {name: value for name, value in os.environ.items() if name not in AGENT_VARIABLES}
+        return {**here, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "xterm", **self.variables}
 
     async def __call__(self, *arguments: object, stdin: bytes = b"") -> Ended:
         """Run a command to its end."""
@@ -74,6 +95,8 @@ class Cli:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(theirs)
         terminal = Terminal(process, ours)
@@ -94,8 +117,20 @@ class Terminal:
         self.process = process
         self.shown = ""
         self._descriptor = descriptor
+        self._end = asyncio.Event()
         os.set_blocking(descriptor, False)
         asyncio.get_running_loop().add_reader(descriptor, self._read)
+
+    def type(self, keys: str) -> None:
+        r"""Press keys: `\x03` is Ctrl-C."""
+        os.write(self._descriptor, keys.encode())
+
+    async def ended(self) -> int:
+        """Wait until the command has ended and all that it wrote is shown. Returns its exit code."""
+        async with asyncio.timeout(SECONDS):
+            code = await self.process.wait()
+            await self._end.wait()
+        return code
 
     def close(self) -> None:
         """Take the terminal away."""
@@ -109,6 +144,7 @@ class Terminal:
             data = b""
         if not data:
             asyncio.get_running_loop().remove_reader(self._descriptor)
+            self._end.set()
         self.shown += data.decode("utf-8", "replace")
 
 

@@ -1,0 +1,63 @@
+"""What `--since` and `--until` mean: positions in a log, or timestamps."""
+
+import re
+from collections.abc import Mapping
+
+import click
+
+from streamer.cli.when import moment_of
+from streamer.client import Activity, ApiError, Client, seq_of
+from streamer.core.clock import parse_timestamp
+from streamer.core.position import MAX_SEQ
+
+_POSITION = re.compile(r"[a-z0-9]{1,32}\.\d{1,19}", re.ASCII)
+
+
+async def bound(option: str, text: str, client: Client, workspace: str, log: Mapping[str, str]) -> str:
+    """Return the position or timestamp that WHEN means.
+
+    Args:
+        option: whose value it is, for the error.
+        text: what was given.
+        client: knows the events' ids.
+        workspace: whose log it is.
+        log: the workspace's values, with `position` and `earliest`.
+
+    Raises:
+        click.UsageError: it means nothing in this log.
+        ClientError: the server does not say.
+    """
+    epoch, _, head = log["position"].rpartition(".")
+    if text in {"all", "latest"} and option == "--since":
+        return log["earliest"] if text == "all" else log["position"]
+    seq = text.removeprefix(f"{epoch}.")
+    if seq.isascii() and seq.isdigit() and int(seq) <= MAX_SEQ:
+        if int(seq) > int(head):
+            raise click.UsageError(f"{option} {text}: the log ends at seq {head}")
+        return f"{epoch}.{seq}"
+    moment = moment_of(text)
+    if moment is not None:
+        return moment
+    try:
+        return f"{epoch}.{(await client.event(workspace, text))['seq']}"
+    except ApiError as error:
+        if error.code != "event_not_found":
+            raise
+        raise click.UsageError(f"{option} {text}: not a time, not a seq, and no event has this id") from None
+
+
+def is_position(text: str) -> bool:
+    """Tell a position from a timestamp."""
+    return _POSITION.fullmatch(text) is not None
+
+
+def behind(until: str) -> str:
+    """Return the bound that events up to `until` come before: an event that it names belongs to them, a time does not."""
+    return f"{until.rpartition('.')[0]}.{seq_of(until) + 1}" if is_position(until) else until
+
+
+def is_beyond(activity: Activity, until: str) -> bool:
+    """Tell whether an event comes after those up to `until`."""
+    if is_position(until):
+        return activity.seq > seq_of(until)
+    return parse_timestamp(activity.event["timestamp"]) >= parse_timestamp(until)

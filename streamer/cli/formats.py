@@ -1,0 +1,146 @@
+"""What `tail -o` can write: from events to bytes, without a terminal and without state."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from streamer.cli.pretty import EventLines, TimeStyle, printable
+from streamer.client import Activity, Event
+
+FIELDS: Mapping[str, tuple[str, ...] | None] = {
+    **dict.fromkeys(("id", "seq", "workspace_id", "category", "action"), ()),
+    "actor": ("type", "id", "name", "role", "on_behalf_of", "ip"),
+    "entity": ("type", "id", "identifier", "name"),
+    **dict.fromkeys(("agent_id", "run_id", "task_id", "description"), ()),
+    "details": None,
+    "changes": None,
+    **dict.fromkeys(("occurred_at", "timestamp", "traceparent"), ()),
+}
+"""An event's fields, and what each holds: nothing more, these, or (None) whatever the publisher put there."""
+
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\", "{{": "{", "}}": "}"}
+_TOKEN = re.compile(r"(?P<escape>\\[nt\\]|\{\{|\}\})|\{(?P<path>[^{}]*)\}|(?P<stray>[{}])|(?P<text>[^\\{}]+|\\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How events become output."""
+
+    render: Callable[[Activity], bytes]
+    """An event, up to the end of its line: what stands there is complete at any time."""
+    first: bytes = b""
+    """Before the first event."""
+    other: bytes = b""
+    """Before each other event."""
+    end: bytes = b""
+    """Behind the last event; `first` comes before it if there was none."""
+    gap: Callable[[str], bytes] | None = None
+    """The line that stands for missing events; None: it would not be such output, and belongs elsewhere."""
+
+
+def format_of(output: str, *, workspace: str, time: TimeStyle, terminal: bool) -> Format:
+    """Return the format that `-o` names.
+
+    Args:
+        output: `pretty`, `ndjson`, `json`, `cloudevents`, or `template=` and a template.
+        workspace: whose events these are.
+        time: how pretty lines show the time.
+        terminal: pretty lines are for a terminal.
+
+    Raises:
+        ValueError: there is no such format, or its template is wrong; the text says what to do.
+    """
+    name, equals, text = output.partition("=")
+    if name == "template":
+        if not text:
+            raise ValueError("say what to print: -o 'template={timestamp} {actor.name} {action}'")
+        return Format(template(text))
+    match name if not equals else output:
+        case "pretty":
+            lines = EventLines(time, terminal=terminal)
+            return Format(lambda activity: lines.line(activity.event), gap=lines.gap)
+        case "ndjson":
+            return Format(lambda activity: activity.body + b"\n")
+        case "json":
+            return Format(lambda activity: activity.body + b"\n", first=b"[", other=b",", end=b"]\n")
+        case "cloudevents":
+            return Format(lambda activity: cloud_event(workspace, activity))
+    raise ValueError(f"there is no {output}; there are pretty, ndjson, json, cloudevents and template=TEXT")
+
+
+def cloud_event(workspace: str, activity: Activity) -> bytes:
+    """Return an event as a CloudEvent 1.0 in structured JSON, one line.
+
+    `source` and `id` together are unique, as the specification asks: an event's id is, in its workspace. The source is the
+    workspace's path, not its URL, so that an event read from another node or over another name is the same one.
+    """
+    event = activity.event
+    entity = event["entity"] or {}
+    subject = "/".join(filter(None, (entity.get("type"), entity.get("id"))))
+    attributes = {
+        "specversion": "1.0",
+        "id": event["id"],
+        "source": f"/v1/workspaces/{quote(workspace, safe='')}",
+        "type": printable(event["action"]),  # attributes may not hold control characters
+        "subject": printable(subject),
+        "time": event["timestamp"],
+        "traceparent": event["traceparent"],
+        "datacontenttype": "application/json",
+    }
+    given: dict[str, Any] = {name: value for name, value in attributes.items() if value}
+    return orjson.dumps(given | {"data": orjson.Fragment(activity.body)}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def template(text: str) -> Callable[[Activity], bytes]:
+    r"""Compile a template: `{actor.name}` is that value of the event, `{{` a brace, `\n`, `\t` and `\\` as everywhere.
+
+    Raises:
+        ValueError: a brace is alone, or no event has such a field.
+    """
+    parts: list[str | tuple[str, ...]] = []
+    for token in _TOKEN.finditer(text):
+        match token.lastgroup:
+            case "escape":
+                parts.append(_ESCAPES[token[0]])
+            case "path":
+                parts.append(_path(token["path"]))
+            case "stray":
+                raise ValueError(f"a lone {token[0]}: write {token[0] * 2} for a brace, or {{action}} for a field")
+            case _:
+                parts.append(token[0])
+
+    def render(activity: Activity) -> bytes:
+        event = activity.event
+        return ("".join(part if isinstance(part, str) else _value(event, part) for part in parts) + "\n").encode()
+
+    return render
+
+
+def _path(text: str) -> tuple[str, ...]:
+    name, *rest = path = text.split(".")
+    if name not in FIELDS:
+        raise ValueError(f"{{{text}}}: an event has no field {name!r}; it has {', '.join(FIELDS)}")
+    within = FIELDS[name]
+    if within is not None and rest and (len(rest) > 1 or rest[0] not in within):
+        has = f"it has {', '.join(within)}" if within else "it is a value"
+        raise ValueError(f"{{{text}}}: {name} has no field {'.'.join(rest)!r}; {has}")
+    return tuple(path)
+
+
+def _value(event: Event, path: tuple[str, ...]) -> str:
+    """Return the text of a value within an event, empty if it is not there: the publisher decides what is."""
+    value: Any = event
+    for name in path:
+        if isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        elif isinstance(value, dict):
+            value = value.get(name)
+        else:
+            return ""
+    if value is None:
+        return ""
+    return printable(value if isinstance(value, str) else orjson.dumps(value).decode())

@@ -1,0 +1,68 @@
+"""Events as lines for people."""
+
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.text import Text
+
+TimeStyle = Literal["local", "utc", "relative"]
+
+_COLOURS = {"user": "green", "agent": "magenta", "system": "cyan"}
+_OTHER = "yellow"
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+class EventLines:
+    """Makes lines of events: on a terminal in colour and cut to its width, elsewhere plain and whole."""
+
+    def __init__(self, time: TimeStyle, *, terminal: bool) -> None:
+        self._console = Console(
+            file=sys.stdout, highlight=False, soft_wrap=not terminal, force_terminal=None if terminal else False
+        )
+        self._time = time
+
+    def line(self, event: dict[str, Any]) -> bytes:
+        """Return an event's line, with its end."""
+        return self._render(self._text(event))
+
+    def gap(self, text: str) -> bytes:
+        """Return the line of a gap, with its end."""
+        return self._render(Text(text, "bold red"))
+
+    def _render(self, text: Text) -> bytes:
+        with self._console.capture() as captured:
+            self._console.print(text, no_wrap=True, overflow="ellipsis")
+        return captured.get().encode()
+
+    def _text(self, event: dict[str, Any]) -> Text:
+        actor = event["actor"]
+        name = actor.get("name") or actor["id"]
+        sentence = event.get("description") or event["action"]
+        style = _COLOURS.get(actor["type"], _OTHER)
+        text = Text.assemble((self._when(event["timestamp"]), "dim"), "  ", (printable(name), style))
+        text.append(printable(sentence[len(name) :] if sentence.startswith(name) else f": {sentence}"))
+        if actor.get("on_behalf_of"):
+            text.append(f" for {printable(actor['on_behalf_of'])}", "dim")
+        text.append(f"  {printable(event['action'])} #{event['seq']}", "dim")
+        return text
+
+    def _when(self, timestamp: str) -> str:
+        moment = datetime.fromisoformat(timestamp)
+        if self._time == "utc":
+            return f"{moment:%Y-%m-%d %H:%M:%SZ}"
+        if self._time == "local":
+            return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+        seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
+        size, unit = next(((size, unit) for size, unit in _UNITS if seconds >= size), _UNITS[-1])
+        return f"{seconds // size:>4} {unit:<3} ago"
+
+
+def printable(text: str) -> str:
+    """Replace what could steer a terminal, end a line or hide text in it: events come from anyone."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    )

@@ -1,0 +1,260 @@
+"""`streamer tail` over what servers do to a stream: they close it, refuse it, are away, or have nothing to say."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from streamer.app import Server
+from streamer.cli.idle import Idle
+from streamer.client import Activity, Checkpoint, Synced
+from tests.conftest import ADMIN_KEY
+from tests.support.api import Api
+from tests.support.cli import Cli, line_of
+from tests.support.databases import sqlite_url
+from tests.support.proxy import proxy_to
+from tests.support.scripted import scripted
+from tests.support.waiting import SECONDS
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """One kind of database is enough: the command sees none."""
+    return sqlite_url(tmp_path)
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """The command line; the server is named by each test."""
+    return Cli(tmp_path, {"STREAMER_KEY": ADMIN_KEY})
+
+
+class Script:
+    """A server whose streams say what a test wrote down, one after the other."""
+
+    def __init__(self, *answers: bytes | web.Response) -> None:
+        self._answers = list(answers)
+        self.resumed: list[str | None] = []
+        """`Last-Event-ID` of each stream that was asked for."""
+        self.times: list[float] = []
+        """When that was."""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request."""
+        if not request.path.endswith("/stream"):
+            return web.json_response({"position": "e.9", "earliest": "e.0"})
+        self.resumed.append(request.headers.get("Last-Event-ID"))
+        self.times.append(asyncio.get_running_loop().time())
+        script = self._answers.pop(0)
+        if isinstance(script, web.Response):
+            return script
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(script)
+        return response
+
+
+@contextlib.asynccontextmanager
+async def script_of(*answers: bytes | web.Response) -> AsyncIterator[tuple[Script, Sequence[str]]]:
+    """Run such a server; yields it and the arguments that lead to it."""
+    script = Script(*answers)
+    async with scripted(script.answer) as url:
+        yield script, ("tail", "my", "--since", "all", "--url", url)
+
+
+def activity(seq: int) -> bytes:
+    """Return an event's block."""
+    return b'id: e.%d\nevent: activity\ndata: {"seq":%d}\n\n' % (seq, seq)
+
+
+def closed(reason: str, *, retry: int | None) -> bytes:
+    """Return the block that ends a stream; with `retry`, for so many milliseconds."""
+    line = b"" if retry is None else b"retry: %d\n" % retry
+    reconnect = b"false" if retry is None else b"true"
+    return line + b'event: closed\ndata: {"reason":"%s","reconnect":%s}\n\n' % (reason.encode(), reconnect)
+
+
+SYNCED = b'event: synced\ndata: {"position":"e.9"}\n\n'
+
+
+# ---- closed by the server
+
+
+async def test_a_stream_that_is_closed_to_reconnect(cli: Cli) -> None:
+    """However often the server closes a stream for a while, tail comes back in time: also without -f, and without a word."""
+    reasons = ["rotated", "stalled", "shutdown", "store_unavailable", "reset", "internal_error"]
+    blocks = [activity(n) + activity(n + 1) + closed(reason, retry=20) for n, reason in enumerate(reasons, 1)]
+    async with script_of(*blocks, SYNCED) as (script, tail):
+        ended = await cli(*tail)
+    assert (ended.seqs, ended.err) == (list(range(1, 8)), "")
+    assert script.resumed == [None, *(f"e.{n}" for n in range(2, 8))]
+    async with script_of(closed("rotated", retry=1500), SYNCED) as (script, tail):
+        ended = await cli(*tail, "-v")
+    assert "closed by the server (rotated); coming back in 2 s" in ended.err
+    assert script.times[1] - script.times[0] >= 1.5
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "text"),
+    [
+        ("credential_expired", 4, "credential expired\nGive a valid key with --key or STREAMER_KEY."),
+        ("credential_revoked", 4, "credential revoked"),
+        ("workspace_deleted", 1, "workspace deleted"),
+        ("replaced", 1, "replaced"),
+    ],
+)
+async def test_a_stream_that_is_closed_for_good(cli: Cli, reason: str, code: int, text: str) -> None:
+    """What the server closes for good ends the command, also with -f; the exit code tells a credential from the rest."""
+    async with script_of(activity(1) + closed(reason, retry=None)) as (script, tail):
+        ended = await cli(*tail, "-f")
+    assert (ended.code, ended.out) == (code, '{"seq":1}\n')
+    assert f"the server ended the stream: {text}" in ended.err
+    assert len(script.resumed) == 1
+
+
+async def test_a_key_that_is_revoked(server: Server, cli: Cli, api: Api) -> None:
+    """A real key's stream ends with exit code 4 when the key is revoked."""
+    await api.append("my")
+    keys = "/v1/workspaces/my/keys"
+    made = (await api.post(keys, {"name": "k", "template": "read_only"})).expect(201)
+    async with cli.started("tail", "my", "-f", "--url", server.url, "--key", made["key"]) as process:
+        await line_of(process.stdout)
+        (await api.delete(f"{keys}/{made['id']}")).expect(204)
+        async with asyncio.timeout(SECONDS):
+            _, err = await process.communicate()
+    assert process.returncode == 4
+    assert b"--key" in err
+
+
+# ---- refused
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 4), (403, 4), (404, 1), (410, 1)])
+async def test_refusals_are_final(cli: Cli, status: int, code: int) -> None:
+    """What cannot become better is not tried again, even with -f."""
+    refusal = web.json_response({"error": {"code": "c", "message": "No, not this."}}, status=status)
+    async with script_of(refusal) as (script, tail):
+        ended = await cli(*tail, "-f")
+    assert (ended.code, len(script.resumed)) == (code, 1)
+    assert "Error: " in ended.err
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
+async def test_troubles_pass(cli: Cli, status: int) -> None:
+    """What may become better is tried again, in the middle of a stream too, and nothing comes twice."""
+    trouble = web.Response(status=status, text="a proxy")
+    again = activity(2) + activity(3) + SYNCED
+    async with script_of(activity(1) + activity(2), trouble, again) as (script, tail):
+        ended = await cli(*tail)
+    assert ended.seqs == [1, 2, 3]
+    assert script.resumed == [None, "e.2", "e.2"]
+
+
+async def test_retry_after(cli: Cli) -> None:
+    """An error's `Retry-After` and a stream's `retry:` are waited for."""
+    busy = web.Response(status=503, headers={"Retry-After": "1"})
+    async with script_of(busy, b"retry: 1200\n\n", SYNCED) as (script, tail):
+        ended = await cli(*tail)
+    assert ended.code == 0
+    assert script.times[1] - script.times[0] >= 1
+    assert script.times[2] - script.times[1] >= 1.2
+
+
+# ---- idle
+
+
+async def test_idle_exit(server: Server, cli: Cli, api: Api) -> None:
+    """When nothing comes for so long tail ends with 0; each event starts the time anew."""
+    await api.append("my")
+    loop = asyncio.get_running_loop()
+    async with cli.started("tail", "my", "-f", "--idle-exit", "1s", "--url", server.url) as process:
+        for seq in range(1, 4):
+            assert (await line_of(process.stdout))["seq"] == seq
+            seen = loop.time()
+            if seq < 3:
+                await api.append("my")
+        async with asyncio.timeout(SECONDS):
+            out, err = await process.communicate()
+    assert (process.returncode, out, err) == (0, b"", b"")
+    assert loop.time() - seen >= 0.9
+
+
+async def test_idle_exit_waits_for_the_server(server: Server, cli: Cli, api: Api) -> None:
+    """Without a connection nobody knows whether something comes: tail ends once it was live for long enough."""
+    await api.append("my")
+    async with proxy_to(server.url) as proxy:
+        options = ("-f", "-v", "-n", 0, "--idle-exit", "1s")
+        async with cli.started("tail", "my", *options, "--url", proxy.url) as process:
+            assert process.stderr is not None
+            said = b""
+            while b"caught up" not in said:
+                said += await process.stderr.readline()
+            await proxy.refuse()
+            while said.count(b"trying again") < 3:
+                said += await process.stderr.readline()
+            await proxy.listen()
+            async with asyncio.timeout(SECONDS):
+                said += await process.stderr.read()
+                await process.wait()
+    assert process.returncode == 0
+    order = re.findall("trying again|connected again|no event for 1 s", said.decode())
+    assert order[-2:] == ["connected again", "no event for 1 s"]
+
+
+async def test_what_counts_as_idle() -> None:
+    """The count runs while the stream is live, stands still while it is not, and starts anew with an event."""
+    loop = asyncio.get_running_loop()
+
+    def left() -> float | None:
+        until = idle._timeout.when()
+        return None if until is None else until - loop.time()
+
+    async with Idle(100) as idle:
+        with idle.handling(Activity("e.1", b"{}")):
+            pass
+        assert left() is None  # not live yet
+        with idle.handling(Synced("e.1")):
+            assert left() is None
+        first = left()
+        with idle.handling(Checkpoint("e.2")):
+            pass
+        second = left()
+        assert first is not None
+        assert second is not None
+        assert 99 < second <= first <= 100
+        idle._left = 5
+        idle.stop()  # lost
+        idle._left = 5
+        with idle.handling(Synced("e.2")):
+            pass
+        rest = left()
+        assert rest is not None
+        assert rest <= 5  # a connection that is closed every minute does not put the end off for ever
+        with idle.handling(Activity("e.3", b"{}")):
+            pass
+        fresh = left()
+        assert fresh is not None
+        assert fresh > 99
+    async with Idle(0.01) as idle:
+        with idle.handling(Synced("e.1")):
+            pass
+        await asyncio.Event().wait()
+    assert idle.ended
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("--idle-exit 1s", "is for --follow"),
+        ("-f --idle-exit soon", "not a span of time, such as 30s"),
+        ("-f -v --quiet", "--verbose says more, --quiet says less"),
+    ],
+)
+async def test_wrong_usage(cli: Cli, options: str, text: str) -> None:
+    """Options that mean nothing together are wrong usage."""
+    ended = await cli("tail", "my", *options.split())
+    assert (ended.code, text in ended.err) == (2, True), ended.err

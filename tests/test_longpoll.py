@@ -138,7 +138,7 @@ WRONG: list[tuple[dict[str, Any], set[str]]] = [
     ({"before": "2999-01-01T00:00:00Z", "after": BEGINNING}, {"wait"}),
     *(
         ({"after": BEGINNING, "wait": wait}, {"wait"})
-        for wait in ("-1", "61", "x", "", "1.5", "1e1", " 1", "٣", "9" * 50, ["1", "1"])
+        for wait in ("-1", "61", "60.1", "x", "", "nan", "inf", "1e1", " 1", "٣", "9" * 50, ["1", "1"])
     ),
     ({"after": "garbage"}, {"after"}),
     ({"after": BEGINNING, "bogus": "1"}, {"bogus"}),
@@ -151,7 +151,8 @@ async def test_waits_that_cannot_be(api: Api) -> None:
     (await api.append_all(WS, [{}] * 5)).expect(201)
     for params, fields in WRONG:
         answer = await api.get(events(WS), **{"wait": 5, **params})
-        assert fields <= set(answer.expect(400)["error"]["details"]["fields"]), params
+        assert answer.status == 400, params
+        assert fields <= set(answer.json["error"]["details"]["fields"]), params
     cursor = (await api.get(events(WS), after=BEGINNING, limit=2)).expect(200)["cursor"]
     assert "wait" in (await api.get(events(WS), cursor=cursor, wait=5)).expect(400)["error"]["details"]["fields"]
     (await api.get(events(WS), after=BEGINNING, order="asc", wait=60)).expect(200)
@@ -245,4 +246,6 @@ async def test_a_stopping_server_answers_who_waits(make_process: MakeProcess, ht
     for each in waiting:
         assert (await answered(each)).expect(200) == {"events": [], "position": position}
     assert "Traceback" not in process.log
-    assert all(json.loads(line)["level"] in {"info", "warning"} for line in process.log.splitlines())
+    lines = [json.loads(line) for line in process.log.splitlines() if line.startswith("{")]
+    assert lines
+    assert all(line["level"] in {"info", "warning"} for line in lines)

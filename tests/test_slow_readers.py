@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -45,7 +45,7 @@ def forget_peak(pid: int) -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("kind", [SSE, WEBSOCKET], ids=lambda kind: kind.name)
 async def test_memory_for_a_reader_is_bounded(
-    make_process: MakeProcess, http: aiohttp.ClientSession, kind: Kind, record_property: pytest.RecordProperty
+    make_process: MakeProcess, http: aiohttp.ClientSession, kind: Kind, record_property: Callable[[str, object], None]
 ) -> None:
     """2,000 readers of which 20 read a twentieth of what comes: memory for each is bounded, the quick ones get all, the slow ones go on."""
     process = make_process(ring_bytes=128 * KIB, append_queue_events=100_000)
@@ -67,7 +67,7 @@ async def test_memory_for_a_reader_is_bounded(
                 await api.append_all(WS, [{"details": {"text": random.randbytes(60).hex()}} for _ in range(BATCH)])
             ).expect(201)["events"]
             total += BATCH
-            await eventually(lambda total=total: _have_all(quick, total), timeout=SECONDS * 2)  # type: ignore[misc]
+            await eventually(lambda total=total: _have_all(quick, total), timeout=SECONDS * 2)  # type: ignore[misc,arg-type]
             produced = max(member.bytes for member in quick)
             for member in slow:
                 member.take_until(produced // SHARE)

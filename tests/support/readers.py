@@ -1,6 +1,7 @@
 """The kinds of reader behind one interface, so that one suite can say what all of them promise."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -169,7 +170,8 @@ class SseFollower:
             return ended
 
     def abort(self) -> None:
-        self.stream.abort()
+        with contextlib.suppress(OSError):  # it may be closed already
+            self.stream.abort()
 
     def close(self) -> None:
         self.stream.close()
@@ -297,10 +299,12 @@ class WsFollower:
                 found = ended
         if self._alone and found.reason is not None:
             assert await self.socket.closed() == (CODES[found.reason], found.reason)
+        self.close()
         return found
 
     def abort(self) -> None:
-        self.socket.abort()
+        with contextlib.suppress(OSError):
+            self.socket.abort()
 
     def close(self) -> None:
         self.socket.close()
@@ -311,6 +315,7 @@ class WsFollower:
         except LOST as error:
             raise Ended(None) from error
         if message["type"] == "error":
+            self.close()
             raise Refused(None, message["error"])
         if message["type"] == "closed":
             assert message.get("sub") in {self._sub, None}

@@ -195,7 +195,7 @@ async def fill(api: Api, readers: list[Reader], *, events_each: int = 50) -> int
 
 async def test_connections_rotate(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
     """Connections end at their age with the reason `rotated`, at different moments; whoever comes back has each event once."""
-    api = Api(http, (await make_server(connection_max_age=1)).url, ADMIN_KEY)
+    api = Api(http, (await make_server(connection_max_age=1, heartbeat_seconds=1)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     until = asyncio.get_running_loop().create_future()
     diaries = {kind.name: (kind, Diary()) for kind in CONNECTED}
@@ -223,7 +223,7 @@ async def test_connections_rotate(make_server: MakeServer, http: aiohttp.ClientS
 @on_sqlite
 async def test_ages_differ(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
     """Connections that began together do not end together, and are told different times to come back."""
-    api = Api(http, (await make_server(connection_max_age=2)).url, ADMIN_KEY)
+    api = Api(http, (await make_server(connection_max_age=2, heartbeat_seconds=1)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     streams = await asyncio.gather(*(api.stream(WS) for _ in range(40)))
     loop = asyncio.get_running_loop()
@@ -265,6 +265,10 @@ async def test_a_reader_that_takes_nothing_is_closed(
     seen: list[int] = []
 
     async def stalled_is_gone() -> bool:
+        nonlocal total
+        if seen and seen[-1] == total:
+            total += 1
+            (await api.append(WS)).expect(201)
         seen.extend(event["seq"] for event in await steady.some())  # a little at a time
         return await subscribers(api) == 2
 

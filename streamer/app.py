@@ -126,6 +126,7 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
                 static=_static_dir(),
                 max_body_bytes=settings.max_body_bytes,
                 max_page_events=settings.max_page_events,
+                max_page_bytes=settings.max_page_bytes,
                 max_batch_events=settings.max_batch_events,
                 max_wait_seconds=settings.max_wait_seconds,
                 body_timeout=settings.body_timeout,

@@ -53,6 +53,9 @@ class Settings(BaseModel):
         8 * MiB, ge=1 * KiB, le=256 * MiB, description="Largest request body, a batch included."
     )
     max_page_events: int = Field(1000, ge=1, le=10_000, description="Largest `limit` of a page of history.")
+    max_page_bytes: int = Field(
+        8 * MiB, ge=1 * KiB, le=256 * MiB, description="Bytes of events in a page of history; one event always fits."
+    )
     body_timeout: float = Field(30, gt=0, le=3600, description="Seconds in which a request's body must arrive.")
     append_queue_events: int = Field(
         20_000, ge=1, description="Events that may wait for the disk before appends get 503."

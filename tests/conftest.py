@@ -19,10 +19,11 @@ from streamer.observe import logs
 from streamer.settings import Settings
 from tests.support import run_dir
 from tests.support.api import Api
+from tests.support.browser import chromium
 from tests.support.cli import Cli
 from tests.support.databases import Cluster, fresh_database, shared_cluster, sqlite_url
 from tests.support.process import ServerProcess
-from tests.support.tools import IN_CI, find, require
+from tests.support.tools import IN_CI, TOOLS, find, require
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -64,9 +65,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> list[str]:
     """Say which tools the tests have."""
-    return [
-        f"{tool}: {find(tool) or 'not found, its tests are left out'}" for tool in ("postgresql", "chromium", "git")
-    ]
+    return [f"{tool}: {find(tool) or 'not found, its tests are left out'}" for tool in TOOLS]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -192,10 +191,5 @@ def cli(server: Server, tmp_path: Path) -> Cli:
 @pytest.fixture
 async def browser() -> "AsyncIterator[Browser]":
     """The system's Chromium."""
-    from playwright.async_api import async_playwright  # noqa: PLC0415 - slow to import
-
-    executable = require("chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+    async with chromium() as browser:
         yield browser
-        await browser.close()

@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -76,6 +77,7 @@ class ModelLog:
         selection: Filter,
         order: Order,
         limit: int,
+        max_bytes: int,
         after: Bound = None,
         before: Bound = None,
     ) -> Page:
@@ -86,17 +88,28 @@ class ModelLog:
         if not head.holds(after):
             raise PositionExpired("gone")
         ceiling = min(before.seq - 1, head.head)
-        found = [e for e in self.events[after.seq : ceiling] if selection.matches(facets(e.seq))][:limit]
-        full = len(found) == limit
+        passed = [e for e in self.events[after.seq : ceiling] if selection.matches(facets(e.seq))]
+        found = fitting(passed, limit, max_bytes)
+        full = len(found) == limit or len(found) < len(passed)
         return Page(head, found, found[-1].seq if full else max(after.seq, ceiling), full, after.seq, ceiling)
 
-    async def frames(self, workspace: str, *, after: int, limit: int) -> tuple[LogHead, list[LiveFrame]]:
+    async def frames(
+        self, workspace: str, *, after: int, limit: int, max_bytes: int
+    ) -> tuple[LogHead, list[LiveFrame]]:
         head = await self.head(workspace)
         first = max(after, self.earliest - 1)
-        return head, [self.frame(event.seq) for event in self.events[first : first + limit]]
+        return head, [self.frame(event.seq) for event in fitting(self.events[first:], limit, max_bytes)]
 
     async def event(self, workspace: str, event_id: str, selection: Filter) -> Event:
         raise AssertionError
+
+
+def fitting(events: Sequence[Event], limit: int, max_bytes: int) -> list[Event]:
+    """Return as many of the first events as stay within both bounds, but at least one."""
+    through = accumulate(len(event.body) for event in events)
+    return [event for event, size in zip(events[:limit], through, strict=False) if size <= max_bytes] or list(
+        events[:1]
+    )
 
 
 def facets(seq: int) -> Facets:
@@ -190,7 +203,7 @@ class FeedMachine(RuleBasedStateMachine):
             max_age=0,
             readers_per_account=1000,
         )
-        self.feed = Feed(self.hub, self.log, chunk_bytes=100)
+        self.feed = Feed(self.hub, self.log, chunk_bytes=1024)
 
     def settle(self, turns: int = 30) -> None:
         async def wait() -> None:

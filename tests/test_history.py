@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import aiohttp
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamer.core.event import FACET_FIELDS, Facets, search_text
 from streamer.core.filter import CATEGORIES, FILTER_FIELDS, escape, parse_filter
+from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Answer, Api, events
 
 Event = dict[str, Any]
@@ -459,8 +462,43 @@ async def test_the_position_backwards(api: Api) -> None:
         assert (await api.get(W, **params)).expect(200)["position"] == f"{epoch}.13"
 
 
+async def test_a_page_ends_at_its_bytes(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """A page has at most `STREAMER_MAX_PAGE_BYTES` of events, or one; cursor, link and position lead on exactly."""
+    server = await make_server(max_page_bytes=2048)
+    api = Api(http, server.url, ADMIN_KEY)
+    rng = random.Random(3)
+    blobs = [{"run_id": f"r{n % 2}", "details": {"b": "é" * rng.choice([0, 0, 100, 1000, 9000])}} for n in range(24)]
+    stored = (await api.append_all("w", blobs)).expect(201)["events"]
+    epoch = await epoch_of(api)
+    for order in ("asc", "desc"):
+        filters: Params
+        for filters in ({}, {"run_id": "r1"}, {"run_id": "r0,r1", "action": "!x"}, {"run_id": "nobody"}):
+            expected = [event for event in stored if event["run_id"] in filters.get("run_id", "r0,r1")]
+            if order == "desc":
+                expected.reverse()
+            answer = await api.get(W, order=order, limit=30, **filters)
+            got: list[Event] = []
+            while True:
+                page = answer.expect(200)
+                sizes = [len(orjson.dumps(event)) for event in page["events"]]
+                assert sum(sizes) <= 2048 or len(sizes) == 1
+                got += page["events"]
+                if "cursor" not in page:
+                    break
+                assert page["position"] == f"{epoch}.{got[-1]['seq'] if order == 'asc' else 24}"
+                answer = await api.get(W, cursor=page["cursor"], limit=30, **filters)
+                if order == "asc":
+                    polled = await api.get(W, after=page["position"], limit=30, **filters)
+                    assert polled.json["events"] == answer.json["events"]
+            assert got == expected
+            assert page["position"] == f"{epoch}.24"
+    first = await api.get(W, limit=30)
+    by_cursor = await api.get(W, limit=30, cursor=first.json["cursor"])
+    assert seqs(await api.get(first.headers["Link"].split(">")[0][1:])) == seqs(by_cursor)
+
+
 async def test_the_cursor_comes_with_a_full_page(api: Api) -> None:
-    """There is a cursor when the page is full, and the page behind the last event is empty and has none."""
+    """There is a cursor when the page filled its limit, and the page behind the last event is empty and has none."""
     await fill(api, 6)
     assert "cursor" not in (await api.get(W)).expect(200)
     assert "cursor" not in (await api.get(W, limit=7)).expect(200)

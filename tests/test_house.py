@@ -1,5 +1,6 @@
 """The house: documentation names everything there is, and the files that belong together agree."""
 
+import json
 import re
 import subprocess
 import tomllib
@@ -19,9 +20,19 @@ from streamer.cli import COMMANDS, main
 from streamer.core.errors import StreamerError
 from streamer.observe.metrics import Metrics
 from streamer.settings import CLIENT_VARIABLES, PREFIX, Settings
-from tests.support.tools import ROOT, find
+from tests.support.tools import NODE_VERSION, ROOT, find
 
-IGNORED = {".git", ".venv", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", "__pycache__", "data"}
+IGNORED = {
+    ".git",
+    ".venv",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".hypothesis",
+    "__pycache__",
+    "data",
+    "node_modules",
+}
 
 
 def _doc(name: str) -> str:
@@ -137,6 +148,18 @@ def test_wheel_holds_page_and_migrations() -> None:
 
 
 # ---- lock files
+
+
+def test_npm_lock_names_no_registry() -> None:
+    """The npm packages of the tests are exact and hashed, wherever they are fetched from."""
+    folder = ROOT / "tests" / "node"
+    package = json.loads((folder / "package.json").read_text())
+    locked = json.loads((folder / "package-lock.json").read_text())["packages"]
+    assert locked.pop("")["dependencies"] == package["dependencies"]
+    assert all("resolved" not in each and each["integrity"] for each in locked.values())
+    for name, version in package["dependencies"].items():
+        assert locked[f"node_modules/{name}"]["version"] == version, f"{name}: npm install in tests/node"
+    assert package["engines"]["node"] == ">=" + ".".join(map(str, NODE_VERSION))
 
 
 class Locked(NamedTuple):

@@ -1,23 +1,33 @@
 """The writer and the log against real databases: what only they can show."""
 
 import asyncio
+import random
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import Connection, inspect, text
 
-from streamer.core.errors import IdConflict, InternalError, StoreUnavailable
-from streamer.core.ports import Appended, Committed
+from streamer.core.errors import IdConflict, IdempotencyConflict, InternalError, StoreUnavailable
+from streamer.core.event import Event
+from streamer.core.filter import EVERYTHING, parse_filter
+from streamer.core.ports import Appended, Committed, Order
+from streamer.core.position import Position
 from streamer.ingest.intake import Author, Intake, Limits
 from streamer.observe.metrics import Metrics
 from streamer.store import migrate as migrations
 from streamer.store.database import Database
+from streamer.store.log import SqlLog
 from streamer.store.migrate import DatabaseTooNew, migrate
 from streamer.store.schema import metadata
 from streamer.store.writer import GroupCommit
@@ -132,11 +142,8 @@ async def test_a_clock_that_jumps_back_does_not_take_the_log_along(tmp_path: Pat
     assert times[-1].endswith(b".000003Z"), "a jump back goes on by microseconds"
 
 
-async def _all(store: Store) -> list[Any]:
-    from streamer.core.filter import EVERYTHING  # noqa: PLC0415
-    from streamer.store.log import SqlLog  # noqa: PLC0415
-
-    page = await SqlLog(store.database).page(WS, selection=EVERYTHING, order="asc", limit=100)
+async def _all(store: Store) -> list[Event]:
+    page = await SqlLog(store.database).page(WS, selection=EVERYTHING, order="asc", limit=100, max_bytes=2**20)
     return list(page.events)
 
 
@@ -201,6 +208,113 @@ async def test_a_locked_file_is_an_outage_that_ends(tmp_path: Path) -> None:
     other.close()
 
 
+# ---- bytes
+
+
+FILTERS: list[dict[str, list[str]]] = [
+    {},
+    {"run_id": ["r1"]},
+    {"run_id": ["r1,r2"]},
+    {"action": ["!a.*"]},
+    {"q": ["nothing"]},
+]
+
+
+async def test_pages_bounded_in_bytes_lose_nothing(store: Store) -> None:
+    """Page by page, in either order, from anywhere, with any filter and any bounds: each event once, in the fullest pages."""
+    rng = random.Random(5)
+    sizes = [0, 0, 10, 500, 3400, 3700, 9000, 40_000]
+    await store.append(
+        *(
+            {"action": f"{rng.choice('ab')}.x", "run_id": f"r{n % 3}", "details": {"é": "ü" * (rng.choice(sizes) // 2)}}
+            for n in range(60)
+        )
+    )
+    log = SqlLog(store.database)
+    (told,) = store.news
+    head = await log.head(WS)
+    loop = asyncio.get_running_loop()
+    bounds = st.none() | st.integers(0, 60)
+
+    @settings(suppress_health_check=[HealthCheck.too_slow])
+    @given(
+        query=st.sampled_from(FILTERS),
+        low=bounds,
+        high=bounds,
+        limit=st.sampled_from([1, 2, 7, 100]),
+        max_bytes=st.sampled_from([1, 600, 4096, 10_000, 100_000, 2**30]),
+        order=st.sampled_from(["asc", "desc"]),
+    )
+    def check(  # noqa: PLR0917 - hypothesis names them
+        query: dict[str, list[str]], low: int | None, high: int | None, limit: int, max_bytes: int, order: Order
+    ) -> None:
+        selection = parse_filter(query)
+        within = range((low or 0) + 1, 61 if high is None else high)
+        expected = [frame for frame in told.frames if frame.seq in within and selection.matches(frame.facets)]
+        if order == "desc":
+            expected.reverse()
+        after, before = (None if seq is None else Position(head.epoch, seq) for seq in (low, high))
+        while True:
+            reading = log.page(
+                WS, selection=selection, order=order, limit=limit, max_bytes=max_bytes, after=after, before=before
+            )
+            page = asyncio.run_coroutine_threadsafe(reading, loop).result()
+            through = accumulate(len(frame.body) for frame in expected[:limit])
+            count = max(sum(size <= max_bytes for size in through), 1)
+            assert [(e.seq, e.body) for e in page.events] == [(f.seq, f.body) for f in expected[:count]]
+            assert page.full == (len(expected) > count or len(page.events) == limit)
+            expected = expected[count:]
+            if not page.full:
+                assert not expected
+                assert order == "desc" or page.examined == max(low or 0, 60 if high is None else high - 1)
+                return
+            assert page.examined == page.events[-1].seq
+            at = Position(head.epoch, page.examined)
+            after, before = (at, before) if order == "asc" else (after, at)
+
+    await asyncio.to_thread(check)
+
+
+async def test_no_more_is_read_than_may_be_answered(store: Store) -> None:
+    """Of 64 huge events a page, a fill and a request that only names them read those that they answer with."""
+    batches = [
+        [{"id": f"e{n}", "details": {"blob": "é" * 130_000}} for n in range(at, at + 16)] for at in (0, 16, 32, 48)
+    ]
+    for at, batch in enumerate(batches):
+        await store.append(*batch, key=f"k{at}")
+    log = SqlLog(store.database)
+    one, bound = 260_000, 2**20
+    for order in ("asc", "desc"):
+        with at_most(6 * bound):
+            page = await log.page(WS, selection=EVERYTHING, order=order, limit=1000, max_bytes=bound)
+        assert (len(page.events), page.full) == (bound // one, True)
+        with at_most(6 * bound):
+            page = await log.page(WS, selection=EVERYTHING, order=order, limit=1000, max_bytes=1)
+        assert len(page.events) == 1, "one is always answered"
+    with at_most(6 * bound):
+        _, frames = await log.frames(WS, after=10, limit=1000, max_bytes=bound)
+    assert [frame.seq for frame in frames] == [11, 12, 13, 14]
+    del page, frames
+    with at_most(bound), pytest.raises(IdConflict):
+        await store.append(*({"id": f"e{n}"} for n in range(64)))
+    with at_most(bound), pytest.raises(IdempotencyConflict):
+        await store.append({}, key="k1")
+    for options in ({}, {"key": "k1"}):
+        again = await store.append(*batches[1], **options)
+        assert ([event.seq for event in again.events], again.created) == (list(range(17, 33)), False)
+
+
+@contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """Check that the block never holds so many bytes more than there were before it."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < size
+    finally:
+        tracemalloc.stop()
+
+
 # ---- migrations
 
 
@@ -228,8 +342,11 @@ def _shape(connection: Connection) -> dict[str, Any]:
     seen = inspect(connection)
     return {
         table: (
-            [(column["name"], str(column["type"]), column["nullable"]) for column in seen.get_columns(table)],
-            sorted((index["name"] or "", index["column_names"], index["unique"]) for index in seen.get_indexes(table)),
+            _columns(connection, table),
+            sorted(
+                (index["name"] or "", index["column_names"], index["unique"], _options(index["dialect_options"]))
+                for index in seen.get_indexes(table)
+            ),
             seen.get_pk_constraint(table)["constrained_columns"],
             sorted(str(key["column_names"]) for key in seen.get_unique_constraints(table)),
         )
@@ -238,13 +355,62 @@ def _shape(connection: Connection) -> dict[str, Any]:
     }
 
 
+def _options(given: dict[str, Any]) -> dict[str, str]:
+    """Return what an index says beside its columns: for which rows it is."""
+    return {name: str(value) for name, value in given.items()}
+
+
+def _columns(connection: Connection, table: str) -> list[tuple[Any, ...]]:
+    found = inspect(connection).get_columns(table)
+    columns = [(column["name"], str(column["type"]), column["nullable"], column["default"]) for column in found]
+    # Their order matters on SQLite only: there what stands behind a long value is slow to read.
+    return columns if connection.dialect.name == "sqlite" else sorted(columns, key=str)
+
+
+async def _drop_everything(database: Database) -> None:
+    async with database.write() as connection:
+        for table in reversed(metadata.sorted_tables):
+            await connection.run_sync(table.drop)
+        await connection.execute(text("DROP TABLE alembic_version"))
+
+
+async def test_events_of_the_first_version_get_their_size(database_url: str) -> None:
+    """A database with events that knew no size goes on: each has its size, nothing else of it changed, appends follow."""
+    columns = "workspace, seq, timestamp, id, category, action, actor_type, actor_id, entity_id, search, body"
+    bodies = {1: '{"a":"é€😀"}', 2: '{"b":"' + "x" * 300_000 + '"}', 5000: "{}", 5001: '{"c":"ß"}', 12_000: '{"d":1}'}
+    database = Database(database_url)
+    await _drop_everything(database)
+    async with database.write() as connection:
+        await connection.run_sync(lambda sync: command.upgrade(migrations._config(sync), "0001"))
+        row = {"id": WS, "epoch": "abc", "head": 12_000, "earliest": 1, "last": 12_000}
+        await connection.execute(
+            text(
+                "INSERT INTO workspaces (id, epoch, head, earliest, last_timestamp, org_id, settings, created_at, created_by) "
+                "VALUES (:id, :epoch, :head, :earliest, :last, 'o', '{}', 1, 'ann')"
+            ),
+            row,
+        )
+        key = (await connection.execute(text("SELECT key FROM workspaces"))).scalar_one()
+        rows = [{"key": key, "seq": seq, "id": f"e{seq}", "body": body} for seq, body in bodies.items()]
+        values = ":key, :seq, :seq, :id, 'activity', 'a.b', 'user', 'ann', 'i1', '', :body"
+        await connection.execute(text(f"INSERT INTO events ({columns}) VALUES ({values})"), rows)
+        before = (await connection.execute(text(f"SELECT {columns} FROM events ORDER BY seq"))).all()
+    assert await migrate(database)
+    async with database.read() as connection:
+        after = (await connection.execute(text(f"SELECT {columns} FROM events ORDER BY seq"))).all()
+        sizes = (await connection.execute(text("SELECT seq, size FROM events ORDER BY seq"))).all()
+    await database.close()
+    assert after == before
+    assert [tuple(size) for size in sizes] == [(seq, len(body.encode())) for seq, body in bodies.items()]
+    async with opened(database_url) as store:
+        assert [event.seq for event in (await store.append()).events] == [12_001]
+        assert [event.body.decode() for event in (await _all(store))[:-1]] == list(bodies.values())
+
+
 async def test_any_number_of_nodes_may_migrate_at_once(database_url: str) -> None:
     """Of several that start together on an empty database one migrates; the others wait and go on."""
     database = Database(database_url)
-    async with database.write() as connection:
-        for table in (*reversed(metadata.sorted_tables),):
-            await connection.run_sync(table.drop)
-        await connection.execute(text("DROP TABLE alembic_version"))
+    await _drop_everything(database)
     await database.close()
     nodes = [Database(database_url) for _ in range(5)]
     assert sorted(await asyncio.gather(*(migrate(node) for node in nodes))) == [False] * 4 + [True]

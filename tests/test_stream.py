@@ -12,6 +12,7 @@ from sqlalchemy import delete, update
 
 import streamer
 from streamer.app import Server
+from streamer.core.ports import Page
 from streamer.store.database import Database
 from streamer.store.schema import events as event_rows
 from streamer.store.schema import workspaces
@@ -22,6 +23,8 @@ from tests.support.waiting import eventually
 
 WS = "stream"
 PACKAGE = str(Path(streamer.__file__).parent)
+ONE_EVENT = 256 * 1024
+"""The largest that one event can be: a reading brings no more of these than one."""
 BEGINNING = "2000-01-01T00:00:00Z"
 
 
@@ -294,6 +297,44 @@ async def test_a_slow_reader_is_not_dropped_and_slows_nobody(
     assert await seqs_of(slow, 1) == [total + 2]
     slow.close()
     quick.close()
+
+
+async def test_huge_events_are_read_a_few_at_a_time(
+    make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 events of 256 KiB come once each, by replay, by a filled hole and by history, and no reading holds many of them."""
+    server = await make_server(ring_bytes=16 * 1024, poll_seconds=0.05)
+    api = Api(http, server.url, ADMIN_KEY)
+    pages: list[int] = []
+    fills: list[int] = []
+    for name, sizes in (("page", pages), ("frames", fills)):
+        monkeypatch.setattr(server.hub._log, name, _measured(getattr(server.hub._log, name), sizes))
+    huge = [{"details": {"blob": "x" * 259_000}}] * 4
+    for _ in range(16):
+        (await api.append_all(WS, huge)).expect(201)
+    assert [event["seq"] for event in await api.history(WS, order="asc", limit=1000)] == list(range(1, 65))
+    assert 7 * 2**20 < max(pages) <= 8 * 2**20
+    pages.clear()
+    async with await api.stream(WS, after=BEGINNING) as stream:
+        assert await seqs_of(stream, 64) == list(range(1, 65))
+        assert max(pages) <= ONE_EVENT
+        await stream.next("synced")
+        elsewhere = await make_server()  # this node is not told of it and finds it in the log
+        (await api.at(elsewhere.url).append_all(WS, huge)).expect(201)
+        assert await seqs_of(stream, 4) == [65, 66, 67, 68]
+        assert max(fills) <= ONE_EVENT, "one at a time, for each is more than the ring"
+
+
+def _measured(read: Any, sizes: list[int]) -> Any:
+    """Return a reading of the log that notes how many bytes of events it brought."""
+
+    async def measured(*given: Any, **named: Any) -> Any:
+        found = await read(*given, **named)
+        bodies = found.events if isinstance(found, Page) else found[1]
+        sizes.append(sum(len(event.body) for event in bodies))
+        return found
+
+    return measured
 
 
 async def test_streams_of_one_key_are_bounded(make_server: MakeServer, http: aiohttp.ClientSession) -> None:

@@ -73,6 +73,7 @@ class Parts:
     static: Path
     max_body_bytes: int
     max_page_events: int
+    max_page_bytes: int
     max_batch_events: int
     max_wait_seconds: int
     body_timeout: float
@@ -130,7 +131,13 @@ class Handlers:
 
         async def read() -> Page:
             return await self._parts.log.page(
-                workspace, selection=selection, order=wanted.order, limit=wanted.limit, after=after, before=before
+                workspace,
+                selection=selection,
+                order=wanted.order,
+                limit=wanted.limit,
+                max_bytes=self._parts.max_page_bytes,
+                after=after,
+                before=before,
             )
 
         page = await read()
@@ -431,7 +438,7 @@ def _media_type(request: web.Request, known: set[str]) -> str:
 
 
 def _next_cursor(wanted: query.HistoryQuery, page: Page) -> str | None:
-    """Return the cursor behind a page, if the page filled its limit."""
+    """Return the cursor behind a page, if there may be more."""
     if not page.full:
         return None
     previous = wanted.cursor

@@ -33,7 +33,7 @@ def _nobody(_notice: Connected | Lost) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of history. `cursor` leads on if the page is full; a stream that starts behind `position` misses nothing."""
+    """A page of history. `cursor` leads on if there may be more; a stream that starts behind `position` misses nothing."""
 
     events: list[Activity]
     cursor: str | None
@@ -142,7 +142,7 @@ class Client:
         Args:
             workspace: whose history.
             order: newest first (`desc`) unless `after` is given.
-            limit: events in the page, 1-1000.
+            limit: events in the page at the most, 1-1000; large ones fill it sooner.
             cursor: where the last page ended; the filters must be the same.
             after: a position or an RFC 3339 timestamp; only what came later.
             before: a position or an RFC 3339 timestamp; only what came earlier.

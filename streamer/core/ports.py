@@ -53,7 +53,7 @@ class Page:
     examined: int
     """Ascending: the last seq looked at (the filter may have dropped it). Descending: the lowest."""
     full: bool
-    """The page holds as many events as asked for: there may be more."""
+    """The page holds as many events, or bytes, as asked for: there may be more."""
     floor: int
     """The seq behind which the range begins, as `after` was understood."""
     ceiling: int
@@ -79,13 +79,31 @@ class Log(Protocol):
         selection: Filter,
         order: Order,
         limit: int,
+        max_bytes: int,
         after: Bound = None,
         before: Bound = None,
     ) -> Page:
-        """Return the events strictly between two bounds. Raises PositionExpired, WorkspaceNotFound."""
+        """Return the events strictly between two bounds, as many as stay within `limit` and `max_bytes`, but at least one.
 
-    async def frames(self, workspace: str, *, after: int, limit: int) -> tuple[LogHead, list[LiveFrame]]:
-        """Return the events behind seq `after`, oldest first and unfiltered, for the hub. Raises WorkspaceNotFound."""
+        Args:
+            workspace: whose log.
+            selection: what to let through.
+            order: oldest or newest first.
+            limit: events in the page, at least 1.
+            max_bytes: of the bodies together. Not more than that is read, but for one event that alone is longer.
+            after: the end of the range towards the beginning of the log; open: its beginning.
+            before: the end of the range towards the head; open: the head.
+
+        Raises: PositionExpired, WorkspaceNotFound, StoreUnavailable.
+        """
+
+    async def frames(
+        self, workspace: str, *, after: int, limit: int, max_bytes: int
+    ) -> tuple[LogHead, list[LiveFrame]]:
+        """Return the events behind seq `after`, oldest first and unfiltered, for the hub; bounded as a page is.
+
+        Raises: WorkspaceNotFound, StoreUnavailable.
+        """
 
     async def event(self, workspace: str, event_id: str, selection: Filter) -> Event:
         """Return one event, if the filter lets it be seen. Raises EventNotFound, WorkspaceNotFound."""

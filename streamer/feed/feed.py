@@ -13,8 +13,8 @@ from streamer.feed.connection import Connection, Reader, Sink, Subscription, Wir
 from streamer.feed.hub import Hub
 from streamer.feed.reasons import Reason
 
-PAGE_EVENTS = 1000
-"""The most events that one query reads for a reader."""
+USUAL_BYTES = 512
+"""About what an event has: a query for a chunk asks for so many as may fill it."""
 
 
 class Feed:
@@ -186,7 +186,8 @@ class Feed:
             channel.workspace,
             selection=reader.selection,
             order="asc",
-            limit=PAGE_EVENTS,
+            limit=self._chunk_bytes // USUAL_BYTES,
+            max_bytes=self._chunk_bytes,
             after=Position(epoch, reader.session.position),
             before=Position(epoch, channel.flushed + 1),
         )

@@ -21,7 +21,7 @@ from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
 
 FILL_EVENTS = 500
-"""Events that one query brings while a hole is filled."""
+"""The most events that one query brings while a hole is filled; their bytes are bounded by the ring's."""
 DRAIN_RATE = 500
 """Connections closed each second when the server stops; more if its window is short. They all come back at once somewhere."""
 TICK_SECONDS = 0.01
@@ -121,7 +121,9 @@ class Hub:
         try:
             while self._channels.get(channel.workspace) is channel:
                 last = channel.tail.last
-                log, frames = await self._log.frames(channel.workspace, after=last, limit=FILL_EVENTS)
+                log, frames = await self._log.frames(
+                    channel.workspace, after=last, limit=FILL_EVENTS, max_bytes=self._ring_bytes
+                )
                 if log.epoch != channel.epoch or log.earliest > last + 1 or not channel.offer(frames):
                     # Another log, or events were removed that this node had not heard of: who comes back is told of the gap.
                     self.close_workspace(channel.workspace, Reason.RESET)

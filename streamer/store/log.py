@@ -1,9 +1,11 @@
 """Reading a log: pages in either direction, one event, how far it goes."""
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, select, union_all
+from sqlalchemy import ColumnElement, Row, Select, bindparam, case, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from streamer.core.errors import EventNotFound, PositionExpired, WorkspaceNotFound
@@ -16,8 +18,12 @@ from streamer.store.database import Database
 from streamer.store.predicate import branches, predicate
 from streamer.store.schema import events, workspaces
 
+SMALL_BYTES = 4 * 2**10
+"""A body up to this size is read together with its row, without asking whether it fits."""
+
 _FACETS = [events.c[name] for name in Facets._fields]
-_EVENT = [events.c.seq, events.c.id, events.c.body]
+# Of a long body only the size is read. Rows of many events are unpacked, not asked by name: that is quicker.
+_SIZED = [events.c.seq, events.c.size, case((events.c.size <= bindparam("small"), events.c.body))]
 _HEAD = [workspaces.c.key, workspaces.c.epoch, workspaces.c.head, workspaces.c.earliest]
 
 _ONE_HEAD = select(*_HEAD).where(workspaces.c.id == bindparam("id"))
@@ -54,6 +60,7 @@ class SqlLog:
         selection: Filter,
         order: Order,
         limit: int,
+        max_bytes: int,
         after: Bound = None,
         before: Bound = None,
     ) -> Page:
@@ -69,36 +76,42 @@ class SqlLog:
                 # Everything up to the microsecond before it: timestamps are whole and each stands once.
                 before = Position(head.epoch, await _seq_of(connection, key, head, before - 1, default=0) + 1)
             ceiling = min(before.seq - 1 if before else head.head, head.head)
-            found: Sequence[Row[Any]] = []
+            page: list[Event] = []
+            full = False
             if floor < ceiling:
                 query = self._between(selection, key, floor, ceiling, order, limit)
-                found = (await connection.execute(query)).all()
-        page = [Event(row.seq, row.id, row.body.encode()) for row in found]
-        full = len(page) == limit
+                rows, long, full = await _fitting(connection, key, query, limit, max_bytes)
+                page = [Event(seq, id_, (body or long[seq]).encode()) for seq, _, body, id_ in rows]
         if full:
             examined = page[-1].seq
         else:
             examined = max(floor, ceiling) if order == "asc" else min(floor + 1, ceiling)
         return Page(head, page, examined, full, floor, ceiling)
 
-    async def frames(self, workspace: str, *, after: int, limit: int) -> tuple[LogHead, list[LiveFrame]]:
+    async def frames(
+        self, workspace: str, *, after: int, limit: int, max_bytes: int
+    ) -> tuple[LogHead, list[LiveFrame]]:
         """Return the events behind seq `after`, oldest first and unfiltered, for the hub."""
         async with self._database.read() as connection:
             key, head = await _find(connection, workspace)
             query = (
-                select(events.c.seq, events.c.body, *_FACETS)
+                select(*_SIZED, *_FACETS)
                 .where(events.c.workspace == key, events.c.seq > after, events.c.seq <= head.head)
                 .order_by(events.c.seq)
                 .limit(limit)
             )
-            rows = (await connection.execute(query)).all()
-        return head, [LiveFrame(Position(head.epoch, row[0]), row[1].encode(), Facets(*row[2:])) for row in rows]
+            rows, long, _ = await _fitting(connection, key, query, limit, max_bytes)
+        return head, [
+            LiveFrame(Position(head.epoch, seq), (body or long[seq]).encode(), Facets(*facets))
+            for seq, _, body, *facets in rows
+        ]
 
     async def event(self, workspace: str, event_id: str, selection: Filter) -> Event:
         """Return one event, if the filter lets it be seen."""
         async with self._database.read() as connection:
             key, _ = await _find(connection, workspace)
-            query = select(*_EVENT).where(events.c.workspace == key, events.c.id == event_id, self._passes(selection))
+            this = (events.c.workspace == key, events.c.id == event_id, self._passes(selection))
+            query = select(events.c.seq, events.c.id, events.c.body).where(*this)
             row = (await connection.execute(query)).one_or_none()
         if row is None:
             raise EventNotFound
@@ -109,10 +122,10 @@ class SqlLog:
 
     def _between(  # noqa: PLR0913, PLR0917 - the parts of one query
         self, selection: Filter, key: int, floor: int, ceiling: int, order: Order, limit: int
-    ) -> Select[tuple[int, str, str]]:
+    ) -> Select[Any]:
         by_seq = events.c.seq.asc() if order == "asc" else events.c.seq.desc()
         here = (events.c.workspace == key, events.c.seq > floor, events.c.seq <= ceiling)
-        query = select(*_EVENT).where(events.c.workspace == key).order_by(by_seq).limit(limit)
+        query = select(*_SIZED, events.c.id).where(events.c.workspace == key).order_by(by_seq).limit(limit)
         split = branches(selection)
         if split is None:
             return query.where(*here, self._passes(selection))
@@ -146,6 +159,29 @@ async def _find(connection: AsyncConnection, workspace: str) -> tuple[int, LogHe
     if row is None:
         raise WorkspaceNotFound
     return row.key, _log_head(row)
+
+
+async def _fitting(
+    connection: AsyncConnection, key: int, query: Select[Any], limit: int, max_bytes: int
+) -> tuple[Sequence[Any], Mapping[int, str], bool]:
+    """Run a query for `_SIZED` and more; keep the first rows whose bodies together have at most `max_bytes`, but always one.
+
+    A body that fits however many there are comes with its row. A longer one is fetched when it is known to be kept. So what is
+    read never has more than `max_bytes` (or `limit` small bodies), and small events, which is most of them, take one statement.
+
+    Returns:
+        The rows, the bodies that they lack by seq, and whether there may be more of them.
+    """
+    small = max(max_bytes // limit, SMALL_BYTES)
+    found = (await connection.execute(query, {"small": small})).all()
+    through = list(accumulate([row[1] for row in found]))
+    rows = found[: max(bisect_right(through, max_bytes), 1)]
+    long: dict[int, str] = {}
+    absent = [row[0] for row in rows if row[2] is None]
+    if absent:
+        bodies = select(events.c.seq, events.c.body).where(events.c.workspace == key, events.c.seq.in_(absent))
+        long = dict((await connection.execute(bodies)).all())
+    return rows, long, len(found) == limit or len(rows) < len(found)
 
 
 async def _seq_of(connection: AsyncConnection, key: int, head: LogHead, bound: Bound, *, default: int) -> int:

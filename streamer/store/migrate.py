@@ -1,11 +1,15 @@
 """Bring the database to the tables of this version, under a lock: any number of nodes may start at once."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
 from streamer.core.errors import StreamerError
 from streamer.store.database import Database
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 HEAD = "0003"
 """The newest migration; a test compares it with the scripts. Knowing it here spares alembic's import at most starts."""
@@ -42,7 +46,6 @@ def _version(connection: Connection) -> str | None:
 
 def _upgrade(connection: Connection) -> bool:
     from alembic import command  # noqa: PLC0415 - slow to import, and most starts have nothing to migrate
-    from alembic.config import Config  # noqa: PLC0415
 
     found = _version(connection)
     if found == HEAD:  # another node was faster
@@ -51,8 +54,14 @@ def _upgrade(connection: Connection) -> bool:
         raise DatabaseTooNew(
             f"the database is at migration {found}, this version of streamer knows only {HEAD}: start a newer version"
         )
+    command.upgrade(_config(connection), "head")
+    return True
+
+
+def _config(connection: Connection) -> "Config":
+    from alembic.config import Config  # noqa: PLC0415 - as above
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-    return True
+    return config

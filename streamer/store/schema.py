@@ -37,6 +37,8 @@ events = Table(
     Column("workspace", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("timestamp", BigInteger, nullable=False),
+    # Bytes of `body` in UTF-8. It stands before the body: SQLite finds what stands behind a long value by reading through it.
+    Column("size", Integer, nullable=False),
     Column("id", _Word, nullable=False),
     Column("category", _Word, nullable=False),
     Column("action", _Word, nullable=False),

@@ -7,13 +7,13 @@ number of nodes, and a rollback gives the numbers back. After the commit the wai
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import orjson
 import structlog
-from sqlalchemy import BigInteger, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import BigInteger, Row, bindparam, delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from streamer.core.clock import now_us
@@ -43,7 +43,7 @@ SWEEP_ROWS = 1000
 
 DEFAULT_ORG = "default"
 
-_COLUMNS = ("workspace", "seq", "timestamp", "id", *Facets._fields, "body")
+_COLUMNS = ("workspace", "seq", "timestamp", "size", "id", *Facets._fields, "body")
 
 
 @dataclass(slots=True)
@@ -56,7 +56,10 @@ class _Log:
     head: int
     last_timestamp: int
     stored: dict[str, Event] = field(default_factory=dict)
-    """Events by id, of those that the group asked for or made; an event's timestamp is found in `times`."""
+    """Events by id, of those that the group asked for or made; an event's timestamp is found in `times`.
+
+    The body is empty where the size showed already that the stored event is another than the one that was sent.
+    """
     times: dict[int, int] = field(default_factory=dict)
     remembered: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
     """Idempotency keys: fingerprint, and the seqs of the answer."""
@@ -77,7 +80,8 @@ class _Log:
         event = Event(self.head, draft.id, draft.seal(self.head, self.last_timestamp))
         self.keep(event, self.last_timestamp)
         self.frames.append(LiveFrame(Position(self.epoch, event.seq), event.body, draft.facets))
-        self.rows.append((self.key, event.seq, self.last_timestamp, event.id, *draft.facets, event.body.decode()))
+        numbers = self.key, event.seq, self.last_timestamp, len(event.body)
+        self.rows.append((*numbers, event.id, *draft.facets, event.body.decode()))
         return event
 
 
@@ -240,13 +244,20 @@ class GroupCommit:
         self, connection: AsyncConnection, log: _Log, requests: Sequence[Append], now: int, *, retried: bool
     ) -> None:
         """Fetch what is stored already of the ids and the idempotency keys that these requests bring."""
-        keys = [request.idempotency[0] for request in requests if request.idempotency]
-        if keys:
-            log.remembered = await self._statements.remembered(connection, log.key, keys, now)
-        ids = [d.id for request in requests for d in request.drafts if d.given_id or retried]
-        seqs = [seq for _, answer in log.remembered.values() for seq in answer]
-        for event, timestamp in await self._statements.stored(connection, log.key, ids, seqs):
-            log.keep(event, timestamp)
+        asked = {request.idempotency for request in requests if request.idempotency}
+        if asked:
+            log.remembered = await self._statements.remembered(connection, log.key, [key for key, _ in asked], now)
+        # Bodies are read back only where a request brought as much itself: a few bytes can name much that is stored.
+        seqs = {seq for key, (known, answer) in log.remembered.items() if (key, known) in asked for seq in answer}
+        drafts = {(d.id, d.size) for request in requests for d in request.drafts if d.given_id or retried}
+        if drafts:
+            for seq, event_id, timestamp, size in await self._statements.known(connection, log.key, drafts):
+                log.keep(Event(seq, event_id, b""), timestamp)  # no draft equals it, unless it is read below
+                if (event_id, size - len(str(seq))) in drafts:
+                    seqs.add(seq)
+        if seqs:
+            for event, timestamp in await self._statements.stored(connection, log.key, seqs):
+                log.keep(event, timestamp)
 
     async def _store(self, connection: AsyncConnection, logs: Sequence[_Log], now: int) -> None:
         if not logs:
@@ -307,9 +318,12 @@ class _Statements:
         )
         self._make = database.insert(workspaces).on_conflict_do_nothing()
         here = events.c.workspace == bindparam("log")
-        row = select(events.c.seq, events.c.id, events.c.body, events.c.timestamp)
-        self._by_id = row.where(here, database.is_any_of(events.c.id, "ids"))
-        self._by_seq = row.where(here, events.c.seq.in_(bindparam("seqs", expanding=True)))
+        self._known = select(events.c.seq, events.c.id, events.c.timestamp, events.c.size).where(
+            here, database.is_any_of(events.c.id, "ids")
+        )
+        self._stored = select(events.c.seq, events.c.id, events.c.body, events.c.timestamp).where(
+            here, events.c.seq.in_(bindparam("seqs", expanding=True))
+        )
         self._remembered = select(idempotency.c.key, idempotency.c.fingerprint, idempotency.c.seqs).where(
             idempotency.c.workspace == bindparam("log"),
             database.is_any_of(idempotency.c.key, "keys"),
@@ -335,17 +349,15 @@ class _Statements:
         rows = [workspace_row(ws, created_by=creators[ws], now=now) for ws in sorted(creators)]
         await connection.execute(self._make, rows)
 
-    async def stored(
-        self, connection: AsyncConnection, log: int, ids: list[str], seqs: list[int]
-    ) -> list[tuple[Event, int]]:
-        found: list[tuple[Event, int]] = []
-        if ids:
-            rows = await connection.execute(self._by_id, {"log": log, "ids": self._database.list_value(ids)})
-            found += [(Event(row.seq, row.id, row.body.encode()), row.timestamp) for row in rows]
-        if seqs:
-            rows = await connection.execute(self._by_seq, {"log": log, "seqs": seqs})
-            found += [(Event(row.seq, row.id, row.body.encode()), row.timestamp) for row in rows]
-        return found
+    async def known(
+        self, connection: AsyncConnection, log: int, drafts: Collection[tuple[str, int]]
+    ) -> Sequence[Row[int, str, int, int]]:
+        ids = self._database.list_value([event_id for event_id, _ in drafts])
+        return (await connection.execute(self._known, {"log": log, "ids": ids})).all()
+
+    async def stored(self, connection: AsyncConnection, log: int, seqs: Collection[int]) -> list[tuple[Event, int]]:
+        rows = await connection.execute(self._stored, {"log": log, "seqs": list(seqs)})
+        return [(Event(row.seq, row.id, row.body.encode()), row.timestamp) for row in rows]
 
     async def remembered(
         self, connection: AsyncConnection, log: int, keys: list[str], now: int
@@ -427,7 +439,7 @@ def _insert_events(
 
         return one_by_one
 
-    marks = ", ".join(f"${n}::{'bigint' if n <= 3 else 'text'}[]" for n in range(1, len(_COLUMNS) + 1))  # noqa: PLR2004
+    marks = ", ".join(f"${n}::{'bigint' if n <= 4 else 'text'}[]" for n in range(1, len(_COLUMNS) + 1))  # noqa: PLR2004
     sql = f"INSERT INTO events ({names}) SELECT * FROM unnest({marks})"  # noqa: S608
 
     async def by_column(connection: AsyncConnection, rows: list[tuple[object, ...]]) -> object:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
@@ -21,6 +23,10 @@ class Proxy:
         """How many were made so far."""
         self.cut_after: int | None = None
         """Cut each connection once it has brought the client so many bytes."""
+        self.cuts = 0
+        """How many it has cut for that reason."""
+        self.heads: list[bytes] = []
+        """The beginning of what the client sent, for each connection that sent something."""
 
     @property
     def url(self) -> str:
@@ -42,6 +48,13 @@ class Proxy:
         """Cut all connections."""
         for writer in self._open:
             writer.transport.abort()
+
+    def reset(self) -> None:
+        """Cut all connections with a reset: what is under way is lost at once."""
+        for writer in self._open:
+            connection = writer.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.cut()
 
     def freeze(self) -> None:
         """Bring nothing more to the clients, without a word."""
@@ -66,7 +79,11 @@ class Proxy:
             each.transport.abort()
 
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = True
         while data := await reader.read(2**16):
+            if first:
+                self.heads.append(data)
+                first = False
             writer.write(data)
             await writer.drain()
         writer.transport.abort()
@@ -79,6 +96,7 @@ class Proxy:
                 writer.write(data[: self.cut_after - brought])
                 await writer.drain()
                 writer.close()
+                self.cuts += 1
                 return
             brought += len(data)
             writer.write(data)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,12 @@ import pytest
 IN_CI = os.environ.get("CI") == "true"
 ROOT = Path(__file__).resolve().parents[2]
 """The folder of the project."""
+
+TOOLS = ("postgresql", "chromium", "git", "node", "npm", "nginx", "curl", "openssl")
+"""All that tests may ask for."""
+
+NODE_VERSION = (20, 18, 1)
+"""The oldest Node that all of its clients run under; tests/node/package.json says it, too."""
 
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
@@ -22,8 +29,16 @@ def find(tool: str) -> Path | None:
         initdb = shutil.which("initdb") or (debian[-1] if debian else None)
         return Path(initdb).resolve().parent if initdb else None
     names = _CHROMIUM if tool == "chromium" else (tool,)
-    found = next(filter(None, map(shutil.which, names)), None)
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"  # where Debian has nginx, which is on root's PATH only
+    found = next(filter(None, (shutil.which(name, path=path) for name in names)), None)
+    if found and tool == "node" and _version_of_node(found) < NODE_VERSION:
+        return None
     return Path(found) if found else None
+
+
+def _version_of_node(node: str) -> tuple[int, ...]:
+    said = subprocess.run([node, "--version"], check=True, capture_output=True, text=True).stdout
+    return tuple(map(int, said.strip().removeprefix("v").split(".")))
 
 
 def require(tool: str) -> Path:
@@ -32,3 +47,12 @@ def require(tool: str) -> Path:
     if found is None:
         pytest.skip(f"{tool} is not installed; ./run test --install installs it")
     return found
+
+
+def find_node_modules() -> Path:
+    """Return the npm packages of the tests, or leave the test out."""
+    require("node")
+    folder = ROOT / "tests" / "node" / "node_modules"
+    if not folder.is_dir():
+        pytest.skip("the npm packages of tests/node are not installed; ./run test installs them")
+    return folder

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 
 # Bytewise on both databases; see store/schema.py.
 _Word = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")

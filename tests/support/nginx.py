@@ -1,0 +1,108 @@
+"""Debian's nginx in front of a server, configured as docs/deploy.md says."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.support.process import free_port
+from tests.support.run_dir import forget_pid, note_pid
+from tests.support.tools import ROOT, require
+from tests.support.waiting import eventually
+
+_MAIN = """
+daemon off;
+{user}
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {folder}/streamer.conf;
+}}
+"""
+
+
+class Nginx:
+    """One nginx with a folder, a port and a certificate of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir()
+        self.port = free_port()
+        self.url = f"https://localhost:{self.port}"
+        self.certificate = folder / "fullchain.pem"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._make_certificate()
+
+    async def start(self, server_port: int) -> None:
+        """Start it before a server."""
+        # As root its worker would be another user, who may not look into our folder.
+        user = "user root;" if os.geteuid() == 0 else ""
+        (self._folder / "nginx.conf").write_text(_MAIN.format(folder=self._folder, user=user))
+        (self._folder / "streamer.conf").write_text(self._configuration(server_port))
+        self._spawn()
+        await eventually(self._listens)
+
+    def stop(self) -> None:
+        """End it at once, with its worker."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait()
+            forget_pid(self._process.pid)
+
+    @property
+    def log(self) -> str:
+        """Return what it has logged of requests."""
+        return (self._folder / "streamer.log").read_text()
+
+    @property
+    def logs(self) -> str:
+        """Return all that it has logged."""
+        return "".join(file.read_text() for file in self._folder.glob("*.log"))
+
+    def _spawn(self) -> None:
+        files = f"-p {self._folder} -c {self._folder}/nginx.conf -e {self._folder}/error.log"
+        self._process = subprocess.Popen([str(require("nginx")), *files.split()], stdin=subprocess.DEVNULL)
+        note_pid(self._process.pid)
+
+    def _configuration(self, server_port: int) -> str:
+        """Return the block of docs/deploy.md, with this machine's addresses and paths."""
+        block = re.search(r"```nginx\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
+        assert block
+        text = block[1]
+        for documented, here in (
+            ("server 127.0.0.1:8080;", f"server 127.0.0.1:{server_port};"),
+            ("listen 443 ", f"listen 127.0.0.1:{self.port} "),
+            ("server_name streamer.example.com;", "server_name localhost;"),
+            ("/etc/ssl/streamer/", f"{self._folder}/"),
+            ("/var/log/nginx/", f"{self._folder}/"),
+        ):
+            assert documented in text, documented
+            text = text.replace(documented, here)
+        return text
+
+    def _make_certificate(self) -> None:
+        key = "-x509 -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc"
+        name = "-subj /CN=localhost -addext subjectAltName=DNS:localhost"
+        files = f"-keyout {self._folder}/privkey.pem -out {self.certificate}"
+        command = f"{require('openssl')} req {key} {name} {files}"
+        subprocess.run(command.split(), check=True, capture_output=True)
+
+    async def _listens(self) -> bool:
+        assert self._process
+        if self._process.poll() is not None:
+            raise RuntimeError(f"nginx has ended:\n{self.logs}")
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            return False
+        writer.close()
+        return True

@@ -1,0 +1,21 @@
+"""The programs of docs/streaming.md, as they stand there."""
+
+import re
+from functools import cache
+
+from tests.support.tools import ROOT
+
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_NAME = re.compile(r"(?://|#) ([\w.-]+)\n")
+
+
+@cache
+def snippets() -> dict[str, str]:
+    """Return each code block by its file name, which its first line says."""
+    found: dict[str, str] = {}
+    for _, text in _BLOCK.findall((ROOT / "docs" / "streaming.md").read_text()):
+        name = _NAME.match(text)
+        assert name, f"a code block without a name:\n{text}"
+        assert name[1] not in found, f"{name[1]} is there twice"
+        found[name[1]] = text
+    return found

@@ -1,0 +1,218 @@
+"""The programs of docs/streaming.md, cut off in every way: each sees every event once, in order, and then goes on live."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
+from tests.support.api import Api
+from tests.support.browser import chromium
+from tests.support.consumers import (
+    RESUME_BY_THEMSELVES,
+    RUNTIMES,
+    WORKSPACE,
+    Consumer,
+    Program,
+    Script,
+    seq_of,
+)
+from tests.support.nginx import Nginx
+from tests.support.proxy import Proxy, proxy_to
+from tests.support.tools import find_node_modules, require
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""A client does not know what the server keeps its events in."""
+
+TEXT = "ünïcode 😀, separators \u2028\u2029\x85\v\f, lines\r\n\n"
+"""What a reader of lines might stumble over."""
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[Nginx]:
+    """An nginx, not yet started."""
+    made = Nginx(tmp_path / "nginx")
+    yield made
+    made.stop()
+
+
+class Group(list[Consumer]):
+    """The programs of one runtime, which take each step together."""
+
+    async def start(self, url: str) -> None:
+        """Start them."""
+        await asyncio.gather(*(consumer.start(url) for consumer in self))
+
+    async def kill(self) -> None:
+        """End them, in the middle of whatever they do."""
+        await asyncio.gather(*(consumer.kill() for consumer in self))
+
+    async def saw(self, count: int) -> None:
+        """Wait until each has seen the first `count` events, and nothing else."""
+        await asyncio.gather(*(consumer.saw(count) for consumer in self))
+
+    async def are_at(self, count: int) -> None:
+        """Wait until each has seen so many events, or more."""
+        await eventually(lambda: all(len(consumer.seen) >= count for consumer in self))
+
+
+@pytest.fixture(params=RUNTIMES)
+async def consumers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Group]:
+    """The programs of one runtime, not yet started."""
+    names = RUNTIMES[request.param]
+    async with AsyncExitStack() as stack:
+        if request.param == "chromium":
+            browser = await stack.enter_async_context(chromium())
+            made = Group(Script(name, ADMIN_KEY, browser) for name in names)
+        else:
+            made = Group(Program(name, ADMIN_KEY, tmp_path / name) for name in names)
+        if request.param == "node":
+            find_node_modules()
+        if request.param in ("shell", "chromium"):
+            require("curl")
+        yield made
+        await made.kill()
+
+
+class Load:
+    """Appends numbered events, and sees to it that each is stored however often the server is gone."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self.count = 0
+
+    async def append(self, count: int) -> None:
+        """Append so many events, one by one."""
+        for _ in range(count):
+            await eventually(self._store)
+
+    async def _store(self) -> bool:
+        event = {"id": f"event-{self.count + 1}", "details": {"text": TEXT, "filler": "x" * 200}}
+        try:
+            answer = await self._api.append(WORKSPACE, **event)
+        except aiohttp.ClientError:
+            return False
+        assert answer.expect(answer.status // 100 * 100 + answer.status % 2)["details"] == event["details"]
+        self.count += 1
+        return True
+
+
+async def test_a_connection_that_breaks(consumers: Group, make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """A proxy cuts in the middle of an event, then resets under load."""
+    server = await make_server()
+    load = Load(Api(http, server.url, ADMIN_KEY))
+    await load.append(60)
+    async with AsyncExitStack() as stack:
+        proxies = {consumer: await stack.enter_async_context(proxy_to(server.url)) for consumer in consumers}
+
+        async def begin(consumer: Consumer, proxy: Proxy) -> None:
+            proxy.cut_after = random.randrange(2_000, 20_000)
+            await consumer.start(proxy.url)
+            await eventually(lambda: proxy.cuts)
+            consumer.complaints.append(f"cut after {proxy.cut_after} bytes")
+            proxy.cut_after = None
+            await consumer.saw(60)
+
+        async def reset(consumer: Consumer, proxy: Proxy) -> None:
+            await eventually(lambda: len(consumer.seen) > 70)
+            proxy.reset()
+            await consumer.saw(120)
+            if consumer.name in RESUME_BY_THEMSELVES:
+                assert b"last-event-id: " in proxy.heads[-1].lower()
+
+        await asyncio.gather(*(begin(*pair) for pair in proxies.items()))
+        await asyncio.gather(load.append(60), *(reset(*pair) for pair in proxies.items()))
+        await consumers.kill()
+
+
+async def test_a_server_that_dies(consumers: Group, make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
+    """The server is killed under load (`kill -9`), and started again on the same port."""
+    server = make_process()
+    load = Load(Api(http, server.url, ADMIN_KEY))
+    await server.start()
+    await load.append(1)
+    await consumers.start(server.url)
+    await consumers.saw(1)
+    appending = asyncio.create_task(load.append(100))
+    await consumers.are_at(30)
+    server.kill()
+    await server.start()
+    await appending
+    await consumers.saw(101)
+    await load.append(1)
+    await consumers.saw(102)
+
+
+async def test_a_client_that_dies(consumers: Group, make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """The program is killed under load; another goes on exactly behind the position that it has stored."""
+    server = await make_server()
+    load = Load(Api(http, server.url, ADMIN_KEY))
+    await load.append(1)
+    await consumers.start(server.url)
+    await consumers.saw(1)
+    appending = asyncio.create_task(load.append(100))
+
+    async def die(consumer: Consumer) -> None:
+        await eventually(lambda: len(consumer.seen) > 30)
+        await consumer.kill()
+
+    await asyncio.gather(appending, *map(die, consumers))
+    stored: dict[Consumer, int] = {}
+    for consumer in consumers:
+        await consumer.saw(len(consumer.seen))
+        stored[consumer] = seq_of(await consumer.position())
+        if isinstance(consumer, Program):  # a page's last words are not always heard
+            assert stored[consumer] <= len(consumer.seen), f"{consumer} stored {stored[consumer]}"
+        consumer.seen.clear()
+    await consumers.start(server.url)
+    for consumer, seq in stored.items():
+        await consumer.saw(101 - seq, first=seq + 1)
+
+
+async def test_behind_nginx(
+    consumers: Group, make_process: MakeProcess, http: aiohttp.ClientSession, nginx: Nginx
+) -> None:
+    """Through nginx, as docs/deploy.md sets it up: the server behind it dies, nginx answers 502, the server is back."""
+    server = make_process()
+    load = Load(Api(http, server.url, ADMIN_KEY))
+    await server.start()
+    await nginx.start(server.port)
+    await load.append(1)
+    for consumer in consumers:
+        consumer.trust(nginx.certificate)
+    await consumers.start(nginx.url)
+    await consumers.saw(1)
+    appending = asyncio.create_task(load.append(100))
+    await consumers.are_at(30)
+    refused = nginx.log.count(" 502 ")
+    server.kill()
+    await eventually(lambda: nginx.log.count(" 502 ") >= refused + len(consumers))
+    await server.start()
+    await appending
+    await consumers.saw(101)
+    assert "ticket=" not in nginx.logs
+
+
+async def test_what_the_server_says(consumers: Group, make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """A position of another log: the gap is told, and the feed goes on. A deleted workspace: a program ends."""
+    server = await make_server()
+    api = Api(http, server.url, ADMIN_KEY)
+    load = Load(api)
+    await load.append(3)
+    for consumer in consumers:
+        await consumer.remember("another0log.5", server.url)
+    await consumers.start(server.url)
+    await consumers.saw(3)
+    for consumer in consumers:
+        assert any("missing" in said for said in consumer.complaints), repr(consumer)
+    await load.append(1)
+    await consumers.saw(4)
+    (await api.delete(f"/v1/workspaces/{WORKSPACE}")).expect(204)
+    for consumer in consumers:
+        if isinstance(consumer, Program):
+            await consumer.ended()

@@ -1,0 +1,37 @@
+"""What docs/streaming.md and docs/deploy.md show is true. The programs themselves run in test_real_clients.py."""
+
+import configparser
+import re
+
+from streamer.settings import PREFIX, Settings
+from tests.support.consumers import HELPERS, RUNTIMES
+from tests.support.snippets import snippets
+from tests.support.tools import ROOT
+
+DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
+
+
+def test_every_program_is_run() -> None:
+    """Each code block of docs/streaming.md is a program that is cut off in every way, or what those call."""
+    assert set(snippets()) == {*HELPERS, *(name for names in RUNTIMES.values() for name in names)}
+
+
+def test_the_proxy_waits_longer_than_the_server() -> None:
+    """The limits of nginx are above those of the server: its silences, the longest poll, the largest body."""
+    settings = {name: field.default for name, field in Settings.model_fields.items()}
+    (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", DEPLOY)
+    assert int(seconds) > max(settings["heartbeat_seconds"], settings["max_wait_seconds"])
+    (mebibytes,) = re.findall(r"client_max_body_size (\d+)m;", DEPLOY)
+    assert int(mebibytes) * 2**20 > settings["max_body_bytes"]
+
+
+def test_the_unit_leaves_time_to_drain() -> None:
+    """The unit of systemd names settings that there are, and kills only after the drain."""
+    found = re.search(r"```ini\n(.*?)```", DEPLOY, re.DOTALL)
+    assert found
+    unit = configparser.ConfigParser()
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read_string(found[1])
+    service = unit["Service"]
+    assert int(service["TimeoutStopSec"]) > Settings.model_fields["drain_seconds"].default
+    assert service["Environment"].partition("=")[0].removeprefix(PREFIX).lower() in Settings.model_fields

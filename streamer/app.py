@@ -119,7 +119,7 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
                 workspaces=workspaces,
                 intake=Intake(writer, metrics, limits),
                 hub=hub,
-                feed=Feed(hub, log, chunk_bytes=settings.write_buffer_bytes),
+                feed=Feed(hub, log, chunk_bytes=2 * settings.write_buffer_bytes),
                 keyring=keyring,
                 tickets=tickets,
                 metrics=metrics,

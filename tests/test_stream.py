@@ -288,7 +288,7 @@ async def test_a_slow_reader_is_not_dropped_and_slows_nobody(
     def fell_back() -> bool:
         return any(reader.session.state.name == "CATCH_UP" for reader in server.hub._channels[WS].readers)
 
-    while not fell_back() or total < 2000:
+    while not fell_back() or total < 300:  # far more than the ring and the buffers hold
         (await api.append_all(WS, [blob] * 100)).expect(201)
         assert len(await quick.events(100)) == 100
         total += 100

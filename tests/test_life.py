@@ -13,9 +13,12 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
+from sqlalchemy import update
 
 from streamer.app import Server
 from streamer.core.clock import format_timestamp, now_us
+from streamer.store.database import Database
+from streamer.store.schema import workspaces
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events, make_event
 from tests.support.process import ServerProcess
@@ -70,37 +73,64 @@ async def refuses_connections(url: str) -> bool:
 # ---- SIGTERM
 
 
-async def test_sigterm_drains(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """Every reader is told why, and to come back; an append whose body is still coming is stored and answered; the exit code is 0."""
+async def test_sigterm_drains(make_process: MakeProcess, http: aiohttp.ClientSession, database_url: str) -> None:
+    """Every reader is told why, and to come back; appends that wait for the disk are stored and answered; the exit code is 0."""
     process = make_process(drain_seconds=10)
     api = await started(process, http)
     readers = [await kind.open(api, WS) for kind in CONNECTED]
     for reader in readers:
         await reader.synced()
-    body = json.dumps(make_event(id="in-flight")).encode()
-    head = request_head(
-        "POST", events(WS), {**api.headers, "Content-Type": "application/json", "Content-Length": len(body)}
-    )
-    async with await RawConnection.open(process.url) as append:
-        await append.send(head + body[:10])
-        # The server has begun with it: what is sent on a second connection is answered behind it.
-        async with await RawConnection.open(process.url) as second:
-            await second.send(request_head("GET", "/livez"))
-            assert (await second.answer()).status == 200
+    database = Database(database_url)
+    async with database.write() as held:  # so that nothing can be stored for now
+        await held.execute(update(workspaces).values(name="held"))
+        appends = [asyncio.create_task(api.append(WS, id=f"in-flight-{number}")) for number in range(10)]
+        await eventually(lambda: _waiting_for_the_disk(api, 10))
         process.send(signal.SIGTERM)
         for kind, reader in zip(CONNECTED, readers, strict=True):
             ended = await reader.ended()
             assert (ended.reason, ended.reconnect) == ("shutdown", True), kind.name
         await eventually(lambda: refuses_connections(process.url))
+    await database.close()
+    for append in appends:
+        (await append).expect(201)
+    assert await process.ended() == 0
+    assert "Traceback" not in process.log
+    await process.start()
+    stored = await api.history(WS)
+    assert {event["id"] for event in stored} > {f"in-flight-{number}" for number in range(10)}
+
+
+async def _waiting_for_the_disk(api: Api, count: int) -> bool:
+    lines = (await api.get("/metrics")).body.decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("streamer_append_queue_events")) >= count
+
+
+@on_sqlite
+async def test_an_append_that_is_still_arriving_at_sigterm(
+    make_process: MakeProcess, http: aiohttp.ClientSession
+) -> None:
+    """An append whose body is half here when the server is to stop is taken to its end, stored and answered."""
+    process = make_process(drain_seconds=10)
+    api = await started(process, http)
+    stream = await api.stream(WS)
+    await stream.next("synced")
+    body = json.dumps(make_event(id="in-flight")).encode()
+    sent: dict[str, str | int] = {
+        "Content-Type": "application/json",
+        "Content-Length": len(body),
+        "Expect": "100-continue",
+    }
+    async with await RawConnection.open(process.url) as append:
+        await append.send(request_head("POST", events(WS), {**api.headers, **sent}))
+        assert (await append.answer()).status == 100  # the server waits for the body
+        await append.send(body[:10])
+        process.send(signal.SIGTERM)
+        assert (await stream.next("closed")).json == {"reason": "shutdown", "reconnect": True}
         await append.send(body[10:])
         answer = await append.answer()
         assert (answer.status, answer.json["id"]) == (201, "in-flight")
-        assert answer.headers.get("connection", "").lower() == "close"
+    stream.close()
     assert await process.ended() == 0
-    assert "Traceback" not in process.log
-    api = Api(http, process.url, ADMIN_KEY)
-    await process.start()
-    assert [event["id"] for event in await api.history(WS, limit=1)][:1] == ["in-flight"]
 
 
 @on_sqlite
@@ -281,6 +311,7 @@ async def test_a_reader_that_takes_nothing_is_closed(
             position = stalled.position
         except Ended as error:
             ended = error
+    stalled.abort()
     assert ended.reason in {"stalled", None}
     assert ended.reconnect
     again = await kind.open(api, WS, position=position)
@@ -409,6 +440,7 @@ async def test_a_workspace_made_anew_elsewhere_is_another_log(
                 raise AssertionError(f"{name} got events of the other log: {await reader.some()}")
             except Ended as error:
                 ended = error
+        reader.abort()
         assert ended.reason in {"workspace_deleted", "reset"}, name
 
 

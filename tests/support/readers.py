@@ -180,6 +180,7 @@ class SseFollower:
         try:
             block = await self.stream.next()
         except LOST as error:
+            self.close()
             raise Ended(None) from error
         if block.retry is not None:
             self.retry = block.retry
@@ -313,6 +314,7 @@ class WsFollower:
         try:
             message = await self.socket.next()
         except LOST as error:
+            self.close()
             raise Ended(None) from error
         if message["type"] == "error":
             self.close()

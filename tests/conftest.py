@@ -22,6 +22,7 @@ from tests.support.api import Api
 from tests.support.browser import chromium
 from tests.support.cli import Cli
 from tests.support.databases import Cluster, fresh_database, shared_cluster, sqlite_url
+from tests.support.nginx import Nginx
 from tests.support.process import ServerProcess
 from tests.support.tools import IN_CI, TOOLS, find, require
 
@@ -162,6 +163,14 @@ def make_process(database_url: str, tmp_path: Path) -> Iterator[MakeProcess]:
     yield make
     for process in made:
         process.clean()
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[Nginx]:
+    """An nginx as docs/deploy.md sets it up. To be started by the test."""
+    made = Nginx(tmp_path / "nginx")
+    yield made
+    made.stop()
 
 
 # ---- clients

@@ -26,6 +26,12 @@ for site in "${2%/bin/python}"/lib/python3.*/site-packages; do echo "$PACKAGES" 
 """
 
 
+FAKE_NPM = """#!/bin/sh
+echo "$@" >>"$UV_CALLS.npm"
+mkdir -p node_modules
+"""
+
+
 @dataclass
 class Checkout:
     """A copy of the project in a folder with a space in its name, on a machine with a Python, uv and an empty home."""
@@ -121,6 +127,20 @@ def test_changed_lock_is_installed(checkout: Checkout) -> None:
         lock.write("# changed\n")
     assert "Setting up (once)" in checkout.run("--version").stderr
     assert len(checkout.installs()) == 2
+
+
+def test_npm_packages_follow_their_lock(checkout: Checkout) -> None:
+    """`./run test` installs the npm packages of the tests once, and again when their lock file changed."""
+    _program(checkout.programs / "npm", FAKE_NPM)
+    shutil.copy2(ROOT / "requirements-dev.lock", checkout.folder)
+    lock = checkout.folder / "tests" / "node" / "package-lock.json"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("{}")
+    calls = Path(f"{checkout.calls}.npm")
+    for text, count in (("{}", 1), ("{}", 1), ('{"changed": true}', 2), ('{"changed": true}', 2)):
+        lock.write_text(text)
+        assert "pytest" in checkout.run("test", "--version").stdout
+        assert [call.split()[0] for call in calls.read_text().splitlines()] == ["ci"] * count
 
 
 def test_broken_set_up_begins_anew(checkout: Checkout) -> None:

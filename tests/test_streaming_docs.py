@@ -2,11 +2,20 @@
 
 import configparser
 import re
+from typing import TYPE_CHECKING
 
+import pytest
+
+from streamer.app import Server
 from streamer.settings import PREFIX, Settings
+from tests.support.api import Api
 from tests.support.consumers import HELPERS, RUNTIMES
+from tests.support.nginx import Nginx
 from tests.support.snippets import snippets
 from tests.support.tools import ROOT
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
 
@@ -35,3 +44,18 @@ def test_the_unit_leaves_time_to_drain() -> None:
     service = unit["Service"]
     assert int(service["TimeoutStopSec"]) > Settings.model_fields["drain_seconds"].default
     assert service["Environment"].partition("=")[0].removeprefix(PREFIX).lower() in Settings.model_fields
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_the_page_behind_nginx(server: Server, api: Api, nginx: Nginx, browser: "Browser") -> None:
+    """Over TLS and HTTP/2: a link signs in, the cookie is for TLS only, the stream is live, and signing out is taken as our own."""
+    (await api.append("my")).expect(201)
+    await nginx.start(server.url)
+    context = await browser.new_context(ignore_https_errors=True)
+    page = await context.new_page()
+    await page.goto((await server.sign_in_link()).replace(server.url, nginx.url))
+    await page.locator("#state", has_text="Live").wait_for()
+    (cookie,) = await context.cookies()
+    assert cookie["secure"]
+    assert await page.evaluate("performance.getEntriesByType('navigation')[0].nextHopProtocol") == "h2"
+    assert await page.evaluate("fetch('/v1/session', { method: 'DELETE' }).then(({ status }) => status)") == 204

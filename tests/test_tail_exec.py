@@ -66,7 +66,7 @@ async def test_output_passes_through(cli: Cli, api: Api) -> None:
     ended = await cli("tail", "my", "--exec", "echo $STREAMER_EVENT_SEQ; echo err >&2")
     assert (ended.code, ended.out, ended.err) == (0, "1\n2\n3\n", "err\n" * 3)
     ended = await cli("tail", "my", "--exec", "echo did it", "-o", "template={seq}", "--count", 2)
-    assert (ended.code, ended.out) == (0, "2\ndid it\n3\ndid it\n") or ended.out == "1\ndid it\n2\ndid it\n"
+    assert (ended.code, ended.out) == (0, "1\ndid it\n2\ndid it\n")
 
 
 async def test_the_key_is_not_handed_on(cli: Cli, api: Api) -> None:
@@ -155,13 +155,13 @@ async def test_sigterm_ends_the_command(cli: Cli, api: Api) -> None:
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(SECONDS):
             out, err = await process.communicate()
-    assert (process.returncode, out, err) == (143, b"cleaned\n", b"")
+    assert (process.returncode, out) == (143, b"cleaned\n"), err
     await eventually(lambda: is_gone(group))
 
 
 async def test_kill_9_in_a_loop(cli: Cli, api: Api, tmp_path: Path) -> None:
     """Killed at any moment, again and again, each event is handled, in order; a kill repeats one event at most."""
-    await api.append_all("my", [{}] * 400)
+    await api.append_all("my", [{}] * 200)
     done = tmp_path / "done"
     tail = ("tail", "my", "-f", "--since", "all", "--cursor-file", tmp_path / "c")
 
@@ -169,8 +169,8 @@ async def test_kill_9_in_a_loop(cli: Cli, api: Api, tmp_path: Path) -> None:
         return [json.loads(line) for line in done.read_text().splitlines()] if done.exists() else []
 
     kills = 0
-    while not handled() or handled()[-1] < 120:
-        wanted = len(handled()) + random.randint(1, 40)
+    while not handled() or handled()[-1] < 60:
+        wanted = len(handled()) + random.randint(1, 20)
         async with cli.started(*tail, "--exec", f'echo "$STREAMER_EVENT_SEQ" >> {done}') as process:
             await eventually(lambda: len(handled()) >= wanted)  # noqa: B023 - called before the next round
             process.kill()

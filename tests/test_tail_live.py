@@ -14,7 +14,7 @@ from streamer.cli.idle import Idle
 from streamer.client import Activity, Checkpoint, Synced
 from tests.conftest import ADMIN_KEY
 from tests.support.api import Api
-from tests.support.cli import Cli, line_of
+from tests.support.cli import Cli, line_of, said
 from tests.support.databases import sqlite_url
 from tests.support.proxy import proxy_to
 from tests.support.scripted import scripted
@@ -189,19 +189,14 @@ async def test_idle_exit_waits_for_the_server(server: Server, cli: Cli, api: Api
     async with proxy_to(server.url) as proxy:
         options = ("-f", "-v", "-n", 0, "--idle-exit", "1s")
         async with cli.started("tail", "my", *options, "--url", proxy.url) as process:
-            assert process.stderr is not None
-            said = b""
-            while b"caught up" not in said:
-                said += await process.stderr.readline()
+            await said(process.stderr, "caught up")
             await proxy.refuse()
-            while said.count(b"trying again") < 3:
-                said += await process.stderr.readline()
+            await said(process.stderr, "trying again", times=2)
             await proxy.listen()
             async with asyncio.timeout(SECONDS):
-                said += await process.stderr.read()
-                await process.wait()
+                _, err = await process.communicate()
     assert process.returncode == 0
-    order = re.findall("trying again|connected again|no event for 1 s", said.decode())
+    order = re.findall("trying again|connected again|no event for 1 s", err.decode())
     assert order[-2:] == ["connected again", "no event for 1 s"]
 
 
@@ -251,6 +246,8 @@ async def test_what_counts_as_idle() -> None:
     [
         ("--idle-exit 1s", "is for --follow"),
         ("-f --idle-exit soon", "not a span of time, such as 30s"),
+        ("--exec=", "there is no command"),
+        ("--output=", "there are pretty, ndjson"),
         ("-f -v --quiet", "--verbose says more, --quiet says less"),
     ],
 )

@@ -15,7 +15,7 @@ from streamer.app import Server
 from streamer.cli.formats import FIELDS, Format, format_of, template
 from streamer.client import Activity
 from tests.support.api import Api
-from tests.support.cli import Cli, line_of
+from tests.support.cli import Cli, line_of, said
 from tests.support.databases import sqlite_url
 from tests.support.proxy import proxy_to
 from tests.support.waiting import eventually
@@ -99,7 +99,7 @@ async def test_a_template_through_the_command(cli: Cli, api: Api) -> None:
     ("output", "text"),
     [
         ("xml", "there are pretty, ndjson, json, cloudevents and template=TEXT"),
-        ("json=x", "there is no json=x"),
+        ("json=x", "there is no format 'json=x'"),
         ("template", "template={timestamp}"),
         ("template={actor.age}", "actor has no field 'age'; it has type, id, name"),
     ],
@@ -203,20 +203,18 @@ async def test_verbose(server: Server, cli: Cli, api: Api, tmp_path: Path) -> No
     async with proxy_to(server.url) as proxy:
         async with cli.started("tail", "my", *options, "--url", proxy.url) as process:
             assert (await line_of(process.stdout))["seq"] == 1
-            assert process.stderr is not None
-            said = [(await process.stderr.readline()).decode() for _ in range(2)]
+            text = await said(process.stderr, "caught up, at")
             await proxy.refuse()
-            said.append((await process.stderr.readline()).decode())
+            text += await said(process.stderr, "trying again")
             await api.append("my")
             await proxy.listen()
             assert (await line_of(process.stdout))["seq"] == 2
-            while "caught up, at" not in said[-1]:
-                said.append((await process.stderr.readline()).decode())
+            text += await said(process.stderr, "caught up, at")
             await api.append("my")
             out, err = await process.communicate()
         assert process.returncode == 0
         assert [json.loads(out)["seq"]] == [3]
-    text = "".join(said) + err.decode()
+    text += err.decode()
     epoch = (tmp_path / "c").read_text().partition(".")[0]
     expected = (
         rf"connected\ncaught up, at position {epoch}\.1\n"

@@ -204,6 +204,15 @@ async def test_the_cursor_file_resumes_exactly(
     assert (await cli(*tail)).seqs == [32]
 
 
+async def test_the_cursor_file_with_an_end(cli: Cli, thirty: list[dict[str, Any]], tmp_path: Path) -> None:
+    """A run that ends at --until leaves what is behind it to the next one."""
+    assert thirty
+    tail = ("tail", "my", "--cursor-file", tmp_path / "c")
+    assert (await cli(*tail, "--until", 8, "-n", 2)).seqs == [7, 8]
+    assert (await cli(*tail, "--until", 10)).seqs == [9, 10]
+    assert (await cli(*tail)).seqs == list(range(11, 31))
+
+
 async def test_a_killed_tail_resumes(cli: Cli, api: Api, tmp_path: Path) -> None:
     """`kill -9` at any moment: the next run leaves nothing out, and repeats at most the event that was being written."""
     await api.append("my")

@@ -17,6 +17,18 @@ class Connection(web.RequestHandler):
 
     __slots__ = ()
 
+    def data_received(self, data: bytes) -> None:
+        """Take bytes, also while the server stops: the rest of a body, or what a WebSocket says to its end.
+
+        aiohttp would drop them from the moment on in which it means to close the connection. It takes no further request then, with or
+        without this.
+        """
+        closing = self._close, self._force_close
+        if self._request_in_progress and self.transport is not None:
+            self._close = self._force_close = False
+        super().data_received(data)
+        self._close, self._force_close = self._close or closing[0], self._force_close or closing[1]
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -69,7 +69,7 @@ def format_of(output: str, *, workspace: str, time: TimeStyle, terminal: bool) -
             return Format(lambda activity: activity.body + b"\n", first=b"[", other=b",", end=b"]\n")
         case "cloudevents":
             return Format(lambda activity: cloud_event(workspace, activity))
-    raise ValueError(f"there is no {output}; there are pretty, ndjson, json, cloudevents and template=TEXT")
+    raise ValueError(f"there is no format {output!r}; there are pretty, ndjson, json, cloudevents and template=TEXT")
 
 
 def cloud_event(workspace: str, activity: Activity) -> bytes:

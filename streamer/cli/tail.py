@@ -122,6 +122,8 @@ def command(  # noqa: PLR0913 - the options
         raise click.UsageError("--until ends before now, --follow does not end: give one of them")
     if verbose and quiet:
         raise click.UsageError("--verbose says more, --quiet says less: give one of them")
+    if execute is not None and not execute.strip():
+        raise click.UsageError("--exec: there is no command")
     given = {"action": action, "actor": actor, "actor-type": actor_type, "target": target, "q": (text,) if text else ()}
     wanted = Wanted(
         workspace=workspace,
@@ -137,13 +139,16 @@ def command(  # noqa: PLR0913 - the options
         strict=strict,
     )
     people = for_people(sys.stdout, sys.stderr) and not quiet
-    output = output or (None if execute else "pretty" if for_people(sys.stdout) else "ndjson")
+    if output is None and execute is None:
+        output = "pretty" if for_people(sys.stdout) else "ndjson"
     try:
-        form = output and format_of(output, workspace=workspace, time=time, terminal=for_people(sys.stdout))
+        form = None
+        if output is not None:
+            form = format_of(output, workspace=workspace, time=time, terminal=for_people(sys.stdout))
     except ValueError as error:
         raise click.UsageError(f"--output: {error}") from None
     # The output of --exec is not to be mixed with a status line.
-    screen = TailScreen(form or None, status=people and follow and not execute, remarks=people, verbose=verbose)
+    screen = TailScreen(form, status=people and follow and execute is None, remarks=people, verbose=verbose)
     run(tail(wanted, screen, open_client(url, key)), workspace=workspace)
 
 

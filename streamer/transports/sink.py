@@ -65,6 +65,7 @@ class SocketSink:
         if self._draining is None or self._draining.done():
             # One that all wait for: who is cancelled would otherwise take aiohttp's only waiter from the others.
             self._draining = asyncio.create_task(self._writer.drain())
+            self._draining.add_done_callback(_look_at)
         await asyncio.wait([self._draining])
         if self._draining.cancelled() or self._draining.exception() is not None or self._transport.is_closing():
             raise ConnectionResetError("the connection is gone")
@@ -94,6 +95,12 @@ class SocketSink:
     def abort(self) -> None:
         """Cut the connection."""
         self._transport.abort()
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """See how a task ended: that a connection is gone is no news that asyncio has to log."""
+    if not task.cancelled():
+        task.exception()
 
 
 def retry_ms() -> int:

@@ -49,6 +49,18 @@ async def line_of(stream: asyncio.StreamReader | None) -> Any:
     return json.loads(line)
 
 
+async def said(stream: asyncio.StreamReader | None, text: str, times: int = 1) -> str:
+    """Return the lines that a process writes, up to the one in which `text` stands for the so many-th time."""
+    assert stream is not None
+    lines = ""
+    async with asyncio.timeout(SECONDS):
+        while lines.count(text) < times:
+            line = await stream.readline()
+            assert line, f"the output ended: {lines}"
+            lines += line.decode()
+    return lines
+
+
 class Cli:
     """Runs commands in a folder, with some variables."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.run_dir import forget_pid, note_pid
 from tests.support.snippets import snippets
-from tests.support.tools import ROOT, find_node_modules, require
+from tests.support.tools import ROOT, require
 from tests.support.waiting import SECONDS, eventually
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ RUNTIMES = {
     "chromium": ("browser-eventsource.js", "browser-websocket.js"),
 }
 """The programs, by what runs them."""
+NEEDS = {"node": ("node", "node_modules"), "python": (), "shell": ("curl",), "chromium": ("chromium", "curl")}
+"""What these need on the machine."""
 HELPERS = ("position.mjs", "position.py", "ticket.sh")
 """What the others import or call."""
 
@@ -106,7 +108,7 @@ class Program(Consumer):
         match self.name.rpartition(".")[2]:
             case "mjs":
                 if not (self._folder / "node_modules").exists():
-                    (self._folder / "node_modules").symlink_to(find_node_modules())
+                    (self._folder / "node_modules").symlink_to(require("node_modules"))
                 return [str(require("node")), self.name]
             case "py":
                 return [sys.executable, self.name]

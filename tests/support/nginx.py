@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tests.support.process import free_port
 from tests.support.run_dir import forget_pid, note_pid
@@ -42,12 +43,12 @@ class Nginx:
         self._process: subprocess.Popen[bytes] | None = None
         self._make_certificate()
 
-    async def start(self, server_port: int) -> None:
-        """Start it before a server."""
+    async def start(self, server: str) -> None:
+        """Start it before the server with this URL."""
         # As root its worker would be another user, who may not look into our folder.
         user = "user root;" if os.geteuid() == 0 else ""
         (self._folder / "nginx.conf").write_text(_MAIN.format(folder=self._folder, user=user))
-        (self._folder / "streamer.conf").write_text(self._configuration(server_port))
+        (self._folder / "streamer.conf").write_text(self._configuration(urlsplit(server).netloc))
         self._spawn()
         await eventually(self._listens)
 
@@ -73,13 +74,13 @@ class Nginx:
         self._process = subprocess.Popen([str(require("nginx")), *files.split()], stdin=subprocess.DEVNULL)
         note_pid(self._process.pid)
 
-    def _configuration(self, server_port: int) -> str:
+    def _configuration(self, server: str) -> str:
         """Return the block of docs/deploy.md, with this machine's addresses and paths."""
         block = re.search(r"```nginx\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
         assert block
         text = block[1]
         for documented, here in (
-            ("server 127.0.0.1:8080;", f"server 127.0.0.1:{server_port};"),
+            ("server 127.0.0.1:8080;", f"server {server};"),
             ("listen 443 ", f"listen 127.0.0.1:{self.port} "),
             ("server_name streamer.example.com;", "server_name localhost;"),
             ("/etc/ssl/streamer/", f"{self._folder}/"),

@@ -12,7 +12,7 @@ IN_CI = os.environ.get("CI") == "true"
 ROOT = Path(__file__).resolve().parents[2]
 """The folder of the project."""
 
-TOOLS = ("postgresql", "chromium", "git", "node", "npm", "nginx", "curl", "openssl")
+TOOLS = ("postgresql", "chromium", "git", "node", "npm", "node_modules", "nginx", "curl", "openssl")
 """All that tests may ask for."""
 
 NODE_VERSION = (20, 18, 1)
@@ -23,7 +23,10 @@ _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 @cache
 def find(tool: str) -> Path | None:
-    """Return the program's path. `postgresql`: the folder of its programs, also where Debian hides it."""
+    """Return the program's path. `postgresql`: the folder of its programs, also where Debian hides it. `node_modules`: npm's folder."""
+    if tool == "node_modules":
+        folder = ROOT / "tests" / "node" / "node_modules"
+        return folder if folder.is_dir() else None
     if tool == "postgresql":
         debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
         initdb = shutil.which("initdb") or (debian[-1] if debian else None)
@@ -45,14 +48,5 @@ def require(tool: str) -> Path:
     """Return the program's path, or leave the test out."""
     found = find(tool)
     if found is None:
-        pytest.skip(f"{tool} is not installed; ./run test --install installs it")
+        pytest.skip(f"{tool}: not installed; ./run test --install installs it")
     return found
-
-
-def find_node_modules() -> Path:
-    """Return the npm packages of the tests, or leave the test out."""
-    require("node")
-    folder = ROOT / "tests" / "node" / "node_modules"
-    if not folder.is_dir():
-        pytest.skip("the npm packages of tests/node are not installed; ./run test installs them")
-    return folder

@@ -1,6 +1,6 @@
 """CPU of the server per delivery, and latency from the intended send to the receipt, with many readers of one workspace.
 
-    python -m bench.fanout [--readers 1000] [--rate 200] [--seconds 10] [--database-url URL]
+    python -m bench.fanout [--readers 1000] [--rate 200] [--seconds 10] [--transport sse|websocket] [--database-url URL]
 
 Open loop: events are sent at their intended times, whatever the server does. Every delivery is checked: lost, doubled and out of order
 are counted for each reader. Each event is durable before it is delivered.
@@ -17,32 +17,42 @@ from bench.append import request
 from bench.server import EVENT, KEY, percentile, server
 
 _SEQ = re.compile(rb'"seq":(\d+),.*?"sent":([0-9.]+)')
+_ASK = {
+    "sse": "GET /v1/workspaces/bench/events/stream HTTP/1.0\r\n",
+    "websocket": "GET /v1/workspaces/bench/events/ws HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n",
+}
+_END = {"sse": b"\n\n", "websocket": b'"traceparent":null}'}
+"""What an event ends with on the wire, frames aside."""
 
 
 class Reader(asyncio.Protocol):
     """A reader on a bare transport: it costs little enough to run a thousand beside the server."""
 
-    def __init__(self, expected: int, done: asyncio.Event, waiting: list[int]) -> None:
+    def __init__(self, transport: str, expected: int, done: asyncio.Event, waiting: list[int]) -> None:
+        self._transport = transport
         self.seqs: list[int] = []
         self.latencies: list[float] = []
         self._expected = expected
         self._done = done
         self._waiting = waiting
         self._rest = b""
+        self._is_synced = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the stream."""
-        line = f"GET /v1/workspaces/bench/events/stream HTTP/1.0\r\nAuthorization: Bearer {KEY}\r\n\r\n"
-        transport.write(line.encode())  # type: ignore[attr-defined]
+        head = f"{_ASK[self._transport]}Authorization: Bearer {KEY}\r\n\r\n"
+        transport.write(head.encode())  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         """Note what came and when."""
         now = time.time()
-        blocks = (self._rest + data).split(b"\n\n")
+        if not self._is_synced and b"synced" in data:
+            self._is_synced = True
+            self._waiting[0] -= 1
+        blocks = (self._rest + data).split(_END[self._transport])
         self._rest = blocks.pop()
         for block in blocks:
-            if b"event: synced" in block:
-                self._waiting[0] -= 1
             found = _SEQ.search(block)
             if found:
                 self.seqs.append(int(found[1]))
@@ -61,7 +71,7 @@ async def run(arguments: argparse.Namespace) -> None:
         _, writer = await publisher(measured.port, [request(orjson.dumps(EVENT))])
         empty = measured.rss()
         loop, done, waiting = asyncio.get_running_loop(), asyncio.Event(), [arguments.readers] * 2
-        readers = [Reader(total, done, waiting) for _ in range(arguments.readers)]
+        readers = [Reader(arguments.transport, total, done, waiting) for _ in range(arguments.readers)]
         for reader in readers:
             await loop.create_connection(lambda reader=reader: reader, "127.0.0.1", measured.port)  # type: ignore[misc]
         while waiting[0]:  # noqa: ASYNC110 - a thousand readers count down one number
@@ -78,7 +88,9 @@ async def run(arguments: argparse.Namespace) -> None:
         check(readers, total)
         latencies = sorted(value * 1000 for reader in readers for value in reader.latencies)
         deliveries = len(latencies)
-        print(f"fanout: readers={arguments.readers} rate={arguments.rate}/s seconds={arguments.seconds}")
+        print(
+            f"fanout: transport={arguments.transport} readers={arguments.readers} rate={arguments.rate}/s seconds={arguments.seconds}"
+        )
         print("deliveries  deliveries/s  p50 ms  p95 ms  p99 ms  max ms  CPU µs/delivery  RSS KiB/reader")
         print(
             f"{deliveries:>10} {deliveries / seconds:>13.0f} "
@@ -119,6 +131,7 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=1000)
     parser.add_argument("--rate", type=int, default=200, help="events a second")
     parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--transport", choices=sorted(_ASK), default="sse")
     parser.add_argument("--database-url", help="default: SQLite in a temporary folder")
     try:
         import uvloop  # noqa: PLC0415

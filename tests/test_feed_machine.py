@@ -360,6 +360,7 @@ class FeedMachine(RuleBasedStateMachine):
             for client in self.everyone:
                 self.disconnect(client)
             self.settle()
+            self.check()
             self.loop.run_until_complete(self.hub.stop())
             assert self.metrics.subscribers.labels("sse")._value.get() == 0
             assert not any(self.hub._wheel)

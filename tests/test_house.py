@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from streamer.api.routes import ROUTES
 from streamer.cli import COMMANDS, main
 from streamer.core.errors import StreamerError
+from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
 from streamer.settings import CLIENT_VARIABLES, PREFIX, Settings
 from tests.support.tools import NODE_VERSION, ROOT, find
@@ -113,6 +114,15 @@ def test_commands_are_documented(name: str) -> None:
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert any(option in text for option in parameter.opts), f"{name} {parameter.opts[0]}"
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_reasons_are_documented(reason: Reason) -> None:
+    """Each reason for an end stands in docs/api.md, with its close code and whether to come back."""
+    (row,) = [line for line in _doc("api.md").splitlines() if line.startswith(f"| `{reason.word}` |")]
+    _, _, code, come_back, _, _ = (cell.strip() for cell in row.split("|"))
+    assert code == ("" if reason is Reason.UNSUBSCRIBED else str(reason.code))
+    assert come_back == ("yes" if reason.reconnect else "no")
 
 
 def test_links_lead_somewhere() -> None:

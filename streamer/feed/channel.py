@@ -65,7 +65,7 @@ class Channel:
         self.tail = Tail(log.head, ring_bytes)
         self.cohorts: dict[tuple[Wire, Filter], Cohort] = {}
         self.is_open = True
-        """Nobody else stands for the workspace here; a channel that was closed gets nothing more."""
+        """It stands for the workspace here. One that does not gets nothing more."""
         self.followers = 0
         """Who holds the channel open: readers, and those about to become one."""
         self.readers: set[Reader] = set()
@@ -89,16 +89,14 @@ class Channel:
             the number of events delivered, over all readers, and the number of readers that fell back.
         """
         before, self.flushed = self.flushed, self.tail.last
-        frames = self.tail.after(before)
-        if frames is None:
-            # More came at once than the ring holds: who is live reads the log.
-            return 0, self._all_fall_back(before)
+        frames = self.tail.after(before) or ()
         delivered = fallen = 0
         if frames:
             for cohort in self.cohorts.values():
                 count, late = cohort.deliver(frames, before)
                 delivered += count
                 fallen += len(late)
+            self.tail.trim()
         return delivered, fallen
 
     def join(self, reader: Reader) -> bool:
@@ -130,13 +128,3 @@ class Channel:
             return None
         reader.noted = self.flushed
         return Position(self.epoch, self.flushed)
-
-    def _all_fall_back(self, before: int) -> int:
-        fallen = 0
-        for cohort in self.cohorts.values():
-            for reader in cohort.members:
-                reader.session.fall_back(before)
-                reader.driver.wake(reader)
-            fallen += len(cohort.members)
-            cohort.members.clear()
-        return fallen

@@ -6,15 +6,21 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from streamer.core.errors import PositionExpired, StoreUnavailable, WorkspaceNotFound
+from streamer.core.filter import Filter
 from streamer.core.frame import Frame
 from streamer.core.ports import Log
 from streamer.core.position import Position
+from streamer.feed.channel import Channel
 from streamer.feed.connection import Connection, Reader, Sink, Subscription, Wire
 from streamer.feed.hub import Hub
 from streamer.feed.reasons import Reason
 
 USUAL_BYTES = 512
 """About what an event has: a query for a chunk asks for so many as may fill it."""
+
+LOG_TURNS = 3
+"""Readings of the log at once, for all readers: however many catch up, the database has room for other requests, and they wait here,
+where nothing times out."""
 
 
 class Feed:
@@ -25,6 +31,8 @@ class Feed:
         self._hub = hub
         self._log = log
         self._chunk_bytes = chunk_bytes
+        self._log_turns = asyncio.Semaphore(LOG_TURNS)
+        self._readings: dict[tuple[Channel, int, Filter], asyncio.Task[tuple[Sequence[Frame], int]]] = {}
         self._logger = structlog.get_logger("feed")
 
     # ---- what transports call
@@ -116,7 +124,8 @@ class Feed:
         if start is None:
             return
         if isinstance(start, int):
-            start = await self._log.resolve(channel.workspace, start)
+            async with self._log_turns:
+                start = await self._log.resolve(channel.workspace, start)
         if start.epoch == channel.epoch and start.seq > channel.flushed:
             # The reader is ahead of this node's channel, as after reading on another node: is it ahead of the log, too?
             log = await self._log.head(channel.workspace)
@@ -180,18 +189,32 @@ class Feed:
         return passed, through
 
     async def _from_log(self, reader: Reader) -> tuple[Sequence[Frame], int]:
-        """Read a chunk behind the reader's position, not beyond where the channel stands."""
-        channel, epoch = reader.channel, reader.channel.epoch
-        page = await self._log.page(
-            channel.workspace,
-            selection=reader.selection,
-            order="asc",
-            limit=self._chunk_bytes // USUAL_BYTES,
-            max_bytes=self._chunk_bytes,
-            after=Position(epoch, reader.session.position),
-            before=Position(epoch, channel.flushed + 1),
-        )
+        """Read a chunk behind the reader's position, not beyond where the channel stands: once for all that ask for it now."""
+        asked = (reader.channel, reader.session.position, reader.selection)
+        reading = self._readings.get(asked)
+        if reading is None:
+            reading = self._readings[asked] = asyncio.create_task(self._read(*asked))
+            reading.add_done_callback(lambda done: self._done(asked, done))
+        return await asyncio.shield(reading)  # who leaves does not take it from the others
+
+    async def _read(self, channel: Channel, after: int, selection: Filter) -> tuple[Sequence[Frame], int]:
+        epoch = channel.epoch
+        async with self._log_turns:
+            page = await self._log.page(
+                channel.workspace,
+                selection=selection,
+                order="asc",
+                limit=self._chunk_bytes // USUAL_BYTES,
+                max_bytes=self._chunk_bytes,
+                after=Position(epoch, after),
+                before=Position(epoch, channel.flushed + 1),
+            )
         return [Frame(Position(epoch, event.seq), event.body) for event in page.events], page.examined
+
+    def _done(self, asked: tuple[Channel, int, Filter], reading: asyncio.Task[tuple[Sequence[Frame], int]]) -> None:
+        del self._readings[asked]
+        if not reading.cancelled():
+            reading.exception()  # if all who asked have left, it is nobody's
 
     async def _step_over(self, reader: Reader) -> None:
         """Tell a reader that what it wanted next was removed meanwhile. Raises _Moved: the log is another one now."""

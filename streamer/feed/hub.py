@@ -53,8 +53,9 @@ class Hub:
         self._max_age = max_age
         self._readers_per_account = readers_per_account
         self._channels: dict[str, Channel] = {}
-        self._opening: dict[str, int] = {}
-        """Workspaces whose head is being read, with the highest seq heard of meanwhile."""
+        self._opening: dict[str, asyncio.Task[Channel]] = {}
+        self._heard: dict[str, int] = {}
+        """For workspaces whose head is being read: the highest seq heard of meanwhile."""
         self._in_window: set[Channel] = set()
         """Channels that were flushed less than a window ago."""
         self._filling: dict[Channel, asyncio.Task[None]] = {}
@@ -81,8 +82,8 @@ class Hub:
 
     def hear(self, news: Committed) -> None:
         """Take news of a commit, here or elsewhere. Never waits."""
-        if news.workspace in self._opening:
-            self._opening[news.workspace] = max(self._opening[news.workspace], news.frames[-1].seq)
+        if news.workspace in self._heard:
+            self._heard[news.workspace] = max(self._heard[news.workspace], news.frames[-1].seq)
         channel = self._channels.get(news.workspace)
         if channel is None:
             return
@@ -149,7 +150,9 @@ class Hub:
             raise RateLimited(f"this credential has {self._readers_per_account} streams open, which is the limit")
         self._places[account] += 1
         try:
-            channel = self._channels.get(workspace) or await self._open(workspace)
+            channel = None
+            while channel is None or not channel.is_open:  # it may be closed between its opening and our turn
+                channel = self._channels.get(workspace) or await self._open(workspace)
         except BaseException:
             self._leave_place(account)
             raise
@@ -160,7 +163,12 @@ class Hub:
         """Let go of a channel; nobody's is closed."""
         self._leave_place(account)
         channel.followers -= 1
-        if not channel.followers and self._channels.get(channel.workspace) is channel:
+        if not channel.followers:
+            self._forget(channel)
+
+    def _forget(self, channel: Channel) -> None:
+        channel.is_open = False
+        if self._channels.get(channel.workspace) is channel:
             del self._channels[channel.workspace]
             self._metrics.feeds.set(len(self._channels))
 
@@ -170,17 +178,24 @@ class Hub:
             del self._places[account]
 
     async def _open(self, workspace: str) -> Channel:
-        self._opening.setdefault(workspace, 0)
+        """Open a channel: with one query, however many wait for it."""
+        opening = self._opening.get(workspace)
+        if opening is None:
+            self._heard[workspace] = 0
+            opening = self._opening[workspace] = asyncio.create_task(self._read_head(workspace))
+        # Who leaves does not take it from the others.
+        return await asyncio.shield(opening)
+
+    async def _read_head(self, workspace: str) -> Channel:
         try:
             log = await self._log.head(workspace)
         finally:
-            heard = self._opening.pop(workspace, 0)
-        channel = self._channels.get(workspace)  # another reader may have opened it meanwhile
-        if channel is None:
-            channel = self._channels[workspace] = Channel(workspace, log, ring_bytes=self._ring_bytes)
-            self._metrics.feeds.set(len(self._channels))
+            del self._opening[workspace]
+            heard = self._heard.pop(workspace)
+        channel = self._channels[workspace] = Channel(workspace, log, ring_bytes=self._ring_bytes)
+        self._metrics.feeds.set(len(self._channels))
         if heard > channel.tail.last:
-            channel.heard = max(channel.heard, heard)
+            channel.heard = heard
             self._fill(channel)
         return channel
 
@@ -201,12 +216,11 @@ class Hub:
 
     def close_workspace(self, workspace: str, reason: Reason) -> None:
         """End all readers of a workspace; who comes back gets a new channel."""
-        channel = self._channels.pop(workspace, None)
+        channel = self._channels.get(workspace)
         if channel is not None:
-            channel.is_open = False
+            self._forget(channel)
             for reader in list(channel.readers):
                 reader.end(reason)
-            self._metrics.feeds.set(len(self._channels))
 
     # ---- connections
 
@@ -271,6 +285,8 @@ class Hub:
             return
         heads = await self._log.heads(list(followed))
         for workspace, channel in followed.items():
+            if not channel.followers:
+                self._forget(channel)  # who had it opened left before it was
             head = heads.get(workspace)
             if self._channels.get(workspace) is not channel:
                 continue  # left, or made anew, while the log answered

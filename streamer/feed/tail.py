@@ -1,4 +1,4 @@
-"""The ring of a workspace's most recent frames, bounded in bytes."""
+"""The ring of a workspace's most recent frames, bounded in bytes once they are delivered."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -35,10 +35,12 @@ class Tail:
                 self._frames.append(frame)
                 self._size += frame.size
                 self.last = frame.seq
-        # The newest frame always stays, however large: it has not been flushed yet.
-        while self._size > self._limit and len(self._frames) > 1:
-            self._size -= self._frames.popleft().size
         return True
+
+    def trim(self) -> None:
+        """Drop the oldest frames beyond the limit. For when all have been delivered: what comes at once may be more than the limit."""
+        while self._size > self._limit:
+            self._size -= self._frames.popleft().size
 
     def after(self, seq: int) -> list[LiveFrame] | None:
         """Return the frames behind `seq`, or None if the ring has moved past it (or has not come to it)."""

@@ -10,7 +10,12 @@ import pytest
 
 from streamer.app import Server
 from streamer.auth.access import COOKIE
+from streamer.auth.keys import Keyring
+from streamer.auth.tickets import OPEN_SECONDS, TICKET_SECONDS, Tickets
 from streamer.core.clock import format_timestamp, now_us, parse_timestamp
+from streamer.store.credentials import Credentials
+from streamer.store.database import Database
+from streamer.store.tickets import TicketStore
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events
 from tests.support.proxy import proxy_to
@@ -178,11 +183,21 @@ async def test_a_ticket_publishes_nothing(api: Api) -> None:
             assert answer["error"]["code"] in {"permission_denied", "workspace_not_found", "validation_error"}
         answer = await socket.ask({"type": "subscribe", "sub": "x", "workspace": "other", "after": BEGINNING}, "events")
         assert answer["type"] == "error"
-        # Nor can it see more of its own workspace than its filter lets through.
-        await socket.send({"type": "subscribe", "sub": "y", "workspace": WS, "after": BEGINNING})
-        while (answer := await socket.next())["type"] not in {"error", "synced"}:
-            assert not answer.get("events")
     assert len(await api.history("other")) == 1
+
+
+@on_sqlite
+async def test_a_tickets_filter_is_not_widened_on_its_socket(api: Api) -> None:
+    """A subscription that is made on a ticket's socket shows no more than the ticket's filter lets through, or is refused."""
+    (await api.append_all(WS, [{"agent_id": "a"}, {"agent_id": "b"}])).expect(201)
+    async with await open_socket(api.with_key(None), WS, ticket=await make_ticket(api, agent_id="a")) as socket:
+        await socket.next("synced")
+        for number, selection in enumerate(({}, {"agent_id": "b"}, {"action": "issue.*"})):
+            await socket.send(
+                {"type": "subscribe", "sub": f"more {number}", "workspace": WS, "after": BEGINNING, **selection}
+            )
+            while (answer := await socket.next())["type"] not in {"error", "synced"}:
+                assert "b" not in {event["agent_id"] for event in answer.get("events", [])}, selection
 
 
 # ---- what is refused
@@ -380,6 +395,36 @@ async def test_a_ticket_expires_with_its_key(make_server: MakeServer, http: aioh
     assert (ended.reason, ended.reconnect) == ("credential_expired", False)
     assert await refused(kind.open(api.with_key(None), WS, ticket=unopened)) == UNAUTHENTICATED
     assert await refused(kind.open(api.with_key(None), WS, ticket=ticket, position=reader.position)) == UNAUTHENTICATED
+
+
+async def test_a_tickets_times(server: Server, api: Api, database_url: str) -> None:
+    """A ticket must be opened within 60 seconds; once it is, it resumes its stream for 12 hours, also one that is open then."""
+    (await api.append(WS)).expect(201)
+    position = (await api.get(events(WS), limit=1)).expect(200)["position"]
+    nobody = api.with_key(None)
+    admin = await server.keyring.principal(ADMIN_KEY, "key")
+    database = Database(database_url)
+    try:
+        keyring = Keyring(Credentials(database))
+        for age, opened, status in (
+            (OPEN_SECONDS - 5, False, 200),
+            (OPEN_SECONDS, False, 401),
+            (OPEN_SECONDS + 5, True, 200),
+            (TICKET_SECONDS - 5, True, 200),
+            (TICKET_SECONDS, True, 401),
+        ):
+            earlier = Tickets(TicketStore(database), keyring, clock=lambda age=age: now_us() - age * 1_000_000)  # type: ignore[misc]
+            secret, _ = await earlier.issue(admin, WS, {})
+            if opened:
+                principal, ticket = await earlier.find(secret)
+                await earlier.open(ticket, principal, resuming=False)
+            async with await nobody.stream(WS, ticket=secret, last_event_id=position if opened else None) as stream:
+                assert stream.status == status, age
+                if age == TICKET_SECONDS - 5:
+                    assert (await stream.next("closed")).json == {"reason": "credential_expired", "reconnect": False}
+    finally:
+        await database.close()
+    assert (OPEN_SECONDS, TICKET_SECONDS) == (60, 12 * 3600)
 
 
 async def test_signing_out_ends_the_sessions_tickets(server: Server, api: Api) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -335,6 +336,66 @@ def _measured(read: Any, sizes: list[int]) -> Any:
         return found
 
     return measured
+
+
+async def test_readers_at_one_place_share_what_is_read(
+    make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many come at once with one position, the log is asked once for its head and once for each chunk."""
+    server = await make_server()
+    api = Api(http, server.url, ADMIN_KEY)
+    (await api.append_all(WS, [{}] * 200)).expect(201)
+    gate, asked = asyncio.Event(), Counter[str]()
+    for name in ("head", "page"):
+        monkeypatch.setattr(server.hub._log, name, _held(getattr(server.hub._log, name), name, gate, asked))
+    position = (await api.get(f"/v1/workspaces/{WS}")).expect(200)["position"]
+    opening = [asyncio.create_task(api.stream(WS, after=position.rpartition(".")[0] + ".1")) for _ in range(60)]
+    await eventually(lambda: server.hub._places and server.hub._places.total() == 60)
+    gate.set()
+    for stream in await asyncio.gather(*opening):
+        assert await seqs_of(stream, 199) == list(range(2, 201))
+        stream.close()
+    assert asked["head"] == 1
+    assert asked["page"] <= 4
+
+
+def _held(read: Any, name: str, gate: asyncio.Event, asked: Counter[str]) -> Any:
+    """Return a reading of the log that is counted, and waits for a gate."""
+
+    async def held(*given: Any, **named: Any) -> Any:
+        asked[name] += 1
+        await gate.wait()
+        return await read(*given, **named)
+
+    return held
+
+
+async def test_what_comes_at_once_may_be_more_than_the_ring(
+    make_server: MakeServer, http: aiohttp.ClientSession
+) -> None:
+    """A batch larger than the ring reaches those who are live without a look into the log."""
+    server = await make_server(ring_bytes=16 * 1024)
+    api = Api(http, server.url, ADMIN_KEY)
+    (await api.append(WS)).expect(201)
+    streams = [await api.stream(WS) for _ in range(20)]
+    for stream in streams:
+        await stream.next("synced")
+    (await api.append_all(WS, [{"details": {"blob": "x" * 1000}}] * 50)).expect(201)
+    for stream in streams:
+        assert await seqs_of(stream, 50) == list(range(2, 52))
+        stream.close()
+    metrics = (await api.get("/metrics")).body.decode()
+    assert "streamer_catch_ups_total 0.0" in metrics
+
+
+async def test_no_event_has_the_name_of_a_route(api: Api) -> None:
+    """What stands in the place of an event's id but is a stream knows only its own methods."""
+    (await api.append(WS)).expect(201)
+    for name in ("stream", "ws"):
+        for method in ("HEAD", "POST", "DELETE"):
+            answer = await api.request(method, f"{events(WS)}/{name}")
+            assert (answer.status, answer.headers["Allow"]) == (405, "GET")
+    assert (await api.get(f"{events(WS)}/stats")).expect(404)["error"]["code"] == "not_found"
 
 
 async def test_streams_of_one_key_are_bounded(make_server: MakeServer, http: aiohttp.ClientSession) -> None:

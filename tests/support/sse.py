@@ -71,7 +71,11 @@ class SseReader:
         connection.setblocking(False)
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        await asyncio.get_running_loop().sock_connect(connection, (parts.hostname, parts.port or 80))
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, (parts.hostname, parts.port or 80))
+        except BaseException:
+            connection.close()
+            raise
         reader, writer = await asyncio.open_connection(sock=connection, limit=receive_buffer or 2**16)
         self = cls(reader, writer)
         query = urlencode({name: value for name, value in (params or {}).items() if value is not None}, doseq=True)
@@ -79,8 +83,12 @@ class SseReader:
         lines = [f"GET {target} HTTP/1.1", f"Host: {parts.netloc}", "Accept: text/event-stream"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         writer.write("\r\n".join([*lines, "", ""]).encode())
-        async with asyncio.timeout(SECONDS):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        try:
+            async with asyncio.timeout(SECONDS):
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        except BaseException:
+            writer.close()
+            raise
         self.status = int(head[0].split()[1])
         for line in filter(None, head[1:]):
             name, _, value = line.partition(":")

@@ -1,0 +1,143 @@
+"""Thousands of readers in one process: each counts what it gets and checks its order, with as little work as that takes."""
+
+import asyncio
+import re
+import socket
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from tests.support.api import Api, events
+from tests.support.raw import request_head
+from tests.support.waiting import SECONDS, eventually
+
+CHUNK = 2**18
+
+_SEQ = re.compile(rb'"seq":(\d+),')
+_POSITION = {"sse": re.compile(rb"^id: (\S+)\n", re.MULTILINE), "websocket": re.compile(rb'"position":"([^"]+)"}')}
+_END = {"sse": b"\n\n", "websocket": b'"}'}
+"""What stands at the end of what is whole, and behind a position."""
+_SEQS = [b"%d" % number for number in range(100_000)]
+
+
+class Member:
+    """One reader: it reads all, or only so many bytes."""
+
+    def __init__(self, connection: socket.socket, kind: str) -> None:
+        self._socket = connection
+        self._loop = asyncio.get_running_loop()
+        self._position, self._end = _POSITION[kind], _END[kind]
+        self._head_is_over = False
+        self._rest = b""
+        self._limit: int | None = None
+        self._reads = False
+        self.bytes = 0
+        self.events = 0
+        self.position: str | None = None
+        """The position behind the last event that is here whole."""
+        self.is_synced = False
+        self.is_in_order = True
+        self._last = 0
+
+    def take_until(self, limit: int | None) -> None:
+        """Read until so many bytes are read in all, or everything."""
+        self._limit = limit
+        if not self._reads and (limit is None or self.bytes < limit):
+            self._reads = True
+            self._loop.add_reader(self._socket, self._read)
+
+    def pause(self) -> None:
+        """Read nothing for now."""
+        self._stop()
+
+    def leave(self) -> None:
+        """Vanish."""
+        self._stop()
+        self._socket.close()
+
+    def _stop(self) -> None:
+        if self._reads:
+            self._reads = False
+            self._loop.remove_reader(self._socket)
+
+    def _read(self) -> None:
+        wanted = CHUNK if self._limit is None else min(CHUNK, self._limit - self.bytes)
+        try:
+            data = self._socket.recv(wanted)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._stop()
+            return
+        self.bytes += len(data)
+        if self._limit is not None and self.bytes >= self._limit:
+            self._stop()
+        self._rest += data
+        if not self._head_is_over:
+            head, found, rest = self._rest.partition(b"\r\n\r\n")
+            if not found:
+                return
+            assert head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 101")), head
+            self._head_is_over, self._rest = True, rest
+        end = self._rest.rfind(self._end) + len(self._end)
+        positions = self._position.findall(self._rest, 0, end)
+        if not positions:
+            return
+        if self._end == b'"}':  # an event ends with the same; a position ends a message
+            end = self._rest.rfind(positions[-1]) + len(positions[-1]) + 2
+        whole, self._rest = self._rest[:end], self._rest[end:]
+        self.position = positions[-1].decode()
+        self.is_synced = self.is_synced or b"synced" in whole
+        seqs = _SEQ.findall(whole)
+        if seqs:
+            first = self._last + 1 if self._last else int(seqs[0])
+            self.is_in_order = self.is_in_order and seqs == _SEQS[first : first + len(seqs)]
+            self._last = int(seqs[-1])
+            self.events += len(seqs)
+
+
+class Crowd:
+    """Readers of one workspace."""
+
+    def __init__(self, api: Api, workspace: str, kind: str) -> None:
+        self._api = api
+        self._kind = kind
+        headers: dict[str, Any] = dict(api.headers)
+        path = f"{events(workspace)}/stream"
+        if kind == "websocket":
+            path = f"{events(workspace)}/ws"
+            headers |= {
+                "Upgrade": "websocket",
+                "Connection": "Upgrade",
+                "Sec-WebSocket-Version": "13",
+                "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+            }
+        self._request = request_head("GET", path, headers)
+        self.members: list[Member] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for member in self.members:
+            member.leave()
+
+    async def join(self, count: int, *, receive_buffer: int | None = None) -> list[Member]:
+        """Open so many readers, from now on, and return them when each has all there is; they read on."""
+        parts = urlsplit(self._api.url)
+        loop = asyncio.get_running_loop()
+        joined: list[Member] = []
+        for _ in range(count):
+            connection = socket.socket()
+            connection.setblocking(False)
+            if receive_buffer is not None:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            await loop.sock_connect(connection, (parts.hostname, parts.port))
+            await loop.sock_sendall(connection, self._request)
+            member = Member(connection, self._kind)
+            member.take_until(None)
+            joined.append(member)
+        self.members += joined
+        await eventually(lambda: all(member.is_synced for member in joined), timeout=SECONDS * 2)
+        return joined

@@ -143,16 +143,24 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
         watching = asyncio.create_task(Watch(hub, keyring, tickets).run(), name="watch")
         stack.push_async_callback(_cancel, watching)
 
+        application = _application(handlers, keyring, tickets, metrics, settings)
         runner = Runner(
-            _application(handlers, keyring, tickets, metrics, hub, settings),
+            application,
             handler_cancellation=True,  # how a vanished reader is noticed
             access_log=None,  # the middleware writes the one line a request, without query strings
-            # Half of the window to close the streams, half for what is open to end.
-            shutdown_timeout=settings.drain_seconds / 2,
             keepalive_timeout=75,
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
         )
+
+        async def drain(_application: web.Application) -> None:
+            """Close the streams, in half of the window at the most; the rest of it is for what else is open."""
+            loop = asyncio.get_running_loop()
+            ends = loop.time() + settings.drain_seconds
+            await hub.drain(settings.drain_seconds / 2)
+            runner.leave_open_requests(max(ends - loop.time(), 0))
+
+        application.on_shutdown.append(drain)
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
@@ -169,8 +177,8 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
         )
 
 
-def _application(  # noqa: PLR0913, PLR0917 - the composition root
-    handlers: Handlers, keyring: Keyring, tickets: Tickets, metrics: Metrics, hub: Hub, settings: Settings
+def _application(
+    handlers: Handlers, keyring: Keyring, tickets: Tickets, metrics: Metrics, settings: Settings
 ) -> web.Application:
     by_handler: dict[object, Route] = {}
     # The one list is for both: the middlewares look a request's route up by its handler.
@@ -188,10 +196,6 @@ def _application(  # noqa: PLR0913, PLR0917 - the composition root
             resource_.add_route("HEAD", handler, expect_handler=expect_later)
     application.on_response_prepare.append(set_headers)
 
-    async def close_streams(_application: web.Application) -> None:
-        await hub.drain(settings.drain_seconds / 2)
-
-    application.on_shutdown.append(close_streams)
     return application
 
 

@@ -253,7 +253,7 @@ async def test_connections_rotate(make_server: MakeServer, http: aiohttp.ClientS
 @on_sqlite
 async def test_ages_differ(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
     """Connections that began together do not end together, and are told different times to come back."""
-    api = Api(http, (await make_server(connection_max_age=2, heartbeat_seconds=1)).url, ADMIN_KEY)
+    api = Api(http, (await make_server(connection_max_age=4, heartbeat_seconds=1)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     streams = await asyncio.gather(*(api.stream(WS) for _ in range(40)))
     loop = asyncio.get_running_loop()

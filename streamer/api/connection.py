@@ -11,11 +11,28 @@ from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 from streamer.api.middleware import error_response
 from streamer.core.errors import InternalError, StreamerError, UnsupportedMediaType, ValidationError
 
+HEAD_SECONDS = 30
+"""How long a new connection may take to its first request. Later ones have aiohttp's own time-out of kept connections."""
+
 
 class Connection(web.RequestHandler):
     """aiohttp's driver of one connection, with the API's own errors for what never becomes a request."""
 
-    __slots__ = ()
+    __slots__ = ("_head_timer",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; a client that sends no request is not to hold a descriptor for ever."""
+        super().connection_made(transport)
+        self._head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if not self._request_count:
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        self._head_timer.cancel()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, also while the server stops: the rest of a body, or what a WebSocket says to its end.
@@ -61,6 +78,10 @@ class Connection(web.RequestHandler):
 
 class Runner(web.AppRunner):
     """Runs an application on our connections; aiohttp has no setting for it."""
+
+    def leave_open_requests(self, seconds: float) -> None:
+        """Set how long what is open may go on once the server stops; aiohttp takes this only before it starts."""
+        self._shutdown_timeout = seconds
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()

@@ -193,7 +193,7 @@ class Handlers:
         """Return what a stream's request asks for and in whose name; a ticket is opened by it."""
         workspace, principal = _readable(request), request[PRINCIPAL]
         ticket = request.get(TICKET)
-        selection, start = query.parse_stream(_query(request), last_event_id, ticket.parameters if ticket else None)
+        selection, start = query.parse_stream(_query(request), last_event_id, by_ticket=ticket is not None)
         if ticket is not None:
             principal, before = await self._parts.tickets.open(ticket, principal, resuming=resuming)
             if before is not None:

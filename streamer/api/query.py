@@ -99,23 +99,20 @@ def parse_history(query: Query, *, max_limit: int, max_wait: int) -> HistoryQuer
     return HistoryQuery(selection, chosen, limit, bounds.get("after"), bounds.get("before"), cursor, wait)
 
 
-def parse_stream(query: Query, last_event_id: str | None, ticket: Query | None) -> tuple[Filter, Bound]:
+def parse_stream(query: Query, last_event_id: str | None, *, by_ticket: bool) -> tuple[Filter, Bound]:
     """Read the parameters of a stream: `Last-Event-ID`, else `after`; empty is absent.
 
     Args:
         query: the request's parameters.
         last_event_id: the header.
-        ticket: the filter of the ticket by which the stream is opened, as parameters; it stands in place of the query's.
+        by_ticket: the stream is opened by a ticket, which carries its filter.
 
     Raises: ValidationError.
     """
     wrong = _unknown(query, STREAM_PARAMETERS)
     single = _singles(query, ("after",), wrong)
-    if ticket is None and "ticket" in query:
-        wrong["ticket"] = "this stream takes no ticket"
-    if ticket is not None:
+    if by_ticket:
         wrong |= dict.fromkeys(query.keys() & set(FILTER_FIELDS), "the ticket carries the filter")
-        query = ticket
     start: Bound = None
     if single.get("after"):
         start = parse_bound(single["after"], "after", wrong)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar
 import orjson
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -176,10 +177,9 @@ def _several(value: object) -> object:
 
 def _filter_value(name: str) -> Any:
     one = {"type": "string", "pattern": FILTER_PATTERNS[name], "maxLength": MAX_VALUE_LENGTH}
-    shown = {"anyOf": [one, {"type": "array", "items": one}]}
-    return Annotated[
-        str | list[str], WithJsonSchema({"description": "As the query parameter; several in a list."} | shown)
-    ]
+    shown = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+    described = WithJsonSchema({"description": "As the query parameter; several in a list."} | shown)
+    return Annotated[list[str], Field(min_length=1), BeforeValidator(_several), described]
 
 
 _FILTER: Any = {name: _filter_value(name) for name in FILTER_FIELDS}
@@ -251,7 +251,7 @@ def check(adapter: TypeAdapter[Body], value: object, *, prefix: str = "") -> Bod
         return adapter.validate_python(value)
     except PydanticError as error:
         fields = {
-            _path(item["loc"], prefix): _message(item["type"], item["msg"])
+            _path(item["loc"], prefix): _message(item["type"], item["msg"], is_event=adapter in (EVENT, EVENTS))
             for item in error.errors(include_url=False, include_input=False, include_context=False)
         }
         raise ValidationError(fields) from None
@@ -284,10 +284,15 @@ def _path(location: Iterable[int | str], prefix: str) -> str:
 
 
 _MESSAGES: Mapping[str, str] = {
-    "extra_forbidden": "unknown field; free data goes into `details`",
+    "extra_forbidden": "unknown field",
     "missing": "required",
+    "dict_type": "must be an object",
+    "list_type": "must be a list",
+    "string_type": "must be a text",
 }
 
 
-def _message(kind: str, message: str) -> str:
+def _message(kind: str, message: str, *, is_event: bool) -> str:
+    if kind == "extra_forbidden" and is_event:
+        return "unknown field; free data goes into `details`"
     return _MESSAGES.get(kind, message.removeprefix("Value error, ").removeprefix("Input "))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamer.core.errors import PermissionDenied, WorkspaceNotFound
-from streamer.core.filter import Filter
+from streamer.core.filter import EVERYTHING, Filter
 
 READ = "workspace:read"
 WRITE = "workspace:write"
@@ -33,6 +33,8 @@ class Principal:
     grants: Mapping[str, frozenset[str]]
     actor: tuple[str, str] | None = None
     expires_at: int | None = None
+    within: Filter = EVERYTHING
+    """What the principal may see at most, wherever it may read: a ticket's filter."""
     parents: tuple[str, ...] = ()
     """The chain of the credential that this one was made from: it ends with any of them."""
     version: str = ""
@@ -77,4 +79,5 @@ class Principal:
 
     def may_see(self, workspace: str, selection: Filter) -> Filter:
         """Narrow a filter to what this principal may see: audit events only with `audit:read`."""
+        selection = selection.narrowed(self.within)
         return selection if AUDIT in self.scopes(workspace) else selection.without_audit()

@@ -12,6 +12,7 @@ from streamer.auth.keys import SECOND, Keyring, hash_secret
 from streamer.auth.principal import AUDIT, READ, Principal
 from streamer.core.clock import now_us
 from streamer.core.errors import Unauthenticated
+from streamer.core.filter import parse_filter
 from streamer.feed.reasons import Reason
 from streamer.store.tickets import TicketRecord, TicketStore
 
@@ -25,11 +26,9 @@ _PREFIX = "ticket_"
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A ticket that was shown, and what it stands for."""
+    """A ticket that was shown; its filter is its principal's `within`."""
 
     id: str
-    parameters: Mapping[str, Sequence[str]]
-    """The filter, as parameters of a query."""
 
 
 class Tickets:
@@ -72,9 +71,10 @@ class Tickets:
             name="ticket",
             grants={found.workspace: issuer.scopes(found.workspace) & {READ, AUDIT}},
             expires_at=found.ends_at,
+            within=parse_filter(found.parameters),
             parents=issuer.chain,
         )
-        return principal, Ticket(found.id, found.parameters)
+        return principal, Ticket(found.id)
 
     async def open(self, ticket: Ticket, principal: Principal, *, resuming: bool) -> tuple[Principal, str | None]:
         """Open a ticket's stream.

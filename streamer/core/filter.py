@@ -56,6 +56,10 @@ class Filter:
                 return False
         return True
 
+    def narrowed(self, other: "Filter") -> "Filter":
+        """Return the filter of what passes both."""
+        return canonical((*self.conditions, *other.conditions)) if other.conditions else self
+
     def without_audit(self) -> "Filter":
         """Return this filter, narrowed to what a principal without `audit:read` may see."""
         return canonical((*self.conditions, Condition("category", frozenset({"audit"}), exclude=True)))

@@ -8,7 +8,7 @@ import orjson
 from sqlalchemy import Row, and_, delete, insert, or_, select
 
 from streamer.core.errors import NotFound
-from streamer.store.database import Database
+from streamer.store.database import Database, all_finished
 from streamer.store.schema import credentials
 
 Kind = Literal["admin", "key", "sign_in", "session"]
@@ -31,6 +31,7 @@ class Credential:
     expires_at: int | None
 
 
+@all_finished
 class Credentials:
     """The table of credentials."""
 

@@ -4,10 +4,13 @@ SQLite: WAL, one writer connection whose transactions begin IMMEDIATE, a few rea
 COMMITTED, where row locks do the ordering; readers at REPEATABLE READ. So on both a reader sees one moment throughout. Every failure to reach or use the database becomes `StoreUnavailable`.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import orjson
 from sqlalchemy import ARRAY, BindParameter, ColumnElement, Table, Text, any_, bindparam, event, exc, func, select
@@ -42,6 +45,32 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, OSError | TimeoutError | exc.TimeoutError) or type(error).__module__.startswith("asyncpg")
 
 
+T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def finished(method: Method) -> Method:
+    """Let a coroutine method run to its end though nobody may wait for it any more.
+
+    A query that is cancelled half-way costs its connection: the pool cannot know in which state it is, and SQLite's driver keeps the file
+    open for good. Clients leave at any time, so what they asked for is finished instead.
+    """
+
+    @functools.wraps(method)
+    async def finish(*given: Any, **named: Any) -> Any:
+        return await asyncio.shield(asyncio.ensure_future(method(*given, **named)))
+
+    return cast("Method", finish)
+
+
+def all_finished(kind: type[T]) -> type[T]:
+    """Let all public coroutine methods of a class run to their end."""
+    for name, value in list(vars(kind).items()):
+        if not name.startswith("_") and inspect.iscoroutinefunction(value):
+            setattr(kind, name, finished(value))
+    return kind
+
+
 class BadDatabaseUrl(ValueError):
     """The URL names no database that the store can use; the text says why, without the URL, which may hold a password."""
 
@@ -62,6 +91,9 @@ class Database:
         if parsed.drivername not in {"postgresql+asyncpg", "sqlite+aiosqlite"}:
             raise BadDatabaseUrl(f"must begin with sqlite:// or postgresql://, not {parsed.drivername}://")
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._users = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._file: Path | None = None
         self._identity: tuple[int, int] | None = None
         """Device and inode of SQLite's file, since it was first written to."""
@@ -81,7 +113,7 @@ class Database:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """Open a transaction that may write; it commits on a clean exit. Raises StoreUnavailable."""
-        with _outages():
+        with self._used(), _outages():
             async with self._writers.begin() as connection:
                 self._check_file()
                 yield connection
@@ -89,16 +121,28 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Open a transaction that only reads and sees one moment throughout. Raises StoreUnavailable."""
-        with _outages():
+        with self._used(), _outages():
             async with self._readers.connect() as connection:
                 yield connection
 
+    @finished
     async def ping(self) -> None:
         """Ask the database for an answer. Raises StoreUnavailable."""
         with _outages():
             self._check_file()
         async with self.read() as connection:
             await connection.execute(select(1))
+
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        self._users += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._idle.set()
 
     def _check_file(self) -> None:
         """See that SQLite's file is still the one that is open.
@@ -114,7 +158,8 @@ class Database:
         self._identity = identity
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, when what was begun is finished."""
+        await self._idle.wait()
         await self._readers.dispose()
         await self._writers.dispose()
 

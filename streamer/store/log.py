@@ -14,7 +14,7 @@ from streamer.core.filter import Filter
 from streamer.core.frame import LiveFrame
 from streamer.core.ports import Bound, Order, Page
 from streamer.core.position import LogHead, Position
-from streamer.store.database import Database
+from streamer.store.database import Database, all_finished
 from streamer.store.predicate import branches, predicate
 from streamer.store.schema import events, workspaces
 
@@ -29,6 +29,7 @@ _HEAD = [workspaces.c.key, workspaces.c.epoch, workspaces.c.head, workspaces.c.e
 _ONE_HEAD = select(*_HEAD).where(workspaces.c.id == bindparam("id"))
 
 
+@all_finished
 class SqlLog:
     """The log as `core.ports.Log` describes it."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Row, and_, delete, insert, select, update
 
-from streamer.store.database import Database
+from streamer.store.database import Database, all_finished
 from streamer.store.schema import tickets
 
 
@@ -29,6 +29,7 @@ class TicketRecord:
     openings: int = 0
 
 
+@all_finished
 class TicketStore:
     """The table of tickets."""
 

@@ -10,7 +10,7 @@ from sqlalchemy import delete, select, true, update
 from streamer.core.clock import now_us
 from streamer.core.errors import WorkspaceNotFound
 from streamer.core.position import LogHead
-from streamer.store.database import Database
+from streamer.store.database import Database, all_finished
 from streamer.store.schema import credentials, events, idempotency, workspaces
 from streamer.store.writer import workspace_row
 
@@ -31,6 +31,7 @@ class Workspace:
     log: LogHead
 
 
+@all_finished
 class Workspaces:
     """The table of workspaces."""
 

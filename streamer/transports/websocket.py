@@ -4,6 +4,7 @@ aiohttp makes the handshake, reads what the client sends, answers its pings and 
 for all its readers, and a compressor for each of them would cost more than the network does.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -154,6 +155,7 @@ async def serve(
             if received.type is WSMsgType.TEXT:
                 if not connection.closed:
                     await conversation.take(received.data)
+                    await asyncio.sleep(0)  # one that sends much is not to keep the others waiting
             elif received.type is WSMsgType.BINARY:
                 conversation.refuse_binary()
             else:

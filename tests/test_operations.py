@@ -12,6 +12,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import psutil
@@ -617,6 +618,50 @@ async def test_a_database_of_a_newer_version(make_process: MakeProcess, database
         assert found == "9999"
     finally:
         await database.close()
+
+
+async def test_a_restored_backup(make_process: MakeProcess, http: aiohttp.ClientSession, database_url: str) -> None:
+    """After `migrate --restored` every reader is told, also one whose position the log has grown past again."""
+    process = make_process()
+    await process.start()
+    api = Api(http, process.url, ADMIN_KEY)
+    (await api.append_all("w", [{}] * 5)).expect(201)
+    before = (await api.get(events("w"))).expect(200)["position"]
+    assert await process.stop() == 0
+    migrate = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "streamer", "migrate", "--restored",
+        env=os.environ | {"STREAMER_DATABASE_URL": database_url}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    said, _ = await migrate.communicate()
+    assert migrate.returncode == 0
+    assert b"1 logs have a new epoch" in said
+    await process.start()
+    (await api.append_all("w", [{}] * 5)).expect(201)
+    assert (await api.get(events("w"), after=before)).error == "position_expired"
+    async with await api.stream("w", last_event_id=before) as reader:
+        gap = await reader.next()
+        assert (gap.event, gap.json["from"], gap.json["to"], gap.json["reason"]) == ("gap", 6, None, "reset")
+        assert [event["seq"] for event in await reader.events(10)] == list(range(1, 11))
+
+
+@on_sqlite
+async def test_a_client_that_sends_no_request(
+    make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a head, or nothing at all, does not hold a connection for ever; a stream that waits does."""
+    monkeypatch.setattr("streamer.api.connection.HEAD_SECONDS", 0.3)
+    api = Api(http, (await make_server()).url, ADMIN_KEY)
+    (await api.append("w")).expect(201)
+    host, port = urlsplit(api.url).hostname, urlsplit(api.url).port
+    async with await api.stream("w") as stream:
+        await stream.next("synced")
+        for sent in (b"", b"GET /livez HTTP/1.1\r\nHo"):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(sent)
+            assert await reader.read() == b""
+            writer.close()
+        (await api.append("w")).expect(201)
+        assert (await stream.events(1))[0]["seq"] == 2
 
 
 @on_sqlite

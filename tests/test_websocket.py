@@ -324,7 +324,7 @@ WRONG: list[tuple[Any, str, tuple[str, ...]]] = [
     ({"type": "publish", "event": make_event()}, "validation_error", ("workspace",)),
     (publish(event=make_event(), events=[make_event()]), "validation_error", ("event",)),
     (publish(event=5), "validation_error", ("event",)),
-    (publish(event={}), "validation_error", ("action",)),
+    (publish(event={}), "validation_error", ("event.action",)),
     (publish(event=make_event(bogus=1)), "validation_error", ("event.bogus",)),
     (publish(event=make_event(actor={"type": "user"})), "validation_error", ("event.actor.id",)),
     (publish(events=make_event()), "validation_error", ("events",)),

@@ -137,14 +137,19 @@ class Socket:
         appending.check_idempotency_key(key, "idempotency_key")
         if ("event" in body) == ("events" in body):
             raise ValidationError({"event": "send either event or events"})
-        appended = await appending.append(
-            self._intake,
-            self._principal,
-            workspace,
-            body["events"] if "events" in body else body["event"],
-            idempotency_key=key,
-            max_events=self._limits.batch_events,
-        )
+        try:
+            appended = await appending.append(
+                self._intake,
+                self._principal,
+                workspace,
+                body["events"] if "events" in body else body["event"],
+                idempotency_key=key,
+                max_events=self._limits.batch_events,
+            )
+        except ValidationError as error:
+            if "events" in body:
+                raise
+            raise ValidationError({f"event.{name}": wrong for name, wrong in error.fields.items()}) from None
         bodies = b",".join([event.body for event in appended.events])
         rest = orjson.dumps({"created": appended.created} | ({} if body.get("ref") is None else {"ref": body["ref"]}))
         self.sink.write(frame(b'{"type":"published","events":[%b],%b' % (bodies, rest[1:])))

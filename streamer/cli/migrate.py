@@ -8,15 +8,22 @@ from streamer.core.errors import StreamerError
 from streamer.settings import PREFIX, SettingsError, load
 from streamer.store.database import BadDatabaseUrl, Database
 from streamer.store.migrate import HEAD, migrate
+from streamer.store.workspaces import Workspaces
 
 
 @click.command()
 @click.option("--data-dir", metavar="PATH", help="Folder of the SQLite database [default: data].")
-def command(data_dir: str | None) -> None:
+@click.option(
+    "--restored",
+    is_flag=True,
+    help="The database is a restored backup: have every reader told that its position is of the past.",
+)
+def command(*, data_dir: str | None, restored: bool) -> None:
     """Bring the database to this version's tables. The server does it by itself at its start.
 
     \b
     STREAMER_DATABASE_URL=postgresql://user:password@db/streamer streamer migrate
+    streamer migrate --restored               once, after a backup was restored, before the server starts
     """
     try:
         settings = load({"data_dir": data_dir})
@@ -24,17 +31,20 @@ def command(data_dir: str | None) -> None:
         raise click.UsageError(str(error)) from None
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     try:
-        changed = asyncio.run(_migrate(settings.database))
+        changed, renewed = asyncio.run(_migrate(settings.database, restored=restored))
     except BadDatabaseUrl as error:
         raise click.UsageError(f"{PREFIX}DATABASE_URL: {error}") from None
     except StreamerError as error:
         raise click.ClickException(error.message) from None
     click.echo(f"migrated to {HEAD}" if changed else f"nothing to do: the database is at {HEAD}")
+    if restored:
+        click.echo(f"{renewed} logs have a new epoch: their readers are told, and read them again from the beginning")
 
 
-async def _migrate(url: str) -> bool:
+async def _migrate(url: str, *, restored: bool) -> tuple[bool, int]:
     database = Database(url)
     try:
-        return await migrate(database)
+        changed = await migrate(database)
+        return changed, await Workspaces(database).renew_epochs() if restored else 0
     finally:
         await database.close()

@@ -9,6 +9,7 @@ from sqlalchemy import delete, select, true, update
 
 from streamer.core.clock import now_us
 from streamer.core.errors import WorkspaceNotFound
+from streamer.core.ids import new_epoch
 from streamer.core.position import LogHead
 from streamer.store.database import Database, all_finished
 from streamer.store.schema import credentials, events, idempotency, workspaces
@@ -78,6 +79,14 @@ class Workspaces:
             if not gone.rowcount:
                 raise WorkspaceNotFound
             await connection.execute(delete(credentials).where(credentials.c.workspace == workspace))
+
+    async def renew_epochs(self) -> int:
+        """Give every log another epoch: all positions that readers hold are of the past. Returns how many logs there are."""
+        async with self._database.write() as connection:
+            keys = (await connection.execute(select(workspaces.c.key).order_by(workspaces.c.id))).scalars().all()
+            for key in keys:
+                await connection.execute(update(workspaces).where(workspaces.c.key == key).values(epoch=new_epoch()))
+        return len(keys)
 
     async def purge(self) -> bool:
         """Remove some events that no workspace refers to any more. Returns whether there may be more."""

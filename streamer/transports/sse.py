@@ -85,6 +85,8 @@ async def stream(
         options: of the sink.
     """
     response = web.StreamResponse(headers=HEADERS)
+    # Who was told to come back is not to come by this connection: another node may be meant.
+    response.force_close()
     try:
         writer = await response.prepare(request)
     except ConnectionError:
@@ -103,6 +105,4 @@ async def stream(
         await sink.ended
     finally:
         feed.disconnect(connection)
-    # A reader that was closed is not to send its next request here: another node may be meant.
-    response.force_close()
     return response

@@ -1,7 +1,8 @@
 """The handlers: read the request, call the part that knows, write its answer. One method for each operation of the route table."""
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -170,13 +171,8 @@ class Handlers:
         return _json_bytes(event.body)
 
     async def stream_events(self, request: web.Request) -> web.StreamResponse:
-        last_event_id = request.headers.get("Last-Event-ID")
-        subscription, principal = await self._subscription(request, last_event_id, resuming=bool(last_event_id))
-        reader = await self._parts.feed.follow(subscription)
-        try:
+        async with self._following(request, request.headers.get("Last-Event-ID")) as (reader, principal):
             return await sse.stream(request, self._parts.feed, reader, principal.chain, **self._parts.sink_options)
-        finally:
-            self._parts.feed.leave(reader)
 
     async def _wait(self, principal: Principal, subscription: Subscription, wanted: query.HistoryQuery) -> bytes | None:
         reader = await self._parts.feed.follow(subscription)
@@ -187,30 +183,32 @@ class Handlers:
         finally:
             self._parts.feed.leave(reader)
 
-    async def _subscription(
-        self, request: web.Request, last_event_id: str | None, *, resuming: bool
-    ) -> tuple[Subscription, Principal]:
-        """Return what a stream's request asks for and in whose name; a ticket is opened by it."""
-        workspace, principal = _readable(request), request[PRINCIPAL]
-        ticket = request.get(TICKET)
+    @contextlib.asynccontextmanager
+    async def _following(
+        self, request: web.Request, last_event_id: str | None
+    ) -> AsyncIterator[tuple[Reader, Principal]]:
+        """Follow what a stream's request asks for; a ticket is opened by it, when nothing else can refuse the stream."""
+        workspace, principal, ticket = _readable(request), request[PRINCIPAL], request.get(TICKET)
         selection, start = query.parse_stream(_query(request), last_event_id, by_ticket=ticket is not None)
-        if ticket is not None:
-            principal, before = await self._parts.tickets.open(ticket, principal, resuming=resuming)
-            if before is not None:
-                self._parts.hub.close_credential(before, Reason.REPLACED)
-        return Subscription(workspace, principal.account, principal.may_see(workspace, selection), start), principal
+        wanted = Subscription(workspace, principal.account, principal.may_see(workspace, selection), start)
+        reader = await self._parts.feed.follow(wanted)
+        try:
+            if ticket is not None:
+                # A browser's WebSocket cannot send Last-Event-ID: there the URL's position says where it left.
+                resuming = isinstance(start, Position) and (bool(last_event_id) or "Upgrade" in request.headers)
+                principal, before = await self._parts.tickets.open(ticket, principal, resuming=resuming)
+                if before is not None:
+                    self._parts.hub.close_credential(before, Reason.REPLACED)
+            yield reader, principal
+        finally:
+            self._parts.feed.leave(reader)
 
     # ---- sockets and tickets
 
     async def open_socket(self, request: web.Request) -> web.StreamResponse:
         websocket.check(request)
-        resuming = bool(request.query.get("after"))  # a browser's WebSocket cannot send Last-Event-ID
-        subscription, principal = await self._subscription(request, None, resuming=resuming)
-        reader = await self._parts.feed.follow(subscription)
-        try:
-            return await self._converse(request, principal, workspace=subscription.workspace, reader=reader)
-        finally:
-            self._parts.feed.leave(reader)
+        async with self._following(request, None) as (reader, principal):
+            return await self._converse(request, principal, workspace=reader.subscription.workspace, reader=reader)
 
     async def open_shared_socket(self, request: web.Request) -> web.StreamResponse:
         query.expect_none(_query(request))

@@ -109,8 +109,8 @@ async def _welcome(server: Server, *, terminal: bool) -> str:
     if terminal:
         event = '{"action":"issue.created","actor":{"type":"user","id":"ann"},"entity":{"type":"issue","id":"1"}}'
         lines.append(
-            f"\n  append  curl {server.url}/v1/workspaces/my/events -H 'Authorization: Bearer {key}' \\\n"
+            f'\n  append  curl {server.url}/v1/workspaces/my/events -H "Authorization: Bearer {key}" \\\n'
             f"            -H 'Content-Type: application/json' -d '{event}'"
-            f"\n  follow  curl -N {server.url}/v1/workspaces/my/events/stream -H 'Authorization: Bearer {key}'\n"
+            f'\n  follow  curl -N {server.url}/v1/workspaces/my/events/stream -H "Authorization: Bearer {key}"\n'
         )
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """WebSocket (RFC 6455): the same unmasked frame for all readers with one subscription, written past aiohttp's own writer.
 
-aiohttp makes the handshake, reads what the client sends, answers its pings and closes. Nothing is compressed: a frame is made once
+aiohttp makes the handshake and reads what the client sends. Nothing is compressed: a frame is made once
 for all its readers, and a compressor for each of them would cost more than the network does.
 """
 
@@ -24,7 +24,7 @@ from streamer.transports.sink import SocketSink, ending, retry_ms
 MESSAGE_BYTES = 256 * 1024
 """About the longest message; one event may be longer. Common clients refuse messages above one MiB."""
 
-_TEXT, _CLOSE, _PING = 0x81, 0x88, 0x89
+_TEXT, _CLOSE, _PING, _PONG = 0x81, 0x88, 0x89, 0x8A
 
 
 def frame(payload: bytes) -> bytes:
@@ -137,7 +137,8 @@ async def serve(
         options: of the sink.
     """
     # Closing is ours: aiohttp would send its own close frame, and not wait for the peer's.
-    response = web.WebSocketResponse(compress=False, autoclose=False, max_msg_size=max_message_bytes)
+    # So are pings: it would answer a flood of them without ever giving way to others.
+    response = web.WebSocketResponse(compress=False, autoclose=False, autoping=False, max_msg_size=max_message_bytes)
     try:
         writer = await response.prepare(request)
     except ConnectionError:
@@ -155,11 +156,13 @@ async def serve(
             if received.type is WSMsgType.TEXT:
                 if not connection.closed:
                     await conversation.take(received.data)
-                    await asyncio.sleep(0)  # one that sends much is not to keep the others waiting
             elif received.type is WSMsgType.BINARY:
                 conversation.refuse_binary()
-            else:
+            elif received.type is WSMsgType.PING:
+                sink.write(bytes((_PONG, len(received.data))) + received.data)
+            elif received.type is not WSMsgType.PONG:
                 break
+            await asyncio.sleep(0)  # one that sends much is not to keep the others waiting
         if not connection.closed:
             sink.write(close_frame(1000, ""))
     except ConnectionError:

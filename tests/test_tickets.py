@@ -21,6 +21,7 @@ from tests.support.api import Api, events
 from tests.support.proxy import proxy_to
 from tests.support.readers import BEGINNING, SSE, WEBSOCKET, Kind, Reader, Refused, seqs_of
 from tests.support.tools import require
+from tests.support.waiting import eventually
 from tests.support.websocket import open_socket
 
 WS = "ticketed"
@@ -90,6 +91,7 @@ async def test_what_a_ticket_is_made_of(api: Api) -> None:
         ({"workspace": WS, "agent_id": 5}, {"agent_id"}),
         ({"workspace": WS, "agent_id": [[]]}, {"agent_id[0]"}),
         ({"workspace": WS, "q": ["x", ""]}, {"q"}),
+        ({"workspace": WS, "action": []}, {"action"}),  # a list of nothing is not a filter of everything
         ({"workspace": WS, "agent_id": ["a"] * 101}, {"filter"}),
         ([], {"body"}),
     ]
@@ -288,6 +290,43 @@ async def test_a_ticket_with_another_credential_is_refused(api: Api, kind: Kind)
 
 
 # ---- going on
+
+
+@on_sqlite
+@of_each_kind
+async def test_a_refusal_for_now_does_not_use_a_ticket_up(
+    make_server: MakeServer, http: aiohttp.ClientSession, kind: Kind
+) -> None:
+    """Who is told to wait (429), or asked wrongly (400), can open the stream with the same ticket later."""
+    api = Api(http, (await make_server(max_streams_per_key=1)).url, ADMIN_KEY)
+    (await api.append(WS)).expect(201)
+    ticket, nobody = await make_ticket(api), api.with_key(None)
+    occupied = await api.stream(WS)
+    with pytest.raises(Refused, match="rate_limited"):
+        await kind.open(nobody, WS, ticket=ticket)
+    with pytest.raises(Refused, match="validation_error"):
+        await kind.open(nobody, WS, ticket=ticket, after="x")
+    occupied.abort()
+
+    async def opened() -> Any:
+        try:
+            return await kind.open(nobody, WS, ticket=ticket)
+        except Refused as refused:
+            assert "rate_limited" in str(refused)  # noqa: PT017 - the abort may not have been noticed yet
+            return None
+
+    (await eventually(opened)).close()
+
+
+@on_sqlite
+async def test_a_time_is_no_place_to_resume_from(api: Api) -> None:
+    """On a socket only a position says where it left: the URL that opened it first is not good a second time."""
+    (await api.append(WS)).expect(201)
+    ticket, nobody = await make_ticket(api), api.with_key(None)
+    async with await open_socket(nobody, WS, ticket=ticket, after=BEGINNING) as socket:
+        await socket.next("synced")
+        with pytest.raises(Refused, match="unauthenticated"):
+            await WEBSOCKET.open(nobody, WS, ticket=ticket, after=BEGINNING)
 
 
 @of_each_kind

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from typing import Any
 
 import aiohttp
@@ -16,7 +17,7 @@ from streamer.core.filter import FILTER_FIELDS
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events, make_event
 from tests.support.readers import BEGINNING, CODES
-from tests.support.waiting import eventually
+from tests.support.waiting import SECONDS, eventually
 from tests.support.websocket import (
     BINARY,
     CLOSE,
@@ -767,3 +768,51 @@ async def test_no_message_breaks_the_socket(api: Api) -> None:
     assert {"error", "published"} <= answered, "the messages are not all of one sort"
     await socket.send_frame(CLOSE, b"\x03\xe8")
     assert (await socket.closed())[0] == 1000
+
+
+FLOOD = """
+import os, socket, sys, threading
+host, port, frame = sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])
+connection = socket.create_connection((host, port))
+key = os.environ["KEY"]
+connection.sendall(
+    f"GET /v1/ws HTTP/1.1\\r\\nHost: x\\r\\nAuthorization: Bearer {key}\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n"
+    "Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\\r\\n\\r\\n".encode()
+)
+assert b"101" in connection.recv(4096)
+def drop():
+    while connection.recv(2**20):
+        pass
+threading.Thread(target=drop, daemon=True).start()
+print("open", flush=True)
+while True:
+    connection.sendall(frame * 5000)
+"""
+
+
+@on_sqlite
+@pytest.mark.parametrize("frame", ["898000000000", "8a8000000000", "81810000000078"], ids=["pings", "pongs", "garbage"])
+async def test_a_flood_does_not_keep_the_others_waiting(
+    make_process: MakeProcess, http: aiohttp.ClientSession, frame: str
+) -> None:
+    """While one client sends tiny messages as fast as it can and reads the answers, others' appends are stored and delivered."""
+    process = make_process()
+    await process.start()
+    api = Api(http, process.url, ADMIN_KEY)
+    (await api.append(WS)).expect(201)
+    host, port = process.url.removeprefix("http://").split(":")
+    flood = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FLOOD, host, port, frame, env={"KEY": ADMIN_KEY}, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert flood.stdout is not None
+        assert await flood.stdout.readline() == b"open\n"
+        async with asyncio.timeout(SECONDS), await open_socket(api, WS) as socket:
+            await socket.next("synced")
+            for seq in range(2, 12):
+                assert (await api.append(WS)).expect(201)["seq"] == seq
+                assert [event["seq"] for event in await socket.events(1)] == [seq]
+        assert flood.returncode is None, "it goes on all the time"
+    finally:
+        flood.kill()
+        await flood.wait()

@@ -12,7 +12,7 @@ from streamer.core.errors import WorkspaceNotFound
 from streamer.core.ids import new_epoch
 from streamer.core.position import LogHead
 from streamer.store.database import Database, all_finished
-from streamer.store.schema import credentials, events, idempotency, workspaces
+from streamer.store.schema import credentials, events, idempotency, tickets, workspaces
 from streamer.store.writer import workspace_row
 
 PURGE_ROWS = 5000
@@ -73,12 +73,13 @@ class Workspaces:
             return [_workspace(row) for row in rows]
 
     async def delete(self, workspace: str) -> None:
-        """Delete a workspace with its keys, at once; its events go in the background (`purge`). Raises WorkspaceNotFound."""
+        """Delete a workspace with its keys and tickets, at once; its events go in the background (`purge`). Raises WorkspaceNotFound."""
         async with self._database.write() as connection:
             gone = await connection.execute(delete(workspaces).where(workspaces.c.id == workspace))
             if not gone.rowcount:
                 raise WorkspaceNotFound
             await connection.execute(delete(credentials).where(credentials.c.workspace == workspace))
+            await connection.execute(delete(tickets).where(tickets.c.workspace == workspace))
 
     async def renew_epochs(self) -> int:
         """Give every log another epoch: all positions that readers hold are of the past. Returns how many logs there are."""

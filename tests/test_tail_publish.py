@@ -421,7 +421,7 @@ async def test_publish_says_which_line_is_wrong(cli: Cli, api: Api, tmp_path: Pa
     (tmp_path / "in").write_bytes(b"\n".join(lines))
     ended = await cli("publish", "my", "--file", "in", "--idempotency-key", "k")
     assert ended.code == 1
-    assert "line 1101, action: should be a valid string" in ended.err
+    assert "line 1101, action: must be a text" in ended.err
     assert "The 1,000 events before this batch are stored." in ended.err
     assert len(await api.history("my", limit=1000)) == 1000
     # Mended, the same call goes on without a double.

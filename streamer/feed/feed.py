@@ -14,6 +14,7 @@ from streamer.feed.channel import Channel
 from streamer.feed.connection import Connection, Reader, Sink, Subscription, Wire
 from streamer.feed.hub import Hub
 from streamer.feed.reasons import Reason
+from streamer.observe.tasks import outlasting
 
 USUAL_BYTES = 512
 """About what an event has: a query for a chunk asks for so many as may fill it."""
@@ -193,8 +194,8 @@ class Feed:
         asked = (reader.channel, reader.session.position, reader.selection)
         reading = self._readings.get(asked)
         if reading is None:
-            reading = self._readings[asked] = asyncio.create_task(self._read(*asked))
-            reading.add_done_callback(lambda done: self._done(asked, done))
+            reading = self._readings[asked] = outlasting(self._read(*asked))
+            reading.add_done_callback(lambda _: self._readings.pop(asked))
         return await asyncio.shield(reading)  # who leaves does not take it from the others
 
     async def _read(self, channel: Channel, after: int, selection: Filter) -> tuple[Sequence[Frame], int]:
@@ -210,11 +211,6 @@ class Feed:
                 before=Position(epoch, channel.flushed + 1),
             )
         return [Frame(Position(epoch, event.seq), event.body) for event in page.events], page.examined
-
-    def _done(self, asked: tuple[Channel, int, Filter], reading: asyncio.Task[tuple[Sequence[Frame], int]]) -> None:
-        del self._readings[asked]
-        if not reading.cancelled():
-            reading.exception()  # if all who asked have left, it is nobody's
 
     async def _step_over(self, reader: Reader) -> None:
         """Tell a reader that what it wanted next was removed meanwhile. Raises _Moved: the log is another one now."""

@@ -19,6 +19,7 @@ from streamer.feed.channel import Channel
 from streamer.feed.connection import Connection, Reader
 from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
+from streamer.observe.tasks import outlasting
 
 FILL_EVENTS = 500
 """The most events that one query brings while a hole is filled; their bytes are bounded by the ring's."""
@@ -182,7 +183,7 @@ class Hub:
         opening = self._opening.get(workspace)
         if opening is None:
             self._heard[workspace] = 0
-            opening = self._opening[workspace] = asyncio.create_task(self._read_head(workspace))
+            opening = self._opening[workspace] = outlasting(self._read_head(workspace))
         # Who leaves does not take it from the others.
         return await asyncio.shield(opening)
 

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy import ARRAY, BindParameter, ColumnElement, Table, Text, any_, bindparam, event, exc, func, select
@@ -19,6 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from streamer.core.errors import StoreUnavailable
+from streamer.observe.tasks import outlasting
 
 SQLITE_READERS = 4
 POSTGRESQL_READERS = 8
@@ -46,29 +47,39 @@ def is_outage(error: BaseException) -> bool:
 
 
 T = TypeVar("T")
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def finished(method: Method) -> Method:
-    """Let a coroutine method run to its end though nobody may wait for it any more.
-
-    A query that is cancelled half-way costs its connection: the pool cannot know in which state it is, and SQLite's driver keeps the file
-    open for good. Clients leave at any time, so what they asked for is finished instead.
-    """
-
-    @functools.wraps(method)
-    async def finish(*given: Any, **named: Any) -> Any:
-        return await asyncio.shield(asyncio.ensure_future(method(*given, **named)))
-
-    return cast("Method", finish)
 
 
 def all_finished(kind: type[T]) -> type[T]:
-    """Let all public coroutine methods of a class run to their end."""
+    """Let the public coroutine methods of a class with a `_database` run to their end, though nobody may wait for them any more.
+
+    A query that is cancelled half-way costs its connection: the pool cannot know in which state it is, and SQLite's driver keeps the file
+    open for good. Clients leave at any time, so what was begun for them is finished. What waits for its turn is not begun.
+    """
     for name, value in list(vars(kind).items()):
         if not name.startswith("_") and inspect.iscoroutinefunction(value):
-            setattr(kind, name, finished(value))
+            setattr(kind, name, _finished(value))
     return kind
+
+
+def _finished(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    async def finish(self: Any, *given: Any, **named: Any) -> Any:
+        turns: asyncio.Semaphore = self._database.turns
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await turns.acquire()
+        except TimeoutError:
+            raise StoreUnavailable("too many requests wait for the database") from None
+
+        async def run() -> Any:
+            try:
+                return await method(self, *given, **named)
+            finally:
+                turns.release()
+
+        return await asyncio.shield(outlasting(run()))
+
+    return finish
 
 
 class BadDatabaseUrl(ValueError):
@@ -91,6 +102,8 @@ class Database:
         if parsed.drivername not in {"postgresql+asyncpg", "sqlite+aiosqlite"}:
             raise BadDatabaseUrl(f"must begin with sqlite:// or postgresql://, not {parsed.drivername}://")
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self.turns: asyncio.Semaphore
+        """How many may use the database at once: what waits for a turn can be given up, what has one is finished."""
         self._users = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -106,9 +119,11 @@ class Database:
             self._file = Path(parsed.database or "")
             self._writers = _sqlite_engine(url, size=1, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",))
             self._readers = _sqlite_engine(url, size=SQLITE_READERS, begin="BEGIN", pragmas=("query_only=1",))
+            self.turns = asyncio.Semaphore(SQLITE_READERS + 1)
         else:
             self._writers = _postgresql_engine(url, size=2, isolation="READ COMMITTED")
             self._readers = _postgresql_engine(url, size=POSTGRESQL_READERS, isolation="REPEATABLE READ")
+            self.turns = asyncio.Semaphore(POSTGRESQL_READERS + 2)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -125,9 +140,11 @@ class Database:
             async with self._readers.connect() as connection:
                 yield connection
 
-    @finished
     async def ping(self) -> None:
         """Ask the database for an answer. Raises StoreUnavailable."""
+        await asyncio.shield(outlasting(self._ping()))
+
+    async def _ping(self) -> None:
         with _outages():
             self._check_file()
         async with self.read() as connection:

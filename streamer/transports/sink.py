@@ -9,6 +9,7 @@ import struct
 from aiohttp.abc import AbstractStreamWriter
 
 from streamer.feed.reasons import Reason
+from streamer.observe.tasks import outlasting
 
 GRACE_SECONDS = 10
 """How long a connection that was closed may take to bring what was written before."""
@@ -64,8 +65,7 @@ class SocketSink:
             return
         if self._draining is None or self._draining.done():
             # One that all wait for: who is cancelled would otherwise take aiohttp's only waiter from the others.
-            self._draining = asyncio.create_task(self._writer.drain())
-            self._draining.add_done_callback(_look_at)
+            self._draining = outlasting(self._writer.drain())
         await asyncio.wait([self._draining])
         if self._draining.cancelled() or self._draining.exception() is not None or self._transport.is_closing():
             raise ConnectionResetError("the connection is gone")
@@ -95,12 +95,6 @@ class SocketSink:
     def abort(self) -> None:
         """Cut the connection."""
         self._transport.abort()
-
-
-def _look_at(task: asyncio.Task[None]) -> None:
-    """See how a task ended: that a connection is gone is no news that asyncio has to log."""
-    if not task.cancelled():
-        task.exception()
 
 
 def retry_ms() -> int:

@@ -17,6 +17,7 @@ import pytest
 from streamer.app import Server, running
 from streamer.observe import logs
 from streamer.settings import Settings
+from streamer.store.database import Database
 from tests.support import run_dir
 from tests.support.api import Api
 from tests.support.browser import chromium
@@ -124,6 +125,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     url = sqlite_url(tmp_path) if request.param == "sqlite" else request.getfixturevalue("postgresql_url")
     assert isinstance(url, str)
     return url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """The test's database, for what no door of the server does yet."""
+    opened = Database(database_url)
+    yield opened
+    await opened.close()
 
 
 # ---- servers

@@ -2,19 +2,16 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
 import pytest
-from sqlalchemy import delete, update
 
 from streamer.store.database import Database
-from streamer.store.schema import events as event_rows
-from streamer.store.schema import workspaces
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events
+from tests.support.databases import trim
 from tests.support.readers import (
     BEGINNING,
     CONNECTED,
@@ -38,21 +35,6 @@ WS = "readers"
 of_every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 of_every_connected_kind = pytest.mark.parametrize("kind", CONNECTED, ids=lambda kind: kind.name)
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """The test's database, for what no door of the server does yet."""
-    opened = Database(database_url)
-    yield opened
-    await opened.close()
-
-
-async def trim(database: Database, below: int) -> None:
-    """Remove the events below a seq, as retention does."""
-    async with database.write() as connection:
-        await connection.execute(update(workspaces).values(earliest=below))
-        await connection.execute(delete(event_rows).where(event_rows.c.seq < below))
 
 
 async def head_of(api: Api, workspace: str = WS) -> str:

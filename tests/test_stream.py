@@ -3,22 +3,19 @@
 import asyncio
 import gc
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from sqlalchemy import delete, update
 
 import streamer
 from streamer.app import Server
 from streamer.core.ports import Page
 from streamer.store.database import Database
-from streamer.store.schema import events as event_rows
-from streamer.store.schema import workspaces
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, events, make_event
+from tests.support.databases import trim
 from tests.support.sse import SseReader
 from tests.support.waiting import eventually
 
@@ -32,21 +29,6 @@ BEGINNING = "2000-01-01T00:00:00Z"
 async def seqs_of(reader: SseReader, count: int) -> list[int]:
     """Return the seqs of the next `count` events."""
     return [event["seq"] for event in await reader.events(count)]
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """The test's database, for what no door of the server does yet."""
-    opened = Database(database_url)
-    yield opened
-    await opened.close()
-
-
-async def trim(database: Database, below: int) -> None:
-    """Remove the events below a seq, as retention does."""
-    async with database.write() as connection:
-        await connection.execute(update(workspaces).values(earliest=below))
-        await connection.execute(delete(event_rows).where(event_rows.c.seq < below))
 
 
 # ---- frames

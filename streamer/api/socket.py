@@ -92,10 +92,15 @@ class Socket:
         """Say that a binary message is none."""
         self._refuse(ValidationError({"message": "must be text: JSON in UTF-8"}), {})
 
+    def _say(self, data: bytes) -> None:
+        """Answer; what was asked before the socket was closed may end after it, and nothing follows the farewell."""
+        if not self.connection.closed:
+            self.sink.write(data)
+
     def _refuse(self, error: StreamerError, echo: Mapping[str, Any]) -> None:
         content = {"code": error.code, "message": error.message} | ({"details": error.details} if error.details else {})
         # What is echoed is not made longer than what may be sent.
-        self.sink.write(message("error", error=content, **{name: value[:128] for name, value in echo.items()}))
+        self._say(message("error", error=content, **{name: value[:128] for name, value in echo.items()}))
 
     # ---- messages
 
@@ -129,7 +134,7 @@ class Socket:
         if reader is None:
             raise ValidationError({"sub": "there is no such subscription on this socket"})
         self._feed.leave(reader)
-        self.sink.write(message("closed", sub=body["sub"], ref=body.get("ref"), **ending(Reason.UNSUBSCRIBED)))
+        self._say(message("closed", sub=body["sub"], ref=body.get("ref"), **ending(Reason.UNSUBSCRIBED)))
 
     async def _publish(self, body: dict[str, Any]) -> None:
         workspace, key = self._workspace_of(body), body.get("idempotency_key")
@@ -153,10 +158,10 @@ class Socket:
             raise ValidationError({f"event.{name}": wrong for name, wrong in error.fields.items()}) from None
         # Not the events themselves: who sent a batch of megabytes may not take a message of megabytes.
         stored = [{"id": event.id, "seq": event.seq} for event in appended.events]
-        self.sink.write(message("published", events=stored, created=appended.created, ref=body.get("ref")))
+        self._say(message("published", events=stored, created=appended.created, ref=body.get("ref")))
 
     async def _ping(self, body: dict[str, Any]) -> None:
-        self.sink.write(message("pong", ref=body.get("ref")))
+        self._say(message("pong", ref=body.get("ref")))
 
     # ---- subscriptions
 
@@ -179,4 +184,4 @@ class Socket:
         if self._workspace is not None:
             self.connection.close(reason)
         else:
-            self.sink.write(message("closed", sub=sub, **ending(reason)))
+            self._say(message("closed", sub=sub, **ending(reason)))

@@ -24,7 +24,7 @@ _UNACKED, _ACKED, _UNSENT = 24, 120, 144
 class SocketSink:
     """The part of a sink that is the same for all transports over a socket."""
 
-    __slots__ = ("_draining", "_high_water", "_said_farewell", "_tcp", "_transport", "_writer", "ended")
+    __slots__ = ("_draining", "_high_water", "_tcp", "_transport", "_writer", "ended")
 
     def __init__(
         self, transport: asyncio.Transport, writer: AbstractStreamWriter, *, high_water: int, stall_seconds: float
@@ -32,7 +32,6 @@ class SocketSink:
         self._transport = transport
         self._writer = writer
         self._high_water = high_water
-        self._said_farewell = False
         self._draining: asyncio.Task[None] | None = None
         self._tcp: socket.socket | None = transport.get_extra_info("socket")
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -42,8 +41,9 @@ class SocketSink:
 
     def _bound_kernel(self, high_water: int, stall_seconds: float) -> None:
         """Let the kernel keep no more unsent than we do, and give up on a peer that is gone without a word."""
+        if self._tcp is None:
+            return
         with contextlib.suppress(OSError, AttributeError):  # not TCP, or not Linux
-            assert self._tcp is not None  # noqa: S101
             # Otherwise some megabytes a slow reader, which nobody counts.
             self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, high_water)
             # Later than our own close, which says why (RFC 5482).
@@ -55,8 +55,8 @@ class SocketSink:
         return self._transport.get_write_buffer_size() <= self._high_water
 
     def write(self, data: bytes) -> None:
-        """Hand bytes to the transport; one that is closing ignores them, and nothing follows the farewell."""
-        if not self._said_farewell and not self._transport.is_closing():
+        """Hand bytes to the transport; one that is closing ignores them."""
+        if not self._transport.is_closing():
             self._transport.write(data)
 
     async def drain(self) -> None:
@@ -73,11 +73,10 @@ class SocketSink:
     def progress(self) -> int | None:
         """Return how much the peer has acknowledged; None if nothing waits for it."""
         pending = self._transport.get_write_buffer_size()
-        try:
-            assert self._tcp is not None  # noqa: S101
-            info = self._tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        except (OSError, AttributeError, AssertionError):
-            info = b""
+        info = b""
+        if self._tcp is not None:
+            with contextlib.suppress(OSError, AttributeError):  # as above
+                info = self._tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         if len(info) < _INFO_BYTES:
             return pending or None
         (in_flight,), (unsent,) = struct.unpack_from("I", info, _UNACKED), struct.unpack_from("I", info, _UNSENT)
@@ -87,7 +86,6 @@ class SocketSink:
     def finish(self, farewell: bytes) -> None:
         """Write the last bytes, let the handler finish, and cut the connection if the peer does not take them."""
         self.write(farewell)
-        self._said_farewell = True
         if not self.ended.done():
             self.ended.set_result(None)
         asyncio.get_running_loop().call_later(GRACE_SECONDS, self._transport.abort)

@@ -25,6 +25,8 @@ MESSAGE_BYTES = 256 * 1024
 """About the longest message; one event may be longer. Common clients refuse messages above one MiB."""
 
 _TEXT, _CLOSE, _PING, _PONG = 0x81, 0x88, 0x89, 0x8A
+_FRAMES = frozenset({WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG})
+"""What may go on; all else is the end."""
 
 
 def frame(payload: bytes) -> bytes:
@@ -153,16 +155,17 @@ async def serve(
         while True:
             await sink.drain()  # who sends without reading gets no further
             received = await response.receive()
+            if received.type not in _FRAMES:
+                break
+            await asyncio.sleep(0)  # one that sends much is not to keep the others waiting
+            if connection.closed:
+                continue  # the peer is yet to answer our close frame
             if received.type is WSMsgType.TEXT:
-                if not connection.closed:
-                    await conversation.take(received.data)
+                await conversation.take(received.data)
             elif received.type is WSMsgType.BINARY:
                 conversation.refuse_binary()
             elif received.type is WSMsgType.PING:
                 sink.write(bytes((_PONG, len(received.data))) + received.data)
-            elif received.type is not WSMsgType.PONG:
-                break
-            await asyncio.sleep(0)  # one that sends much is not to keep the others waiting
         if not connection.closed:
             sink.write(close_frame(1000, ""))
     except ConnectionError:

@@ -13,8 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import delete, update
+
 from streamer.store.database import Database
 from streamer.store.migrate import migrate
+from streamer.store.schema import events as event_rows
+from streamer.store.schema import workspaces
 from tests.support.run_dir import note_pid, run_dir
 
 TEMPLATE = "streamer_template"
@@ -176,3 +180,10 @@ def fresh_database(cluster: Cluster) -> Iterator[str]:
         yield cluster.url(name)
     finally:
         cluster.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+async def trim(database: Database, below: int) -> None:
+    """Remove the events below a seq, as retention does."""
+    async with database.write() as connection:
+        await connection.execute(update(workspaces).values(earliest=below))
+        await connection.execute(delete(event_rows).where(event_rows.c.seq < below))

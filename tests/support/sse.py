@@ -7,8 +7,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
-from urllib.parse import urlencode, urlsplit
 
+from tests.support.asking import ask
 from tests.support.waiting import SECONDS
 
 
@@ -65,34 +65,9 @@ class SseReader:
             headers: beside `Host` and `Accept`.
             receive_buffer: bytes that the kernel takes for a reader that does not read; a small number makes it slow soon.
         """
-        parts = urlsplit(url)
-        assert parts.hostname
-        connection = socket.socket()
-        connection.setblocking(False)
-        if receive_buffer is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        try:
-            await asyncio.get_running_loop().sock_connect(connection, (parts.hostname, parts.port or 80))
-        except BaseException:
-            connection.close()
-            raise
-        reader, writer = await asyncio.open_connection(sock=connection, limit=receive_buffer or 2**16)
-        self = cls(reader, writer)
-        query = urlencode({name: value for name, value in (params or {}).items() if value is not None}, doseq=True)
-        target = parts.path + (f"?{query}" if query else "")
-        lines = [f"GET {target} HTTP/1.1", f"Host: {parts.netloc}", "Accept: text/event-stream"]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-        writer.write("\r\n".join([*lines, "", ""]).encode())
-        try:
-            async with asyncio.timeout(SECONDS):
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        except BaseException:
-            writer.close()
-            raise
-        self.status = int(head[0].split()[1])
-        for line in filter(None, head[1:]):
-            name, _, value = line.partition(":")
-            self.headers[name.lower()] = value.strip()
+        asked = await ask(url, params, {"Accept": "text/event-stream", **(headers or {})}, receive_buffer)
+        self = cls(asked.reader, asked.writer)
+        self.status, self.headers = asked.status, asked.headers
         return self
 
     async def __aenter__(self) -> Self:

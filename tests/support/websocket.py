@@ -10,9 +10,9 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
-from urllib.parse import urlencode, urlsplit
 
 from tests.support.api import Answer, Api, events
+from tests.support.asking import ask
 from tests.support.sse import StreamEnded
 from tests.support.waiting import SECONDS
 
@@ -86,23 +86,8 @@ class WsReader:
             headers: beside those of the handshake.
             receive_buffer: bytes that the kernel takes for a reader that does not read; a small number makes it slow soon.
         """
-        parts = urlsplit(url)
-        assert parts.hostname
-        connection = socket.socket()
-        connection.setblocking(False)
-        if receive_buffer is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        try:
-            await asyncio.get_running_loop().sock_connect(connection, (parts.hostname, parts.port or 80))
-        except BaseException:
-            connection.close()
-            raise
-        reader, writer = await asyncio.open_connection(sock=connection, limit=receive_buffer or 2**16)
-        self = cls(reader, writer)
-        query = urlencode({name: value for name, value in (params or {}).items() if value is not None}, doseq=True)
         key = base64.b64encode(os.urandom(16)).decode()
         sent = {
-            "Host": parts.netloc,
             "Upgrade": "websocket",
             "Connection": "Upgrade",
             "Sec-WebSocket-Version": "13",
@@ -110,19 +95,9 @@ class WsReader:
             "Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits",
             **(headers or {}),
         }
-        lines = [f"GET {parts.path}{'?' if query else ''}{query} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in sent.items()]
-        writer.write("\r\n".join([*lines, "", ""]).encode())
-        try:
-            async with asyncio.timeout(SECONDS):
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        except BaseException:
-            writer.close()
-            raise
-        self.status = int(head[0].split()[1])
-        for line in filter(None, head[1:]):
-            name, _, value = line.partition(":")
-            self.headers[name.lower()] = value.strip()
+        asked = await ask(url, params, sent, receive_buffer)
+        self = cls(asked.reader, asked.writer)
+        self.status, self.headers = asked.status, asked.headers
         if self.status == 101:
             accept = base64.b64encode(hashlib.sha1((key + _GUID).encode()).digest()).decode()
             assert self.headers["sec-websocket-accept"] == accept

@@ -1,0 +1,56 @@
+"""A GET on a raw socket whose answer goes on: the beginning of every stream and WebSocket."""
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlencode, urlsplit
+
+from tests.support.waiting import SECONDS
+
+
+@dataclass
+class Asked:
+    """A connection, and the head of the answer; header names are in lower case."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    status: int
+    headers: dict[str, str]
+
+
+async def ask(
+    url: str, params: Mapping[str, object] | None, headers: Mapping[str, str], receive_buffer: int | None
+) -> Asked:
+    """Connect, send a GET and read the head of the answer.
+
+    Args:
+        url: where to.
+        params: for the query string; those that are None are left out.
+        headers: beside `Host`, which they may replace.
+        receive_buffer: bytes that the kernel takes for a reader that does not read; a small number makes it slow soon.
+    """
+    parts = urlsplit(url)
+    assert parts.hostname
+    connection = socket.socket()
+    connection.setblocking(False)
+    if receive_buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    try:
+        await asyncio.get_running_loop().sock_connect(connection, (parts.hostname, parts.port or 80))
+    except BaseException:
+        connection.close()
+        raise
+    reader, writer = await asyncio.open_connection(sock=connection, limit=receive_buffer or 2**16)
+    query = urlencode({name: value for name, value in (params or {}).items() if value is not None}, doseq=True)
+    lines = [f"GET {parts.path}{'?' if query else ''}{query} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in {"Host": parts.netloc, **headers}.items()]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    try:
+        async with asyncio.timeout(SECONDS):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    except BaseException:
+        writer.close()
+        raise
+    found = [line.partition(":") for line in head[1:] if line]
+    return Asked(reader, writer, int(head[0].split()[1]), {name.lower(): value.strip() for name, _, value in found})

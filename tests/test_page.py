@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import aiohttp
 import pytest
+from playwright.async_api import expect
 
 from streamer.app import Server, running
 from streamer.feed.reasons import Reason
@@ -223,7 +224,7 @@ async def test_history_joins_live(open_page: Open, server: Server, api: Api) -> 
     await screen.shows(down(151, 51))
     row = screen.page.locator(".row").first
     assert await row.locator(".actor").text_content() == "agent Bob"
-    assert await row.locator(".entity").inner_text() == "issue 7"
+    await expect(row.locator(".entity")).to_have_text("issue 7")
     stored = (await api.history("demo", limit=1))[0]["timestamp"]
     assert await row.locator("time").get_attribute("datetime") == stored
     shown = await row.locator("time").text_content()
@@ -353,7 +354,7 @@ async def test_a_gap_is_a_row_that_says_what_is_missing(
     database.close()
     async with running(_settings(tmp_path, database_url, urlsplit(server.url).port)):
         await screen.shows([*down(25, 13), *down(5, 1)])
-        texts = await screen.page.locator("#feed > article").all_inner_texts()
+        texts = await screen.page.locator("#feed > article").all_text_contents()
         assert texts[13] == "Events 6 to 12 missing: removed from the log before this page could read them (retention)"
 
 
@@ -526,8 +527,8 @@ async def test_data_stays_text(open_page: Open, server: Server, api: Api) -> Non
     )
     screen = await signed_in(open_page, server)
     row = screen.page.locator(".row")
-    assert await row.locator(".sentence span").inner_text() == HOSTILE
-    assert HOSTILE in await row.locator(".entity").inner_text()
+    await expect(row.locator(".sentence span")).to_have_text(HOSTILE)
+    await expect(row.locator(".entity")).to_contain_text(HOSTILE)
     await row.click()
     await screen.page.locator("#detail").wait_for()
     assert await screen.page.locator("#detail h2").inner_text() == HOSTILE

@@ -119,7 +119,7 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
                 workspaces=workspaces,
                 intake=Intake(writer, metrics, limits),
                 hub=hub,
-                feed=Feed(hub, log, chunk_bytes=2 * settings.write_buffer_bytes),
+                feed=Feed(hub, log, metrics, chunk_bytes=2 * settings.write_buffer_bytes),
                 keyring=keyring,
                 tickets=tickets,
                 metrics=metrics,
@@ -153,14 +153,17 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
             max_field_size=MAX_HEADER,
         )
 
+        loop, ends = asyncio.get_running_loop(), 0.0
+
         async def drain(_application: web.Application) -> None:
             """Close the streams, in half of the window at the most; the rest of it is for what else is open."""
-            loop = asyncio.get_running_loop()
+            nonlocal ends
             ends = loop.time() + settings.drain_seconds
             await hub.drain(settings.drain_seconds / 2)
             runner.leave_open_requests(max(ends - loop.time(), 0))
 
         application.on_shutdown.append(drain)
+        application.on_cleanup.append(lambda _: hub.finish(max(ends - loop.time(), 0)))
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)

@@ -203,7 +203,7 @@ class FeedMachine(RuleBasedStateMachine):
             max_age=0,
             readers_per_account=1000,
         )
-        self.feed = Feed(self.hub, self.log, chunk_bytes=1024)
+        self.feed = Feed(self.hub, self.log, self.metrics, chunk_bytes=1024)
 
     def settle(self, turns: int = 30) -> None:
         async def wait() -> None:

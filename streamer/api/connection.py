@@ -10,6 +10,7 @@ from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 
 from streamer.api.middleware import error_response
 from streamer.core.errors import InternalError, StreamerError, UnsupportedMediaType, ValidationError
+from streamer.transports.handover import HandedOver, release
 
 HEAD_SECONDS = 30
 """How long a new connection may take to its first request. Later ones have aiohttp's own time-out of kept connections."""
@@ -45,6 +46,15 @@ class Connection(web.RequestHandler):
             self._close = self._force_close = False
         super().data_received(data)
         self._close, self._force_close = self._close or closing[0], self._force_close or closing[1]
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """End a request; a connection that its handler took is let go."""
+        if isinstance(resp, HandedOver) and resp.outlet is not None:
+            release(self, request)
+            return resp, True
+        return await super().finish_response(request, resp, start_time)
 
     def handle_error(
         self,

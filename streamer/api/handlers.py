@@ -1,8 +1,7 @@
 """The handlers: read the request, call the part that knows, write its answer. One method for each operation of the route table."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -171,8 +170,8 @@ class Handlers:
         return _json_bytes(event.body)
 
     async def stream_events(self, request: web.Request) -> web.StreamResponse:
-        async with self._following(request, request.headers.get("Last-Event-ID")) as (reader, principal):
-            return await sse.stream(request, self._parts.feed, reader, principal.chain, **self._parts.sink_options)
+        reader, principal = await self._follow(request, request.headers.get("Last-Event-ID"))
+        return await sse.stream(request, self._parts.feed, reader, principal.chain, **self._parts.sink_options)
 
     async def _wait(self, principal: Principal, subscription: Subscription, wanted: query.HistoryQuery) -> bytes | None:
         reader = await self._parts.feed.follow(subscription)
@@ -183,11 +182,11 @@ class Handlers:
         finally:
             self._parts.feed.leave(reader)
 
-    @contextlib.asynccontextmanager
-    async def _following(
-        self, request: web.Request, last_event_id: str | None
-    ) -> AsyncIterator[tuple[Reader, Principal]]:
-        """Follow what a stream's request asks for; a ticket is opened by it, when nothing else can refuse the stream."""
+    async def _follow(self, request: web.Request, last_event_id: str | None) -> tuple[Reader, Principal]:
+        """Follow what a stream's request asks for; a ticket is opened by it, when nothing else can refuse the stream.
+
+        Who gets the reader sees to it that it leaves.
+        """
         workspace, principal, ticket = _readable(request), request[PRINCIPAL], request.get(TICKET)
         selection, start = query.parse_stream(_query(request), last_event_id, by_ticket=ticket is not None)
         wanted = Subscription(workspace, principal.account, principal.may_see(workspace, selection), start)
@@ -199,16 +198,20 @@ class Handlers:
                 principal, before = await self._parts.tickets.open(ticket, principal, resuming=resuming)
                 if before is not None:
                     self._parts.hub.close_credential(before, Reason.REPLACED)
-            yield reader, principal
-        finally:
+        except BaseException:
             self._parts.feed.leave(reader)
+            raise
+        return reader, principal
 
     # ---- sockets and tickets
 
     async def open_socket(self, request: web.Request) -> web.StreamResponse:
         websocket.check(request)
-        async with self._following(request, None) as (reader, principal):
+        reader, principal = await self._follow(request, None)
+        try:
             return await self._converse(request, principal, workspace=reader.subscription.workspace, reader=reader)
+        finally:
+            self._parts.feed.leave(reader)
 
     async def open_shared_socket(self, request: web.Request) -> web.StreamResponse:
         query.expect_none(_query(request))

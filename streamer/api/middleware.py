@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 
 import orjson
@@ -25,6 +26,7 @@ from streamer.core.errors import (
     ValidationError,
 )
 from streamer.observe.metrics import Metrics
+from streamer.transports.handover import HandedOver
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
@@ -44,6 +46,15 @@ def middlewares(
     """
     logger = structlog.get_logger("http")
 
+    def account(entry: dict[str, object], route: Route | None, started: float, status: int) -> None:
+        """Count and log a request that is over."""
+        elapsed = time.perf_counter() - started
+        name = route.path if route else "unknown"
+        metrics.requests.labels(name, entry["method"] if route else "other", status).inc()
+        if route is not None and not route.streams:
+            metrics.request_seconds.labels(name).observe(elapsed)
+        logger.info("request", **entry, status=status, ms=round(elapsed * 1000, 1))
+
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Give the request its id; whatever happens, the answer is one that the API documents."""
@@ -52,6 +63,7 @@ def middlewares(
         started = time.perf_counter()
         # The client left before an answer, as nginx logs it; leaving is how a stream ends.
         status = 200 if route and route.streams else 499
+        response: web.StreamResponse | None = None
         try:
             response = await handler(request)
             status = response.status
@@ -63,21 +75,17 @@ def middlewares(
             if status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 logger.exception("request_failed", request_id=request_id)
         finally:
-            elapsed = time.perf_counter() - started
-            name = route.path if route else "unknown"
-            metrics.requests.labels(name, request.method if route else "other", status).inc()
-            if route is not None and not route.streams:
-                metrics.request_seconds.labels(name).observe(elapsed)
             principal = request.get(PRINCIPAL)
-            logger.info(
-                "request",
-                request_id=request_id,
-                method=request.method,
-                path=request.path,
-                status=status,
-                ms=round(elapsed * 1000, 1),
-                principal=principal.id if principal else None,
-            )
+            entry = {
+                "request_id": request_id,
+                "method": request.method,
+                "path": request.path,
+                "principal": principal.id if principal else None,
+            }
+            if isinstance(response, HandedOver) and response.outlet is not None:
+                response.outlet.when_lost(partial(account, entry, route, started, status))
+            else:
+                account(entry, route, started, status)
         return response
 
     @web.middleware

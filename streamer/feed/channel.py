@@ -36,13 +36,7 @@ class Cohort:
         if not passed:
             return 0, []
         data = self.wire.frames(passed)
-        late: list[Reader] = []
-        for reader in self.members:
-            sink = reader.sink
-            if sink.is_ready():
-                sink.write(data)
-            else:
-                late.append(reader)
+        late = [reader for reader in self.members if not reader.sink.offer(data)]
         for reader in late:
             self.members.discard(reader)
             reader.session.fall_back(before)

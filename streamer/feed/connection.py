@@ -46,6 +46,9 @@ class Sink(Protocol):
     def is_ready(self) -> bool:
         """Tell whether the connection's buffer is below its mark, so that a write is taken at once."""
 
+    def offer(self, data: bytes) -> bool:
+        """Write if `is_ready`, and tell whether: one call for the one loop that runs for each event and each reader."""
+
     def write(self, data: bytes) -> None:
         """Hand bytes to the connection's buffer. Never waits; a connection that is gone ignores them."""
 
@@ -57,6 +60,9 @@ class Sink(Protocol):
 
     def close(self, reason: Reason) -> None:
         """Say why the connection ends, behind all that was written, and end it."""
+
+    def abort(self) -> None:
+        """Cut the connection."""
 
 
 class Connection:

@@ -14,6 +14,7 @@ from streamer.feed.channel import Channel
 from streamer.feed.connection import Connection, Reader, Sink, Subscription, Wire
 from streamer.feed.hub import Hub
 from streamer.feed.reasons import Reason
+from streamer.observe.metrics import Metrics
 from streamer.observe.tasks import outlasting
 
 USUAL_BYTES = 512
@@ -27,10 +28,11 @@ where nothing times out."""
 class Feed:
     """Replay joined to live, for readers of any transport: `connect`, `follow`, `start`; `leave` and `disconnect` at the end."""
 
-    def __init__(self, hub: Hub, log: Log, *, chunk_bytes: int) -> None:
+    def __init__(self, hub: Hub, log: Log, metrics: Metrics, *, chunk_bytes: int) -> None:
         """Make the feed; `chunk_bytes` is what a reader that catches up is given at once (or one event, if that is longer)."""
         self._hub = hub
         self._log = log
+        self._log_reads = metrics.log_reads
         self._chunk_bytes = chunk_bytes
         self._log_turns = asyncio.Semaphore(LOG_TURNS)
         self._readings: dict[tuple[Channel, int, Filter], asyncio.Task[tuple[Sequence[Frame], int]]] = {}
@@ -201,6 +203,7 @@ class Feed:
     async def _read(self, channel: Channel, after: int, selection: Filter) -> tuple[Sequence[Frame], int]:
         epoch = channel.epoch
         async with self._log_turns:
+            self._log_reads.inc()
             page = await self._log.page(
                 channel.workspace,
                 selection=selection,

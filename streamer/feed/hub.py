@@ -8,6 +8,7 @@ wheel; each second one slot gets its heartbeats.
 import asyncio
 import contextlib
 import random
+import time
 from collections import Counter
 from itertools import cycle
 
@@ -66,6 +67,8 @@ class Hub:
         self._places: Counter[str] = Counter()
         """Subscriptions by account, those included that have not begun yet."""
         self._is_closing = False
+        self._is_empty = asyncio.Event()
+        """There are no connections. Set only while the hub closes."""
         self._tasks: list[asyncio.Task[None]] = []
         self._logger = structlog.get_logger("feed")
 
@@ -96,11 +99,17 @@ class Hub:
             self._fill(channel)
 
     def _flush_soon(self, channel: Channel) -> None:
-        """Flush now if the last flush is a window ago, else when the window ends: coalesce under load, never when idle."""
+        """Flush now if the last flush is a window ago, else when the window ends: coalesce under load, never when idle.
+
+        The window is as long as the flush took, at least: so a channel with many readers takes half of the time at the most, and the
+        more there is to do, the more events go with each write.
+        """
         if channel not in self._in_window:
             self._in_window.add(channel)
+            started = time.perf_counter()
             self._flush(channel)
-            asyncio.get_running_loop().call_later(self._flush_seconds, self._end_window, channel)
+            window = max(self._flush_seconds, time.perf_counter() - started)
+            asyncio.get_running_loop().call_later(window, self._end_window, channel)
 
     def _end_window(self, channel: Channel) -> None:
         self._in_window.discard(channel)
@@ -247,6 +256,8 @@ class Hub:
             connections.discard(connection)
             if not connections:
                 self._by_credential.pop(credential, None)
+        if self._is_closing and not any(self._wheel):
+            self._is_empty.set()
 
     def credentials(self) -> list[str]:
         """Return the ids of all credentials by which connections are open."""
@@ -270,6 +281,16 @@ class Hub:
             if ahead > TICK_SECONDS:
                 await asyncio.sleep(ahead)
             connection.close(Reason.SHUTDOWN)
+
+    async def finish(self, seconds: float) -> None:
+        """Let what `drain` has closed take its last bytes for so long; what is still there then is cut."""
+        for wait in (seconds, TICK_SECONDS):
+            if any(self._wheel):
+                self._is_empty.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._is_empty.wait(), wait)
+            for connection in [connection for slot in self._wheel for connection in slot]:
+                connection.sink.abort()
 
     # ---- timers
 

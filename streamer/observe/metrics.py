@@ -1,5 +1,7 @@
 """The server's metrics, in a registry of their own: many servers may run in one process."""
 
+import asyncio
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -47,8 +49,12 @@ class Metrics:
         self.deliveries = counter("deliveries_total", "Events written to streams, counted for each reader.")
         self.catch_ups = counter("catch_ups_total", "Times a slow reader was sent back to the log.")
         self.fills = counter("feed_fills_total", "Times the hub filled a hole in a feed from the log.")
+        self.log_reads = counter(
+            "log_reads_total", "Readings of the log for readers that catch up; one serves all that ask for the same."
+        )
         self.feeds = gauge("feeds", "Workspaces that have readers here.")
         self.store_up = gauge("store_up", "1 while the database answers the readiness check, else 0.")
+        gauge("tasks", "Tasks of the event loop.").set_function(lambda: len(asyncio.all_tasks()))
 
     def render(self) -> bytes:
         """Write all metrics in Prometheus' text format."""

@@ -56,6 +56,11 @@ class LongPollSink:
         """Tell that one answer can always be taken."""
         return True
 
+    def offer(self, data: bytes) -> bool:
+        """Take the first answer."""
+        self.write(data)
+        return True
+
     def write(self, data: bytes) -> None:
         """Take the first answer."""
         if data != NOTHING and not self.answer.done():
@@ -77,6 +82,10 @@ class LongPollSink:
             self.answer.cancel()
         else:
             self.answer.set_result(ASK_THE_LOG)
+
+    def abort(self) -> None:
+        """End the wait without an answer."""
+        self.answer.cancel()
 
 
 async def wait(feed: Feed, reader: Reader, chain: Sequence[str], *, limit: int, seconds: float) -> bytes | None:

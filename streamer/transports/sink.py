@@ -5,8 +5,8 @@ import contextlib
 import random
 import socket
 import struct
-
-from aiohttp.abc import AbstractStreamWriter
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from streamer.feed.reasons import Reason
 from streamer.observe.tasks import outlasting
@@ -24,18 +24,22 @@ _UNACKED, _ACKED, _UNSENT = 24, 120, 144
 class SocketSink:
     """The part of a sink that is the same for all transports over a socket."""
 
-    __slots__ = ("_draining", "_high_water", "_tcp", "_transport", "_writer", "ended")
+    __slots__ = ("_drain", "_draining", "_high_water", "_tcp", "_transport")
 
     def __init__(
-        self, transport: asyncio.Transport, writer: AbstractStreamWriter, *, high_water: int, stall_seconds: float
+        self,
+        transport: asyncio.Transport,
+        drain: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        high_water: int,
+        stall_seconds: float,
     ) -> None:
+        """Make the sink of a connection; `drain` waits until the transport's full buffer is below its mark again."""
         self._transport = transport
-        self._writer = writer
+        self._drain = drain
         self._high_water = high_water
         self._draining: asyncio.Task[None] | None = None
         self._tcp: socket.socket | None = transport.get_extra_info("socket")
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """The connection was closed from this side: its handler is to finish."""
         transport.set_write_buffer_limits(high=high_water)
         self._bound_kernel(high_water, stall_seconds)
 
@@ -54,6 +58,15 @@ class SocketSink:
         """Tell whether the buffer is below its mark."""
         return self._transport.get_write_buffer_size() <= self._high_water
 
+    def offer(self, data: bytes) -> bool:
+        """Hand bytes to the transport unless its buffer is above its mark."""
+        transport = self._transport
+        if transport.get_write_buffer_size() > self._high_water:
+            return False
+        if not transport.is_closing():
+            transport.write(data)
+        return True
+
     def write(self, data: bytes) -> None:
         """Hand bytes to the transport; one that is closing ignores them."""
         if not self._transport.is_closing():
@@ -64,8 +77,8 @@ class SocketSink:
         if self.is_ready() and not self._transport.is_closing():
             return
         if self._draining is None or self._draining.done():
-            # One that all wait for: who is cancelled would otherwise take aiohttp's only waiter from the others.
-            self._draining = outlasting(self._writer.drain())
+            # One that all wait for: who is cancelled would otherwise take the only waiter from the others.
+            self._draining = outlasting(self._drain())
         await asyncio.wait([self._draining])
         if self._draining.cancelled() or self._draining.exception() is not None or self._transport.is_closing():
             raise ConnectionResetError("the connection is gone")
@@ -84,10 +97,8 @@ class SocketSink:
         return acknowledged if pending or in_flight or unsent else None
 
     def finish(self, farewell: bytes) -> None:
-        """Write the last bytes, let the handler finish, and cut the connection if the peer does not take them."""
+        """Write the last bytes, and cut the connection if the peer does not take them."""
         self.write(farewell)
-        if not self.ended.done():
-            self.ended.set_result(None)
         asyncio.get_running_loop().call_later(GRACE_SECONDS, self._transport.abort)
 
     def abort(self) -> None:

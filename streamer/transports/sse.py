@@ -1,11 +1,12 @@
 """Server-sent events (HTML standard, section 9.2) over HTTP/1.1 chunks or, for HTTP/1.0, until the connection ends.
 
-aiohttp makes the handshake; from then on the feed hands bytes to the transport: no task, no queue and no copy a reader. aiohttp's own
-handler stays parked meanwhile, and its cancellation is how a vanished client is noticed. (aiohttp-sse would add a ping task a reader.)
+aiohttp makes the handshake and hands the connection over; from then on the feed hands bytes to the transport: no task, no queue and no
+copy a reader. (aiohttp-sse would add a ping task a reader.)
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from aiohttp import HttpVersion11, web
@@ -16,6 +17,7 @@ from streamer.feed.connection import Reader
 from streamer.feed.feed import Feed
 from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
+from streamer.transports.handover import HandedOver
 from streamer.transports.sink import SocketSink, ending, retry_ms
 
 HEADERS = {
@@ -49,6 +51,11 @@ class SseWire:
         """Encode: nothing for this reader up to here."""
         return self.chunk(sse_checkpoint(position))
 
+    @property
+    def end(self) -> bytes:
+        """What ends the response."""
+        return b"0\r\n\r\n" if self.chunked else b""
+
     def chunk(self, data: bytes) -> bytes:
         """Return what goes over the connection for these bytes."""
         return b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data
@@ -69,40 +76,43 @@ class SseSink(SocketSink):
     def close(self, reason: Reason) -> None:
         """Say why the stream ends, and when to come back."""
         retry = b"retry: %d\n" % retry_ms() if reason.reconnect else b""
-        self.finish(self._wire.chunk(retry + sse_message("closed", ending(reason))))
+        self.finish(self._wire.chunk(retry + sse_message("closed", ending(reason))) + self._wire.end)
+        self._transport.close()  # once all is sent
 
 
 async def stream(
     request: web.Request, feed: Feed, reader: Reader, chain: Sequence[str], **options: Any
 ) -> web.StreamResponse:
-    """Answer a request with a workspace's events until either side ends it.
+    """Answer a request with a workspace's events until either side ends it; returns when the stream has begun.
 
     Args:
         request: the request, checked and parsed.
         feed: moves the reader on.
-        reader: what the request asks for; the caller forgets it.
+        reader: what the request asks for; it is forgotten when the stream ends.
         chain: the ids of the credentials by which it is open.
         options: of the sink.
     """
-    response = web.StreamResponse(headers=HEADERS)
+    response = HandedOver(headers=HEADERS)
     # Who was told to come back is not to come by this connection: another node may be meant.
     response.force_close()
     try:
         writer = await response.prepare(request)
-    except ConnectionError:
-        writer = None
+    except BaseException as error:
+        feed.leave(reader)
+        if not isinstance(error, ConnectionError):
+            raise
+        return response
     transport = request.transport
     if writer is None or transport is None:  # gone during the handshake
+        feed.leave(reader)
         return response
-    wire = SseWire(chunked=request.version >= HttpVersion11)
-    sink = SseSink(transport, writer, wire=wire, **options)
     writer.send_headers()
+    outlet = response.take(transport)
+    wire = SseWire(chunked=request.version >= HttpVersion11)
+    sink = SseSink(transport, outlet.drain, wire=wire, **options)
     # A line of the first block, whichever that will be: a block of its own makes some clients fire an empty message.
     sink.write(wire.chunk(b"retry: %d\n" % retry_ms()))
     connection = feed.connect(sink, chain)
-    try:
-        feed.start(reader, connection, wire, connection.close)
-        await sink.ended
-    finally:
-        feed.disconnect(connection)
+    outlet.when_lost(partial(feed.disconnect, connection))
+    feed.start(reader, connection, wire, connection.close)
     return response

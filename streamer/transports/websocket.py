@@ -148,7 +148,7 @@ async def serve(
     transport = request.transport
     if writer is None or transport is None:  # gone during the handshake
         return response
-    sink = WebSocketSink(transport, writer, **options)
+    sink = WebSocketSink(transport, writer.drain, **options)
     connection = feed.connect(sink, chain)
     try:
         await conversation.begin(connection, sink)

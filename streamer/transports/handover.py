@@ -1,0 +1,73 @@
+"""Takes a connection from aiohttp once its answer has begun: it then has no task, no parser and no request any more, only a socket.
+
+The one place that leans on the inside of aiohttp (pinned in pyproject.toml): `release` makes its driver of the connection believe that
+the client left, while the transport, with another protocol, goes on. The order matters: aiohttp closes whatever transport it still has.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from aiohttp import web
+
+
+class Outlet(asyncio.Protocol):
+    """A connection that only brings: what its client says is not heard, that it leaves is."""
+
+    __slots__ = ("_drained", "_when_lost")
+
+    def __init__(self) -> None:
+        self._drained: asyncio.Future[None] | None = None
+        self._when_lost: list[Callable[[], None]] | None = []
+        """To be called at the end; None once there was one."""
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Have something called when the connection is gone; at once if it is."""
+        if self._when_lost is None:
+            call()
+        else:
+            self._when_lost.append(call)
+
+    async def drain(self) -> None:
+        """Wait until the transport, whose buffer is above its mark, is below it again. For one who waits. Raises ConnectionError."""
+        if self._when_lost is None:
+            raise ConnectionResetError("the connection is gone")
+        self._drained = asyncio.get_running_loop().create_future()
+        await self._drained
+
+    # ---- what the transport calls
+
+    def resume_writing(self) -> None:
+        """Wake who waits: the buffer is below its mark."""
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Say that the connection is gone."""
+        calls, self._when_lost = self._when_lost or [], None
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_exception(exc or ConnectionResetError("the connection is gone"))
+        for call in calls:
+            call()
+
+
+class HandedOver(web.StreamResponse):
+    """The answer of a handler that took the connection: aiohttp is to forget it."""
+
+    outlet: Outlet | None = None
+    """The connection's protocol from now on; None if it was gone before."""
+
+    def take(self, transport: asyncio.Transport) -> Outlet:
+        """Take the connection; all headers are written."""
+        self.outlet = Outlet()
+        transport.set_protocol(self.outlet)
+        if not transport.is_reading():
+            transport.resume_reading()  # the client sent more than was wanted: its leaving is to be noticed all the same
+        return self.outlet
+
+
+def release(driver: web.RequestHandler, request: web.BaseRequest) -> None:
+    """Have aiohttp forget a connection that was taken from it, as if the client had left."""
+    request._finish()  # noqa: SLF001
+    driver._task_handler = None  # noqa: SLF001 - it is the one that runs, and ends by itself
+    driver.transport = None
+    driver.connection_lost(None)

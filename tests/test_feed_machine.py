@@ -132,6 +132,11 @@ class ModelSink:
     def is_ready(self) -> bool:
         return self.ready.is_set()
 
+    def offer(self, data: bytes) -> bool:
+        if self.is_ready():
+            self.write(data)
+        return self.is_ready()
+
     def write(self, data: bytes) -> None:
         assert not self.ended.is_set(), "nothing follows the farewell"
         self.data += data
@@ -144,6 +149,9 @@ class ModelSink:
 
     def close(self, reason: Reason) -> None:
         self.write(sse_message("closed", {"reason": reason.word}))
+        self.ended.set()
+
+    def abort(self) -> None:
         self.ended.set()
 
 

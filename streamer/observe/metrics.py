@@ -12,6 +12,13 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
+def _tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # no event loop: nothing runs
+        return 0
+
+
 class Metrics:
     """Every metric, by what it counts."""
 
@@ -54,7 +61,7 @@ class Metrics:
         )
         self.feeds = gauge("feeds", "Workspaces that have readers here.")
         self.store_up = gauge("store_up", "1 while the database answers the readiness check, else 0.")
-        gauge("tasks", "Tasks of the event loop.").set_function(lambda: len(asyncio.all_tasks()))
+        gauge("tasks", "Tasks of the event loop.").set_function(_tasks)
 
     def render(self) -> bytes:
         """Write all metrics in Prometheus' text format."""

@@ -65,7 +65,12 @@ class Settings(BaseModel):
 
     max_streams_per_key: int = Field(20_000, ge=1, description="Streams that one key may have open.")
     ring_bytes: int = Field(1 * MiB, ge=16 * KiB, description="Memory for recent events, for each followed workspace.")
-    flush_window_ms: float = Field(5, ge=0, le=1000, description="Under load, events are coalesced for this long, or as long as writing the last ones took.")
+    flush_window_ms: float = Field(
+        5,
+        ge=0,
+        le=1000,
+        description="Under load, events are coalesced for this long, or as long as writing the last ones took.",
+    )
     write_buffer_bytes: int = Field(
         64 * KiB,
         ge=4 * KiB,

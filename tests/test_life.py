@@ -16,14 +16,12 @@ import aiohttp
 import orjson
 import psutil
 import pytest
-from sqlalchemy import update
 
 from streamer.app import Server
 from streamer.core.clock import format_timestamp, now_us
-from streamer.store.database import Database
-from streamer.store.schema import workspaces
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events, make_event
+from tests.support.databases import nothing_written
 from tests.support.process import ServerProcess
 from tests.support.raw import RawConnection, request_head
 from tests.support.readers import (
@@ -83,9 +81,7 @@ async def test_sigterm_drains(make_process: MakeProcess, http: aiohttp.ClientSes
     readers = [await kind.open(api, WS) for kind in CONNECTED]
     for reader in readers:
         await reader.synced()
-    database = Database(database_url)
-    async with database.write() as held:  # so that nothing can be stored for now
-        await held.execute(update(workspaces).values(name="held"))
+    async with nothing_written(database_url):
         appends = [asyncio.create_task(api.append(WS, id=f"in-flight-{number}")) for number in range(10)]
         await eventually(lambda: _waiting_for_the_disk(api, 10))
         process.send(signal.SIGTERM)
@@ -93,7 +89,6 @@ async def test_sigterm_drains(make_process: MakeProcess, http: aiohttp.ClientSes
             ended = await reader.ended()
             assert (ended.reason, ended.reconnect) == ("shutdown", True), kind.name
         await eventually(lambda: refuses_connections(process.url))
-    await database.close()
     for append in appends:
         (await append).expect(201)
     assert await process.ended() == 0

@@ -604,8 +604,7 @@ async def test_a_database_of_a_newer_version(make_process: MakeProcess, database
     """A database that a newer version has migrated is refused by the server, and not touched."""
     database = Database(database_url)
     try:
-        async with database.write() as connection:
-            await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        await database.write(lambda sql: sql.execute(text("UPDATE alembic_version SET version_num = '9999'")))
         process = make_process()
         process.spawn()
         assert await process.ended() == 1
@@ -613,9 +612,8 @@ async def test_a_database_of_a_newer_version(make_process: MakeProcess, database
         assert HEAD in process.log
         assert "newer" in process.log
         assert "Traceback" not in process.log
-        async with database.read() as connection:
-            found = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one()
-        assert found == "9999"
+        query = text("SELECT version_num FROM alembic_version")
+        assert await database.read(lambda sql: sql.execute(query).scalar_one()) == "9999"
     finally:
         await database.close()
 

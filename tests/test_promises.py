@@ -10,8 +10,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from sqlalchemy import select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, select, text, update
+from sqlalchemy.util import await_only
 
 from streamer.app import running
 from streamer.core.errors import StreamerError
@@ -23,6 +23,7 @@ from streamer.store.schema import workspaces
 from streamer.store.writer import GroupCommit
 from tests.conftest import ADMIN_KEY, MakeProcess
 from tests.support.api import Api, events, make_event
+from tests.support.readers import BEGINNING
 from tests.support.sse import StreamEnded
 from tests.support.waiting import eventually
 
@@ -143,22 +144,25 @@ async def _node(url: str, mutate: Mutate) -> AsyncIterator[Intake]:
 async def _slow_down(url: str) -> None:
     """Make every fifth insert take a while, within its transaction."""
     database = Database(url)
-    async with database.write() as connection:
+
+    def make_trigger(connection: Connection) -> None:
         if database.is_sqlite:
             count = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT count(*) FROM n"
-            await connection.execute(
+            connection.execute(
                 text(f"CREATE TRIGGER slow AFTER INSERT ON events WHEN new.seq % 5 = 0 BEGIN SELECT ({count}); END")
             )
         else:
-            await connection.execute(
+            connection.execute(
                 text(
                     "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
                     "$$ BEGIN IF random() < 0.2 THEN PERFORM pg_sleep(0.05); END IF; RETURN NULL; END $$"
                 )
             )
-            await connection.execute(
+            connection.execute(
                 text("CREATE TRIGGER slow AFTER INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION slow()")
             )
+
+    await database.write(make_trigger)
     await database.close()
 
 
@@ -201,7 +205,7 @@ async def _read_by_timestamp(api: Api, account: Account, done: asyncio.Event) ->
 async def _read_stream(api: Api, account: Account, done: asyncio.Event) -> list[dict[str, Any]]:
     """Follow by server-sent events."""
     seen: list[dict[str, Any]] = []
-    async with await api.stream(WORKSPACE) as stream:
+    async with await api.stream(WORKSPACE, after=BEGINNING) as stream:  # they write already
         while len(seen) < WRITERS * EACH:
             seen.append((await stream.next("activity")).json)
     return seen
@@ -232,11 +236,13 @@ def _numbers_before_the_transaction(database: Database, writer: GroupCommit) -> 
         .values(head=workspaces.c.head + 1, last_timestamp=workspaces.c.last_timestamp + 1)
     )
 
-    async def early(_: AsyncConnection, ids: list[str]) -> Any:
-        async with database.write() as own:
-            found = await lock(own, ids)
-            await own.execute(advance)
+    def early(_: Connection, ids: list[str]) -> Any:
+        def lock_and_advance(own: Connection) -> Any:
+            found = lock(own, ids)
+            own.execute(advance)
             return found
+
+        return await_only(database.write(lock_and_advance))
 
     statements.lock = early  # type: ignore[method-assign,assignment]
     statements._advance = select(1)  # type: ignore[assignment]

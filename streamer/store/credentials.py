@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
-from sqlalchemy import Row, and_, delete, insert, or_, select
+from sqlalchemy import Connection, Row, and_, delete, insert, or_, select
 
 from streamer.core.errors import NotFound
-from streamer.store.database import Database, all_finished
+from streamer.store.database import Database, reads, writes
 from streamer.store.schema import credentials
 
 Kind = Literal["admin", "key", "sign_in", "session"]
@@ -31,14 +31,14 @@ class Credential:
     expires_at: int | None
 
 
-@all_finished
 class Credentials:
     """The table of credentials."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, credential: Credential, *, replace: bool = False) -> None:
+    @writes
+    def add(self, connection: Connection, credential: Credential, *, replace: bool = False) -> None:
         """Store a credential; with `replace`, in the place of one with the same id."""
         actor_type, actor_id = credential.actor or (None, None)
         row = {
@@ -55,12 +55,12 @@ class Credentials:
             "created_by": credential.created_by,
             "expires_at": credential.expires_at,
         }
-        async with self._database.write() as connection:
-            if replace:
-                await connection.execute(delete(credentials).where(credentials.c.id == credential.id))
-            await connection.execute(insert(credentials), row)
+        if replace:
+            connection.execute(delete(credentials).where(credentials.c.id == credential.id))
+        connection.execute(insert(credentials), row)
 
-    async def find(self, secret_hash: str) -> Credential | None:
+    @reads
+    def find(self, connection: Connection, secret_hash: str) -> Credential | None:
         """Return the credential whose secret has this hash, expired or not; not one whose parent is gone."""
         parents = credentials.alias()
         query = (
@@ -71,57 +71,56 @@ class Credentials:
                 or_(credentials.c.parent.is_(None), parents.c.id.is_not(None)),
             )
         )
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
+        row = connection.execute(query).one_or_none()
         return None if row is None else _credential(row)
 
-    async def get(self, credential_id: str) -> Credential | None:
+    @reads
+    def get(self, connection: Connection, credential_id: str) -> Credential | None:
         """Return the credential with this id."""
-        async with self._database.read() as connection:
-            query = select(credentials).where(credentials.c.id == credential_id)
-            row = (await connection.execute(query)).one_or_none()
+        query = select(credentials).where(credentials.c.id == credential_id)
+        row = connection.execute(query).one_or_none()
         return None if row is None else _credential(row)
 
-    async def standing(self, ids: Sequence[str]) -> list[Credential]:
+    @reads
+    def standing(self, connection: Connection, ids: Sequence[str]) -> list[Credential]:
         """Return those of these credentials that are there, expired or not."""
         query = select(credentials).where(self._database.is_any_of(credentials.c.id, "ids"))
-        async with self._database.read() as connection:
-            rows = await connection.execute(query, {"ids": self._database.list_value(list(ids))})
-            return [_credential(row) for row in rows]
+        rows = connection.execute(query, {"ids": self._database.list_value(list(ids))})
+        return [_credential(row) for row in rows]
 
-    async def of_workspace(self, workspace: str) -> list[Credential]:
+    @reads
+    def of_workspace(self, connection: Connection, workspace: str) -> list[Credential]:
         """Return a workspace's keys, in the order in which they were made."""
         query = (
             select(credentials)
             .where(credentials.c.workspace == workspace, credentials.c.kind == "key")
             .order_by(credentials.c.created_at, credentials.c.id)
         )
-        async with self._database.read() as connection:
-            return [_credential(row) for row in await connection.execute(query)]
+        return [_credential(row) for row in connection.execute(query)]
 
-    async def take(self, secret_hash: str, kind: Kind) -> Credential | None:
+    @writes
+    def take(self, connection: Connection, secret_hash: str, kind: Kind) -> Credential | None:
         """Remove a one-time credential and return it: of several takers one gets it."""
         query = delete(credentials).where(credentials.c.secret_hash == secret_hash, credentials.c.kind == kind)
-        async with self._database.write() as connection:
-            row = (await connection.execute(query.returning(credentials))).one_or_none()
+        row = connection.execute(query.returning(credentials)).one_or_none()
         return None if row is None else _credential(row)
 
-    async def remove(self, credential_id: str, *, workspace: str | None = None) -> None:
+    @writes
+    def remove(self, connection: Connection, credential_id: str, *, workspace: str | None = None) -> None:
         """Remove a credential and what was made from it. Raises NotFound: there is none (in this workspace)."""
         this = credentials.c.id == credential_id
         if workspace is not None:
             this = and_(this, credentials.c.workspace == workspace, credentials.c.kind == "key")
-        async with self._database.write() as connection:
-            gone = await connection.execute(delete(credentials).where(this))
-            if not gone.rowcount:
-                raise NotFound("no such key in this workspace")
-            await connection.execute(delete(credentials).where(credentials.c.parent == credential_id))
+        gone = connection.execute(delete(credentials).where(this))
+        if not gone.rowcount:
+            raise NotFound("no such key in this workspace")
+        connection.execute(delete(credentials).where(credentials.c.parent == credential_id))
 
-    async def sweep(self, now: int) -> None:
+    @writes
+    def sweep(self, connection: Connection, now: int) -> None:
         """Remove sessions and sign-in codes whose time is over; keys stay listed."""
         over = and_(credentials.c.expires_at <= now, credentials.c.kind.in_(("session", "sign_in")))
-        async with self._database.write() as connection:
-            await connection.execute(delete(credentials).where(over))
+        connection.execute(delete(credentials).where(over))
 
 
 def _credential(row: Row[Any]) -> Credential:

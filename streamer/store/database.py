@@ -6,23 +6,39 @@ COMMITTED, where row locks do the ordering; readers at REPEATABLE READ. So on bo
 
 import asyncio
 import functools
-import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import orjson
-from sqlalchemy import ARRAY, BindParameter, ColumnElement, Table, Text, any_, bindparam, event, exc, func, select
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Table,
+    Text,
+    any_,
+    bindparam,
+    create_engine,
+    event,
+    exc,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from streamer.core.errors import StoreUnavailable
 from streamer.observe.tasks import outlasting
 
 SQLITE_READERS = 4
 POSTGRESQL_READERS = 8
+POSTGRESQL_WRITERS = 2
+TURN_SECONDS = 5
+"""How long a function waits for one of them."""
 LOCK_WAIT_SECONDS = 5
 """How long a write waits for another process's lock on an SQLite file."""
 COMMAND_SECONDS = 30
@@ -47,39 +63,36 @@ def is_outage(error: BaseException) -> bool:
 
 
 T = TypeVar("T")
+P = ParamSpec("P")
+Of = TypeVar("Of", bound="_Store")
 
 
-def all_finished(kind: type[T]) -> type[T]:
-    """Let the public coroutine methods of a class with a `_database` run to their end, though nobody may wait for them any more.
-
-    A query that is cancelled half-way costs its connection: the pool cannot know in which state it is, and SQLite's driver keeps the file
-    open for good. Clients leave at any time, so what was begun for them is finished. What waits for its turn is not begun.
-    """
-    for name, value in list(vars(kind).items()):
-        if not name.startswith("_") and inspect.iscoroutinefunction(value):
-            setattr(kind, name, _finished(value))
-    return kind
+class _Store(Protocol):
+    _database: "Database"
 
 
-def _finished(method: Callable[..., Any]) -> Callable[..., Any]:
+def reads(
+    method: Callable[Concatenate[Of, Connection, P], T],
+) -> Callable[Concatenate[Of, P], Coroutine[Any, Any, T]]:
+    """Make a coroutine method of one that is given a connection: it is run whole, by `Database.read`."""
+
     @functools.wraps(method)
-    async def finish(self: Any, *given: Any, **named: Any) -> Any:
-        turns: asyncio.Semaphore = self._database.turns
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await turns.acquire()
-        except TimeoutError:
-            raise StoreUnavailable("too many requests wait for the database") from None
+    async def run(self: Of, /, *given: P.args, **named: P.kwargs) -> T:
+        return await self._database.read(lambda connection: method(self, connection, *given, **named))
 
-        async def run() -> Any:
-            try:
-                return await method(self, *given, **named)
-            finally:
-                turns.release()
+    return run
 
-        return await asyncio.shield(outlasting(run()))
 
-    return finish
+def writes(
+    method: Callable[Concatenate[Of, Connection, P], T],
+) -> Callable[Concatenate[Of, P], Coroutine[Any, Any, T]]:
+    """Make a coroutine method of one that is given a connection: it is run whole, by `Database.write`."""
+
+    @functools.wraps(method)
+    async def run(self: Of, /, *given: P.args, **named: P.kwargs) -> T:
+        return await self._database.write(lambda connection: method(self, connection, *given, **named))
+
+    return run
 
 
 class BadDatabaseUrl(ValueError):
@@ -87,7 +100,7 @@ class BadDatabaseUrl(ValueError):
 
 
 class Database:
-    """The pools of one database: `write()` for transactions, `read()` for queries."""
+    """One database: functions that are given a connection read or write it, each in a transaction of its own."""
 
     def __init__(self, url: str) -> None:
         """Prepare the pools; nothing is opened yet. Raises BadDatabaseUrl."""
@@ -97,19 +110,14 @@ class Database:
             raise BadDatabaseUrl("not a database URL, such as postgresql://user:password@host/name") from None
         if parsed.drivername in {"postgresql", "postgres"}:
             parsed = parsed.set(drivername="postgresql+asyncpg")
-        elif parsed.drivername == "sqlite":
-            parsed = parsed.set(drivername="sqlite+aiosqlite")
-        if parsed.drivername not in {"postgresql+asyncpg", "sqlite+aiosqlite"}:
+        if parsed.drivername not in {"postgresql+asyncpg", "sqlite"}:
             raise BadDatabaseUrl(f"must begin with sqlite:// or postgresql://, not {parsed.drivername}://")
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        self.turns: asyncio.Semaphore
-        """How many may use the database at once: what waits for a turn can be given up, what has one is finished."""
-        self._users = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._file: Path | None = None
         self._identity: tuple[int, int] | None = None
         """Device and inode of SQLite's file, since it was first written to."""
+        self._readers: _Pool
+        self._writers: _Pool
         url = parsed.render_as_string(hide_password=False)
         if self.is_sqlite:
             if parsed.database in {None, "", ":memory:"}:
@@ -117,49 +125,33 @@ class Database:
                     "an SQLite database must be a file: readers and the writer have connections of their own"
                 )
             self._file = Path(parsed.database or "")
-            self._writers = _sqlite_engine(url, size=1, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",))
-            self._readers = _sqlite_engine(url, size=SQLITE_READERS, begin="BEGIN", pragmas=("query_only=1",))
-            self.turns = asyncio.Semaphore(SQLITE_READERS + 1)
+            self._writers = _SqlitePool(url, size=1, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",))
+            self._readers = _SqlitePool(url, size=SQLITE_READERS, begin="BEGIN", pragmas=("query_only=1",))
         else:
-            self._writers = _postgresql_engine(url, size=2, isolation="READ COMMITTED")
-            self._readers = _postgresql_engine(url, size=POSTGRESQL_READERS, isolation="REPEATABLE READ")
-            self.turns = asyncio.Semaphore(POSTGRESQL_READERS + 2)
+            self._writers = _PostgresqlPool(url, size=POSTGRESQL_WRITERS, isolation="READ COMMITTED")
+            self._readers = _PostgresqlPool(url, size=POSTGRESQL_READERS, isolation="REPEATABLE READ")
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction that may write; it commits on a clean exit. Raises StoreUnavailable."""
-        with self._used(), _outages():
-            async with self._writers.begin() as connection:
-                self._check_file()
-                yield connection
+    async def write(self, function: Callable[[Connection], T]) -> T:
+        """Run a function in a transaction that may write; it is committed when this returns. Raises StoreUnavailable."""
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        """Open a transaction that only reads and sees one moment throughout. Raises StoreUnavailable."""
-        with self._used(), _outages():
-            async with self._readers.connect() as connection:
-                yield connection
+        def checked(connection: Connection) -> T:
+            self._check_file()
+            return function(connection)
+
+        return await self._writers.run(checked)
+
+    async def read(self, function: Callable[[Connection], T]) -> T:
+        """Run a function in a transaction that only reads and sees one moment throughout. Raises StoreUnavailable."""
+        return await self._readers.run(function)
 
     async def ping(self) -> None:
         """Ask the database for an answer. Raises StoreUnavailable."""
-        await asyncio.shield(outlasting(self._ping()))
 
-    async def _ping(self) -> None:
-        with _outages():
+        def ask(connection: Connection) -> None:
             self._check_file()
-        async with self.read() as connection:
-            await connection.execute(select(1))
+            connection.execute(select(1))
 
-    @contextmanager
-    def _used(self) -> Iterator[None]:
-        self._users += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._idle.set()
+        await self.read(ask)
 
     def _check_file(self) -> None:
         """See that SQLite's file is still the one that is open.
@@ -176,9 +168,8 @@ class Database:
 
     async def close(self) -> None:
         """Close all connections, when what was begun is finished."""
-        await self._idle.wait()
-        await self._readers.dispose()
-        await self._writers.dispose()
+        await self._readers.close()
+        await self._writers.close()
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         """Return an INSERT that may say what to do about a conflict; each database has a class of its own for it."""
@@ -200,51 +191,104 @@ class Database:
         return orjson.dumps(values).decode() if self.is_sqlite else values
 
 
-class _outages:  # noqa: N801 - reads as a statement
-    """Turn failures of the database into StoreUnavailable."""
+class _Pool:
+    """Some connections. A function that has got one is run to its end, though its caller may leave.
 
-    def __enter__(self) -> None:
-        pass
+    What is cancelled half-way costs its connection: the pool cannot know in which state it is. Clients leave at any time, so what was
+    begun for them is finished. What waits for its turn is not begun.
+    """
 
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if error is not None and is_outage(error):
-            raise StoreUnavailable("the database does not answer or cannot write") from error
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._turns = asyncio.Semaphore(size)
+
+    async def run(self, function: Callable[[Connection], T]) -> T:
+        """Run a function in a transaction. Raises StoreUnavailable."""
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise StoreUnavailable("too many requests wait for the database") from None
+        return await asyncio.shield(outlasting(self._finish(function)))
+
+    async def _finish(self, function: Callable[[Connection], T]) -> T:
+        try:
+            return await self._transact(function)
+        except Exception as error:
+            if is_outage(error):
+                raise StoreUnavailable("the database does not answer or cannot write") from error
+            raise
+        finally:
+            self._turns.release()
+
+    async def close(self) -> None:
+        """Wait for what was begun, then close the connections."""
+        for _ in range(self._size):
+            await self._turns.acquire()
+        await self._dispose()
+
+    async def _transact(self, function: Callable[[Connection], T]) -> T:
+        raise NotImplementedError
+
+    async def _dispose(self) -> None:
+        raise NotImplementedError
 
 
-def _sqlite_engine(url: str, *, size: int, begin: str, pragmas: tuple[str, ...]) -> AsyncEngine:
-    engine = create_async_engine(
-        url,
-        pool_size=size,
-        max_overflow=0,
-        pool_timeout=LOCK_WAIT_SECONDS,
-        # isolation_level None: the driver leaves BEGIN to us (otherwise it begins late, and DEFERRED).
-        connect_args={"timeout": LOCK_WAIT_SECONDS, "isolation_level": None},
-    )
+class _SqlitePool(_Pool):
+    """SQLite has no server to wait for: a transaction runs on a thread, at once, without a hop between threads for each statement."""
 
-    @event.listens_for(engine.sync_engine, "connect")
-    def _configure(connection: Any, _record: object) -> None:
-        cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "temp_store=MEMORY", "cache_size=-32768", *pragmas):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
+    def __init__(self, url: str, *, size: int, begin: str, pragmas: tuple[str, ...]) -> None:
+        super().__init__(size)
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix="sqlite")
+        self._engine = create_engine(
+            url,
+            pool_size=size,
+            max_overflow=0,
+            # isolation_level None: the driver leaves BEGIN to us (otherwise it begins late, and DEFERRED).
+            connect_args={"timeout": LOCK_WAIT_SECONDS, "isolation_level": None},
+        )
 
-    @event.listens_for(engine.sync_engine, "begin")
-    def _begin(connection: Any) -> None:
-        connection.exec_driver_sql(begin)
+        @event.listens_for(self._engine, "connect")
+        def _configure(connection: Any, _record: object) -> None:
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "temp_store=MEMORY", "cache_size=-32768", *pragmas):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
 
-    return engine
+        @event.listens_for(self._engine, "begin")
+        def _begin(connection: Any) -> None:
+            connection.exec_driver_sql(begin)
+
+    async def _transact(self, function: Callable[[Connection], T]) -> T:
+        def run() -> T:
+            with self._engine.begin() as connection:
+                return function(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+
+    async def _dispose(self) -> None:
+        self._engine.dispose()
+        self._threads.shutdown()
 
 
-def _postgresql_engine(url: str, *, size: int, isolation: str) -> AsyncEngine:
-    return create_async_engine(
-        url,
-        pool_size=size,
-        max_overflow=0,
-        pool_timeout=CONNECT_SECONDS,
-        isolation_level=isolation,
-        connect_args={
-            "timeout": CONNECT_SECONDS,
-            "command_timeout": COMMAND_SECONDS,
-            "server_settings": {"application_name": "streamer", "jit": "off"},
-        },
-    )
+class _PostgresqlPool(_Pool):
+    def __init__(self, url: str, *, size: int, isolation: str) -> None:
+        super().__init__(size)
+        self._engine = create_async_engine(
+            url,
+            pool_size=size,
+            max_overflow=0,
+            isolation_level=isolation,
+            connect_args={
+                "timeout": CONNECT_SECONDS,
+                "command_timeout": COMMAND_SECONDS,
+                "server_settings": {"application_name": "streamer", "jit": "off"},
+            },
+        )
+
+    async def _transact(self, function: Callable[[Connection], T]) -> T:
+        async with self._engine.begin() as connection:
+            return await connection.run_sync(function)
+
+    async def _dispose(self) -> None:
+        await self._engine.dispose()

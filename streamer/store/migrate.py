@@ -28,14 +28,9 @@ async def migrate(database: Database) -> bool:
         DatabaseTooNew: the database has a migration that this version does not know.
         StoreUnavailable: the database cannot be reached.
     """
-    async with database.read() as connection:
-        if await connection.run_sync(_version) == HEAD:
-            return False
-    async with database.write() as connection:
-        # SQLite is locked by BEGIN IMMEDIATE already. The lock ends with the transaction, also if this process dies.
-        if not database.is_sqlite:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        return await connection.run_sync(_upgrade)
+    if await database.read(_version) == HEAD:
+        return False
+    return await database.write(lambda connection: _upgrade(connection, is_sqlite=database.is_sqlite))
 
 
 def _version(connection: Connection) -> str | None:
@@ -44,9 +39,12 @@ def _version(connection: Connection) -> str | None:
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
-def _upgrade(connection: Connection) -> bool:
+def _upgrade(connection: Connection, *, is_sqlite: bool) -> bool:
     from alembic import command  # noqa: PLC0415 - slow to import, and most starts have nothing to migrate
 
+    # SQLite is locked by BEGIN IMMEDIATE already. The lock ends with the transaction, also if this process dies.
+    if not is_sqlite:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     found = _version(connection)
     if found == HEAD:  # another node was faster
         return False

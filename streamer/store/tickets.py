@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, and_, delete, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, insert, select, update
 
-from streamer.store.database import Database, all_finished
+from streamer.store.database import Database, reads, writes
 from streamer.store.schema import tickets
 
 
@@ -29,28 +29,28 @@ class TicketRecord:
     openings: int = 0
 
 
-@all_finished
 class TicketStore:
     """The table of tickets."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, ticket: TicketRecord) -> None:
+    @writes
+    def add(self, connection: Connection, ticket: TicketRecord) -> None:
         """Store a ticket, and remove those whose time is over."""
         row = {name: getattr(ticket, name) for name in tickets.c.keys() if name != "parameters"}  # noqa: SIM118
         row["parameters"] = orjson.dumps(dict(ticket.parameters)).decode()
-        async with self._database.write() as connection:
-            await connection.execute(delete(tickets).where(tickets.c.expires_at <= ticket.created_at))
-            await connection.execute(insert(tickets), row)
+        connection.execute(delete(tickets).where(tickets.c.expires_at <= ticket.created_at))
+        connection.execute(insert(tickets), row)
 
-    async def find(self, secret_hash: str) -> TicketRecord | None:
+    @reads
+    def find(self, connection: Connection, secret_hash: str) -> TicketRecord | None:
         """Return the ticket whose secret has this hash, over or not."""
-        async with self._database.read() as connection:
-            row = (await connection.execute(select(tickets).where(tickets.c.secret_hash == secret_hash))).one_or_none()
+        row = connection.execute(select(tickets).where(tickets.c.secret_hash == secret_hash)).one_or_none()
         return None if row is None else _record(row)
 
-    async def open(self, ticket_id: str, now: int, *, again: bool) -> int | None:
+    @writes
+    def open(self, connection: Connection, ticket_id: str, now: int, *, again: bool) -> int | None:
         """Open a ticket that is not over: for the first time or, with `again`, whether or not it was opened before.
 
         Returns:
@@ -60,16 +60,15 @@ class TicketStore:
         if not again:
             this = and_(this, tickets.c.openings == 0)
         query = update(tickets).where(this).values(openings=tickets.c.openings + 1, expires_at=tickets.c.ends_at)
-        async with self._database.write() as connection:
-            opening: int | None = (await connection.execute(query.returning(tickets.c.openings))).scalar_one_or_none()
+        opening: int | None = connection.execute(query.returning(tickets.c.openings)).scalar_one_or_none()
         return opening
 
-    async def standing(self, ids: Sequence[str]) -> list[TicketRecord]:
+    @reads
+    def standing(self, connection: Connection, ids: Sequence[str]) -> list[TicketRecord]:
         """Return those of these tickets that are there, over or not."""
         query = select(tickets).where(self._database.is_any_of(tickets.c.id, "ids"))
-        async with self._database.read() as connection:
-            rows = await connection.execute(query, {"ids": self._database.list_value(list(ids))})
-            return [_record(row) for row in rows]
+        rows = connection.execute(query, {"ids": self._database.list_value(list(ids))})
+        return [_record(row) for row in rows]
 
 
 def _record(row: Row[Any]) -> TicketRecord:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import delete, select, true, update
+from sqlalchemy import Connection, delete, select, true, update
 
 from streamer.core.clock import now_us
 from streamer.core.errors import WorkspaceNotFound
 from streamer.core.ids import new_epoch
 from streamer.core.position import LogHead
-from streamer.store.database import Database, all_finished
+from streamer.store.database import Database, reads, writes
 from streamer.store.schema import credentials, events, idempotency, tickets, workspaces
 from streamer.store.writer import workspace_row
 
@@ -32,7 +32,6 @@ class Workspace:
     log: LogHead
 
 
-@all_finished
 class Workspaces:
     """The table of workspaces."""
 
@@ -40,73 +39,87 @@ class Workspaces:
         self._database = database
         self._clock = clock
 
-    async def get(self, workspace: str) -> Workspace:
+    @reads
+    def get(self, connection: Connection, workspace: str) -> Workspace:
         """Return a workspace. Raises WorkspaceNotFound."""
-        async with self._database.read() as connection:
-            row = (await connection.execute(select(workspaces).where(workspaces.c.id == workspace))).one_or_none()
+        row = connection.execute(select(workspaces).where(workspaces.c.id == workspace)).one_or_none()
         if row is None:
             raise WorkspaceNotFound
         return _workspace(row)
 
-    async def put(self, workspace: str, changes: Mapping[str, Any], *, creator: str) -> tuple[Workspace, bool]:
+    @writes
+    def put(
+        self, connection: Connection, workspace: str, changes: Mapping[str, Any], *, creator: str
+    ) -> tuple[Workspace, bool]:
         """Make a workspace or change one; values that `changes` leaves out stay. Returns it, and whether it was made."""
         values = dict(changes)
         if "settings" in values:
             values["settings"] = orjson.dumps(values["settings"]).decode()
         row = workspace_row(workspace, created_by=creator, now=self._clock())
-        async with self._database.write() as connection:
-            this = workspaces.c.id == workspace
-            # One statement decides who makes it: others may be at the same, on this node or another.
-            made = await connection.execute(self._database.insert(workspaces).on_conflict_do_nothing(), row | values)
-            if not made.rowcount and values:
-                await connection.execute(update(workspaces).where(this).values(**values))
-            stored = (await connection.execute(select(workspaces).where(this))).one()
+        this = workspaces.c.id == workspace
+        # One statement decides who makes it: others may be at the same, on this node or another.
+        made = connection.execute(self._database.insert(workspaces).on_conflict_do_nothing(), row | values)
+        if not made.rowcount and values:
+            connection.execute(update(workspaces).where(this).values(**values))
+        stored = connection.execute(select(workspaces).where(this)).one()
         return _workspace(stored), bool(made.rowcount)
 
-    async def listing(self, among: Collection[str] | None, *, after: str, limit: int) -> list[Workspace]:
+    @reads
+    def listing(
+        self, connection: Connection, among: Collection[str] | None, *, after: str, limit: int
+    ) -> list[Workspace]:
         """Return workspaces in order of id: all of them, or those `among` the given ids."""
         query = select(workspaces).where(
             workspaces.c.id > after, true() if among is None else workspaces.c.id.in_(sorted(among))
         )
-        async with self._database.read() as connection:
-            rows = await connection.execute(query.order_by(workspaces.c.id).limit(limit))
-            return [_workspace(row) for row in rows]
+        rows = connection.execute(query.order_by(workspaces.c.id).limit(limit))
+        return [_workspace(row) for row in rows]
 
-    async def delete(self, workspace: str) -> None:
+    @writes
+    def delete(self, connection: Connection, workspace: str) -> None:
         """Delete a workspace with its keys and tickets, at once; its events go in the background (`purge`). Raises WorkspaceNotFound."""
-        async with self._database.write() as connection:
-            gone = await connection.execute(delete(workspaces).where(workspaces.c.id == workspace))
-            if not gone.rowcount:
-                raise WorkspaceNotFound
-            await connection.execute(delete(credentials).where(credentials.c.workspace == workspace))
-            await connection.execute(delete(tickets).where(tickets.c.workspace == workspace))
+        gone = connection.execute(delete(workspaces).where(workspaces.c.id == workspace))
+        if not gone.rowcount:
+            raise WorkspaceNotFound
+        connection.execute(delete(credentials).where(credentials.c.workspace == workspace))
+        connection.execute(delete(tickets).where(tickets.c.workspace == workspace))
 
-    async def renew_epochs(self) -> int:
+    @writes
+    def renew_epochs(self, connection: Connection) -> int:
         """Give every log another epoch: all positions that readers hold are of the past. Returns how many logs there are."""
-        async with self._database.write() as connection:
-            keys = (await connection.execute(select(workspaces.c.key).order_by(workspaces.c.id))).scalars().all()
-            for key in keys:
-                await connection.execute(update(workspaces).where(workspaces.c.key == key).values(epoch=new_epoch()))
+        keys = connection.execute(select(workspaces.c.key).order_by(workspaces.c.id)).scalars().all()
+        for key in keys:
+            connection.execute(update(workspaces).where(workspaces.c.key == key).values(epoch=new_epoch()))
         return len(keys)
 
     async def purge(self) -> bool:
         """Remove some events that no workspace refers to any more. Returns whether there may be more."""
-        living = select(workspaces.c.key)
-        async with self._database.read() as connection:
-            orphans = select(events.c.workspace).where(events.c.workspace.not_in(living)).limit(1)
-            key = (await connection.execute(orphans)).scalar_one_or_none()
-            if key is None:
-                return False
-            highest = (
-                select(events.c.seq).where(events.c.workspace == key).order_by(events.c.seq).limit(1).offset(PURGE_ROWS)
-            )
-            bound = (await connection.execute(highest)).scalar_one_or_none()
-        async with self._database.write() as connection:
-            await connection.execute(
-                delete(events).where(events.c.workspace == key, true() if bound is None else events.c.seq < bound)
-            )
-            await connection.execute(delete(idempotency).where(idempotency.c.workspace == key))
+        orphaned = await self._orphaned()
+        if orphaned is None:
+            return False
+        await self._remove(*orphaned)
         return True
+
+    @reads
+    def _orphaned(self, connection: Connection) -> tuple[int, int | None] | None:
+        """Return the key of a log that no workspace refers to, and the seq up to which it has `PURGE_ROWS` events, if it has more."""
+        living = select(workspaces.c.key)
+        orphans = select(events.c.workspace).where(events.c.workspace.not_in(living)).limit(1)
+        key = connection.execute(orphans).scalar_one_or_none()
+        if key is None:
+            return None
+        highest = (
+            select(events.c.seq).where(events.c.workspace == key).order_by(events.c.seq).limit(1).offset(PURGE_ROWS)
+        )
+        return key, connection.execute(highest).scalar_one_or_none()
+
+    @writes
+    def _remove(self, connection: Connection, key: int, bound: int | None) -> None:
+        """Remove a log's events before `bound` (None: all of them)."""
+        connection.execute(
+            delete(events).where(events.c.workspace == key, true() if bound is None else events.c.seq < bound)
+        )
+        connection.execute(delete(idempotency).where(idempotency.c.workspace == key))
 
 
 def _workspace(row: Any) -> Workspace:

@@ -5,15 +5,17 @@ import fcntl
 import os
 import pwd
 import shutil
+import sqlite3
 import subprocess
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, update
+import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy import Connection, delete, update
 
 from streamer.store.database import Database
 from streamer.store.migrate import migrate
@@ -184,6 +186,26 @@ def fresh_database(cluster: Cluster) -> Iterator[str]:
 
 async def trim(database: Database, below: int) -> None:
     """Remove the events below a seq, as retention does."""
-    async with database.write() as connection:
-        await connection.execute(update(workspaces).values(earliest=below))
-        await connection.execute(delete(event_rows).where(event_rows.c.seq < below))
+
+    def remove(connection: Connection) -> None:
+        connection.execute(update(workspaces).values(earliest=below))
+        connection.execute(delete(event_rows).where(event_rows.c.seq < below))
+
+    await database.write(remove)
+
+
+@asynccontextmanager
+async def nothing_written(url: str) -> AsyncIterator[None]:
+    """Hold the locks that every write needs while the block runs."""
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as file:
+            file.execute("BEGIN IMMEDIATE")
+            yield
+        return
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE workspaces IN EXCLUSIVE MODE")
+            yield
+    finally:
+        await connection.close()

@@ -26,6 +26,8 @@ FILL_EVENTS = 500
 """The most events that one query brings while a hole is filled; their bytes are bounded by the ring's."""
 DRAIN_RATE = 500
 """Connections closed each second when the server stops; more if its window is short. They all come back at once somewhere."""
+FLUSH_PAUSE = 2
+"""A window is at least so many times as long as its flush: the readers of one workspace take a third of the time at the most."""
 TICK_SECONDS = 0.01
 """The shortest time that is worth waiting."""
 
@@ -101,14 +103,13 @@ class Hub:
     def _flush_soon(self, channel: Channel) -> None:
         """Flush now if the last flush is a window ago, else when the window ends: coalesce under load, never when idle.
 
-        The window is as long as the flush took, at least: so a channel with many readers takes half of the time at the most, and the
-        more there is to do, the more events go with each write.
+        The more readers there are, the longer the window (`FLUSH_PAUSE`), and the more events go with each write.
         """
         if channel not in self._in_window:
             self._in_window.add(channel)
             started = time.perf_counter()
             self._flush(channel)
-            window = max(self._flush_seconds, time.perf_counter() - started)
+            window = max(self._flush_seconds, FLUSH_PAUSE * (time.perf_counter() - started))
             asyncio.get_running_loop().call_later(window, self._end_window, channel)
 
     def _end_window(self, channel: Channel) -> None:

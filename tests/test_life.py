@@ -16,14 +16,13 @@ import aiohttp
 import orjson
 import psutil
 import pytest
-from sqlalchemy import update
 
 from streamer.app import Server
 from streamer.core.clock import format_timestamp, now_us
 from streamer.store.database import Database
-from streamer.store.schema import workspaces
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events, make_event
+from tests.support.databases import held
 from tests.support.process import ServerProcess
 from tests.support.raw import RawConnection, request_head
 from tests.support.readers import (
@@ -84,8 +83,7 @@ async def test_sigterm_drains(make_process: MakeProcess, http: aiohttp.ClientSes
     for reader in readers:
         await reader.synced()
     database = Database(database_url)
-    async with database.write() as held:  # so that nothing can be stored for now
-        await held.execute(update(workspaces).values(name="held"))
+    async with held(database):
         appends = [asyncio.create_task(api.append(WS, id=f"in-flight-{number}")) for number in range(10)]
         await eventually(lambda: _waiting_for_the_disk(api, 10))
         process.send(signal.SIGTERM)

@@ -18,7 +18,6 @@ import aiohttp
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from streamer.api import query
@@ -29,7 +28,7 @@ from streamer.store.database import Database
 from streamer.store.migrate import HEAD
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events
-from tests.support.databases import Cluster
+from tests.support.databases import Cluster, run_sql
 from tests.support.process import free_port
 from tests.support.raw import RawConnection
 from tests.support.run_dir import forget_pid, run_dir
@@ -604,8 +603,7 @@ async def test_a_database_of_a_newer_version(make_process: MakeProcess, database
     """A database that a newer version has migrated is refused by the server, and not touched."""
     database = Database(database_url)
     try:
-        async with database.write() as connection:
-            await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        await run_sql(database, "UPDATE alembic_version SET version_num = '9999'")
         process = make_process()
         process.spawn()
         assert await process.ended() == 1
@@ -613,9 +611,7 @@ async def test_a_database_of_a_newer_version(make_process: MakeProcess, database
         assert HEAD in process.log
         assert "newer" in process.log
         assert "Traceback" not in process.log
-        async with database.read() as connection:
-            found = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one()
-        assert found == "9999"
+        assert [tuple(row) for row in await run_sql(database, "SELECT version_num FROM alembic_version")] == [("9999",)]
     finally:
         await database.close()
 

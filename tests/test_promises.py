@@ -10,8 +10,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from sqlalchemy import select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, select, update
+from sqlalchemy.util import await_only
 
 from streamer.app import running
 from streamer.core.errors import StreamerError
@@ -23,7 +23,8 @@ from streamer.store.schema import workspaces
 from streamer.store.writer import GroupCommit
 from tests.conftest import ADMIN_KEY, MakeProcess
 from tests.support.api import Api, events, make_event
-from tests.support.sse import StreamEnded
+from tests.support.databases import run_sql
+from tests.support.sse import SseReader, StreamEnded
 from tests.support.waiting import eventually
 
 WORKSPACE = "promises"
@@ -111,7 +112,8 @@ async def _sixteen_writers(url: str, api: Api, *, mutate: Mutate = lambda *_: No
             "after": _read_by_timestamp(api, account, done),
         }
         if streams:
-            readers["stream"] = _read_stream(api, account, done)
+            # Open before the first event: it follows from now on.
+            readers["stream"] = _read_stream(await stack.enter_async_context(await api.stream(WORKSPACE)))
         reading = [asyncio.create_task(reader) for reader in readers.values()]
         await asyncio.gather(*(_write(intake, account, count=EACH) for intake in intakes))
         done.set()
@@ -143,22 +145,20 @@ async def _node(url: str, mutate: Mutate) -> AsyncIterator[Intake]:
 async def _slow_down(url: str) -> None:
     """Make every fifth insert take a while, within its transaction."""
     database = Database(url)
-    async with database.write() as connection:
-        if database.is_sqlite:
-            count = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT count(*) FROM n"
-            await connection.execute(
-                text(f"CREATE TRIGGER slow AFTER INSERT ON events WHEN new.seq % 5 = 0 BEGIN SELECT ({count}); END")
-            )
-        else:
-            await connection.execute(
-                text(
-                    "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
-                    "$$ BEGIN IF random() < 0.2 THEN PERFORM pg_sleep(0.05); END IF; RETURN NULL; END $$"
-                )
-            )
-            await connection.execute(
-                text("CREATE TRIGGER slow AFTER INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION slow()")
-            )
+    if database.is_sqlite:
+        count = (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT count(*) FROM n"
+        )
+        await run_sql(
+            database, f"CREATE TRIGGER slow AFTER INSERT ON events WHEN new.seq % 5 = 0 BEGIN SELECT ({count}); END"
+        )
+    else:
+        await run_sql(
+            database,
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN IF random() < 0.2 THEN PERFORM pg_sleep(0.05); END IF; RETURN NULL; END $$",
+            "CREATE TRIGGER slow AFTER INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION slow()",
+        )
     await database.close()
 
 
@@ -198,13 +198,9 @@ async def _read_by_timestamp(api: Api, account: Account, done: asyncio.Event) ->
             return seen
 
 
-async def _read_stream(api: Api, account: Account, done: asyncio.Event) -> list[dict[str, Any]]:
+async def _read_stream(stream: SseReader) -> list[dict[str, Any]]:
     """Follow by server-sent events."""
-    seen: list[dict[str, Any]] = []
-    async with await api.stream(WORKSPACE) as stream:
-        while len(seen) < WRITERS * EACH:
-            seen.append((await stream.next("activity")).json)
-    return seen
+    return [(await stream.next("activity")).json for _ in range(WRITERS * EACH)]
 
 
 @pytest.mark.timeout(120)
@@ -232,11 +228,13 @@ def _numbers_before_the_transaction(database: Database, writer: GroupCommit) -> 
         .values(head=workspaces.c.head + 1, last_timestamp=workspaces.c.last_timestamp + 1)
     )
 
-    async def early(_: AsyncConnection, ids: list[str]) -> Any:
-        async with database.write() as own:
-            found = await lock(own, ids)
-            await own.execute(advance)
-            return found
+    def work(own: Connection, ids: list[str]) -> Any:
+        found = lock(own, ids)
+        own.execute(advance)
+        return found
+
+    def early(_: Connection, ids: list[str]) -> Any:
+        return await_only(database.write(lambda own: work(own, ids)))
 
     statements.lock = early  # type: ignore[method-assign,assignment]
     statements._advance = select(1)  # type: ignore[assignment]

@@ -4,7 +4,7 @@ import asyncio
 import random
 import sqlite3
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -32,6 +32,7 @@ from streamer.store.migrate import DatabaseTooNew, migrate
 from streamer.store.schema import metadata
 from streamer.store.writer import GroupCommit
 from tests.support.api import make_event
+from tests.support.databases import run_sql
 
 WS = "store"
 ANN = Author("ann", None, may_create_workspace=True)
@@ -62,9 +63,7 @@ class Store:
 
     async def run_sql(self, *statements: str) -> None:
         """Change the database behind the server's back."""
-        async with self.database.write() as connection:
-            for statement in statements:
-                await connection.execute(text(statement))
+        await run_sql(self.database, *statements)
 
 
 @asynccontextmanager
@@ -178,15 +177,13 @@ async def test_a_full_disk_is_said_and_nothing_is_half_stored(tmp_path: Path) ->
     await database.close()
     async with opened(url) as store:
         await store.append()
-        async with store.database.write() as connection:
-            pages = (await connection.execute(text("PRAGMA page_count"))).scalar_one()
-            await connection.execute(text(f"PRAGMA max_page_count = {pages + 4}"))
+        pages = (await run_sql(store.database, "PRAGMA page_count"))[0][0]
+        await run_sql(store.database, f"PRAGMA max_page_count = {pages + 4}")
         big = {"details": {"blob": "x" * 30_000}}
         with pytest.raises(StoreUnavailable):
             await store.append(big, big)
         assert len(await _all(store)) == 1
-        async with store.database.write() as connection:
-            await connection.execute(text("PRAGMA max_page_count = 1000000"))
+        await run_sql(store.database, "PRAGMA max_page_count = 1000000")
         assert [event.seq for event in (await store.append(big, big)).events] == [2, 3]
 
 
@@ -328,12 +325,10 @@ def test_the_newest_migration_is_known() -> None:
 async def test_migrations_make_the_tables_of_the_schema(database_url: str) -> None:
     """Tables, columns, indexes and keys are the same, made by the migrations or from the schema."""
     database = Database(database_url)
-    async with database.write() as connection:
-        migrated = await connection.run_sync(_shape)
-        for table in reversed(metadata.sorted_tables):
-            await connection.run_sync(table.drop)
-        await connection.run_sync(metadata.create_all)
-        created = await connection.run_sync(_shape)
+    migrated = await database.write(_shape)
+    await database.write(metadata.drop_all)
+    await database.write(metadata.create_all)
+    created = await database.write(_shape)
     await database.close()
     assert migrated == created
 
@@ -368,10 +363,8 @@ def _columns(connection: Connection, table: str) -> list[tuple[Any, ...]]:
 
 
 async def _drop_everything(database: Database) -> None:
-    async with database.write() as connection:
-        for table in reversed(metadata.sorted_tables):
-            await connection.run_sync(table.drop)
-        await connection.execute(text("DROP TABLE alembic_version"))
+    await database.write(metadata.drop_all)
+    await run_sql(database, "DROP TABLE alembic_version")
 
 
 async def test_events_of_the_first_version_get_their_size(database_url: str) -> None:
@@ -380,25 +373,27 @@ async def test_events_of_the_first_version_get_their_size(database_url: str) -> 
     bodies = {1: '{"a":"é€😀"}', 2: '{"b":"' + "x" * 300_000 + '"}', 5000: "{}", 5001: '{"c":"ß"}', 12_000: '{"d":1}'}
     database = Database(database_url)
     await _drop_everything(database)
-    async with database.write() as connection:
-        await connection.run_sync(lambda sync: command.upgrade(migrations._config(sync), "0001"))
+
+    def fill(connection: Connection) -> Sequence[Any]:
+        command.upgrade(migrations._config(connection), "0001")
         row = {"id": WS, "epoch": "abc", "head": 12_000, "earliest": 1, "last": 12_000}
-        await connection.execute(
+        connection.execute(
             text(
                 "INSERT INTO workspaces (id, epoch, head, earliest, last_timestamp, org_id, settings, created_at, created_by) "
                 "VALUES (:id, :epoch, :head, :earliest, :last, 'o', '{}', 1, 'ann')"
             ),
             row,
         )
-        key = (await connection.execute(text("SELECT key FROM workspaces"))).scalar_one()
+        key = connection.execute(text("SELECT key FROM workspaces")).scalar_one()
         rows = [{"key": key, "seq": seq, "id": f"e{seq}", "body": body} for seq, body in bodies.items()]
         values = ":key, :seq, :seq, :id, 'activity', 'a.b', 'user', 'ann', 'i1', '', :body"
-        await connection.execute(text(f"INSERT INTO events ({columns}) VALUES ({values})"), rows)
-        before = (await connection.execute(text(f"SELECT {columns} FROM events ORDER BY seq"))).all()
+        connection.execute(text(f"INSERT INTO events ({columns}) VALUES ({values})"), rows)
+        return connection.execute(text(f"SELECT {columns} FROM events ORDER BY seq")).all()
+
+    before = await database.write(fill)
     assert await migrate(database)
-    async with database.read() as connection:
-        after = (await connection.execute(text(f"SELECT {columns} FROM events ORDER BY seq"))).all()
-        sizes = (await connection.execute(text("SELECT seq, size FROM events ORDER BY seq"))).all()
+    after = await run_sql(database, f"SELECT {columns} FROM events ORDER BY seq")
+    sizes = await run_sql(database, "SELECT seq, size FROM events ORDER BY seq")
     await database.close()
     assert after == before
     assert [tuple(size) for size in sizes] == [(seq, len(body.encode())) for seq, body in bodies.items()]

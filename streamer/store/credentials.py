@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
-from sqlalchemy import Row, and_, delete, insert, or_, select
+from sqlalchemy import Connection, Row, and_, delete, insert, or_, select
 
 from streamer.core.errors import NotFound
-from streamer.store.database import Database, all_finished
+from streamer.store.database import Database
 from streamer.store.schema import credentials
 
 Kind = Literal["admin", "key", "sign_in", "session"]
@@ -31,7 +31,6 @@ class Credential:
     expires_at: int | None
 
 
-@all_finished
 class Credentials:
     """The table of credentials."""
 
@@ -55,10 +54,13 @@ class Credentials:
             "created_by": credential.created_by,
             "expires_at": credential.expires_at,
         }
-        async with self._database.write() as connection:
+
+        def work(connection: Connection) -> None:
             if replace:
-                await connection.execute(delete(credentials).where(credentials.c.id == credential.id))
-            await connection.execute(insert(credentials), row)
+                connection.execute(delete(credentials).where(credentials.c.id == credential.id))
+            connection.execute(insert(credentials), row)
+
+        await self._database.write(work)
 
     async def find(self, secret_hash: str) -> Credential | None:
         """Return the credential whose secret has this hash, expired or not; not one whose parent is gone."""
@@ -71,23 +73,21 @@ class Credentials:
                 or_(credentials.c.parent.is_(None), parents.c.id.is_not(None)),
             )
         )
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         return None if row is None else _credential(row)
 
     async def get(self, credential_id: str) -> Credential | None:
         """Return the credential with this id."""
-        async with self._database.read() as connection:
-            query = select(credentials).where(credentials.c.id == credential_id)
-            row = (await connection.execute(query)).one_or_none()
+        query = select(credentials).where(credentials.c.id == credential_id)
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         return None if row is None else _credential(row)
 
     async def standing(self, ids: Sequence[str]) -> list[Credential]:
         """Return those of these credentials that are there, expired or not."""
         query = select(credentials).where(self._database.is_any_of(credentials.c.id, "ids"))
-        async with self._database.read() as connection:
-            rows = await connection.execute(query, {"ids": self._database.list_value(list(ids))})
-            return [_credential(row) for row in rows]
+        values = {"ids": self._database.list_value(list(ids))}
+        rows = await self._database.read(lambda connection: connection.execute(query, values).all())
+        return [_credential(row) for row in rows]
 
     async def of_workspace(self, workspace: str) -> list[Credential]:
         """Return a workspace's keys, in the order in which they were made."""
@@ -96,14 +96,14 @@ class Credentials:
             .where(credentials.c.workspace == workspace, credentials.c.kind == "key")
             .order_by(credentials.c.created_at, credentials.c.id)
         )
-        async with self._database.read() as connection:
-            return [_credential(row) for row in await connection.execute(query)]
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [_credential(row) for row in rows]
 
     async def take(self, secret_hash: str, kind: Kind) -> Credential | None:
         """Remove a one-time credential and return it: of several takers one gets it."""
-        query = delete(credentials).where(credentials.c.secret_hash == secret_hash, credentials.c.kind == kind)
-        async with self._database.write() as connection:
-            row = (await connection.execute(query.returning(credentials))).one_or_none()
+        this = and_(credentials.c.secret_hash == secret_hash, credentials.c.kind == kind)
+        query = delete(credentials).where(this).returning(credentials)
+        row = await self._database.write(lambda connection: connection.execute(query).one_or_none())
         return None if row is None else _credential(row)
 
     async def remove(self, credential_id: str, *, workspace: str | None = None) -> None:
@@ -111,17 +111,18 @@ class Credentials:
         this = credentials.c.id == credential_id
         if workspace is not None:
             this = and_(this, credentials.c.workspace == workspace, credentials.c.kind == "key")
-        async with self._database.write() as connection:
-            gone = await connection.execute(delete(credentials).where(this))
-            if not gone.rowcount:
+
+        def work(connection: Connection) -> None:
+            if not connection.execute(delete(credentials).where(this)).rowcount:
                 raise NotFound("no such key in this workspace")
-            await connection.execute(delete(credentials).where(credentials.c.parent == credential_id))
+            connection.execute(delete(credentials).where(credentials.c.parent == credential_id))
+
+        await self._database.write(work)
 
     async def sweep(self, now: int) -> None:
         """Remove sessions and sign-in codes whose time is over; keys stay listed."""
         over = and_(credentials.c.expires_at <= now, credentials.c.kind.in_(("session", "sign_in")))
-        async with self._database.write() as connection:
-            await connection.execute(delete(credentials).where(over))
+        await self._database.write(lambda connection: connection.execute(delete(credentials).where(over)))
 
 
 def _credential(row: Row[Any]) -> Credential:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, case, select, union_all
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, case, select, union_all
 
 from streamer.core.errors import EventNotFound, PositionExpired, WorkspaceNotFound
 from streamer.core.event import Event, Facets
@@ -15,7 +14,7 @@ from streamer.core.filter import Filter
 from streamer.core.frame import LiveFrame
 from streamer.core.ports import Bound, Order, Page
 from streamer.core.position import LogHead, Position
-from streamer.store.database import Database, all_finished
+from streamer.store.database import Database
 from streamer.store.predicate import branches, predicate
 from streamer.store.schema import events, workspaces
 
@@ -30,7 +29,6 @@ _HEAD = [workspaces.c.key, workspaces.c.epoch, workspaces.c.head, workspaces.c.e
 _ONE_HEAD = select(*_HEAD).where(workspaces.c.id == bindparam("id"))
 
 
-@all_finished
 class SqlLog:
     """The log as `core.ports.Log` describes it."""
 
@@ -40,20 +38,22 @@ class SqlLog:
 
     async def head(self, workspace: str) -> LogHead:
         """Return what the log holds."""
-        async with self._database.read() as connection:
-            return (await _find(connection, workspace))[1]
+        return (await self._database.read(lambda connection: _find(connection, workspace)))[1]
 
     async def heads(self, workspaces: Sequence[str]) -> dict[str, LogHead]:
         """Return what these logs hold; those that do not exist are absent."""
-        async with self._database.read() as connection:
-            rows = await connection.execute(self._many_heads, {"ids": self._database.list_value(list(workspaces))})
-            return {row.id: _log_head(row) for row in rows}
+        values = {"ids": self._database.list_value(list(workspaces))}
+        rows = await self._database.read(lambda connection: connection.execute(self._many_heads, values).all())
+        return {row.id: _log_head(row) for row in rows}
 
     async def resolve(self, workspace: str, bound: Bound) -> Position:
         """Return the position of a reader that has seen everything up to and including `bound` (open: nothing)."""
-        async with self._database.read() as connection:
-            key, head = await _find(connection, workspace)
-            return Position(head.epoch, await _seq_of(connection, key, head, bound, default=head.earliest - 1))
+
+        def work(connection: Connection) -> Position:
+            key, head = _find(connection, workspace)
+            return Position(head.epoch, _seq_of(connection, key, head, bound, default=head.earliest - 1))
+
+        return await self._database.read(work)
 
     async def page(  # noqa: PLR0913 - one query, each part of it named
         self,
@@ -67,57 +67,68 @@ class SqlLog:
         before: Bound = None,
     ) -> Page:
         """Return the events strictly between two bounds, at one moment of the log."""
-        async with self._database.read() as connection:
-            key, head = await _find(connection, workspace)
+
+        def work(connection: Connection) -> Page:
+            key, head = _find(connection, workspace)
             if isinstance(after, Position) and not head.holds(after):
                 raise expired(head)
             if isinstance(before, Position) and (before.epoch != head.epoch or before.seq > head.head + 1):
                 raise expired(head)
-            floor = await _seq_of(connection, key, head, after, default=head.earliest - 1)
+            floor = _seq_of(connection, key, head, after, default=head.earliest - 1)
+            ceiling = head.head
             if isinstance(before, int):
                 # Everything up to the microsecond before it: timestamps are whole and each stands once.
-                before = Position(head.epoch, await _seq_of(connection, key, head, before - 1, default=0) + 1)
-            ceiling = min(before.seq - 1 if before else head.head, head.head)
+                ceiling = min(_seq_of(connection, key, head, before - 1, default=0), ceiling)
+            elif before is not None:
+                ceiling = min(before.seq - 1, ceiling)
             page: list[Event] = []
             full = False
             if floor < ceiling:
                 query = self._between(selection, key, floor, ceiling, order, limit)
-                rows, long, full = await _fitting(connection, key, query, limit, max_bytes)
+                rows, long, full = _fitting(connection, key, query, limit, max_bytes)
                 page = [Event(seq, id_, (body or long[seq]).encode()) for seq, _, body, id_ in rows]
-        if full:
-            examined = page[-1].seq
-        else:
-            examined = max(floor, ceiling) if order == "asc" else min(floor + 1, ceiling)
-        return Page(head, page, examined, full, floor, ceiling)
+            if full:
+                examined = page[-1].seq
+            else:
+                examined = max(floor, ceiling) if order == "asc" else min(floor + 1, ceiling)
+            return Page(head, page, examined, full, floor, ceiling)
+
+        return await self._database.read(work)
 
     async def frames(
         self, workspace: str, *, after: int, limit: int, max_bytes: int
     ) -> tuple[LogHead, list[LiveFrame]]:
         """Return the events behind seq `after`, oldest first and unfiltered, for the hub."""
-        async with self._database.read() as connection:
-            key, head = await _find(connection, workspace)
+
+        def work(connection: Connection) -> tuple[LogHead, list[LiveFrame]]:
+            key, head = _find(connection, workspace)
             query = (
                 select(*_SIZED, *_FACETS)
                 .where(events.c.workspace == key, events.c.seq > after, events.c.seq <= head.head)
                 .order_by(events.c.seq)
                 .limit(limit)
             )
-            rows, long, _ = await _fitting(connection, key, query, limit, max_bytes)
-        return head, [
-            LiveFrame(Position(head.epoch, seq), (body or long[seq]).encode(), Facets(*facets))
-            for seq, _, body, *facets in rows
-        ]
+            rows, long, _ = _fitting(connection, key, query, limit, max_bytes)
+            return head, [
+                LiveFrame(Position(head.epoch, seq), (body or long[seq]).encode(), Facets(*facets))
+                for seq, _, body, *facets in rows
+            ]
+
+        return await self._database.read(work)
 
     async def event(self, workspace: str, event_id: str, selection: Filter) -> Event:
         """Return one event, if the filter lets it be seen."""
-        async with self._database.read() as connection:
-            key, _ = await _find(connection, workspace)
+
+        def work(connection: Connection) -> Event:
+            key, _ = _find(connection, workspace)
             this = (events.c.workspace == key, events.c.id == event_id, self._passes(selection))
             query = select(events.c.seq, events.c.id, events.c.body).where(*this)
-            row = (await connection.execute(query)).one_or_none()
-        if row is None:
-            raise EventNotFound
-        return Event(row.seq, row.id, row.body.encode())
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                raise EventNotFound
+            return Event(row.seq, row.id, row.body.encode())
+
+        return await self._database.read(work)
 
     def _passes(self, selection: Filter) -> ColumnElement[bool]:
         return predicate(selection, is_sqlite=self._database.is_sqlite)
@@ -156,15 +167,15 @@ def _log_head(row: Row[tuple[int, str, int, int]]) -> LogHead:
     return LogHead(row.epoch, row.head, row.earliest)
 
 
-async def _find(connection: AsyncConnection, workspace: str) -> tuple[int, LogHead]:
-    row = (await connection.execute(_ONE_HEAD, {"id": workspace})).one_or_none()
+def _find(connection: Connection, workspace: str) -> tuple[int, LogHead]:
+    row = connection.execute(_ONE_HEAD, {"id": workspace}).one_or_none()
     if row is None:
         raise WorkspaceNotFound
     return row.key, _log_head(row)
 
 
-async def _fitting(
-    connection: AsyncConnection, key: int, query: Select[Any], limit: int, max_bytes: int
+def _fitting(
+    connection: Connection, key: int, query: Select[Any], limit: int, max_bytes: int
 ) -> tuple[Sequence[Any], Mapping[int, str], bool]:
     """Run a query for `_SIZED` and more; keep the first rows whose bodies together have at most `max_bytes`, but always one.
 
@@ -175,18 +186,18 @@ async def _fitting(
         The rows, the bodies that they lack by seq, and whether there may be more of them.
     """
     small = max(max_bytes // limit, SMALL_BYTES)
-    found = (await connection.execute(query, {"small": small})).all()
+    found = connection.execute(query, {"small": small}).all()
     through = list(accumulate([row[1] for row in found]))
     rows = found[: max(bisect_right(through, max_bytes), 1)]
     long: dict[int, str] = {}
     absent = [row[0] for row in rows if row[2] is None]
     if absent:
         bodies = select(events.c.seq, events.c.body).where(events.c.workspace == key, events.c.seq.in_(absent))
-        long = dict((await connection.execute(bodies)).all())
+        long = dict(connection.execute(bodies).all())
     return rows, long, len(found) == limit or len(rows) < len(found)
 
 
-async def _seq_of(connection: AsyncConnection, key: int, head: LogHead, bound: Bound, *, default: int) -> int:
+def _seq_of(connection: Connection, key: int, head: LogHead, bound: Bound, *, default: int) -> int:
     """Return the seq of the last event up to and including `bound`."""
     if bound is None:
         return default
@@ -198,5 +209,5 @@ async def _seq_of(connection: AsyncConnection, key: int, head: LogHead, bound: B
         .order_by(events.c.timestamp.desc())
         .limit(1)
     )
-    found = (await connection.execute(query)).scalar_one_or_none()
+    found = connection.execute(query).scalar_one_or_none()
     return head.earliest - 1 if found is None else found

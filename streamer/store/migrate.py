@@ -28,14 +28,9 @@ async def migrate(database: Database) -> bool:
         DatabaseTooNew: the database has a migration that this version does not know.
         StoreUnavailable: the database cannot be reached.
     """
-    async with database.read() as connection:
-        if await connection.run_sync(_version) == HEAD:
-            return False
-    async with database.write() as connection:
-        # SQLite is locked by BEGIN IMMEDIATE already. The lock ends with the transaction, also if this process dies.
-        if not database.is_sqlite:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        return await connection.run_sync(_upgrade)
+    if await database.read(_version) == HEAD:
+        return False
+    return await database.write(_upgrade)
 
 
 def _version(connection: Connection) -> str | None:
@@ -47,6 +42,9 @@ def _version(connection: Connection) -> str | None:
 def _upgrade(connection: Connection) -> bool:
     from alembic import command  # noqa: PLC0415 - slow to import, and most starts have nothing to migrate
 
+    # SQLite is locked by BEGIN IMMEDIATE already. The lock ends with the transaction, also if this process dies.
+    if connection.dialect.name != "sqlite":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     found = _version(connection)
     if found == HEAD:  # another node was faster
         return False

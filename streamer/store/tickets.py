@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, and_, delete, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, insert, select, update
 
-from streamer.store.database import Database, all_finished
+from streamer.store.database import Database
 from streamer.store.schema import tickets
 
 
@@ -29,7 +29,6 @@ class TicketRecord:
     openings: int = 0
 
 
-@all_finished
 class TicketStore:
     """The table of tickets."""
 
@@ -40,14 +39,17 @@ class TicketStore:
         """Store a ticket, and remove those whose time is over."""
         row = {name: getattr(ticket, name) for name in tickets.c.keys() if name != "parameters"}  # noqa: SIM118
         row["parameters"] = orjson.dumps(dict(ticket.parameters)).decode()
-        async with self._database.write() as connection:
-            await connection.execute(delete(tickets).where(tickets.c.expires_at <= ticket.created_at))
-            await connection.execute(insert(tickets), row)
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(tickets).where(tickets.c.expires_at <= ticket.created_at))
+            connection.execute(insert(tickets), row)
+
+        await self._database.write(work)
 
     async def find(self, secret_hash: str) -> TicketRecord | None:
         """Return the ticket whose secret has this hash, over or not."""
-        async with self._database.read() as connection:
-            row = (await connection.execute(select(tickets).where(tickets.c.secret_hash == secret_hash))).one_or_none()
+        query = select(tickets).where(tickets.c.secret_hash == secret_hash)
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         return None if row is None else _record(row)
 
     async def open(self, ticket_id: str, now: int, *, again: bool) -> int | None:
@@ -59,17 +61,16 @@ class TicketStore:
         this = and_(tickets.c.id == ticket_id, tickets.c.expires_at > now)
         if not again:
             this = and_(this, tickets.c.openings == 0)
-        query = update(tickets).where(this).values(openings=tickets.c.openings + 1, expires_at=tickets.c.ends_at)
-        async with self._database.write() as connection:
-            opening: int | None = (await connection.execute(query.returning(tickets.c.openings))).scalar_one_or_none()
-        return opening
+        change = update(tickets).where(this).values(openings=tickets.c.openings + 1, expires_at=tickets.c.ends_at)
+        query = change.returning(tickets.c.openings)
+        return await self._database.write(lambda connection: connection.execute(query).scalar_one_or_none())
 
     async def standing(self, ids: Sequence[str]) -> list[TicketRecord]:
         """Return those of these tickets that are there, over or not."""
         query = select(tickets).where(self._database.is_any_of(tickets.c.id, "ids"))
-        async with self._database.read() as connection:
-            rows = await connection.execute(query, {"ids": self._database.list_value(list(ids))})
-            return [_record(row) for row in rows]
+        values = {"ids": self._database.list_value(list(ids))}
+        rows = await self._database.read(lambda connection: connection.execute(query, values).all())
+        return [_record(row) for row in rows]
 
 
 def _record(row: Row[Any]) -> TicketRecord:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import delete, select, true, update
+from sqlalchemy import Connection, delete, select, true, update
 
 from streamer.core.clock import now_us
 from streamer.core.errors import WorkspaceNotFound
 from streamer.core.ids import new_epoch
 from streamer.core.position import LogHead
-from streamer.store.database import Database, all_finished
+from streamer.store.database import Database
 from streamer.store.schema import credentials, events, idempotency, tickets, workspaces
 from streamer.store.writer import workspace_row
 
@@ -32,7 +32,6 @@ class Workspace:
     log: LogHead
 
 
-@all_finished
 class Workspaces:
     """The table of workspaces."""
 
@@ -42,8 +41,8 @@ class Workspaces:
 
     async def get(self, workspace: str) -> Workspace:
         """Return a workspace. Raises WorkspaceNotFound."""
-        async with self._database.read() as connection:
-            row = (await connection.execute(select(workspaces).where(workspaces.c.id == workspace))).one_or_none()
+        query = select(workspaces).where(workspaces.c.id == workspace)
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         if row is None:
             raise WorkspaceNotFound
         return _workspace(row)
@@ -54,59 +53,73 @@ class Workspaces:
         if "settings" in values:
             values["settings"] = orjson.dumps(values["settings"]).decode()
         row = workspace_row(workspace, created_by=creator, now=self._clock())
-        async with self._database.write() as connection:
-            this = workspaces.c.id == workspace
+        this = workspaces.c.id == workspace
+
+        def work(connection: Connection) -> tuple[Workspace, bool]:
             # One statement decides who makes it: others may be at the same, on this node or another.
-            made = await connection.execute(self._database.insert(workspaces).on_conflict_do_nothing(), row | values)
-            if not made.rowcount and values:
-                await connection.execute(update(workspaces).where(this).values(**values))
-            stored = (await connection.execute(select(workspaces).where(this))).one()
-        return _workspace(stored), bool(made.rowcount)
+            made = connection.execute(self._database.insert(workspaces).on_conflict_do_nothing(), row | values).rowcount
+            if not made and values:
+                connection.execute(update(workspaces).where(this).values(**values))
+            return _workspace(connection.execute(select(workspaces).where(this)).one()), bool(made)
+
+        return await self._database.write(work)
 
     async def listing(self, among: Collection[str] | None, *, after: str, limit: int) -> list[Workspace]:
         """Return workspaces in order of id: all of them, or those `among` the given ids."""
         query = select(workspaces).where(
             workspaces.c.id > after, true() if among is None else workspaces.c.id.in_(sorted(among))
         )
-        async with self._database.read() as connection:
-            rows = await connection.execute(query.order_by(workspaces.c.id).limit(limit))
-            return [_workspace(row) for row in rows]
+        query = query.order_by(workspaces.c.id).limit(limit)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [_workspace(row) for row in rows]
 
     async def delete(self, workspace: str) -> None:
         """Delete a workspace with its keys and tickets, at once; its events go in the background (`purge`). Raises WorkspaceNotFound."""
-        async with self._database.write() as connection:
-            gone = await connection.execute(delete(workspaces).where(workspaces.c.id == workspace))
-            if not gone.rowcount:
+
+        def work(connection: Connection) -> None:
+            if not connection.execute(delete(workspaces).where(workspaces.c.id == workspace)).rowcount:
                 raise WorkspaceNotFound
-            await connection.execute(delete(credentials).where(credentials.c.workspace == workspace))
-            await connection.execute(delete(tickets).where(tickets.c.workspace == workspace))
+            connection.execute(delete(credentials).where(credentials.c.workspace == workspace))
+            connection.execute(delete(tickets).where(tickets.c.workspace == workspace))
+
+        await self._database.write(work)
 
     async def renew_epochs(self) -> int:
         """Give every log another epoch: all positions that readers hold are of the past. Returns how many logs there are."""
-        async with self._database.write() as connection:
-            keys = (await connection.execute(select(workspaces.c.key).order_by(workspaces.c.id))).scalars().all()
+
+        def work(connection: Connection) -> int:
+            keys = connection.execute(select(workspaces.c.key).order_by(workspaces.c.id)).scalars().all()
             for key in keys:
-                await connection.execute(update(workspaces).where(workspaces.c.key == key).values(epoch=new_epoch()))
-        return len(keys)
+                connection.execute(update(workspaces).where(workspaces.c.key == key).values(epoch=new_epoch()))
+            return len(keys)
+
+        return await self._database.write(work)
 
     async def purge(self) -> bool:
         """Remove some events that no workspace refers to any more. Returns whether there may be more."""
-        living = select(workspaces.c.key)
-        async with self._database.read() as connection:
-            orphans = select(events.c.workspace).where(events.c.workspace.not_in(living)).limit(1)
-            key = (await connection.execute(orphans)).scalar_one_or_none()
-            if key is None:
-                return False
-            highest = (
-                select(events.c.seq).where(events.c.workspace == key).order_by(events.c.seq).limit(1).offset(PURGE_ROWS)
-            )
-            bound = (await connection.execute(highest)).scalar_one_or_none()
-        async with self._database.write() as connection:
-            await connection.execute(
+        found = await self._database.read(_orphans)
+        if found is None:
+            return False
+        key, bound = found
+
+        def work(connection: Connection) -> None:
+            connection.execute(
                 delete(events).where(events.c.workspace == key, true() if bound is None else events.c.seq < bound)
             )
-            await connection.execute(delete(idempotency).where(idempotency.c.workspace == key))
+            connection.execute(delete(idempotency).where(idempotency.c.workspace == key))
+
+        await self._database.write(work)
         return True
+
+
+def _orphans(connection: Connection) -> tuple[int, int | None] | None:
+    """Find events that no workspace refers to: the number of theirs, and the seq before which there are `PURGE_ROWS`."""
+    orphans = select(events.c.workspace).where(events.c.workspace.not_in(select(workspaces.c.key))).limit(1)
+    key = connection.execute(orphans).scalar_one_or_none()
+    if key is None:
+        return None
+    highest = select(events.c.seq).where(events.c.workspace == key).order_by(events.c.seq).limit(1).offset(PURGE_ROWS)
+    return key, connection.execute(highest).scalar_one_or_none()
 
 
 def _workspace(row: Any) -> Workspace:

@@ -8,14 +8,13 @@ number of nodes, and a rollback gives the numbers back. After the commit the wai
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 import orjson
 import structlog
-from sqlalchemy import BigInteger, Row, bindparam, delete, func, insert, literal, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import BigInteger, Connection, Row, bindparam, delete, func, insert, literal, select, update
 
 from streamer.core.clock import now_us
 from streamer.core.errors import (
@@ -218,55 +217,59 @@ class GroupCommit:
             retried: the commit before may have gone through although it seemed to fail (the connection broke): look up every
                 id, also those made here, so that nothing is stored twice.
         """
-        async with self._database.write() as connection:
-            logs, now = await self._lock(connection, group)
+
+        def work(connection: Connection) -> tuple[list[Outcome], list[_Log]]:
+            logs, now = self._lock(connection, group)
             for workspace, requests in _by_workspace(group):
                 log = logs.get(workspace)
                 if log is not None:
-                    await self._look_up(connection, log, requests, now, retried=retried)
+                    self._look_up(connection, log, requests, now, retried=retried)
             outcomes = [_apply(request, logs.get(request.workspace), now) for request in group]
             changed = [log for log in logs.values() if log.rows or log.new_keys]
-            await self._store(connection, changed, now)
+            self._store(connection, changed, now)
+            return outcomes, changed
+
+        outcomes, changed = await self._database.write(work)
         self._news += [Committed(log.id, log.epoch, log.frames) for log in changed if log.frames]
         return outcomes
 
-    async def _lock(self, connection: AsyncConnection, group: Sequence[Append]) -> tuple[dict[str, _Log], int]:
+    def _lock(self, connection: Connection, group: Sequence[Append]) -> tuple[dict[str, _Log], int]:
         """Lock the rows of the group's workspaces, in order of id; make those that may be made. Returns them and the time."""
         wanted = {request.workspace: request.creator for request in reversed(group)}
-        found, now = await self._statements.lock(connection, list(wanted))
+        found, now = self._statements.lock(connection, list(wanted))
         missing = {ws: creator for ws, creator in wanted.items() if ws not in found and creator is not None}
         if missing:
-            await self._statements.make(connection, missing, now or self._clock())
+            self._statements.make(connection, missing, now or self._clock())
             # Again, in order: another node may have made some of them meanwhile, and its lock must be waited for.
-            found, now = await self._statements.lock(connection, list(wanted))
+            found, now = self._statements.lock(connection, list(wanted))
         return {log.id: log for log in found.values()}, now or self._clock()
 
-    async def _look_up(
-        self, connection: AsyncConnection, log: _Log, requests: Sequence[Append], now: int, *, retried: bool
+    def _look_up(
+        self, connection: Connection, log: _Log, requests: Sequence[Append], now: int, *, retried: bool
     ) -> None:
         """Fetch what is stored already of the ids and the idempotency keys that these requests bring."""
         asked = {request.idempotency for request in requests if request.idempotency}
         if asked:
-            log.remembered = await self._statements.remembered(connection, log.key, [key for key, _ in asked], now)
+            log.remembered = self._statements.remembered(connection, log.key, [key for key, _ in asked], now)
         # Bodies are read back only where a request brought as much itself: a few bytes can name much that is stored.
         seqs = {seq for key, (known, answer) in log.remembered.items() if (key, known) in asked for seq in answer}
         drafts = {(d.id, d.size) for request in requests for d in request.drafts if d.given_id or retried}
         if drafts:
-            for seq, event_id, timestamp, size in await self._statements.known(connection, log.key, drafts):
+            for seq, event_id, timestamp, size in self._statements.known(connection, log.key, drafts):
                 log.keep(Event(seq, event_id, b""), timestamp)  # no draft equals it, unless it is read below
                 if (event_id, size - len(str(seq))) in drafts:
                     seqs.add(seq)
         if seqs:
-            for event, timestamp in await self._statements.stored(connection, log.key, seqs):
+            for event, timestamp in self._statements.stored(connection, log.key, seqs):
                 log.keep(event, timestamp)
 
-    async def _store(self, connection: AsyncConnection, logs: Sequence[_Log], now: int) -> None:
+    def _store(self, connection: Connection, logs: Sequence[_Log], now: int) -> None:
         if not logs:
             return
-        await self._statements.store(connection, logs, now + self._remember_us)
+        self._statements.store(connection, logs, now + self._remember_us)
         if now > self._sweep_at:
             self._sweep_at = now + 60_000_000
-            await self._statements.sweep(connection, now)
+            self._statements.sweep(connection, now)
 
 
 def _by_workspace(group: Sequence[Append]) -> Iterable[tuple[str, list[Append]]]:
@@ -337,41 +340,41 @@ class _Statements:
         )
         self._insert = _insert_events(database)
 
-    async def lock(self, connection: AsyncConnection, ids: list[str]) -> tuple[dict[str, _Log], int]:
-        rows = await connection.execute(self._lock, {"ids": self._database.list_value(ids)})
+    def lock(self, connection: Connection, ids: list[str]) -> tuple[dict[str, _Log], int]:
+        rows = connection.execute(self._lock, {"ids": self._database.list_value(ids)})
         now = 0
         found: dict[str, _Log] = {}
         for key, workspace, epoch, head, last_timestamp, now in rows:  # noqa: B007 - the last one is the latest
             found[workspace] = _Log(key, workspace, epoch, head, last_timestamp)
         return found, now
 
-    async def make(self, connection: AsyncConnection, creators: dict[str, str], now: int) -> None:
+    def make(self, connection: Connection, creators: dict[str, str], now: int) -> None:
         # In order of id, as the locks: two nodes that make the same workspaces wait for, not on each other.
         rows = [workspace_row(ws, created_by=creators[ws], now=now) for ws in sorted(creators)]
-        await connection.execute(self._make, rows)
+        connection.execute(self._make, rows)
 
-    async def known(
-        self, connection: AsyncConnection, log: int, drafts: Collection[tuple[str, int]]
+    def known(
+        self, connection: Connection, log: int, drafts: Collection[tuple[str, int]]
     ) -> Sequence[Row[int, str, int, int]]:
         ids = self._database.list_value([event_id for event_id, _ in drafts])
-        return (await connection.execute(self._known, {"log": log, "ids": ids})).all()
+        return connection.execute(self._known, {"log": log, "ids": ids}).all()
 
-    async def stored(self, connection: AsyncConnection, log: int, seqs: Collection[int]) -> list[tuple[Event, int]]:
-        rows = await connection.execute(self._stored, {"log": log, "seqs": list(seqs)})
+    def stored(self, connection: Connection, log: int, seqs: Collection[int]) -> list[tuple[Event, int]]:
+        rows = connection.execute(self._stored, {"log": log, "seqs": list(seqs)})
         return [(Event(row.seq, row.id, row.body.encode()), row.timestamp) for row in rows]
 
-    async def remembered(
-        self, connection: AsyncConnection, log: int, keys: list[str], now: int
+    def remembered(
+        self, connection: Connection, log: int, keys: list[str], now: int
     ) -> dict[str, tuple[str, list[int]]]:
         values = {"log": log, "keys": self._database.list_value(keys), "now": now}
-        rows = await connection.execute(self._remembered, values)
+        rows = connection.execute(self._remembered, values)
         return {row.key: (row.fingerprint, orjson.loads(row.seqs)) for row in rows}
 
-    async def store(self, connection: AsyncConnection, logs: Sequence[_Log], forget_at: int) -> None:
+    def store(self, connection: Connection, logs: Sequence[_Log], forget_at: int) -> None:
         grown = [{"log": log.key, "to": log.head, "at": log.last_timestamp} for log in logs if log.rows]
         if grown:
-            await connection.execute(self._advance, grown)
-            await self._insert(connection, [row for log in logs for row in log.rows])
+            connection.execute(self._advance, grown)
+            self._insert(connection, [row for log in logs for row in log.rows])
         keys = [
             {
                 "workspace": log.key,
@@ -387,10 +390,10 @@ class _Statements:
             expired = delete(idempotency).where(
                 idempotency.c.workspace == bindparam("log"), idempotency.c.key == bindparam("old")
             )
-            await connection.execute(expired, [{"log": row["workspace"], "old": row["key"]} for row in keys])
-            await connection.execute(insert(idempotency), keys)
+            connection.execute(expired, [{"log": row["workspace"], "old": row["key"]} for row in keys])
+            connection.execute(insert(idempotency), keys)
 
-    async def sweep(self, connection: AsyncConnection, now: int) -> None:
+    def sweep(self, connection: Connection, now: int) -> None:
         """Forget idempotency keys whose time is over, a bounded number at once."""
         old = (
             select(idempotency.c.workspace, idempotency.c.key)
@@ -398,12 +401,12 @@ class _Statements:
             .order_by(idempotency.c.expires_at)
             .limit(SWEEP_ROWS)
         )
-        rows = (await connection.execute(old)).all()
+        rows = connection.execute(old).all()
         if rows:
             gone = delete(idempotency).where(
                 idempotency.c.workspace == bindparam("log"), idempotency.c.key == bindparam("old")
             )
-            await connection.execute(gone, [{"log": row.workspace, "old": row.key} for row in rows])
+            connection.execute(gone, [{"log": row.workspace, "old": row.key} for row in rows])
 
 
 _POSTGRESQL_CLOCK = func.floor(func.extract("epoch", func.clock_timestamp()) * 1_000_000).cast(BigInteger)
@@ -428,22 +431,22 @@ def workspace_row(workspace: str, *, created_by: str, now: int) -> dict[str, obj
 
 def _insert_events(
     database: Database,
-) -> Callable[[AsyncConnection, list[tuple[object, ...]]], Awaitable[object]]:
+) -> Callable[[Connection, list[tuple[object, ...]]], object]:
     """Return how rows (tuples in the order of `_COLUMNS`) go into the events table: one statement, its text fixed."""
     names = ", ".join(_COLUMNS)
     if database.is_sqlite:
         marks = ", ".join("?" * len(_COLUMNS))
         sql = f"INSERT INTO events ({names}) VALUES ({marks})"  # noqa: S608 - our own column names
 
-        async def one_by_one(connection: AsyncConnection, rows: list[tuple[object, ...]]) -> object:
-            return await connection.exec_driver_sql(sql, rows)
+        def one_by_one(connection: Connection, rows: list[tuple[object, ...]]) -> object:
+            return connection.exec_driver_sql(sql, rows)
 
         return one_by_one
 
     marks = ", ".join(f"${n}::{'bigint' if n <= 4 else 'text'}[]" for n in range(1, len(_COLUMNS) + 1))  # noqa: PLR2004
     sql = f"INSERT INTO events ({names}) SELECT * FROM unnest({marks})"  # noqa: S608
 
-    async def by_column(connection: AsyncConnection, rows: list[tuple[object, ...]]) -> object:
-        return await connection.exec_driver_sql(sql, tuple(list(column) for column in zip(*rows, strict=True)))
+    def by_column(connection: Connection, rows: list[tuple[object, ...]]) -> object:
+        return connection.exec_driver_sql(sql, tuple(list(column) for column in zip(*rows, strict=True)))
 
     return by_column

@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, update
+from sqlalchemy import Connection, delete, text, update
+from sqlalchemy.util import await_only
 
 from streamer.store.database import Database
 from streamer.store.migrate import migrate
@@ -184,6 +185,41 @@ def fresh_database(cluster: Cluster) -> Iterator[str]:
 
 async def trim(database: Database, below: int) -> None:
     """Remove the events below a seq, as retention does."""
-    async with database.write() as connection:
-        await connection.execute(update(workspaces).values(earliest=below))
-        await connection.execute(delete(event_rows).where(event_rows.c.seq < below))
+
+    def work(connection: Connection) -> None:
+        connection.execute(update(workspaces).values(earliest=below))
+        connection.execute(delete(event_rows).where(event_rows.c.seq < below))
+
+    await database.write(work)
+
+
+async def run_sql(database: Database, *statements: str) -> list[Any]:
+    """Run statements in one transaction, behind the server's back; returns the rows of the last one, if it has some."""
+
+    def work(connection: Connection) -> list[Any]:
+        results = [connection.execute(text(statement)) for statement in statements]
+        return list(results[-1].all()) if results[-1].returns_rows else []
+
+    return await database.write(work)
+
+
+@asynccontextmanager
+async def held(database: Database) -> AsyncIterator[None]:
+    """Keep a transaction open that has changed all workspaces, so that nothing can be stored while the block runs."""
+    begun, over = threading.Event(), threading.Event()
+
+    def work(connection: Connection) -> None:
+        connection.execute(update(workspaces).values(name="held"))
+        begun.set()
+        if database.is_sqlite:  # on a thread of its own
+            over.wait()
+        else:
+            await_only(asyncio.to_thread(over.wait))
+
+    holding = asyncio.create_task(database.write(work))
+    await asyncio.to_thread(begun.wait)
+    try:
+        yield
+    finally:
+        over.set()
+        await holding

@@ -14,9 +14,10 @@ from streamer.api.routes import ROUTES, Route
 from streamer.app import Server
 from streamer.auth.access import COOKIE
 from streamer.auth.keys import SESSION_SECONDS, SIGN_IN_SECONDS, Keyring
-from streamer.auth.principal import ADMIN, AUDIT, EVERYWHERE, READ, SCOPES, TEMPLATES, WRITE
+from streamer.auth.principal import ADMIN, AUDIT, EVERYWHERE, READ, SCOPES, TEMPLATES, WRITE, Principal
 from streamer.core.clock import format_timestamp, now_us
-from streamer.store.credentials import Credentials
+from streamer.core.errors import StoreUnavailable, Unauthenticated
+from streamer.store.credentials import Credential, Credentials
 from streamer.store.database import Database
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Answer, Api, events, make_event
@@ -610,6 +611,47 @@ async def test_a_chosen_admin_key_replaces_the_other(
         assert unauthenticated(await api.with_key(None).get("/v1/session", headers=cookie))
         assert await process.stop() == 0
         assert "key-0123456789" not in process.log
+
+
+async def test_many_requests_of_one_key_look_it_up_once(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who ask at the same time share one look-up; a failure is told to all of them, and to nobody later."""
+    database = Database(database_url)
+    credentials = Credentials(database)
+    keyring = Keyring(credentials)
+    await keyring.set_admin_key(ADMIN_KEY)
+    find, looked_up = credentials.find, 0
+
+    async def counted(secret_hash: str) -> Credential | None:
+        nonlocal looked_up
+        looked_up += 1
+        if looked_up == 1:
+            raise StoreUnavailable("away")
+        return await find(secret_hash)
+
+    monkeypatch.setattr(credentials, "find", counted)
+    for expected in (StoreUnavailable, Principal):
+        together = [keyring.principal(ADMIN_KEY, "key") for _ in range(100)]
+        leaving = asyncio.create_task(keyring.principal(ADMIN_KEY, "key"))
+        asyncio.get_running_loop().call_soon(leaving.cancel)
+        answers = await asyncio.gather(leaving, *together, return_exceptions=True)
+        assert isinstance(answers[0], asyncio.CancelledError)
+        assert {type(answer) for answer in answers[1:]} == {expected}
+    assert looked_up == 2
+    await database.close()
+
+
+async def test_a_credential_works_only_in_its_own_place(database_url: str) -> None:
+    """A session's secret is no key, also right after it was used as what it is; nor is a key a session."""
+    database = Database(database_url)
+    keyring = Keyring(Credentials(database))
+    await keyring.set_admin_key(ADMIN_KEY)
+    session = await keyring.sign_in(await keyring.create_sign_in())
+    for secret, right, wrong in ((session, "session", "key"), (ADMIN_KEY, "key", "session")):
+        for _ in range(2):
+            await keyring.principal(secret, right)
+            with pytest.raises(Unauthenticated):
+                await keyring.principal(secret, wrong)
+    await database.close()
 
 
 @on_sqlite

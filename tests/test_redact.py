@@ -200,6 +200,17 @@ def test_the_quick_search_hides_nothing(value: Any) -> None:
         assert redact(value) == value
 
 
+@given(VALUES, st.booleans())
+@example("\u017fk_", False)
+@example("\u212aey", False)
+def test_the_quick_search_finds_every_hint(value: Any, upper: bool) -> None:
+    """The first look finds what a search for one hint after the other finds, in capitals too, and no more."""
+    encoded = orjson.dumps(value)
+    encoded = encoded.upper() if upper else encoded
+    plain = encoded.replace(b'"task_id":', b"").lower()
+    assert may_hold_secret(encoded) == any(hint in plain for hint in HINTS)
+
+
 @given(VALUES)
 def test_redaction_is_stable(value: Any) -> None:
     """What was redacted once stays as it is: appending an event again that was read from the log changes nothing."""

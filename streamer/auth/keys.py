@@ -1,5 +1,6 @@
 """Keys, sign-in codes and sessions: made here, told apart by what they are for, kept as hashes."""
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from streamer.auth.principal import ADMIN, EVERYWHERE, Principal
 from streamer.core.clock import now_us
 from streamer.core.errors import NotFound, Unauthenticated
 from streamer.feed.reasons import Reason
+from streamer.observe.tasks import outlasting
 from streamer.store.credentials import Credential, Credentials
 
 SECOND = 1_000_000
@@ -37,7 +39,8 @@ class Keyring:
     def __init__(self, credentials: Credentials, clock: Callable[[], int] = now_us) -> None:
         self._credentials = credentials
         self._clock = clock
-        self._cache: dict[str, tuple[int, Principal]] = {}
+        self._cache: dict[tuple[str, str], tuple[int, asyncio.Task[Principal]]] = {}
+        """By kind and hash: until when a look-up is trusted, and the look-up, which may still be under way."""
 
     async def principal(self, secret: str, kind: str) -> Principal:
         """Return the principal of a secret. `kind` is how it was sent: `key` (header) or `session` (cookie).
@@ -46,22 +49,29 @@ class Keyring:
             Unauthenticated: there is no such credential, it was sent in another's place, or it has expired.
         """
         # Looking up by hash leaks nothing by its timing: who guesses cannot steer the hash.
-        secret_hash = hash_secret(secret)
+        asked = kind, hash_secret(secret)
         now = self._clock()
-        cached = self._cache.get(secret_hash)
-        if cached is None or cached[0] <= now:
-            found = await self._credentials.find(secret_hash)
-            expected = {"session"} if kind == "session" else {"key", "admin"}
-            if found is None or found.kind not in expected:
-                self._cache.pop(secret_hash, None)
-                raise Unauthenticated("the credential is not valid")
+        known = self._cache.get(asked)
+        if known is None or known[0] <= now:
             if len(self._cache) >= CACHE_ENTRIES:
                 self._cache.clear()
-            cached = self._cache[secret_hash] = (now + CACHE_SECONDS * SECOND, principal_of(found))
-        principal = cached[1]
+            # Kept before it is found: the many requests of one key are not to look it up at once.
+            known = self._cache[asked] = now + CACHE_SECONDS * SECOND, outlasting(self._find(*asked))
+        principal = await asyncio.shield(known[1])
         if principal.expires_at is not None and principal.expires_at <= now:
             raise Unauthenticated("the credential has expired")
         return principal
+
+    async def _find(self, kind: str, secret_hash: str) -> Principal:
+        found = None
+        try:
+            found = await self._credentials.find(secret_hash)
+        finally:
+            if found is None:  # this holds for those who asked meanwhile, not for longer
+                self._cache.pop((kind, secret_hash), None)
+        if found is None or found.kind not in ({"session"} if kind == "session" else {"key", "admin"}):
+            raise Unauthenticated("the credential is not valid")
+        return principal_of(found)
 
     async def holder(self, link: str) -> Principal | None:
         """Return the principal of a credential by its link in a chain, None if it has ended."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 from typing import Any
@@ -13,6 +14,9 @@ from streamer.core.errors import StreamerError
 from streamer.observe.logs import configure
 from streamer.settings import PREFIX, Settings, SettingsError, load
 from streamer.store.database import BadDatabaseUrl
+
+COLLECT_AFTER = 10_000
+"""Objects made, and not freed, between two looks of the garbage collector at the youngest."""
 
 
 def _flags(command: click.Command) -> click.Command:
@@ -75,9 +79,21 @@ async def _serve(settings: Settings) -> None:
     async with running(settings, show_key=terminal) as server:
         with contextlib.suppress(BrokenPipeError):
             click.echo(await _welcome(server, terminal=terminal), err=not terminal)
+        _calm_collector()
         await stop.wait()
         window = f"within {settings.drain_seconds:g} s"
         click.echo(f"stopping {window}: no new connections, streams are closed (again to stop at once)", err=True)
+
+
+def _calm_collector() -> None:
+    """Have the garbage collector look less often, and not at what the start made, which stays.
+
+    Reference counts free nearly all that a request makes. Looking after every 700 objects, the default, finds little but the requests
+    under way, again and again: a quarter of the time of an append when hundreds are.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
 
 
 def _stopped_by_signal() -> asyncio.Event:

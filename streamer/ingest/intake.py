@@ -110,7 +110,7 @@ class Intake:
             for name in ("details", "changes"):
                 if _depth(complete[name]) > self._limits.details_depth:
                     raise self._too_deep(where, name)
-        if may_hold_secret(draft.content) or may_hold_secret(draft.tail):
+        if may_hold_secret(draft.content + draft.tail):
             found = self._metrics.redactions.inc
             clean = redact(complete | {"changes": None}, found=found)
             if complete["changes"] is not None:

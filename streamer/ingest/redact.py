@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
+from pydantic_core import SchemaValidator, core_schema
+
 REDACTED: Final = "***REDACTED***"
 
 _SECRET_NAMES: Final = (
@@ -75,16 +77,17 @@ _HARMLESS_ENDINGS: Final = tuple(f" {name}" for name in _HARMLESS_NAMES)
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 HINTS: Final = tuple(dict.fromkeys((*_NAME_HINTS, *_SHAPE_HINTS)))
+# Every event comes here. pydantic's regular expressions look for all hints in one pass, ten times as fast as Python's, which try one
+# hint after the other at every character. (?i-u): case and classes are of ASCII only, as in bytes.
+_HINT: Final = SchemaValidator(
+    core_schema.str_schema(pattern=f"(?i-u:{'|'.join(re.escape(hint.decode()) for hint in HINTS)})")
+)
 
 
 def may_hold_secret(encoded: bytes) -> bool:
     """Tell whether encoded JSON has anything that some rule could replace; False is certain."""
     # Every event has this key of ours, and "sk_" in it. The quotes make sure that it is a key and no one's text.
-    lowered = encoded.lower().replace(b'"task_id":', b"")
-    for hint in HINTS:  # noqa: SIM110 - a plain loop is three times as fast, and every event comes here
-        if hint in lowered:
-            return True
-    return False
+    return _HINT.isinstance_python(encoded.replace(b'"task_id":', b"").decode())
 
 
 def is_secret_name(name: str) -> bool:

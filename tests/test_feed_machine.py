@@ -333,7 +333,7 @@ class FeedMachine(RuleBasedStateMachine):
 
         async def ask() -> None:
             if not self.log.away:
-                await self.hub.check()
+                await self.hub.check(list(self.hub._channels.values()))
 
         self.loop.run_until_complete(ask())
 

@@ -25,6 +25,31 @@ LOG_TURNS = 3
 where nothing times out."""
 
 
+KEPT_CHUNKS = 32
+"""Chunks of the log that are kept for who asks for the same: after a restart all come back at once, and from the same position."""
+
+
+class Chunk:
+    """Some of a log's frames, as one filter lets them through."""
+
+    __slots__ = ("_encoded", "frames", "through")
+
+    def __init__(self, frames: Sequence[Frame], through: int) -> None:
+        self.frames = frames
+        self.through = through
+        """Up to here nothing is left out but what the filter stops."""
+        self._encoded: dict[Wire, bytes] = {}
+
+    def encode(self, frames: Sequence[Frame], wire: Wire) -> bytes:
+        """Encode those of the frames that a reader has not had: once for all that have had none."""
+        if len(frames) < len(self.frames):
+            return wire.frames(frames)
+        data = self._encoded.get(wire)
+        if data is None:
+            data = self._encoded[wire] = wire.frames(frames)
+        return data
+
+
 class Feed:
     """Replay joined to live, for readers of any transport: `connect`, `follow`, `start`; `leave` and `disconnect` at the end."""
 
@@ -35,7 +60,8 @@ class Feed:
         self._log_reads = metrics.log_reads
         self._chunk_bytes = chunk_bytes
         self._log_turns = asyncio.Semaphore(LOG_TURNS)
-        self._readings: dict[tuple[Channel, int, Filter], asyncio.Task[tuple[Sequence[Frame], int]]] = {}
+        self._readings: dict[tuple[str, str, int, Filter], asyncio.Task[Chunk]] = {}
+        """By workspace, epoch, the seq that they begin behind and filter: those in work, and the last ones that are done."""
         self._logger = structlog.get_logger("feed")
 
     # ---- what transports call
@@ -158,28 +184,28 @@ class Feed:
     async def _hand_out(self, reader: Reader) -> None:
         """Write the next chunk for a reader, from the ring or the log; or say what is missing there."""
         session, sink, wire = reader.session, reader.sink, reader.wire
-        frames, through = self._from_ring(reader)
-        if frames is None:
+        chunk = self._from_ring(reader)
+        if chunk is None:
             try:
-                frames, through = await self._from_log(reader)
+                chunk = await self._from_log(reader)
             except PositionExpired:
                 await self._step_over(reader)
                 return
         before = session.position
-        fresh = session.read(frames, through)
+        fresh = session.read(chunk.frames, chunk.through)
         if fresh:
-            sink.write(wire.frames(fresh))
+            sink.write(chunk.encode(fresh, wire))
             reader.noted = fresh[-1].seq
         elif session.position > before:
             reader.noted = session.position
             sink.write(wire.checkpoint(Position(session.epoch, session.position)))
 
-    def _from_ring(self, reader: Reader) -> tuple[Sequence[Frame] | None, int]:
+    def _from_ring(self, reader: Reader) -> Chunk | None:
         """Return what the ring holds for a reader, about a chunk of it; None if the ring has moved past the reader."""
         channel = reader.channel
         frames = channel.tail.after(reader.session.position)
         if frames is None:
-            return None, 0
+            return None
         passed: list[Frame] = []
         size = through = 0
         for frame in frames:
@@ -189,18 +215,31 @@ class Feed:
             if reader.selection.matches(frame.facets):
                 passed.append(frame)
                 size += len(frame.body)
-        return passed, through
+        return Chunk(passed, through)
 
-    async def _from_log(self, reader: Reader) -> tuple[Sequence[Frame], int]:
-        """Read a chunk behind the reader's position, not beyond where the channel stands: once for all that ask for it now."""
-        asked = (reader.channel, reader.session.position, reader.selection)
+    async def _from_log(self, reader: Reader) -> Chunk:
+        """Read a chunk behind the reader's position, not beyond where the channel stands: once for all that ask for it.
+
+        A log only grows, so what was read once is right for good; it ends earlier than it might by now.
+        """
+        channel, after, selection = reader.channel, reader.session.position, reader.selection
+        asked = (channel.workspace, channel.epoch, after, selection)
         reading = self._readings.get(asked)
         if reading is None:
-            reading = self._readings[asked] = outlasting(self._read(*asked))
-            reading.add_done_callback(lambda _: self._readings.pop(asked))
+            reading = self._readings[asked] = outlasting(self._read(channel, after, selection))
+            reading.add_done_callback(lambda done: self._keep(asked, done))
         return await asyncio.shield(reading)  # who leaves does not take it from the others
 
-    async def _read(self, channel: Channel, after: int, selection: Filter) -> tuple[Sequence[Frame], int]:
+    def _keep(self, asked: tuple[str, str, int, Filter], reading: asyncio.Task[Chunk]) -> None:
+        """Keep what was read for who asks next, in the place of what was read before; not what failed or led no further."""
+        if reading.cancelled() or reading.exception() is not None or reading.result().through <= asked[2]:
+            del self._readings[asked]
+        else:
+            done = [other for other, task in self._readings.items() if task.done()]
+            for other in done[:-KEPT_CHUNKS]:
+                del self._readings[other]
+
+    async def _read(self, channel: Channel, after: int, selection: Filter) -> Chunk:
         epoch = channel.epoch
         async with self._log_turns:
             self._log_reads.inc()
@@ -213,7 +252,7 @@ class Feed:
                 after=Position(epoch, after),
                 before=Position(epoch, channel.flushed + 1),
             )
-        return [Frame(Position(epoch, event.seq), event.body) for event in page.events], page.examined
+        return Chunk([Frame(Position(epoch, event.seq), event.body) for event in page.events], page.examined)
 
     async def _step_over(self, reader: Reader) -> None:
         """Tell a reader that what it wanted next was removed meanwhile. Raises _Moved: the log is another one now."""

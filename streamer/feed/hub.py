@@ -10,6 +10,7 @@ import contextlib
 import random
 import time
 from collections import Counter
+from collections.abc import Collection
 from itertools import cycle
 
 import structlog
@@ -24,6 +25,8 @@ from streamer.observe.tasks import outlasting
 
 FILL_EVENTS = 500
 """The most events that one query brings while a hole is filled; their bytes are bounded by the ring's."""
+HEADS = 200
+"""Workspaces whose heads one query asks for."""
 DRAIN_RATE = 500
 """Connections closed each second when the server stops; more if its window is short. They all come back at once somewhere."""
 FLUSH_PAUSE = 2
@@ -297,15 +300,19 @@ class Hub:
 
     async def _poll(self) -> None:
         while True:
-            await asyncio.sleep(self._poll_seconds)
-            with contextlib.suppress(StoreUnavailable):  # the next time, then
-                await self.check()
+            # Some at a time: an answer for thousands of workspaces at once would keep their readers waiting.
+            channels = list(self._channels.values())
+            parts = [channels[start : start + HEADS] for start in range(0, len(channels), HEADS)] or [[]]
+            for part in parts:
+                await asyncio.sleep(self._poll_seconds / len(parts))
+                with contextlib.suppress(StoreUnavailable):  # the next time, then
+                    await self.check(part)
 
-    async def check(self) -> None:
-        """Ask the log how far the followed workspaces are, and see to what the bus did not tell. Raises StoreUnavailable."""
-        followed = dict(self._channels)
-        if not followed:
+    async def check(self, channels: Collection[Channel]) -> None:
+        """Ask the log how far these workspaces are, and see to what the bus did not tell. Raises StoreUnavailable."""
+        if not channels:
             return
+        followed = {channel.workspace: channel for channel in channels}
         heads = await self._log.heads(list(followed))
         for workspace, channel in followed.items():
             if not channel.followers:

@@ -17,6 +17,7 @@ class Outlet(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._drained: asyncio.Future[None] | None = None
+        """Done when the transport's buffer is below its mark; None while it is."""
         self._when_lost: list[Callable[[], None]] | None = []
         """To be called at the end; None once there was one."""
 
@@ -28,24 +29,30 @@ class Outlet(asyncio.Protocol):
             self._when_lost.append(call)
 
     async def drain(self) -> None:
-        """Wait until the transport, whose buffer is above its mark, is below it again. For one who waits. Raises ConnectionError."""
+        """Wait until the transport's buffer is below its mark. Raises ConnectionError."""
         if self._when_lost is None:
             raise ConnectionResetError("the connection is gone")
-        self._drained = asyncio.get_running_loop().create_future()
-        await self._drained
+        if self._drained is None:
+            await asyncio.sleep(0)  # written, but not tried yet: whether it is too much is known when it is
+        if self._drained is not None:
+            await self._drained
 
     # ---- what the transport calls
 
+    def pause_writing(self) -> None:
+        """Have `drain` wait: the buffer is above its mark."""
+        self._drained = asyncio.get_running_loop().create_future()
+
     def resume_writing(self) -> None:
         """Wake who waits: the buffer is below its mark."""
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         """Say that the connection is gone."""
         calls, self._when_lost = self._when_lost or [], None
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_exception(exc or ConnectionResetError("the connection is gone"))
+        self.resume_writing()
         for call in calls:
             call()
 

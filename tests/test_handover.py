@@ -1,0 +1,238 @@
+"""Connections that a handler takes from aiohttp: on each event loop, bare and by TLS, nothing of aiohttp is left, and nothing is lost."""
+
+import asyncio
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import uvloop
+from aiohttp import HttpVersion11, web
+
+from streamer.api.connection import Runner
+from streamer.transports.handover import HandedOver, Outlet
+from tests.support.tools import require
+from tests.support.waiting import SECONDS, eventually
+
+GREETING = b"hello"
+
+
+@dataclass
+class Taken:
+    """A server whose handler takes every connection, and what it took."""
+
+    runner: Runner
+    port: int
+    client: ssl.SSLContext | None
+    transports: list[asyncio.Transport] = field(default_factory=list)
+    outlets: list[Outlet] = field(default_factory=list)
+    lost: int = 0
+    peak: int = 0
+    """The most bytes that a transport's buffer held when it was about to be given more."""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Begin an answer and take its connection."""
+        response = HandedOver()
+        writer = await response.prepare(request)
+        assert writer is not None
+        transport = request.transport
+        assert transport is not None
+        writer.send_headers()
+        outlet = response.take(transport)
+        outlet.when_lost(self._count)
+        transport.write(GREETING if request.version < HttpVersion11 else b"5\r\nhello\r\n")
+        self.transports.append(transport)
+        self.outlets.append(outlet)
+        return response
+
+    def _count(self) -> None:
+        self.lost += 1
+
+    async def ask(self, version: str = "1.1", more: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a connection, send a request and read its answer up to the greeting."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=self.client)
+        writer.write(f"GET / HTTP/{version}\r\nHost: tests\r\n\r\n".encode() + more)
+        async with asyncio.timeout(SECONDS):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.split()[1] == b"200"
+            assert (b"chunked" in head) == (version == "1.1")
+            await reader.readuntil(GREETING + (b"\r\n" if version == "1.1" else b""))
+        return reader, writer
+
+    async def settled(self) -> int:
+        """Wait until no connection is aiohttp's; returns how many tasks there are."""
+
+        async def none_left() -> bool:
+            return not self.runner.server.connections  # type: ignore[union-attr]
+
+        await eventually(none_left)
+        await asyncio.sleep(0)
+        return len(asyncio.all_tasks())
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Make a certificate of localhost; returns it and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, made = folder / "key.pem", folder / "certificate.pem"
+    options = "-x509 -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -subj /CN=localhost"
+    command = f"{require('openssl')} req {options} -keyout {key} -out {made}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    return made, key
+
+
+Scenario = Callable[[Taken], Awaitable[None]]
+Run = Callable[[Scenario], None]
+
+
+@pytest.fixture(params=["asyncio", "uvloop", "asyncio-tls", "uvloop-tls"])
+def run(request: pytest.FixtureRequest, certificate: tuple[Path, Path]) -> Run:
+    """Run a scenario with a server on a loop of its own."""
+    loop, _, tls = request.param.partition("-")
+
+    def run_it(scenario: Scenario) -> None:
+        async def main() -> None:
+            async with _serving(certificate if tls else None) as taken:
+                async with asyncio.timeout(SECONDS):
+                    await scenario(taken)
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop == "uvloop" else None) as runner:
+            runner.run(main())
+
+    return run_it
+
+
+@asynccontextmanager
+async def _serving(certificate: tuple[Path, Path] | None) -> AsyncIterator[Taken]:
+    application = web.Application()
+    runner = Runner(application, handler_cancellation=True, access_log=None)
+    server = client = None
+    if certificate is not None:
+        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server.load_cert_chain(*certificate)
+        client = ssl.create_default_context(cafile=certificate[0])
+        client.check_hostname = False
+    taken = Taken(runner, 0, client)
+    application.router.add_get("/", taken.handle)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server)
+    await site.start()
+    taken.port = runner.addresses[0][1]
+    yield taken
+    for transport in taken.transports:
+        transport.abort()
+    runner.leave_open_requests(1)
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_nothing_of_aiohttp_is_left(run: Run, version: str) -> None:
+    """A connection that was taken is none of aiohttp's and has no task; its end comes behind all that was written."""
+
+    async def scenario(taken: Taken) -> None:
+        before = len(asyncio.all_tasks())
+        clients = [await taken.ask(version) for _ in range(10)]
+        assert await taken.settled() == before
+        assert taken.lost == 0
+        for transport in taken.transports:
+            transport.write(b"last words" * 50_000)
+            transport.close()
+        for reader, writer in clients:
+            assert await reader.read() == b"last words" * 50_000
+            writer.close()
+        await eventually(lambda: _is(taken.lost == 10))
+        assert len(asyncio.all_tasks()) <= before
+
+    run(scenario)
+
+
+def test_its_client_is_not_outrun(run: Run) -> None:
+    """`drain` waits while the client takes nothing, and goes on when it does; no byte is lost or doubled."""
+    chunk, count = b"%07d\n" * 8192, 300
+
+    async def scenario(taken: Taken) -> None:
+        reader, writer = await taken.ask("1.0")
+        transport, outlet = taken.transports[0], taken.outlets[0]
+        transport.set_write_buffer_limits(high=65_536)
+        written = 0
+
+        async def write() -> None:
+            nonlocal written
+            for number in range(count):
+                transport.write(chunk.replace(b"%07d", b"%07d" % number))
+                written += 1
+                while transport.get_write_buffer_size() > 65_536:
+                    await outlet.drain()
+            transport.close()
+
+        writing = asyncio.create_task(write())
+        stalled = 0
+
+        async def has_stalled() -> bool:
+            nonlocal stalled
+            before, stalled = stalled, written
+            await asyncio.sleep(0.05)
+            return 0 < written == stalled == before
+
+        await eventually(has_stalled)
+        assert written < count, "what nobody takes is not piled up"
+        data = await reader.read()
+        await writing
+        assert data == b"".join(chunk.replace(b"%07d", b"%07d" % number) for number in range(count))
+        writer.close()
+
+    run(scenario)
+
+
+def test_a_client_that_leaves_is_noticed(run: Run) -> None:
+    """Whether it closes, aborts or half-closes; who waits for it to take something is told."""
+
+    async def scenario(taken: Taken) -> None:
+        for number, leave in enumerate(("close", "abort", "write_eof")):
+            _, writer = await taken.ask()
+            if leave == "write_eof" and not writer.can_write_eof():  # TLS has none
+                leave = "close"  # noqa: PLW2901
+            getattr(writer.transport, leave)()
+            await eventually(lambda number=number: _is(taken.lost == number + 1))  # type: ignore[misc]
+            with pytest.raises(ConnectionError):
+                await taken.outlets[number].drain()
+            writer.transport.abort()
+        calls: list[int] = []
+        taken.outlets[0].when_lost(lambda: calls.append(1))
+        assert calls == [1], "who asks late is told at once"
+        _, writer = await taken.ask()
+        transport, outlet = taken.transports[3], taken.outlets[3]
+        while transport.get_write_buffer_size() < 2**20:
+            transport.write(b"x" * 2**20)
+            await asyncio.sleep(0)
+        waiting = asyncio.create_task(outlet.drain())
+        await asyncio.sleep(0)
+        writer.transport.abort()
+        await asyncio.wait([waiting])
+        await eventually(lambda: _is(taken.lost == 4))
+
+    run(scenario)
+
+
+def test_what_a_client_goes_on_to_say_is_not_heard(run: Run) -> None:
+    """Requests behind the first, a body and nonsense are no requests any more; the stream goes on, and its end is noticed."""
+
+    async def scenario(taken: Taken) -> None:
+        more = b"GET / HTTP/1.1\r\nHost: tests\r\n\r\n" * 200 + b"\x00\xff" * 300_000
+        reader, writer = await taken.ask(more=more)
+        await writer.drain()
+        await taken.settled()
+        assert len(taken.transports) == 1
+        taken.transports[0].write(b"4\r\nmore\r\n")
+        assert await reader.readuntil(b"more") == b"4\r\nmore"
+        writer.close()
+        await eventually(lambda: _is(taken.lost == 1))
+
+    run(scenario)
+
+
+async def _is(condition: bool) -> bool:
+    return condition

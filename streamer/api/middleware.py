@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 
 import orjson
@@ -42,7 +43,9 @@ def middlewares(
         tickets: find it, too.
         metrics: counts the requests.
     """
-    logger = structlog.get_logger("http")
+    logger = structlog.get_logger("http").bind()
+    # prometheus-client makes a metric's name of its labels anew each time.
+    counter, timer = lru_cache(metrics.requests.labels), lru_cache(metrics.request_seconds.labels)
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -65,9 +68,9 @@ def middlewares(
         finally:
             elapsed = time.perf_counter() - started
             name = route.path if route else "unknown"
-            metrics.requests.labels(name, request.method if route else "other", status).inc()
+            counter(name, request.method if route else "other", status).inc()
             if route is not None and not route.streams:
-                metrics.request_seconds.labels(name).observe(elapsed)
+                timer(name).observe(elapsed)
             principal = request.get(PRINCIPAL)
             logger.info(
                 "request",

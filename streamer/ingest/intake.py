@@ -17,6 +17,9 @@ from streamer.observe.metrics import Metrics
 
 ACTOR_KEYS = ("type", "id", "name", "role", "on_behalf_of", "ip")
 ENTITY_KEYS = ("type", "id", "identifier", "name")
+# In the order in which they are written.
+_NO_ACTOR: Mapping[str, Any] = dict.fromkeys(ACTOR_KEYS)
+_NO_ENTITY: Mapping[str, Any] = dict.fromkeys(ENTITY_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ def _complete(workspace: str, event: Mapping[str, Any], author: Author, where: s
     """Return the event with every key of the canonical form, in its order; what is absent and can be derived is."""
     actor = _actor(event.get("actor"), author, where)
     given_entity = event.get("entity")
-    entity = {key: given_entity.get(key) for key in ENTITY_KEYS} if given_entity else None
+    entity = {**_NO_ENTITY, **given_entity} if given_entity else None
     details = event.get("details") or {}
     action = event["action"]
     called = entity or {}
@@ -164,7 +167,7 @@ def _complete(workspace: str, event: Mapping[str, Any], author: Author, where: s
 
 
 def _actor(given: Mapping[str, Any] | None, author: Author, where: str) -> dict[str, Any]:
-    actor = {key: (given or {}).get(key) for key in ACTOR_KEYS}
+    actor = {**_NO_ACTOR, **(given or {})}
     prefix = f"{where}." if where else ""
     if author.actor is None:
         if actor["type"] is None or actor["id"] is None:

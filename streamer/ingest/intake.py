@@ -1,5 +1,6 @@
 """What becomes of a well-formed event before the writer gets it."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,6 +16,8 @@ from streamer.core.ports import Append, Appended, Writer
 from streamer.ingest.redact import may_hold_secret, redact, redact_changes
 from streamer.observe.metrics import Metrics
 
+TURN_EVENTS = 50
+"""Events of a batch that are prepared before others have their turn: about a millisecond."""
 ACTOR_KEYS = ("type", "id", "name", "role", "on_behalf_of", "ip")
 ENTITY_KEYS = ("type", "id", "identifier", "name")
 # In the order in which they are written.
@@ -79,6 +82,8 @@ class Intake:
         seen: dict[str, int] = {}
         wrong: dict[str, str] = {}
         for index, event in enumerate(events):
+            if index % TURN_EVENTS == TURN_EVENTS - 1:
+                await asyncio.sleep(0)
             where = f"events[{index}]" if batch else ""
             try:
                 draft = self._draft(workspace, event, author, where)

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 
 import orjson
@@ -44,15 +44,17 @@ def middlewares(
         tickets: find it, too.
         metrics: counts the requests.
     """
-    logger = structlog.get_logger("http")
+    logger = structlog.get_logger("http").bind()
+    # prometheus-client makes a metric's name of its labels anew each time.
+    counter, timer = lru_cache(metrics.requests.labels), lru_cache(metrics.request_seconds.labels)
 
     def account(entry: dict[str, object], route: Route | None, started: float, status: int) -> None:
         """Count and log a request that is over."""
         elapsed = time.perf_counter() - started
         name = route.path if route else "unknown"
-        metrics.requests.labels(name, entry["method"] if route else "other", status).inc()
+        counter(name, entry["method"] if route else "other", status).inc()
         if route is not None and not route.streams:
-            metrics.request_seconds.labels(name).observe(elapsed)
+            timer(name).observe(elapsed)
         logger.info("request", **entry, status=status, ms=round(elapsed * 1000, 1))
 
     @web.middleware

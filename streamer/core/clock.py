@@ -6,6 +6,7 @@ Integers compare and store exactly; text is made only at the edge.
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -23,7 +24,12 @@ def now_us() -> int:
 def format_timestamp(us: int) -> str:
     """Write microseconds as RFC 3339 with six digits: `2026-11-21T06:22:04.123456Z`."""
     seconds, fraction = divmod(us, 1_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{fraction:06d}Z"
+    return f"{_format_seconds(seconds)}.{fraction:06d}Z"
+
+
+@lru_cache(maxsize=16)  # events come thousands a second
+def _format_seconds(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def parse_timestamp(text: str) -> int:

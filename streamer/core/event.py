@@ -55,7 +55,7 @@ def search_text(event: Mapping[str, Any]) -> str:
         event["run_id"],
         event["task_id"],
     )
-    return fold("\n".join(part for part in parts if part)).replace("\0", "")
+    return fold("\n".join([part for part in parts if part])).replace("\0", "")
 
 
 @dataclass(slots=True)

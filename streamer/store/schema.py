@@ -56,6 +56,15 @@ events = Table(
     Index("events_by_timestamp", "workspace", "timestamp"),
     Index("events_by_action", "workspace", "action", "seq"),
     Index("events_by_actor", "workspace", "actor_id", "seq"),
+    Index("events_by_actor_type", "workspace", "actor_type", "seq"),
+    # Nearly all events are activity: those are found without an index.
+    Index(
+        "events_of_audit",
+        "workspace",
+        "seq",
+        sqlite_where=text("category = 'audit'"),
+        postgresql_where=text("category = 'audit'"),
+    ),
     # Partial: most events lack some of these, and a row that is absent from an index costs nothing.
     *(
         Index(

@@ -124,6 +124,7 @@ class GroupCommit:
         self._news: list[Committed] = []
         self._logger = structlog.get_logger("writer")
         self._statements = _Statements(database)
+        metrics.append_queue.set_function(lambda: self._events)
 
     async def append(self, request: Append) -> Appended:
         """Store a request durably; returns after the commit."""
@@ -137,7 +138,6 @@ class GroupCommit:
         self._queue.append(_Waiting(request, answer, size))
         self._events += len(request.drafts)
         self._bytes += size
-        self._metrics.append_queue.set(self._events)
         self._wake.set()
         return await answer
 
@@ -160,7 +160,6 @@ class GroupCommit:
                     waiting.answer.set_exception(outcome)
                 else:
                     waiting.answer.set_result(outcome)
-            self._metrics.append_queue.set(self._events)
             news, self._news = self._news, []
             for committed in news:
                 self._metrics.events_appended.inc(len(committed.frames))

@@ -32,6 +32,7 @@ from streamer.store.migrate import DatabaseTooNew, migrate
 from streamer.store.schema import metadata
 from streamer.store.writer import GroupCommit
 from tests.support.api import make_event
+from tests.support.databases import run_sql
 
 WS = "store"
 ANN = Author("ann", None, may_create_workspace=True)
@@ -62,12 +63,7 @@ class Store:
 
     async def run_sql(self, *statements: str) -> None:
         """Change the database behind the server's back."""
-
-        def run(connection: Connection) -> None:
-            for statement in statements:
-                connection.execute(text(statement))
-
-        await self.database.write(run)
+        await run_sql(self.database, *statements)
 
 
 @asynccontextmanager

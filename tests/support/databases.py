@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import Connection, delete, update
+from sqlalchemy import Connection, delete, text, update
 
 from streamer.store.database import Database
 from streamer.store.migrate import migrate
@@ -209,3 +209,13 @@ async def nothing_written(url: str) -> AsyncIterator[None]:
             yield
     finally:
         await connection.close()
+
+
+async def run_sql(database: Database, *statements: str) -> list[Any]:
+    """Run statements in one transaction, behind the server's back; returns the rows of the last one, if it has some."""
+
+    def run(connection: Connection) -> list[Any]:
+        results = [connection.execute(text(statement)) for statement in statements]
+        return list(results[-1].all()) if results[-1].returns_rows else []
+
+    return await database.write(run)

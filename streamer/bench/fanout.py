@@ -1,0 +1,50 @@
+"""The scenario `fanout`: events at a rate, to many subscribers."""
+
+from streamer.bench.crowd import Crowd, Metrics
+from streamer.bench.ground import Ground
+from streamer.bench.load import Load
+from streamer.bench.targets import Target
+
+MIB = 2**20
+
+
+def fanout(ground: Ground, target: Target, load: Load) -> Metrics:
+    """Measure one server under the load."""
+    crowd = Crowd(ground, target, load)
+    before = target.usage.rss()
+    crowd.join(load.streams())
+    connected = target.usage.rss()
+    if load.warmup:
+        crowd.publish(rate=load.rate, seconds=load.warmup)
+        crowd.settle()
+    return {
+        "rss_before": round(before / MIB, 1),
+        "rss_per_connection": round((connected - before) / max(load.subscribers, 1) / 1024, 1),
+        **measure(crowd),
+    }
+
+
+def measure(crowd: Crowd) -> Metrics:
+    """Append for the time of the load, and measure until all is delivered."""
+    usage, load = crowd.target.usage, crowd.load
+    usage.forget_peak()
+    crowd.begin()
+    cpu = usage.cpu()
+    sent = crowd.publish(rate=load.rate, seconds=load.seconds, batch=load.batch)
+    crowd.settle()
+    used = usage.cpu() - cpu
+    metrics, more = crowd.report(sent["first"])
+    seconds = (max(more["last"], sent["ended"]) - sent["began"]) / 1e9
+    deliveries, stored = metrics["deliveries"] or 0, sent["sent"] - sent["failed"]
+    return {
+        **metrics,
+        "events": stored,
+        "events_per_second": round(stored / seconds, 1),
+        "deliveries_per_second": round(deliveries / seconds, 1),
+        "megabytes_per_second": round(more["bytes"] / seconds / 1e6, 2),
+        "failed": sent["failed"],
+        "cpu": round(used / seconds, 3),
+        "cpu_per_delivery": round(used * 1e6 / deliveries, 2) if deliveries else None,
+        "cpu_per_append": round(used * 1e6 / stored, 1) if stored else None,
+        "rss_peak": round(usage.peak() / MIB, 1),
+    }

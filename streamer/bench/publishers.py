@@ -1,0 +1,319 @@
+"""The process of the publishers: appends over keep-alive connections, each event at its intended time.
+
+Open loop: what is due is sent, whatever became of what was sent before. When all connections are busy it waits, and its latency
+counts from the intended time all the same. Without a rate it is a closed loop: a connection sends its next as soon as it is answered.
+"""
+
+import random
+import re
+import select
+import socket
+import sys
+import time
+from collections import Counter, deque
+from itertools import accumulate
+from typing import Any
+
+from streamer.bench.check import BUCKET_NS
+from streamer.bench.ground import BenchError, answer, orders, refuse
+
+ANSWER_SECONDS = 30.0
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_SEQ = re.compile(rb'"seq":(\d+)')
+_NUMBER = re.compile(rb'"seq":(\d+),.*?"details":\{"n":(-?\d+),')
+_OK = (b"200", b"201", b"202")
+
+
+class Request:
+    """Events on their way: to which workspace, their numbers, and when the last was due."""
+
+    __slots__ = ("data", "due", "numbers", "workspace")
+
+    def __init__(self, workspace: int, numbers: range, due: int, data: bytes) -> None:
+        self.workspace = workspace
+        self.numbers = numbers
+        self.due = due
+        self.data = data
+
+
+class Connection:
+    """One keep-alive connection, with at most one request on its way."""
+
+    __slots__ = ("buffer", "lane", "request", "socket", "unsent")
+
+    def __init__(self, lane: "Lane") -> None:
+        self.lane = lane
+        self.request: Request | None = None
+        self.buffer = b""
+        self.unsent = b""
+        self.socket: socket.socket
+
+
+class Lane:
+    """Requests that wait for one of these connections."""
+
+    __slots__ = ("idle", "waiting")
+
+    def __init__(self) -> None:
+        self.idle: list[Connection] = []
+        self.waiting: deque[Request] = deque()
+
+
+class Publishers:
+    """All connections to one server."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._connections: dict[int, Connection] = {}
+        self._lanes: list[Lane] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self._acked: dict[int, list[tuple[int, int]]] = {}
+        self._latencies: Counter[int] = Counter()
+        self._failed = self._requests = self._last = 0
+        self._why = ""
+
+    def run(self) -> None:
+        """Do as told until the orders end."""
+        stdin = sys.stdin.fileno()
+        for order in orders(stdin):
+            if order is None:
+                select.select([stdin], [], [])
+                continue
+            name, arguments = order
+            try:
+                answer({"connect": self._connect, "publish": self._publish}[name](**arguments))
+            except BenchError as error:
+                refuse(error)
+
+    # ---- orders
+
+    def _connect(  # noqa: PLR0913 - what an order says
+        self,
+        *,
+        port: int,
+        path: str,
+        head: str,
+        body: str,
+        connections: int,
+        ordered: bool,
+        workspaces: int,
+        filters: int,
+    ) -> int:
+        """Open the connections.
+
+        Args:
+            port: of 127.0.0.1.
+            path: where a workspace's events are sent to, with a `%d` for its number.
+            head: of each request, but for the first line and the length.
+            body: an event, with `%(n)d`, `%(due)d` and `%(filter)d`.
+            connections: how many.
+            ordered: the events of a workspace all take one connection.
+            workspaces: how many of them the events are spread over, by Zipf's law: the k-th gets 1/k of the first.
+            filters: how many filters the events are spread over, in turn.
+        """
+        self._port, self._path, self._head, self._body = port, path, head, body.encode()
+        self._workspaces, self._filters = workspaces, max(filters, 1)
+        self._weights = list(accumulate(1 / rank for rank in range(1, workspaces + 1)))
+        self._dice = random.Random(1)  # noqa: S311 - the same load in each run
+        self._lanes = [Lane() for _ in range(connections if ordered else 1)]
+        for number in range(connections):
+            connection = Connection(self._lanes[number % len(self._lanes)])
+            self._dial(connection)
+            connection.lane.idle.append(connection)
+        return connections
+
+    def _publish(
+        self,
+        *,
+        first: int,
+        rate: float | None,
+        seconds: float | None,
+        count: int | None = None,
+        batch: int = 1,
+        each: bool = False,
+    ) -> dict[str, Any]:
+        """Send events, numbered from `first`, for so long or so many; return what became of them.
+
+        Args:
+            first: the first one's number.
+            rate: events a second; None: closed loop.
+            seconds: for how long.
+            count: how many events, if not for so long.
+            batch: events in a request.
+            each: one to each workspace in turn, not by Zipf's law.
+        """
+        self._forget()
+        began = time.monotonic_ns()
+        if count is None:
+            count = round(rate * seconds) // batch * batch if rate and seconds else sys.maxsize
+        until = began + int(seconds * 1e9) if seconds and rate is None else sys.maxsize
+        sent = 0
+        while sent < count and (now := time.monotonic_ns()) < until:
+            if rate is None:
+                due = now
+                lane = self._lanes[0]
+                ready = bool(lane.idle) and not lane.waiting
+            else:
+                due = began + int((sent + batch - 1) * 1e9 / rate)
+                ready = due <= now
+            if ready:
+                size = min(batch, count - sent)
+                self._send(self._request(range(first + sent, first + sent + size), due, each=each))
+                sent += size
+                if rate is not None:
+                    continue
+            wait = 0.0 if ready else 0.05 if rate is None else max(due - time.monotonic_ns(), 0) / 1e9
+            self._turn(wait)
+        end = time.monotonic() + ANSWER_SECONDS
+        while self._is_busy() and time.monotonic() < end:
+            self._turn(0.05)
+        for connection in self._connections.values():
+            if connection.request is not None:
+                self._fail(connection.request, f"no answer within {ANSWER_SECONDS:g} s")
+        return {
+            "began": began,
+            "ended": self._last,
+            "sent": sent,
+            "requests": self._requests,
+            "failed": self._failed,
+            "why": self._why,
+            "acked": {workspace: [number for _, number in sorted(pairs)] for workspace, pairs in self._acked.items()},
+            "latencies": self._latencies,
+        }
+
+    # ---- requests
+
+    def _request(self, numbers: range, due: int, *, each: bool) -> Request:
+        if each:
+            workspace = numbers[0] % self._workspaces
+        elif self._workspaces == 1:
+            workspace = 0
+        else:
+            (workspace,) = self._dice.choices(range(self._workspaces), cum_weights=self._weights)
+        bodies = [self._body % {b"n": number, b"due": due, b"filter": number % self._filters} for number in numbers]
+        body = bodies[0] if len(bodies) == 1 else b"[%b]" % b",".join(bodies)
+        path = self._path % workspace if "%" in self._path else self._path
+        head = f"POST {path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
+        return Request(workspace, numbers, due, head.encode() + body)
+
+    def _send(self, request: Request) -> None:
+        lane = self._lanes[request.workspace % len(self._lanes)]
+        if lane.idle:
+            self._begin(lane.idle.pop(), request)
+        else:
+            lane.waiting.append(request)
+
+    def _begin(self, connection: Connection, request: Request) -> None:
+        connection.request = request
+        connection.unsent = request.data
+        self._flush(connection)
+
+    def _flush(self, connection: Connection) -> None:
+        try:
+            sent = connection.socket.send(connection.unsent)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._hung_up(connection, str(error))
+            return
+        connection.unsent = connection.unsent[sent:]
+        events = select.EPOLLIN | (select.EPOLLOUT if connection.unsent else 0)
+        if connection.unsent or sent < len(connection.request.data if connection.request else b""):
+            self._epoll.modify(connection.socket.fileno(), events)
+
+    def _turn(self, seconds: float) -> None:
+        """Take the answers that are there; wait for one at most so long."""
+        # epoll waits by the millisecond, select by the microsecond; and an epoll can be waited for.
+        if not select.select([self._epoll], [], [], seconds)[0]:
+            return
+        for descriptor, events in self._epoll.poll(0):
+            connection = self._connections.get(descriptor)
+            if connection is None:
+                continue
+            if events & select.EPOLLOUT:
+                self._flush(connection)
+            if events & ~select.EPOLLOUT:
+                self._read(connection)
+
+    def _read(self, connection: Connection) -> None:
+        try:
+            data = connection.socket.recv(2**18)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._hung_up(connection, "the server hung up")
+            return
+        connection.buffer += data
+        end = connection.buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        length = _LENGTH.search(connection.buffer, 0, end + 2)
+        size = end + 4 + (int(length[1]) if length else 0)
+        if len(connection.buffer) < size:
+            return
+        text, connection.buffer = connection.buffer[:size], connection.buffer[size:]
+        request, connection.request = connection.request, None
+        if request is not None:
+            self._answered(request, text, end)
+        self._free(connection)
+
+    def _free(self, connection: Connection) -> None:
+        lane = connection.lane
+        if lane.waiting:
+            self._begin(connection, lane.waiting.popleft())
+        else:
+            lane.idle.append(connection)
+
+    def _answered(self, request: Request, text: bytes, end: int) -> None:
+        if text[9:12] not in _OK:
+            self._fail(request, text.decode(errors="replace"))
+            return
+        self._last = time.monotonic_ns()
+        self._requests += 1
+        self._latencies[(self._last - request.due) // BUCKET_NS] += 1
+        acked = self._acked.setdefault(request.workspace, [])
+        if len(request.numbers) == 1:
+            found = _SEQ.search(text, end)
+            # Who gives no seqs gets a workspace's events one after the other: they are in the order of their answers.
+            acked.append((int(found[1]) if found else len(acked), request.numbers[0]))
+        else:
+            acked += [(int(seq), int(number)) for seq, number in _NUMBER.findall(text, end)] or [
+                (len(acked) + index, number) for index, number in enumerate(request.numbers)
+            ]
+
+    def _fail(self, request: Request, why: str) -> None:
+        self._failed += len(request.numbers)
+        self._why = self._why or why[:500]
+
+    def _hung_up(self, connection: Connection, why: str) -> None:
+        del self._connections[connection.socket.fileno()]
+        connection.socket.close()
+        request, connection.request = connection.request, None
+        if request is not None:
+            self._fail(request, why)
+        self._dial(connection)
+        self._free(connection)
+
+    def _dial(self, connection: Connection) -> None:
+        connection.buffer = connection.unsent = b""
+        try:
+            connection.socket = socket.create_connection(("127.0.0.1", self._port), timeout=ANSWER_SECONDS)
+        except OSError as error:
+            raise BenchError(f"the publishers cannot connect to port {self._port}: {error}") from None
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.socket.setblocking(False)
+        self._connections[connection.socket.fileno()] = connection
+        self._epoll.register(connection.socket.fileno(), select.EPOLLIN)
+
+    def _is_busy(self) -> bool:
+        return any(lane.waiting for lane in self._lanes) or any(
+            connection.request is not None for connection in self._connections.values()
+        )
+
+
+if __name__ == "__main__":
+    Publishers().run()

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from streamer.bench.check import Tally, merged, percentiles, total
+from streamer.bench.events import EVENT
 from streamer.bench.ground import BenchError, Ground, Worker
 from streamer.bench.load import Load
 from streamer.bench.targets import NO_FILTER, Target
@@ -15,7 +16,7 @@ Metrics = dict[str, float | None]
 class Crowd:
     """The processes of the publishers and of the readers, and what they did so far."""
 
-    def __init__(self, on: Ground, target: Target, load: Load) -> None:
+    def __init__(self, on: Ground, target: Target, load: Load, pattern: str = EVENT) -> None:
         """Start the processes, open the publishers' connections, and append one event to each workspace, which makes it."""
         self.target = target
         self.load = load
@@ -30,7 +31,7 @@ class Crowd:
         self._publishers.call(
             "connect",
             port=target.port,
-            **target.publishing(),
+            **target.publishing(pattern),
             connections=load.connections,
             ordered=target.ordered,
             workspaces=load.workspaces,

@@ -14,11 +14,12 @@ from collections import Counter, deque
 from itertools import accumulate
 from typing import Any
 
+from streamer.bench.asking import complete
 from streamer.bench.check import BUCKET_NS
+from streamer.bench.events import values
 from streamer.bench.ground import BenchError, answer, orders, refuse
 
 ANSWER_SECONDS = 30.0
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _SEQ = re.compile(rb'"seq":(\d+)')
 _NUMBER = re.compile(rb'"seq":(\d+),.*?"details":\{"n":(-?\d+),')
 _OK = (b"200", b"201", b"202")
@@ -107,7 +108,7 @@ class Publishers:
             port: of 127.0.0.1.
             path: where a workspace's events are sent to, with a `%d` for its number.
             head: of each request, but for the first line and the length.
-            body: an event, with `%(n)d`, `%(due)d` and `%(filter)d`.
+            body: a pattern of `streamer.bench.events`.
             connections: how many.
             ordered: the events of a workspace all take one connection.
             workspaces: how many of them the events are spread over, by Zipf's law: the k-th gets 1/k of the first.
@@ -192,7 +193,7 @@ class Publishers:
             workspace = 0
         else:
             (workspace,) = self._dice.choices(range(self._workspaces), cum_weights=self._weights)
-        bodies = [self._body % {b"n": number, b"due": due, b"filter": number % self._filters} for number in numbers]
+        bodies = [self._body % values(number, due, self._filters) for number in numbers]
         body = bodies[0] if len(bodies) == 1 else b"[%b]" % b",".join(bodies)
         path = self._path % workspace if "%" in self._path else self._path
         head = f"POST {path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
@@ -248,17 +249,13 @@ class Publishers:
             self._hung_up(connection, "the server hung up")
             return
         connection.buffer += data
-        end = connection.buffer.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        length = _LENGTH.search(connection.buffer, 0, end + 2)
-        size = end + 4 + (int(length[1]) if length else 0)
-        if len(connection.buffer) < size:
+        size = complete(connection.buffer)
+        if not size:
             return
         text, connection.buffer = connection.buffer[:size], connection.buffer[size:]
         request, connection.request = connection.request, None
         if request is not None:
-            self._answered(request, text, end)
+            self._answered(request, text)
         self._free(connection)
 
     def _free(self, connection: Connection) -> None:
@@ -268,7 +265,7 @@ class Publishers:
         else:
             lane.idle.append(connection)
 
-    def _answered(self, request: Request, text: bytes, end: int) -> None:
+    def _answered(self, request: Request, text: bytes) -> None:
         if text[9:12] not in _OK:
             self._fail(request, text.decode(errors="replace"))
             return
@@ -277,11 +274,11 @@ class Publishers:
         self._latencies[(self._last - request.due) // BUCKET_NS] += 1
         acked = self._acked.setdefault(request.workspace, [])
         if len(request.numbers) == 1:
-            found = _SEQ.search(text, end)
+            found = _SEQ.search(text)
             # Who gives no seqs gets a workspace's events one after the other: they are in the order of their answers.
             acked.append((int(found[1]) if found else len(acked), request.numbers[0]))
         else:
-            acked += [(int(seq), int(number)) for seq, number in _NUMBER.findall(text, end)] or [
+            acked += [(int(seq), int(number)) for seq, number in _NUMBER.findall(text)] or [
                 (len(acked) + index, number) for index, number in enumerate(request.numbers)
             ]
 

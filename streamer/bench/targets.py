@@ -1,28 +1,21 @@
 """Servers under load: how each is started, appended to and read from."""
 
-import http.client
 import os
 import shutil
 import socket
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
 
+from streamer.bench.asking import KEY, Asking
+from streamer.bench.events import DETAILS
 from streamer.bench.ground import BenchError, Ground, environment
 from streamer.bench.usage import Usage, children
-from streamer.bench.wire import DETAILS
 
-KEY = "sk_bench_0123456789abcdefghij"
-EVENT = (
-    '{"action":"issue.updated","actor":{"type":"agent","id":"agent_eng1","name":"Bob","on_behalf_of":"user-123"},'
-    '"entity":{"type":"issue","id":"issue_%(filter)d","identifier":"PAP-42","name":"Fix login bug"},'
-    '"agent_id":"agent_eng1","run_id":"run_9",' + DETAILS + ',"changes":{"status":{"from":"todo","to":"in_progress"}}}'
-)
-"""An event as it is appended: about 700 bytes once it is stored."""
 _UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
@@ -40,8 +33,8 @@ class Target(Protocol):
     """Only one connection at a time may append to a workspace if its order is to be known."""
     says_synced: bool
 
-    def publishing(self) -> dict[str, str]:
-        """Return what the publishers send: the path of a workspace, head and event."""
+    def publishing(self, pattern: str) -> dict[str, str]:
+        """Return what the publishers send: the path of a workspace, head and events, by a pattern of `streamer.bench.events`."""
         ...
 
     def reading(self, transport: str) -> dict[str, Any]:
@@ -53,7 +46,7 @@ class Target(Protocol):
         ...
 
     def sample(self) -> str:
-        """Return an event as the readers get it, as a pattern like EVENT."""
+        """Return an event as the readers get it, as a pattern of such events."""
         ...
 
 
@@ -88,12 +81,12 @@ class Streamer:
         ground.until(ready, "the start of the server")
         self.usage = Usage([process.pid])
 
-    def publishing(self) -> dict[str, str]:
+    def publishing(self, pattern: str) -> dict[str, str]:
         """Return what the publishers send."""
         return {
             "path": f"/v1/workspaces/{self.workspace}-%d/events",
             "head": f"Host: bench\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n",
-            "body": EVENT,
+            "body": pattern,
         }
 
     def reading(self, transport: str) -> dict[str, Any]:
@@ -109,9 +102,14 @@ class Streamer:
         query = "" if selected == NO_FILTER else f"entity_id=issue_{selected}&"
         return f"/v1/workspaces/{self.workspace}-{workspace}/events/{route}?{query}"
 
+    def ask(self, target: str, workspace: int = 0) -> Any:
+        """Return what the server says to a request below a workspace."""
+        with Asking(self.port) as asking:
+            return orjson.loads(asking.ask(f"/v1/workspaces/{self.workspace}-{workspace}{target}"))
+
     def sample(self) -> str:
         """Return an event as the readers get it."""
-        page = orjson.loads(get(self.port, f"/v1/workspaces/{self.workspace}-0/events?limit=1"))
+        page = self.ask("/events?limit=1")
         text = orjson.dumps(page["events"][0]).decode()
         assert "%" not in text  # noqa: S101 - it becomes a pattern
         details = page["events"][0]["details"]
@@ -119,7 +117,8 @@ class Streamer:
 
     def metric(self, part: str) -> dict[str, float]:
         """Return the samples of /metrics whose name contains `part`, by name and labels."""
-        text = get(self.port, "/metrics").decode()
+        with Asking(self.port) as asking:
+            text = asking.ask("/metrics").decode()
         samples = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples if part in name.partition("{")[0]}
 
@@ -166,7 +165,7 @@ class Nchan:
         ground.until(ready, "the start of nginx")
         self.usage = Usage(children(process.pid))
 
-    def publishing(self) -> dict[str, str]:
+    def publishing(self, pattern: str) -> dict[str, str]:  # noqa: ARG002 - it has a pattern of its own
         """Return what the publishers send."""
         return {"path": "/pub?id=%d", "head": "Host: bench\r\nContent-Type: application/json\r\n", "body": self._body}
 
@@ -232,24 +231,11 @@ def free_port() -> int:
         return port
 
 
-def get(port: int, path: str, headers: Sequence[tuple[str, str]] = (("Authorization", f"Bearer {KEY}"),)) -> bytes:
-    """Return what a server answers. Raises BenchError if it is not 200."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request("GET", path, headers=dict(headers))
-        response = connection.getresponse()
-        body = response.read()
-    finally:
-        connection.close()
-    if response.status != http.client.OK:
-        raise BenchError(f"GET {path}: {response.status} {body[:300].decode(errors='replace')}")
-    return body
-
-
 def answers(port: int, path: str) -> bool:
     """Tell whether a server is there and well."""
     try:
-        get(port, path, ())
-    except (OSError, http.client.HTTPException, BenchError):
+        with Asking(port, "", seconds=1) as asking:
+            asking.ask(path)
+    except (OSError, BenchError):
         return False
     return True

@@ -9,9 +9,6 @@ from array import array
 from collections.abc import Callable
 from enum import Flag
 
-DETAILS = '"details":{"n":%(n)d,"due":%(due)d}'
-"""How an event carries its number and the time (`time.monotonic_ns`) at which it was to be sent, as the server encodes it."""
-
 _DETAILS = re.compile(rb'"details":\{"n":(-?\d+),"due":(\d+)\}')
 _ID = re.compile(rb"(?:\A|\n)id: ?([^\n]*)")
 _POSITION = re.compile(rb'"position":"([^"]*)"\}\Z')

@@ -43,9 +43,30 @@ class Crowd:
         if made["failed"]:
             raise BenchError(f"the first append failed: {made['why']}")
 
+    def acked(self, workspace: int) -> list[int]:
+        """Return the numbers of the events that a workspace holds, in its order; not the one that made it."""
+        return self._acked.get(workspace, [])
+
+    def join_slow(self, streams: list[tuple[int, int]]) -> None:
+        """Open streams that are read slowly. What was appended before is not for them."""
+        self.join(streams, slow=self.load.slow_rate)
+
+    def churn(self, visitors: float, seconds: float, rate: float) -> int:
+        """Let so many visitors a second come and go, while events are appended; return how many there were."""
+        streams = [(name, self._target_of(name)) for name in sorted(set().union(*self._streams))]
+        for reader in self._readers:
+            reader.send("churn", streams=streams, rate=visitors / len(self._readers), seconds=seconds)
+        self.publish(rate=rate, seconds=seconds)
+        return sum(reader.answer() for reader in self._readers)
+
+    def _target_of(self, name: str) -> str:
+        workspace, selected = map(int, name.split("/"))
+        return self.target.target(workspace, selected, self.load.transport)
+
     def join(self, streams: list[tuple[int, int]], *, slow: int = 0, wave: int = 100) -> None:
         """Open streams, of these workspaces and filters, and wait until all are live."""
         reading = self.target.reading(self.load.transport)
+        before = {name: len(numbers) for name, numbers in self._expected().items()}
         parts = [streams[part :: len(self._readers)] for part in range(len(self._readers))]
         for reader, known, part in zip(self._readers, self._streams, parts, strict=True):
             named = [(_name(*each), self.target.target(*each, self.load.transport)) for each in part]
@@ -55,6 +76,7 @@ class Crowd:
                 port=self.target.port,
                 streams=named,
                 **reading,
+                before=_only(before, known),
                 wave=wave,
                 slow=slow,
                 synced=self.target.says_synced,
@@ -113,6 +135,7 @@ class Crowd:
         return metrics, {
             "last": max(part["last"] for part in parts),
             "bytes": sum(part["bytes"] for part in parts),
+            "synced_after": merged(part["synced_after"] for part in parts),
             "ended": ended,
         }
 

@@ -18,9 +18,16 @@ def fanout(ground: Ground, target: Target, load: Load) -> Metrics:
         crowd.publish(rate=load.rate, seconds=load.warmup)
         crowd.settle()
     return {
-        "rss_before": round(before / MIB, 1),
-        "rss_per_connection": round((connected - before) / max(load.subscribers, 1) / 1024, 1),
+        **memory(before, connected, load.subscribers),
         **measure(crowd),
+    }
+
+
+def memory(before: int, connected: int, connections: int) -> Metrics:
+    """Return what open connections cost, from the bytes of memory before and after they were opened."""
+    return {
+        "rss_before": round(before / MIB, 1),
+        "rss_per_connection": round((connected - before) / max(connections, 1) / 1024, 1),
     }
 
 

@@ -25,6 +25,8 @@ class Load:
     slow_rate: int = 10_240
     events: int = 100_000
     missed: int = 1000
+    churn: float = 50
+    """Subscribers that come and go."""
     reader_processes: int = 1
     settings: Mapping[str, str] = field(default_factory=dict)
     database_url: str | None = None

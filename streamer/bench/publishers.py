@@ -146,7 +146,7 @@ class Publishers:
             each: one to each workspace in turn, not by Zipf's law.
         """
         self._forget()
-        began = time.monotonic_ns()
+        began, cpu = time.monotonic_ns(), time.process_time_ns()
         if count is None:
             count = round(rate * seconds) // batch * batch if rate and seconds else sys.maxsize
         until = began + int(seconds * 1e9) if seconds and rate is None else sys.maxsize
@@ -182,6 +182,7 @@ class Publishers:
             "why": self._why,
             "acked": {workspace: [number for _, number in sorted(pairs)] for workspace, pairs in self._acked.items()},
             "latencies": self._latencies,
+            "busy": (time.process_time_ns() - cpu) / max(time.monotonic_ns() - began, 1),
         }
 
     # ---- requests

@@ -1,14 +1,17 @@
 """The scenarios by their names, and how they are run: each run on new servers, ours and a peer's turn by turn."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from streamer.bench.crowd import Metrics
 from streamer.bench.fanout import fanout
 from streamer.bench.ground import BenchError, Ground, ground
+from streamer.bench.history import history
+from streamer.bench.ingest import ingest
 from streamer.bench.load import Load
 from streamer.bench.report import middle, ratios, unit_of
+from streamer.bench.storms import idle, resume, slow, soak
 from streamer.bench.targets import Nchan, Streamer, Target
 
 BUSY = 0.9
@@ -27,28 +30,62 @@ class Scenario:
         peers: the other servers that can do the same.
     """
 
-    measure: Callable[[Ground, Target, Load], Metrics]
+    measure: Callable[[Ground, Any, Load], Metrics]
     asks: tuple[str, ...]
-    load: Load = Load()
+    load: Load
     peers: tuple[str, ...] = ()
+
+    def ask(self, options: Mapping[str, Any]) -> Load:
+        """Return the load that some options ask for.
+
+        Raises:
+            ValueError: this scenario does not look at one; the text is its name.
+        """
+        for name in options:
+            if name not in (*self.asks, *_ALWAYS):
+                raise ValueError(name)
+        if options.get("batch", 1) > 1:
+            options = {"connections": BATCH_CONNECTIONS, **options}
+        return replace(self.load, **options)
 
     def words(self, load: Load) -> dict[str, Any]:
         """Return the load by the names of the options."""
         values = asdict(load)
-        return {name: values[name] for name in (*self.asks, "settings", "database_url") if values[name]}
+        return {name: values[name] for name in (*self.asks, *_ALWAYS) if values[name]}
 
     def files(self, load: Load) -> int:
         """Return how many files one process may have open."""
         subscribers = load.subscribers if "subscribers" in self.asks else 0
-        return max(subscribers, load.connections) + SPARE_FILES
+        return subscribers + load.connections + SPARE_FILES
 
 
-_READERS = ("transport", "subscribers", "reader_processes")
+_ALWAYS = ("settings", "database_url")
+_READERS = ("transport", "subscribers", "workspaces", "reader_processes")
 _EVENTS = ("rate", "seconds", "warmup", "connections")
+_PLAIN = Load()
 
 SCENARIOS = {
-    "fanout": Scenario(fanout, (*_READERS, *_EVENTS, "filters", "workspaces"), peers=("nchan",)),
+    "ingest": Scenario(
+        ingest,
+        ("connections", "batch", "rate", "seconds", "warmup", "workspaces"),
+        replace(_PLAIN, rate=None, connections=256),
+    ),
+    "fanout": Scenario(fanout, (*_READERS, "filters", *_EVENTS, "batch"), _PLAIN, ("nchan",)),
+    "history": Scenario(history, ("events", "connections", "seconds"), replace(_PLAIN, connections=4)),
+    "resume": Scenario(resume, (*_READERS, "filters", "missed", "connections"), replace(_PLAIN, subscribers=2000)),
+    "slow": Scenario(slow, (*_READERS, "slow", "slow_rate", *_EVENTS), replace(_PLAIN, slow=0.01), ("nchan",)),
+    "idle": Scenario(
+        idle, (*_READERS, "seconds", "connections"), replace(_PLAIN, subscribers=10_000, seconds=5), ("nchan",)
+    ),
+    "soak": Scenario(
+        soak,
+        (*_READERS, "churn", "rate", "seconds", "connections"),
+        replace(_PLAIN, subscribers=100, rate=20, seconds=600),
+    ),
 }
+"""Every scenario; docs/cli.md says what each does."""
+BATCH_CONNECTIONS = 4
+"""Connections that append batches, unless another number is asked for: more would only wait, up to the server's limit."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +125,8 @@ class Outcome:
         for name, metrics in ((name, middle(runs)) for name, runs in self.runs.items()):
             if (metrics.get("readers_busy") or 0) >= BUSY:
                 found.append(f"readers were the bottleneck ({name}): give them --reader-processes, on more cores")
+            if (metrics.get("publishers_busy") or 0) >= BUSY:
+                found.append(f"publishers were the bottleneck ({name}): the server was not the limit")
         return found
 
 

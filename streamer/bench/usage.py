@@ -35,7 +35,7 @@ class Usage:
 
     def files(self) -> int:
         """Return how many files, sockets among them, they have open."""
-        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self.pids)
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.pids)
 
 
 def children(pid: int) -> list[int]:

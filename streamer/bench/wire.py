@@ -167,3 +167,24 @@ class Memory:
             if blob.count:
                 self.all.append(blob)
         return blob
+
+
+class Page:
+    """A page of the log, oldest first."""
+
+    def __init__(self, seqs: list[int], numbers: list[int], position: str) -> None:
+        self.seqs = seqs
+        self.numbers = numbers
+        self.position = position
+
+
+_STORED = re.compile(rb'"seq":(\d+),.*?"details":\{"n":(-?\d+),"due":\d+\}')
+
+
+def log_page(body: bytes) -> Page | None:
+    """Read a page of the log; None if it has no events."""
+    found = _STORED.findall(body)
+    position = _POSITION.search(body)
+    if not found or position is None:
+        return None
+    return Page([int(seq) for seq, _ in found], [int(number) for _, number in found], position[1].decode())

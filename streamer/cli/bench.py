@@ -4,7 +4,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -20,8 +19,6 @@ from streamer.cli.screen import StatusLine, for_people
 
 MISSED = 7
 """The exit code when a threshold was missed."""
-BUSY = 0.9
-"""A process that is this busy has no more to give."""
 
 
 def _thresholds(_context: click.Context, _option: click.Parameter, text: str | None) -> list[Threshold]:
@@ -62,7 +59,9 @@ _COUNT = click.IntRange(min=1)
 )
 @click.argument("scenario", type=click.Choice(list(SCENARIOS)))
 @click.option("--subscribers", metavar="N", type=click.IntRange(min=0), help="Streams that are open.")
-@click.option("--rate", metavar="N", type=_POSITIVE, help="Events a second, or of what the scenario is about.")
+@click.option(
+    "--rate", metavar="N", type=_POSITIVE, help="Events a second; for ingest the default is as many as are answered."
+)
 @click.option("--seconds", metavar="N", type=_POSITIVE, help="How long the measurement takes.")
 @click.option("--warmup", metavar="N", type=click.FloatRange(min=0), help="Seconds of the same load before it.")
 @click.option("--transport", type=click.Choice(["sse", "websocket"]), help="What the subscribers use.")
@@ -74,8 +73,9 @@ _COUNT = click.IntRange(min=1)
 @click.option("--batch", metavar="N", type=click.IntRange(1, 1000), help="Events in one append.")
 @click.option("--slow", metavar="1%", callback=_share, help="Share of subscribers that are slow.")
 @click.option("--slow-rate", metavar="N", type=click.IntRange(min=10), help="Bytes a second that a slow one reads.")
-@click.option("--events", metavar="N", type=_COUNT, help="Events that the history holds.")
+@click.option("--events", metavar="N", type=click.IntRange(min=200), help="Events that the history holds.")
 @click.option("--missed", metavar="N", type=_COUNT, help="Events that are appended while nobody is there.")
+@click.option("--churn", metavar="N", type=_POSITIVE, help="Streams a second that come and go.")
 @click.option(
     "--reader-processes",
     metavar="N",
@@ -126,8 +126,10 @@ def command(
     """  # fmt: skip
     if not sys.platform.startswith("linux"):
         raise Failure("bench runs on Linux only", hint="It reads CPU time and memory from /proc, and sockets by epoll.")
-    given = {name: value for name, value in options.items() if value is not None}
-    load = replace(SCENARIOS[scenario].load, **given)
+    try:
+        load = SCENARIOS[scenario].ask({name: value for name, value in options.items() if value not in (None, {})})
+    except ValueError as error:
+        raise click.UsageError(f"{scenario} has no use for --{str(error).replace('_', '-')}") from None
     status = StatusLine(shown=for_people(sys.stderr))
     # Whoever asks it to end finds it as after Ctrl-C: its processes and its folder are gone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

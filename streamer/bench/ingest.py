@@ -1,0 +1,63 @@
+"""The scenario `ingest`: appends, each answered once it is on the disk, and then looked for in the log."""
+
+from array import array
+
+from streamer.bench.asking import Asking
+from streamer.bench.check import compare, merged, percentiles
+from streamer.bench.crowd import Crowd, Metrics
+from streamer.bench.ground import Ground
+from streamer.bench.load import Load
+from streamer.bench.targets import Streamer
+from streamer.bench.wire import log_page
+
+MIB = 2**20
+
+
+def ingest(ground: Ground, target: Streamer, load: Load) -> Metrics:
+    """Append at a rate, or as much as is answered, and read all of it back."""
+    crowd = Crowd(ground, target, load)
+    before = target.usage.rss()
+    if load.warmup:
+        crowd.publish(rate=load.rate, seconds=load.warmup, batch=load.batch)
+    target.usage.forget_peak()
+    cpu = target.usage.cpu()
+    sent = crowd.publish(rate=load.rate, seconds=load.seconds, batch=load.batch)
+    used = target.usage.cpu() - cpu
+    seconds = (sent["ended"] - sent["began"]) / 1e9
+    events = sent["sent"] - sent["failed"]
+    return {
+        "appends": sent["requests"],
+        "appends_per_second": round(sent["requests"] / seconds, 1),
+        "events": events,
+        "events_per_second": round(events / seconds, 1),
+        **percentiles(merged([sent["latencies"]])),
+        "failed": sent["failed"],
+        **check_log(ground, target, crowd),
+        "publishers_busy": round(sent["busy"], 3),
+        "cpu": round(used / seconds, 3),
+        "cpu_per_append": round(used * 1e6 / max(sent["requests"], 1), 1),
+        "cpu_per_event": round(used * 1e6 / max(events, 1), 1),
+        "rss_before": round(before / MIB, 1),
+        "rss_peak": round(target.usage.peak() / MIB, 1),
+    }
+
+
+def check_log(ground: Ground, target: Streamer, crowd: Crowd) -> Metrics:
+    """Read every workspace from its beginning: what was acknowledged must be there, once, in its order, by seqs without a hole."""
+    result = {"lost": 0, "doubled": 0, "out_of_order": 0, "unexpected": 0, "gaps": 0}
+    with Asking(target.port) as asking:
+        for workspace in range(crowd.load.workspaces):
+            seqs, numbers = array("q"), array("q")
+            path = f"/v1/workspaces/{target.workspace}-{workspace}/events?limit=1000"
+            after = "&order=asc"
+            while page := log_page(asking.ask(path + after)):
+                seqs.extend(page.seqs)
+                numbers.extend(page.numbers)
+                after = f"&after={page.position}"
+                ground.tick()
+            # The first event of each has a number below zero: it made the workspace.
+            wanted = array("q", [workspace - crowd.load.workspaces, *crowd.acked(workspace)])
+            for name, count in compare(wanted.tobytes(), numbers.tobytes())._asdict().items():
+                result[name] += count
+            result["gaps"] += sum(later != earlier + 1 for earlier, later in zip([0, *seqs], seqs, strict=False))
+    return dict(result)

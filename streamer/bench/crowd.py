@@ -7,25 +7,26 @@ from streamer.bench.check import Tally, merged, percentiles, total
 from streamer.bench.events import EVENT
 from streamer.bench.ground import BenchError, Ground, Worker
 from streamer.bench.load import Load
-from streamer.bench.targets import NO_FILTER, Target
+from streamer.bench.targets import NO_FILTER, Target, Written
 
 Metrics = dict[str, float | None]
 """What was measured, by the names of `streamer.bench.report.METRICS`."""
 
 
-class Crowd:
-    """The processes of the publishers and of the readers, and what they did so far."""
+class Writers:
+    """The process of the publishers, and what it was told is stored."""
 
-    def __init__(self, on: Ground, target: Target, load: Load, pattern: str = EVENT) -> None:
-        """Start the processes, open the publishers' connections, and append one event to each workspace, which makes it."""
-        self.target = target
+    def __init__(self, on: Ground, target: Written, load: Load, pattern: str = EVENT) -> None:
+        """Start the process, open its connections, and append one event to each workspace, which makes it.
+
+        Args:
+            on: where.
+            target: the server.
+            load: how many connections, workspaces and filters.
+            pattern: of the events, one of `streamer.bench.events`.
+        """
         self.load = load
-        number = len(on.started)
-        self._publishers = Worker(on, "streamer.bench.publishers", f"publishers-{number}")
-        self._readers = [
-            Worker(on, "streamer.bench.readers", f"readers-{number}-{part}") for part in range(load.reader_processes)
-        ]
-        self._streams: list[set[str]] = [set() for _ in self._readers]
+        self._publishers = Worker(on, "streamer.bench.publishers", f"publishers-{len(on.started)}")
         self._acked: dict[int, list[int]] = {}
         self._next = 0
         self._publishers.call(
@@ -37,9 +38,7 @@ class Crowd:
             workspaces=load.workspaces,
             filters=load.filters,
         )
-        made = self._publishers.call(
-            "publish", first=-load.workspaces, count=load.workspaces, rate=None, seconds=None, each=True
-        )
+        made = self._publishers.call("publish", first=-load.workspaces, count=load.workspaces, each=True)
         if made["failed"]:
             raise BenchError(f"the first append failed: {made['why']}")
 
@@ -47,21 +46,30 @@ class Crowd:
         """Return the numbers of the events that a workspace holds, in its order; not the one that made it."""
         return self._acked.get(workspace, [])
 
-    def join_slow(self, streams: list[tuple[int, int]]) -> None:
-        """Open streams that are read slowly. What was appended before is not for them."""
-        self.join(streams, slow=self.load.slow_rate)
+    def publish(
+        self, *, rate: float | None, seconds: float | None = None, count: int | None = None, batch: int = 1
+    ) -> Any:
+        """Append events and wait for their answers; return what the publishers say of it, with the `first` number."""
+        first = self._next
+        result = self._publishers.call("publish", first=first, rate=rate, seconds=seconds, count=count, batch=batch)
+        self._next += result["sent"]
+        for workspace, numbers in result["acked"].items():
+            self._acked.setdefault(int(workspace), []).extend(numbers)
+        return {**result, "first": first}
 
-    def churn(self, visitors: float, seconds: float, rate: float) -> int:
-        """Let so many visitors a second come and go, while events are appended; return how many there were."""
-        streams = [(name, self._target_of(name)) for name in sorted(set().union(*self._streams))]
-        for reader in self._readers:
-            reader.send("churn", streams=streams, rate=visitors / len(self._readers), seconds=seconds)
-        self.publish(rate=rate, seconds=seconds)
-        return sum(reader.answer() for reader in self._readers)
 
-    def _target_of(self, name: str) -> str:
-        workspace, selected = map(int, name.split("/"))
-        return self.target.target(workspace, selected, self.load.transport)
+class Crowd(Writers):
+    """Publishers and readers of one server."""
+
+    def __init__(self, on: Ground, target: Target, load: Load) -> None:
+        """Start the processes; no stream is open yet."""
+        super().__init__(on, target, load)
+        self.target = target
+        number = len(on.started)
+        self._readers = [
+            Worker(on, "streamer.bench.readers", f"readers-{number}-{part}") for part in range(load.reader_processes)
+        ]
+        self._streams: list[set[str]] = [set() for _ in self._readers]
 
     def join(self, streams: list[tuple[int, int]], *, slow: int = 0, wave: int = 100) -> None:
         """Open streams, of these workspaces and filters, and wait until all are live."""
@@ -84,16 +92,21 @@ class Crowd:
         for reader in self._readers:
             reader.answer()
 
-    def publish(
-        self, *, rate: float | None, seconds: float | None = None, count: int | None = None, batch: int = 1
-    ) -> Any:
-        """Append events and wait for their answers; return what the publishers say of it, with the `first` number."""
-        first = self._next
-        result = self._publishers.call("publish", first=first, rate=rate, seconds=seconds, count=count, batch=batch)
-        self._next += result["sent"]
-        for workspace, numbers in result["acked"].items():
-            self._acked.setdefault(int(workspace), []).extend(numbers)
-        return {**result, "first": first}
+    def join_slow(self, streams: list[tuple[int, int]]) -> None:
+        """Open streams that are read slowly. What was appended before is not for them."""
+        self.join(streams, slow=self.load.slow_rate)
+
+    def churn(self, visitors: float, seconds: float, rate: float) -> int:
+        """Let so many visitors a second come and go, while events are appended; return how many there were."""
+        streams = [(name, self._target_of(name)) for name in sorted(set().union(*self._streams))]
+        for reader in self._readers:
+            reader.send("churn", streams=streams, rate=visitors / len(self._readers), seconds=seconds)
+        self.publish(rate=rate, seconds=seconds)
+        return sum(reader.answer() for reader in self._readers)
+
+    def _target_of(self, name: str) -> str:
+        workspace, selected = map(int, name.split("/"))
+        return self.target.target(workspace, selected, self.load.transport)
 
     def settle(self) -> None:
         """Wait until the readers have all that was appended, or nothing comes any more."""

@@ -146,8 +146,28 @@ class Worker:
         return BenchError(f"the {self._name} ended:\n{self._ground.log(f'{self._name}.log')}")
 
 
-def orders(descriptor: int) -> Iterator[tuple[str, dict[str, Any]] | None]:
-    """Yield the orders of the process that started this one, None while there is none; end with it."""
+def obey(tasks: Mapping[str, Callable[..., object]], rest: Callable[[], object]) -> None:
+    """Do what the process that started this one orders, and end with it.
+
+    Args:
+        tasks: what can be ordered; what one returns is the answer.
+        rest: what to do while there is no order, until one may have come.
+    """
+    for order in _orders(sys.stdin.fileno()):
+        if order is None:
+            rest()
+            continue
+        name, arguments = order
+        try:
+            answer = {"answer": tasks[name](**arguments)}
+        except BenchError as error:
+            answer = {"error": str(error), "hint": error.hint}
+        sys.stdout.buffer.write(orjson.dumps(answer, option=orjson.OPT_NON_STR_KEYS) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _orders(descriptor: int) -> Iterator[tuple[str, dict[str, Any]] | None]:
+    """Yield the orders, None while there is none."""
     rest = b""
     os.set_blocking(descriptor, False)
     while True:
@@ -162,18 +182,6 @@ def orders(descriptor: int) -> Iterator[tuple[str, dict[str, Any]] | None]:
         for line in lines:
             name, arguments = orjson.loads(line)
             yield name, arguments
-
-
-def answer(value: object) -> None:
-    """Answer an order."""
-    sys.stdout.buffer.write(orjson.dumps({"answer": value}, option=orjson.OPT_NON_STR_KEYS) + b"\n")
-    sys.stdout.buffer.flush()
-
-
-def refuse(error: BenchError) -> None:
-    """Answer that it could not be done."""
-    sys.stdout.buffer.write(orjson.dumps({"error": str(error), "hint": error.hint}) + b"\n")
-    sys.stdout.buffer.flush()
 
 
 def need_files(count: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from streamer.bench.asking import complete
 from streamer.bench.check import BUCKET_NS
 from streamer.bench.events import values
-from streamer.bench.ground import BenchError, answer, orders, refuse
+from streamer.bench.ground import BenchError, obey
 
 ANSWER_SECONDS = 30.0
 _SEQ = re.compile(rb'"seq":(\d+)')
@@ -77,16 +77,7 @@ class Publishers:
 
     def run(self) -> None:
         """Do as told until the orders end."""
-        stdin = sys.stdin.fileno()
-        for order in orders(stdin):
-            if order is None:
-                select.select([stdin], [], [])
-                continue
-            name, arguments = order
-            try:
-                answer({"connect": self._connect, "publish": self._publish}[name](**arguments))
-            except BenchError as error:
-                refuse(error)
+        obey({"connect": self._connect, "publish": self._publish}, lambda: select.select([sys.stdin.fileno()], [], []))
 
     # ---- orders
 
@@ -125,12 +116,12 @@ class Publishers:
             connection.lane.idle.append(connection)
         return connections
 
-    def _publish(
+    def _publish(  # noqa: PLR0913 - what an order says
         self,
         *,
         first: int,
-        rate: float | None,
-        seconds: float | None,
+        rate: float | None = None,
+        seconds: float | None = None,
         count: int | None = None,
         batch: int = 1,
         each: bool = False,
@@ -303,7 +294,7 @@ class Publishers:
         except OSError as error:
             raise BenchError(f"the publishers cannot connect to port {self._port}: {error}") from None
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.socket.setblocking(False)
+        connection.socket.settimeout(0)
         self._connections[connection.socket.fileno()] = connection
         self._epoll.register(connection.socket.fileno(), select.EPOLLIN)
 

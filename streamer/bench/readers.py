@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from streamer.bench.check import BUCKET_NS, Tally, compare, compare_part, total
-from streamer.bench.ground import BenchError, answer, orders, refuse
+from streamer.bench.ground import BenchError, obey
 from streamer.bench.wire import Blob, Mark, Memory, parse_chunked, parse_sse, parse_websocket
 
 READ_BYTES = 2**16
@@ -112,9 +112,8 @@ class Readers:
 
     def run(self) -> None:
         """Do as told until the orders end."""
-        stdin = sys.stdin.fileno()
-        self._epoll.register(stdin, select.EPOLLIN)
-        tasks: dict[str, Callable[..., object]] = {
+        self._epoll.register(sys.stdin.fileno(), select.EPOLLIN)
+        tasks = {
             "connect": self._connect,
             "begin": self._begin,
             "settle": self._settle,
@@ -124,15 +123,7 @@ class Readers:
             "release": self._release,
             "churn": self._churn,
         }
-        for order in orders(stdin):
-            if order is None:
-                self._turn(60)
-                continue
-            name, arguments = order
-            try:
-                answer(tasks[name](**arguments))
-            except BenchError as error:
-                refuse(error)
+        obey(tasks, lambda: self._turn(60))
 
     # ---- orders
 
@@ -294,7 +285,7 @@ class Readers:
 
     def _open_one(self, reader: Reader) -> None:
         sock = socket.socket()
-        sock.setblocking(False)
+        sock.settimeout(0)
         if reader.slow:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BUFFER)
         reader.socket, reader.parse, reader.rest, reader.synced = sock, None, b"", False

@@ -112,13 +112,21 @@ def table(rows: Mapping[str, Metrics]) -> str:
     names = dict.fromkeys(name for metrics in rows.values() for name, value in metrics.items() if value is not None)
     lines = [["", *rows]]
     for name in names:
-        label = name.replace("_per_", "/").replace("_", " ")
-        unit = unit_of(name)
-        cells = [
-            number(metrics.get(name), "" if column == "ratio" else unit.replace("us", "µs"))
-            for column, metrics in rows.items()
-        ]
-        lines.append([label, *cells])
+        unit = unit_of(name).replace("us", "µs")
+        first, _, last = name.rpartition("_")
+        if first and last == "p99" and f"{first}_p50" in names:
+            continue  # it stands beside the other
+        both = [name, f"{first}_p99"] if first and last == "p50" and f"{first}_p99" in names else [name]
+        label = name.replace("_per_", "/").replace("_", " ") + " / p99" * (len(both) - 1)
+        lines.append(
+            [
+                label,
+                *(
+                    " / ".join(number(metrics.get(each), "" if column == "ratio" else unit) for each in both)
+                    for column, metrics in rows.items()
+                ),
+            ]
+        )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))])

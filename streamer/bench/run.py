@@ -10,9 +10,11 @@ from streamer.bench.ground import BenchError, Ground, ground
 from streamer.bench.history import history
 from streamer.bench.ingest import ingest
 from streamer.bench.load import Load
+from streamer.bench.nchan import Nchan
+from streamer.bench.praisonai import PraisonAI
 from streamer.bench.report import middle, ratios, unit_of
 from streamer.bench.storms import idle, resume, slow, soak
-from streamer.bench.targets import Nchan, Streamer, Target
+from streamer.bench.targets import Streamer, Written
 
 BUSY = 0.9
 """A process that is this busy has no more to give."""
@@ -69,9 +71,10 @@ SCENARIOS = {
         ingest,
         ("connections", "batch", "rate", "seconds", "warmup", "workspaces"),
         replace(_PLAIN, rate=None, connections=256),
+        ("praisonai",),
     ),
     "fanout": Scenario(fanout, (*_READERS, "filters", *_EVENTS, "batch"), _PLAIN, ("nchan",)),
-    "history": Scenario(history, ("events", "connections", "seconds"), replace(_PLAIN, connections=4)),
+    "history": Scenario(history, ("events", "connections", "seconds"), replace(_PLAIN, connections=4), ("praisonai",)),
     "resume": Scenario(resume, (*_READERS, "filters", "missed", "connections"), replace(_PLAIN, subscribers=2000)),
     "slow": Scenario(slow, (*_READERS, "slow", "slow_rate", *_EVENTS), replace(_PLAIN, slow=0.01), ("nchan",)),
     "idle": Scenario(
@@ -146,10 +149,14 @@ def measure(scenario: str, load: Load, *, peer: str | None, runs: int, tick: Cal
         for name in filter(None, ("streamer", peer)):
             what = f"{scenario}: {name}, run {number + 1} of {runs}"
             with ground(lambda what=what: tick(what)) as place:  # type: ignore[misc]
-                if name == "streamer":
-                    target: Target = Streamer(place, load.settings, load.database_url)
-                else:
+                target: Written
+                if name == "nchan":
                     target = Nchan(place, body)
+                elif name == "praisonai":
+                    target = PraisonAI(place)
+                else:
+                    target = Streamer(place, load.settings, load.database_url)
                 outcome.runs.setdefault(name, []).append(kind.measure(place, target, load))
-                body = target.sample()
+                if isinstance(target, Streamer):
+                    body = target.sample()
     return outcome

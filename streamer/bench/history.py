@@ -75,7 +75,7 @@ class OurArchive:
             "middle": [self._behind(f"before={at(head, load.events // 2)}")],
             "deepest": [self._behind(f"before={at(head, 2 * PAGE + 2)}")],
             "after_newest": [f"after={at(head, load.events - PAGE)}"],
-            "after_middle": [f"after={at(head, load.events // 2 + step * PAGE)}" for step in range(16)],
+            "after_middle": [f"after={at(head, load.events // 2 + step)}" for step in range(16)],
             "after_deepest": [f"after={at(head, 1)}"],
         }
         for name, values in FILTERS.items():

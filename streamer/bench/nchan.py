@@ -9,6 +9,9 @@ from streamer.bench.ground import BenchError, Ground, environment
 from streamer.bench.targets import NO_FILTER, UPGRADE, free_port, serve
 from streamer.bench.usage import Usage, children
 
+MODULES = tuple(Path(f"/usr/{folder}/nginx/modules/ngx_nchan_module.so") for folder in ("lib", "lib64", "share"))
+"""Where distributions have it."""
+
 
 class Nchan:
     """nginx with nchan, one worker: the events are kept in memory, and none is dropped for lack of room."""
@@ -26,10 +29,7 @@ class Nchan:
             body: an event as our server stores it, so that both hand out the same bytes.
         """
         program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
-        modules = [
-            Path(folder) / "ngx_nchan_module.so" for folder in ("/usr/lib/nginx/modules", "/usr/share/nginx/modules")
-        ]
-        module = next((path for path in modules if path.exists()), None)
+        module = next((path for path in MODULES if path.exists()), None)
         if program is None or module is None:
             raise BenchError("nginx with nchan is not installed", "apt-get install nginx-light libnginx-mod-nchan")
         self._body = body

@@ -113,7 +113,7 @@ class Readers:
     def run(self) -> None:
         """Do as told until the orders end."""
         self._epoll.register(sys.stdin.fileno(), select.EPOLLIN)
-        tasks = {
+        tasks: dict[str, Callable[..., object]] = {
             "connect": self._connect,
             "begin": self._begin,
             "settle": self._settle,

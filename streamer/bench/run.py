@@ -12,7 +12,7 @@ from streamer.bench.ingest import ingest
 from streamer.bench.load import Load
 from streamer.bench.nchan import Nchan
 from streamer.bench.praisonai import PraisonAI
-from streamer.bench.report import middle, ratios, unit_of
+from streamer.bench.report import WORST, middle, ratios, unit_of
 from streamer.bench.storms import idle, resume, slow, soak
 from streamer.bench.targets import Streamer, Written
 
@@ -126,6 +126,11 @@ class Outcome:
         """Return what must be known to read the numbers."""
         found = []
         for name, metrics in ((name, middle(runs)) for name, runs in self.runs.items()):
+            wrong = {each: metrics[each] for each in WORST if metrics.get(each)}
+            if wrong:
+                found.append(
+                    f"{name} was not exact: " + ", ".join(f"{each} {count:,}" for each, count in wrong.items())
+                )
             if (metrics.get("readers_busy") or 0) >= BUSY:
                 found.append(f"readers were the bottleneck ({name}): give them --reader-processes, on more cores")
             if (metrics.get("publishers_busy") or 0) >= BUSY:
@@ -159,4 +164,6 @@ def measure(scenario: str, load: Load, *, peer: str | None, runs: int, tick: Cal
                 outcome.runs.setdefault(name, []).append(kind.measure(place, target, load))
                 if isinstance(target, Streamer):
                     body = target.sample()
+                    if load.database_url:
+                        target.clear(load.workspaces)
     return outcome

@@ -108,6 +108,12 @@ class Streamer:
         details = page["events"][0]["details"]
         return text.replace(DETAILS % details, DETAILS)
 
+    def clear(self, workspaces: int) -> None:
+        """Remove what was stored: in a database that stays."""
+        with Asking(self.port, self.head) as asking:
+            for number in range(workspaces):
+                asking.ask(f"/v1/workspaces/{self.workspace}-{number}", method="DELETE")
+
     def metric(self, part: str) -> dict[str, float]:
         """Return the samples of /metrics whose name contains `part`, by name and labels."""
         with Asking(self.port, self.head) as asking:

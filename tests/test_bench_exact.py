@@ -221,7 +221,7 @@ def test_thresholds(text: str, metrics: dict[str, float | None], *, holds: bool)
 )
 def test_bad_thresholds(text: str) -> None:
     """A piece that is none is named."""
-    with pytest.raises(ValueError, match=repr(text.split(",")[-1])):
+    with pytest.raises(ValueError, match=repr(text.rsplit(",", maxsplit=1)[-1])):
         parse_thresholds(text)
 
 

@@ -12,9 +12,10 @@ import signal
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 PATIENCE_SECONDS = 10
-"""A process that was killed is gone once its parent knows of it; a parent that does not ask is not waited for any longer."""
+"""A process that the kernel keeps for longer is not waited for."""
 
 
 def main() -> None:
@@ -29,11 +30,22 @@ def main() -> None:
     if os.fork() == 0:  # who is to see the group's end cannot be of it
         os.setsid()
         until = time.monotonic() + PATIENCE_SECONDS
-        with contextlib.suppress(ProcessLookupError):
-            while time.monotonic() < until:
+        while lives(group) and time.monotonic() < until:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
-                time.sleep(0.005)
+            time.sleep(0.005)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def lives(group: int) -> bool:
+    """Tell whether a process of the group runs; one that has ended and is yet to be asked for by its parent does not."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just gone
+            # The name before these is in parentheses and may hold anything.
+            state, _, member_of = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(member_of) == group and state not in "ZX":
+                return True
+    return False
 
 
 if __name__ == "__main__":

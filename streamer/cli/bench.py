@@ -55,7 +55,7 @@ _COUNT = click.IntRange(min=1)
 
 
 @click.command(
-    epilog="Exit codes: 0 measured, 1 failure, 2 wrong usage, 7 a threshold was missed or a delivery was wrong, 130 interrupted."
+    epilog="Exit codes: 0 measured, 1 failure, 2 wrong usage, 7 a threshold was missed, 130 interrupted."
 )
 @click.argument("scenario", type=click.Choice(list(SCENARIOS)))
 @click.option("--subscribers", metavar="N", type=click.IntRange(min=0), help="Streams that are open.")

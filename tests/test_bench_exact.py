@@ -115,12 +115,11 @@ def test_long_websocket_messages() -> None:
         assert read(parse_websocket, cut(data, range(0, len(data), 977)))[0] == list(range(count))
 
 
-def test_gaps_and_farewells_are_seen() -> None:
-    """A stream that tells of a gap or of its end is not taken for one that goes on."""
+def test_gaps_are_seen() -> None:
+    """A stream that tells of a gap is not taken for one without."""
     position = Position(EPOCH, 9)
-    assert read(parse_sse, [sse_message("gap", {}, position) + sse_message("closed", {})])[3] == Mark.GAP | Mark.CLOSED
+    assert read(parse_sse, [sse_message("gap", {}, position)])[3] == Mark.GAP
     assert read(parse_websocket, [b"\x81\x0e" + b'{"type":"gap"}'])[3] == Mark.GAP
-    assert read(parse_websocket, [b"\x88\x02\x03\xe8"])[3] == Mark.CLOSED
 
 
 def test_same_bytes_are_read_once() -> None:

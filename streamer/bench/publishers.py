@@ -158,12 +158,11 @@ class Publishers:
                     continue
             wait = 0.0 if ready else 0.05 if rate is None else max(due - time.monotonic_ns(), 0) / 1e9
             self._turn(wait)
-        end = time.monotonic() + ANSWER_SECONDS
-        while self._is_busy() and time.monotonic() < end:
+        sending = time.monotonic_ns()
+        while self._is_busy():
             self._turn(0.05)
-        for connection in self._connections.values():
-            if connection.request is not None:
-                self._fail(connection.request, f"no answer within {ANSWER_SECONDS:g} s")
+            if time.monotonic_ns() - max(self._last, sending) > ANSWER_SECONDS * 1e9:
+                self._give_up()
         return {
             "began": began,
             "ended": self._last,
@@ -286,6 +285,15 @@ class Publishers:
             self._fail(request, why)
         self._dial(connection)
         self._free(connection)
+
+    def _give_up(self) -> None:
+        """Take what is not answered for failed; begin anew, so that a late answer is not taken for that to another request."""
+        for lane in self._lanes:
+            while lane.waiting:
+                self._fail(lane.waiting.popleft(), "all connections were busy to the end")
+        for connection in list(self._connections.values()):
+            if connection.request is not None:
+                self._hung_up(connection, f"no answer within {ANSWER_SECONDS:g} s")
 
     def _dial(self, connection: Connection) -> None:
         connection.buffer = connection.unsent = b""

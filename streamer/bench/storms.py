@@ -63,8 +63,9 @@ def slow(ground: Ground, target: Target, load: Load) -> Metrics:
     before = target.usage.rss()
     crowd.join(streams[late:])
     connected = target.usage.rss()
-    crowd.publish(rate=load.rate, seconds=load.warmup)
-    crowd.settle()
+    if load.warmup:
+        crowd.publish(rate=load.rate, seconds=load.warmup)
+        crowd.settle()
     alone = measure(crowd)
     crowd.join_slow(streams[:late])
     beside = measure(crowd)

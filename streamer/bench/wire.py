@@ -12,7 +12,7 @@ from enum import Flag
 _DETAILS = re.compile(rb'"details":\{"n":(-?\d+),"due":(\d+)\}')
 _ID = re.compile(rb"(?:\A|\n)id: ?([^\n]*)")
 _POSITION = re.compile(rb'"position":"([^"]*)"\}\Z')
-_TEXT, _CLOSE = 1, 8
+_TEXT = 1
 _LONG, _LONGER = 126, 127
 
 
@@ -21,13 +21,12 @@ class Mark(Flag):
 
     SYNCED = 1
     GAP = 2
-    CLOSED = 4
 
 
 NOTHING = Mark(0)
-_MARKS = {b"synced": Mark.SYNCED, b"gap": Mark.GAP, b"closed": Mark.CLOSED}
-_SSE_MARK = re.compile(rb"(?:\A|\n)event: (synced|gap|closed)\n")
-_WEBSOCKET_MARK = re.compile(rb'\A\{"type":"(synced|gap|closed)"')
+_MARKS = {b"synced": Mark.SYNCED, b"gap": Mark.GAP}
+_SSE_MARK = re.compile(rb"(?:\A|\n)event: (synced|gap)\n")
+_WEBSOCKET_MARK = re.compile(rb'\A\{"type":"(synced|gap)"')
 
 
 class Blob:
@@ -126,9 +125,7 @@ def parse_websocket(data: bytes) -> Blob:
         if size < 0 or len(data) < body + size:
             break
         code, payload = data[at] & 15, data[body : body + size]
-        if code == _CLOSE:
-            marks |= Mark.CLOSED
-        elif code == _TEXT:
+        if code == _TEXT:
             texts.append(payload)
             for name in _WEBSOCKET_MARK.findall(payload):
                 marks |= _MARKS[name]

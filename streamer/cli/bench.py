@@ -54,9 +54,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 _COUNT = click.IntRange(min=1)
 
 
-@click.command(
-    epilog="Exit codes: 0 measured, 1 failure, 2 wrong usage, 7 a threshold was missed, 130 interrupted."
-)
+@click.command(epilog="Exit codes: 0 measured, 1 failure, 2 wrong usage, 7 a threshold was missed, 130 interrupted.")
 @click.argument("scenario", type=click.Choice(list(SCENARIOS)))
 @click.option("--subscribers", metavar="N", type=click.IntRange(min=0), help="Streams that are open.")
 @click.option(

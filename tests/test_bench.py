@@ -39,7 +39,8 @@ async def measured(cli: Cli, *arguments: str) -> Any:
     ):
         assert {name: result[name] for name in EXACT if result.get(name)} == {}
     assert document["scenario"] == arguments[0]
-    assert document["remarks"] == []
+    # What else this machine does is not the bench's.
+    assert [remark for remark in document["remarks"] if not remark.startswith("something else used")] == []
     assert ended.err == ""
     assert document["machine"]["cores"] >= 1
     assert left_over(cli) == []
@@ -213,7 +214,8 @@ async def test_thresholds(bench_cli: Cli) -> None:
     """What is missed is said, and the exit code is 7; what holds is not spoken of."""
     ended = await bench_cli("bench", "fanout", *SMALL, *BRIEF, "--assert", "lost=0,deliveries>1k,max<60s")
     assert ended.code == 7
-    assert ended.err == "missed: deliveries>1k, but it is 120\n"
+    assert ended.err.splitlines()[-1] == "missed: deliveries>1k, but it is 120"
+    assert ended.err.count("missed") == 1
 
 
 async def test_thresholds_that_hold(bench_cli: Cli) -> None:

@@ -127,7 +127,7 @@ class Crowd(Writers):
 
         Returns:
             The metrics that are the readers', and the rest of what they say: when the last event came (`last`), how many `bytes` came
-            since `begin`, and in buckets how long streams took to be live (`synced_after`).
+            since `begin` and the `cpu` seconds that took, and in buckets how long streams took to be live (`synced_after`).
         """
         expected = self._expected()
         parts = self._all("report", [{"expected": _only(expected, known), "since": since} for known in self._streams])
@@ -144,6 +144,7 @@ class Crowd(Writers):
         return metrics, {
             "last": max(part["last"] for part in parts),
             "bytes": sum(part["bytes"] for part in parts),
+            "cpu": sum(part["cpu"] for part in parts),
             "synced_after": merged(part["synced_after"] for part in parts),
         }
 

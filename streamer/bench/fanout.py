@@ -4,6 +4,7 @@ from streamer.bench.crowd import Crowd, Metrics
 from streamer.bench.ground import Ground
 from streamer.bench.load import Load
 from streamer.bench.targets import Target
+from streamer.bench.usage import machine_cpu
 
 MIB = 2**20
 
@@ -36,10 +37,10 @@ def measure(crowd: Crowd) -> Metrics:
     usage, load = crowd.target.usage, crowd.load
     usage.forget_peak()
     crowd.begin()
-    cpu = usage.cpu()
+    cpu, machine = usage.cpu(), machine_cpu()
     sent = crowd.publish(rate=load.rate, seconds=load.seconds, batch=load.batch)
     crowd.settle()
-    used = usage.cpu() - cpu
+    used, machine = usage.cpu() - cpu, machine_cpu() - machine
     metrics, more = crowd.report(sent["first"])
     seconds = (max(more["last"], sent["ended"]) - sent["began"]) / 1e9
     deliveries, stored = metrics["deliveries"] or 0, sent["sent"] - sent["failed"]
@@ -50,7 +51,9 @@ def measure(crowd: Crowd) -> Metrics:
         "deliveries_per_second": round(deliveries / seconds, 1),
         "megabytes_per_second": round(more["bytes"] / seconds / 1e6, 2),
         "failed": sent["failed"],
+        "waited": sent["waited"],
         "cpu": round(used / seconds, 3),
+        "others": max(round((machine - used - more["cpu"] - sent["cpu"]) / seconds, 2), 0),
         "cpu_per_delivery": round(used * 1e6 / deliveries, 2) if deliveries else None,
         "cpu_per_append": round(used * 1e6 / stored, 1) if stored else None,
         "rss_peak": round(usage.peak() / MIB, 1),

@@ -9,6 +9,7 @@ from streamer.bench.ground import Ground
 from streamer.bench.load import Load
 from streamer.bench.praisonai import PraisonAI
 from streamer.bench.targets import Streamer
+from streamer.bench.usage import machine_cpu
 from streamer.bench.wire import log_page
 
 MIB = 2**20
@@ -21,9 +22,9 @@ def ingest(ground: Ground, target: Streamer | PraisonAI, load: Load) -> Metrics:
     if load.warmup:
         writers.publish(rate=load.rate, seconds=load.warmup, batch=load.batch)
     target.usage.forget_peak()
-    cpu = target.usage.cpu()
+    cpu, machine = target.usage.cpu(), machine_cpu()
     sent = writers.publish(rate=load.rate, seconds=load.seconds, batch=load.batch)
-    used = target.usage.cpu() - cpu
+    used, machine = target.usage.cpu() - cpu, machine_cpu() - machine
     seconds = (sent["ended"] - sent["began"]) / 1e9
     events = sent["sent"] - sent["failed"]
     return {
@@ -33,9 +34,11 @@ def ingest(ground: Ground, target: Streamer | PraisonAI, load: Load) -> Metrics:
         "events_per_second": round(events / seconds, 1),
         **percentiles(merged([sent["latencies"]])),
         "failed": sent["failed"],
+        "waited": sent["waited"],
         **(check_log(ground, target, writers) if isinstance(target, Streamer) else count_log(target, writers)),
         "publishers_busy": round(sent["busy"], 3),
         "cpu": round(used / seconds, 3),
+        "others": max(round((machine - used - sent["cpu"]) / seconds, 2), 0),
         "cpu_per_append": round(used * 1e6 / max(sent["requests"], 1), 1),
         "cpu_per_event": round(used * 1e6 / max(events, 1), 1),
         "rss_before": round(before / MIB, 1),

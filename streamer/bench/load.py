@@ -18,7 +18,8 @@ class Load:
     warmup: float = 1
     filters: int = 0
     workspaces: int = 1
-    connections: int = 16
+    connections: int = 256
+    """That append. With few of them, events that are due wait for a free one instead of for the server."""
     batch: int = 1
     slow: float = 0
     """The share of subscribers that are slow."""

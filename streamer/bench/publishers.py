@@ -72,7 +72,7 @@ class Publishers:
     def _forget(self) -> None:
         self._acked: dict[int, list[tuple[int, int]]] = {}
         self._latencies: Counter[int] = Counter()
-        self._failed = self._requests = self._last = 0
+        self._failed = self._requests = self._waited = self._last = 0
         self._why = ""
 
     def run(self) -> None:
@@ -169,10 +169,12 @@ class Publishers:
             "sent": sent,
             "requests": self._requests,
             "failed": self._failed,
+            "waited": self._waited,
             "why": self._why,
             "acked": {workspace: [number for _, number in sorted(pairs)] for workspace, pairs in self._acked.items()},
             "latencies": self._latencies,
             "busy": (time.process_time_ns() - cpu) / max(time.monotonic_ns() - began, 1),
+            "cpu": (time.process_time_ns() - cpu) / 1e9,
         }
 
     # ---- requests
@@ -195,6 +197,7 @@ class Publishers:
         if lane.idle:
             self._begin(lane.idle.pop(), request)
         else:
+            self._waited += len(request.numbers)
             lane.waiting.append(request)
 
     def _begin(self, connection: Connection, request: Request) -> None:

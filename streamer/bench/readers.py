@@ -207,6 +207,7 @@ class Readers:
             "ended": self._ended,
             "bytes": self._bytes,
             "busy": cpu / max(wall, 1),
+            "cpu": cpu / 1e9,
             "synced_after": self._synced_after,
             **self._latencies(since),
         }

@@ -18,6 +18,10 @@ from streamer.bench.targets import Streamer, Written
 
 BUSY = 0.9
 """A process that is this busy has no more to give."""
+WAITED = 0.1
+"""When so many of the events had to wait for a connection, that says more of their number than of the server."""
+OTHERS = 0.2
+"""Cores that something else may use."""
 SPARE_FILES = 500
 
 
@@ -70,7 +74,7 @@ SCENARIOS = {
     "ingest": Scenario(
         ingest,
         ("connections", "batch", "rate", "seconds", "warmup", "workspaces"),
-        replace(_PLAIN, rate=None, connections=256),
+        replace(_PLAIN, rate=None),
         ("praisonai",),
     ),
     "fanout": Scenario(fanout, (*_READERS, "filters", *_EVENTS, "batch"), _PLAIN, ("nchan",)),
@@ -131,8 +135,12 @@ class Outcome:
                 found.append(
                     f"{name} was not exact: " + ", ".join(f"{each} {count:,}" for each, count in wrong.items())
                 )
+            if (metrics.get("others") or 0) > OTHERS:
+                found.append(f"something else used {metrics['others']:.2g} cores ({name}): the figures are too bad")
             if (metrics.get("readers_busy") or 0) >= BUSY:
                 found.append(f"readers were the bottleneck ({name}): give them --reader-processes, on more cores")
+            if name == "streamer" and (metrics.get("waited") or 0) > WAITED * (metrics.get("events") or 0):
+                found.append(f"{metrics['waited']:,.0f} events found all connections busy: more --connections may help")
             if (metrics.get("publishers_busy") or 0) >= BUSY:
                 found.append(f"publishers were the bottleneck ({name}): the server was not the limit")
         return found

@@ -11,6 +11,8 @@ from streamer.bench.load import Load
 from streamer.bench.targets import Streamer, Target
 
 BATCH = 100
+FIRST_MINUTE = 60
+"""Seconds in which anything may grow; a tenth of a run that is shorter than ten times as long."""
 LIVE = 20
 """Events that are appended after a scenario, to see that everybody who is there is live."""
 
@@ -116,7 +118,7 @@ def idle(ground: Ground, target: Target, load: Load) -> Metrics:
 
 
 def soak(ground: Ground, target: Streamer, load: Load) -> Metrics:
-    """Let streams come and go beside those that stay, with events all the while; nothing may grow after the first tenth."""
+    """Let streams come and go beside those that stay, with events all the while; nothing may grow after the first minute."""
     crowd = Crowd(ground, target, load)
     crowd.join(load.streams())
     samples: list[dict[str, float]] = []
@@ -128,11 +130,10 @@ def soak(ground: Ground, target: Streamer, load: Load) -> Metrics:
     crowd.settle()
     metrics, _ = crowd.report(0)
     settled = _state(target)
-    tenth = max(len(samples) // 10, 1)
-    skipped = max(
-        tenth, sum(sample["at"] < FIRST_MINUTE for sample in samples) if load.seconds > 10 * FIRST_MINUTE else 0
-    )
-    early, late = samples[skipped : skipped + tenth] or samples[:1], samples[-tenth:]
+    begun = min(FIRST_MINUTE, load.seconds / 10)
+    steady = [sample for sample in samples if sample["at"] >= begun] or samples[-1:]
+    few = max(len(steady) // 10, 1)
+    early, late = steady[:few], steady[-few:]
     growth = {
         f"{name}_growth": round(median(each[name] for each in late) - median(each[name] for each in early), 1)
         for name in settled
@@ -143,9 +144,6 @@ def soak(ground: Ground, target: Streamer, load: Load) -> Metrics:
         **{name: round(value, 1) for name, value in settled.items()},
         **metrics,
     }
-
-
-FIRST_MINUTE = 60
 
 
 def _state(target: Target) -> dict[str, float]:

@@ -46,8 +46,7 @@ def liar(head: bytes, parts: Sequence[bytes], *, pause: float = 0, hangs_up: boo
                     connection, _ = listener.accept()
                     open_ones.enter_context(connection)
                     connection.recv(2**16)
-                    connection.sendall(head)
-                    for part in parts:
+                    for part in (head, *parts):
                         connection.sendall(part)
                         time.sleep(pause)  # the writes are to come apart
                     if hangs_up:
@@ -94,6 +93,18 @@ def test_what_is_wrong_is_counted_for_each_reader(
         name: 2 * count for name, count in wrong.items()
     }
     assert report["deliveries"] == 2 * sum(map(len, parts))
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+def test_streams_may_come_in_pieces(transport: str) -> None:
+    """The network cuts where it likes: in the head of the response, in frames and in events."""
+    data = HEADS[transport] + b"".join(body(transport, [[1, 2], [3, 4]]))
+    size = len(data) // 12
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    with liar(b"", pieces, pause=0.01) as port:
+        report = seen(port, [1, 2, 3, 4])
+    assert not any(report["tally"].values())
+    assert report["deliveries"] == 8
 
 
 def test_latency_is_from_the_intended_time() -> None:

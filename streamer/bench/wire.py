@@ -61,8 +61,7 @@ Parser = Callable[[bytes], Blob]
 
 def parse_sse(data: bytes) -> Blob:
     """Take the complete blocks of a stream that is not chunked."""
-    end = data.rfind(b"\n\n") + 2
-    complete = data[:end] if end > 1 else b""
+    complete = data[: data.rfind(b"\n\n") + 2] if b"\n\n" in data else b""
     return _sse(data, complete, data[len(complete) :])
 
 
@@ -71,36 +70,23 @@ def parse_chunked(data: bytes) -> Blob:
 
     What is left over is a chunked stream again: a block that is yet to end, and what its last chunk still lacks, as one chunk.
     """
-    text, at, lacking = [], 0, 0
-    while (line := data.find(b"\r\n", at)) >= 0:
-        size = int(data[at:line].partition(b";")[0], 16)
-        start = line + 2
-        if start + size + 2 > len(data):
-            text.append(data[start : start + size])
-            # A chunk whose closing line end is all that is missing is still to come as an empty remainder.
-            lacking = size - len(text[-1])
-            cut = data[start + size :]
-            break
-        text.append(data[start : start + size])
+    text, at, lacking, last = [], 0, 0, None
+    while last is None and (line := data.find(b"\r\n", at)) >= 0:
+        size, start = int(data[at:line].partition(b";")[0], 16), line + 2
         at = start + size + 2
-    else:
-        cut = None
+        text.append(data[start : start + size])
+        if at > len(data):  # this one is not all there: its line end lacks, at least
+            lacking, last = size - len(text[-1]), data[start + size :]
     joined = b"".join(text)
-    end = joined.rfind(b"\n\n") + 2
-    complete = joined[:end] if end > 1 else b""
+    complete = joined[: joined.rfind(b"\n\n") + 2] if b"\n\n" in joined else b""
     left = joined[len(complete) :]
-    if cut is None:
-        rest = _chunk(left) + data[at:]
-    elif left or lacking:
-        rest = b"%x\r\n%b%b" % (len(left) + lacking, left, cut)
-    else:
-        # All of the chunk is taken but its line end.
-        rest = b"0\r\n" + cut
-    return _sse(data, complete, rest)
+    if last is None:
+        return _sse(data, complete, (_chunk(left) if left else b"") + data[at:])
+    return _sse(data, complete, b"%x\r\n%b%b" % (len(left) + lacking, left, last))
 
 
 def _chunk(text: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(text), text) if text else b""
+    return b"%x\r\n%b\r\n" % (len(text), text)
 
 
 def _sse(data: bytes, complete: bytes, rest: bytes) -> Blob:

@@ -127,6 +127,8 @@ async def test_ingest_into_postgresql(bench_cli: Cli, postgresql: Cluster) -> No
             bench_cli, "ingest", "--connections", "4", "--seconds", "0.5", "--warmup", "0", "--database-url", url
         )
     assert again["result"]["events"] > 0
+    assert again["parameters"]["database"] == "postgresql"
+    assert url not in json.dumps(again)
 
 
 async def test_history(bench_cli: Cli) -> None:
@@ -208,6 +210,15 @@ async def test_table(bench_cli: Cli) -> None:
     assert "sqlite=" in machine
     assert empty == ""
     assert any(row.split() == ["deliveries", "120"] for row in rows)
+
+
+async def test_progress(bench_cli: Cli) -> None:
+    """On a terminal a bar says how far it is, and is gone in the end."""
+    async with bench_cli.on_terminal("bench", "fanout", *SMALL, *BRIEF, "--runs", "2") as terminal:
+        assert await terminal.ended() == 0
+    assert "fanout: streamer, run 1 of 2 [#" in terminal.shown
+    assert "fanout: streamer, run 2 of 2 [###############" in terminal.shown
+    assert "run" not in terminal.shown.rpartition("\x1b[K")[2]
 
 
 async def test_thresholds(bench_cli: Cli) -> None:

@@ -1,5 +1,6 @@
 """The scenarios by their names, and how they are run: each run on new servers, ours and a peer's turn by turn."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -23,6 +24,8 @@ WAITED = 0.1
 OTHERS = 0.2
 """Cores that something else may use."""
 SPARE_FILES = 500
+SPARE_SECONDS = 2
+"""About what a run takes besides its load."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Scenario:
     def words(self, load: Load) -> dict[str, Any]:
         """Return the load by the names of the options."""
         values = asdict(load)
-        return {name: values[name] for name in (*self.asks, *_ALWAYS) if values[name]}
+        # Not the database's URL: it may hold a password.
+        database = "postgresql" if load.database_url else "sqlite"
+        return {name: values[name] for name in (*self.asks, "settings") if values[name]} | {"database": database}
 
     def files(self, load: Load) -> int:
         """Return how many files one process may have open."""
@@ -146,8 +151,15 @@ class Outcome:
         return found
 
 
-def measure(scenario: str, load: Load, *, peer: str | None, runs: int, tick: Callable[[str], None]) -> Outcome:
+def measure(scenario: str, load: Load, *, peer: str | None, runs: int, tick: Callable[[str, float], None]) -> Outcome:
     """Run a scenario so many times, with a peer turn by turn.
+
+    Args:
+        scenario: its name.
+        load: what is asked of it.
+        peer: the other server, if there is one.
+        runs: how many.
+        tick: called again and again with what is going on and about how much of all is done, from 0 to 1.
 
     Raises:
         BenchError: it cannot be done.
@@ -157,21 +169,26 @@ def measure(scenario: str, load: Load, *, peer: str | None, runs: int, tick: Cal
         can = [name for name, each in SCENARIOS.items() if peer in each.peers]
         raise BenchError(f"{peer} cannot do {scenario}", f"It can do {', '.join(can)}.")
     outcome = Outcome()
+    turns = [(number, name) for number in range(runs) for name in ("streamer", peer) if name]
     body = ""
-    for number in range(runs):
-        for name in filter(None, ("streamer", peer)):
-            what = f"{scenario}: {name}, run {number + 1} of {runs}"
-            with ground(lambda what=what: tick(what)) as place:  # type: ignore[misc]
-                target: Written
-                if name == "nchan":
-                    target = Nchan(place, body)
-                elif name == "praisonai":
-                    target = PraisonAI(place)
-                else:
-                    target = Streamer(place, load.settings, load.database_url)
-                outcome.runs.setdefault(name, []).append(kind.measure(place, target, load))
-                if isinstance(target, Streamer):
-                    body = target.sample()
-                    if load.database_url:
-                        target.clear(load.workspaces)
+    for done, (number, name) in enumerate(turns):
+        what, began = f"{scenario}: {name}, run {number + 1} of {runs}", time.monotonic()
+
+        def moment(what: str = what, began: float = began, done: int = done) -> None:
+            part = (time.monotonic() - began) / (load.warmup + load.seconds + SPARE_SECONDS)
+            tick(what, (done + min(part, 0.99)) / len(turns))
+
+        with ground(moment) as place:
+            target: Written
+            if name == "nchan":
+                target = Nchan(place, body)
+            elif name == "praisonai":
+                target = PraisonAI(place)
+            else:
+                target = Streamer(place, load.settings, load.database_url)
+            outcome.runs.setdefault(name, []).append(kind.measure(place, target, load))
+            if isinstance(target, Streamer):
+                body = target.sample()
+                if load.database_url:
+                    target.clear(load.workspaces)
     return outcome

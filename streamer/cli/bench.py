@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from streamer.bench.run import SCENARIOS, Outcome, measure
 from streamer.cli.remote import INTERRUPTED, Failure
 from streamer.cli.screen import StatusLine, for_people
 
+BAR = 30
 MISSED = 7
 """The exit code when a threshold was missed."""
 
@@ -135,7 +135,7 @@ def command(
         click.echo(f"{scenario}: {_words(SCENARIOS[scenario].words(load))}\n{_words(machine())}")
     try:
         need_files(SCENARIOS[scenario].files(load))
-        outcome = measure(scenario, load, peer=peer, runs=runs, tick=_clock(status))
+        outcome = measure(scenario, load, peer=peer, runs=runs, tick=_bar(status))
     except BenchError as error:
         raise Failure(str(error), hint=error.hint) from None
     except KeyboardInterrupt:
@@ -158,15 +158,12 @@ def command(
         raise click.exceptions.Exit(MISSED)
 
 
-def _clock(status: StatusLine) -> Callable[[str], None]:
-    """Return what shows on a terminal what is going on, and for how long."""
-    began, current = time.monotonic(), ""
+def _bar(status: StatusLine) -> Callable[[str, float], None]:
+    """Return what shows on a terminal what is going on, and how far all of it is."""
 
-    def tick(what: str) -> None:
-        nonlocal began, current
-        if what != current:
-            began, current = time.monotonic(), what
-        status.draw(f"{what} - {time.monotonic() - began:.0f} s")
+    def tick(what: str, share: float) -> None:
+        done = int(share * BAR)
+        status.draw(f"{what} [{'#' * done}{'-' * (BAR - done)}] {share:.0%}")
 
     return tick
 

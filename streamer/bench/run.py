@@ -61,7 +61,7 @@ class Scenario:
         """Return the load by the names of the options."""
         values = asdict(load)
         # Not the database's URL: it may hold a password.
-        database = "postgresql" if load.database_url else "sqlite"
+        database = (load.database_url or "sqlite:").partition(":")[0]
         return {name: values[name] for name in (*self.asks, "settings") if values[name]} | {"database": database}
 
     def files(self, load: Load) -> int:

@@ -20,6 +20,8 @@ from streamer.bench.events import values
 from streamer.bench.ground import BenchError, obey
 
 ANSWER_SECONDS = 30.0
+PIPELINED = 256
+"""Requests on their way over a connection that takes all of a workspace."""
 _SEQ = re.compile(rb'"seq":(\d+)')
 _NUMBER = re.compile(rb'"seq":(\d+),.*?"details":\{"n":(-?\d+),')
 _OK = (b"200", b"201", b"202")
@@ -38,13 +40,13 @@ class Request:
 
 
 class Connection:
-    """One keep-alive connection, with at most one request on its way."""
+    """One keep-alive connection and the requests that are on their way over it, oldest first."""
 
-    __slots__ = ("buffer", "lane", "request", "socket", "unsent")
+    __slots__ = ("buffer", "lane", "requests", "socket", "unsent")
 
     def __init__(self, lane: "Lane") -> None:
         self.lane = lane
-        self.request: Request | None = None
+        self.requests: deque[Request] = deque()
         self.buffer = b""
         self.unsent = b""
         self.socket: socket.socket
@@ -101,7 +103,7 @@ class Publishers:
             head: of each request, but for the first line and the length.
             body: a pattern of `streamer.bench.events`.
             connections: how many.
-            ordered: the events of a workspace all take one connection.
+            ordered: the events of a workspace all take one connection, which does not wait for an answer before the next (RFC 9112, 9.3.2).
             workspaces: how many of them the events are spread over, by Zipf's law: the k-th gets 1/k of the first.
             filters: how many filters the events are spread over, in turn.
         """
@@ -109,6 +111,7 @@ class Publishers:
         self._workspaces, self._filters = workspaces, max(filters, 1)
         self._weights = list(accumulate(1 / rank for rank in range(1, workspaces + 1)))
         self._dice = random.Random(1)  # noqa: S311 - the same load in each run
+        self._depth = PIPELINED if ordered else 1
         self._lanes = [Lane() for _ in range(connections if ordered else 1)]
         for number in range(connections):
             connection = Connection(self._lanes[number % len(self._lanes)])
@@ -195,15 +198,22 @@ class Publishers:
     def _send(self, request: Request) -> None:
         lane = self._lanes[request.workspace % len(self._lanes)]
         if lane.idle:
-            self._begin(lane.idle.pop(), request)
+            self._begin(lane.idle[-1], request)
         else:
             self._waited += len(request.numbers)
             lane.waiting.append(request)
 
     def _begin(self, connection: Connection, request: Request) -> None:
-        connection.request = request
-        connection.unsent = request.data
-        self._flush(connection)
+        connection.requests.append(request)
+        if len(connection.requests) == self._depth:
+            connection.lane.idle.pop()  # it is the last one
+        if connection.unsent:
+            connection.unsent += request.data
+        else:
+            connection.unsent = request.data
+            self._flush(connection)
+            if connection.unsent:
+                self._epoll.modify(connection.socket.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
     def _flush(self, connection: Connection) -> None:
         try:
@@ -214,9 +224,6 @@ class Publishers:
             self._hung_up(connection, str(error))
             return
         connection.unsent = connection.unsent[sent:]
-        events = select.EPOLLIN | (select.EPOLLOUT if connection.unsent else 0)
-        if connection.unsent or sent < len(connection.request.data if connection.request else b""):
-            self._epoll.modify(connection.socket.fileno(), events)
 
     def _turn(self, seconds: float) -> None:
         """Take the answers that are there; wait for one at most so long."""
@@ -229,6 +236,8 @@ class Publishers:
                 continue
             if events & select.EPOLLOUT:
                 self._flush(connection)
+                if not connection.unsent:
+                    self._epoll.modify(connection.socket.fileno(), select.EPOLLIN)
             if events & ~select.EPOLLOUT:
                 self._read(connection)
 
@@ -243,21 +252,19 @@ class Publishers:
             self._hung_up(connection, "the server hung up")
             return
         connection.buffer += data
-        size = complete(connection.buffer)
-        if not size:
-            return
-        text, connection.buffer = connection.buffer[:size], connection.buffer[size:]
-        request, connection.request = connection.request, None
-        if request is not None:
-            self._answered(request, text)
-        self._free(connection)
+        while size := complete(connection.buffer):
+            text, connection.buffer = connection.buffer[:size], connection.buffer[size:]
+            was_full = len(connection.requests) == self._depth
+            self._answered(connection.requests.popleft(), text)
+            if was_full:
+                self._free(connection)
 
     def _free(self, connection: Connection) -> None:
+        """Note that a connection may take requests again, and give it one that waits."""
         lane = connection.lane
+        lane.idle.append(connection)
         if lane.waiting:
             self._begin(connection, lane.waiting.popleft())
-        else:
-            lane.idle.append(connection)
 
     def _answered(self, request: Request, text: bytes) -> None:
         if text[9:12] not in _OK:
@@ -283,11 +290,12 @@ class Publishers:
     def _hung_up(self, connection: Connection, why: str) -> None:
         del self._connections[connection.socket.fileno()]
         connection.socket.close()
-        request, connection.request = connection.request, None
-        if request is not None:
-            self._fail(request, why)
+        was_full = len(connection.requests) == self._depth
+        while connection.requests:
+            self._fail(connection.requests.popleft(), why)
         self._dial(connection)
-        self._free(connection)
+        if was_full:
+            self._free(connection)
 
     def _give_up(self) -> None:
         """Take what is not answered for failed; begin anew, so that a late answer is not taken for that to another request."""
@@ -295,7 +303,7 @@ class Publishers:
             while lane.waiting:
                 self._fail(lane.waiting.popleft(), "all connections were busy to the end")
         for connection in list(self._connections.values()):
-            if connection.request is not None:
+            if connection.requests:
                 self._hung_up(connection, f"no answer within {ANSWER_SECONDS:g} s")
 
     def _dial(self, connection: Connection) -> None:
@@ -311,7 +319,7 @@ class Publishers:
 
     def _is_busy(self) -> bool:
         return any(lane.waiting for lane in self._lanes) or any(
-            connection.request is not None for connection in self._connections.values()
+            connection.requests for connection in self._connections.values()
         )
 
 

@@ -177,9 +177,8 @@ class _Told(dict[str, Any]):
 
 def _between(text: str, mark: str, content: str) -> str:
     """Put content between the marks of that name."""
-    return re.sub(
-        rf"(<!-- {mark} -->\n).*?(\n<!-- / -->)", lambda match: match[1] + content + match[2], text, flags=re.DOTALL
-    )
+    pattern = rf"(<!-- {mark} -->\n).*?(<!-- / -->)"
+    return re.sub(pattern, lambda match: f"{match[1]}{content}\n{match[2]}", text, flags=re.DOTALL)
 
 
 def _points(results: dict[str, Any], name: str, whose: str, metric: str) -> list[tuple[float, float]]:
@@ -195,7 +194,7 @@ def _points(results: dict[str, Any], name: str, whose: str, metric: str) -> list
 
 # ---- pictures
 
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 720, 400, 70, 44, 190, 52
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 740, 400, 88, 44, 190, 52
 COLOURS = ("#2f7ed8", "#17a398", "#8bb8ee", "#d9534f", "#e9a3a1", "#8e6cc9")
 STYLE = """
 text{font:13px system-ui,sans-serif;fill:#333}.title{font-weight:600;font-size:15px}.grid{stroke:#8884;stroke-width:1}
@@ -214,6 +213,7 @@ def plot(
         y_axis: the same.
         lines: the points of each, by its name. Zero cannot be shown on a logarithmic scale and is left out.
     """
+    colours = dict(zip(lines, COLOURS, strict=False))
     lines = {name: points for name, points in lines.items() if points}
     xs = [x for points in lines.values() for x, _ in points]
     ys = [y for points in lines.values() for _, y in points if y > 0 or not y_axis[1]]
@@ -233,7 +233,7 @@ def plot(
     parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">{x_axis[0]}</text>')
     parts.append(f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{y_axis[0]}</text>')
     for place, (name, points) in enumerate(lines.items()):
-        colour = COLOURS[place % len(COLOURS)]
+        colour = colours[name]
         shown = [(across(x), up(y)) for x, y in points if y > 0 or not y_axis[1]]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in shown)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')

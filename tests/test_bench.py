@@ -26,7 +26,11 @@ def bench_cli(tmp_path: Path) -> Cli:
     """The command line, with a folder of its own for what it makes."""
     (tmp_path / "temporary").mkdir()
     # The settings of somebody's own server are nothing for the one that is measured.
-    return Cli(tmp_path, {"TMPDIR": str(tmp_path / "temporary"), "STREAMER_FLUSH_WINDOW_MS": "nonsense"})
+    nonsense = {"STREAMER_FLUSH_WINDOW_MS": "nonsense"}
+    return Cli(
+        tmp_path,
+        {"TMPDIR": str(tmp_path / "temporary"), "XDG_CACHE_HOME": str(tmp_path / "cache"), **nonsense},
+    )
 
 
 async def run(cli: Cli, *arguments: str) -> Ended:
@@ -196,10 +200,9 @@ async def test_soak(bench_cli: Cli) -> None:
 @pytest.mark.timeout(600)
 async def test_beside_praisonai(bench_cli: Cli) -> None:
     """The released praisonai-platform gets the same work; with several connections it refuses some of it, which is counted."""
-    document = json.loads(
-        (await run(bench_cli, "ingest", "--seconds", "1", "--connections", "1", "--peer", "praisonai", "--json")).out
-    )
-    assert document["peer"]["result"]["events"] > 0
+    ended = await run(bench_cli, "ingest", "--seconds", "1", "--connections", "1", "--peer", "praisonai", "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["peer"]["result"]["events"] > 0
     document = await measured(bench_cli, "history", "--events", "500", "--seconds", "0.5", "--peer", "praisonai")
     assert document["ratio"]["deepest_p50"] < 1
 

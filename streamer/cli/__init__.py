@@ -11,6 +11,7 @@ COMMANDS = {
     "demo": "Run the server with a living workspace.",
     "tail": "Show a workspace's events, and follow them.",
     "publish": "Append events to a workspace.",
+    "bench": "Measure a server of its own under load.",
     "migrate": "Bring the database to this version's tables.",
 }
 """Every command and what it is for."""

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from streamer.bench.nchan import MODULES as NCHAN
+
 IN_CI = os.environ.get("CI") == "true"
 ROOT = Path(__file__).resolve().parents[2]
 """The folder of the project."""
 
-TOOLS = ("postgresql", "chromium", "git", "node", "npm", "node_modules", "nginx", "curl", "openssl")
+TOOLS = ("postgresql", "chromium", "git", "node", "npm", "node_modules", "nginx", "nchan", "curl", "openssl")
 """All that tests may ask for."""
 
 NODE_VERSION = (20, 18, 1)
@@ -23,10 +25,15 @@ _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 @cache
 def find(tool: str) -> Path | None:
-    """Return the program's path. `postgresql`: the folder of its programs, also where Debian hides it. `node_modules`: npm's folder."""
+    """Return the program's path. `postgresql`: the folder of its programs, also where Debian hides it. `node_modules`: npm's folder.
+
+    `nchan`: nginx's module.
+    """
     if tool == "node_modules":
         folder = ROOT / "tests" / "node" / "node_modules"
         return folder if folder.is_dir() else None
+    if tool == "nchan":
+        return next(filter(Path.exists, NCHAN), None)
     if tool == "postgresql":
         debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
         initdb = shutil.which("initdb") or (debian[-1] if debian else None)

@@ -1,0 +1,58 @@
+"""Requests over one keep-alive connection, as cheap as they can be: the time they take is the server's."""
+
+import re
+import socket
+from types import TracebackType
+from typing import Self
+
+from streamer.bench.ground import BenchError
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+KEY = "sk_bench_0123456789abcdefghij"
+"""The admin key of our servers."""
+
+
+def complete(data: bytes) -> int:
+    """Return the length of the response that `data` begins with, 0 if it is not all there."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return 0
+    length = _LENGTH.search(data, 0, end + 2)
+    size = end + 4 + (int(length[1]) if length else 0)
+    return size if len(data) >= size else 0
+
+
+class Asking:
+    """One keep-alive connection to a server on 127.0.0.1."""
+
+    def __init__(self, port: int, head: str = f"Authorization: Bearer {KEY}\r\n", *, seconds: float = 30) -> None:
+        self._head = head
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def ask(self, target: str, *, method: str = "GET", body: bytes = b"") -> bytes:
+        """Return the body of a response.
+
+        Raises:
+            BenchError: it is not a success.
+            OSError: there is none.
+        """
+        length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+        self._socket.sendall(f"{method} {target} HTTP/1.1\r\nHost: bench\r\n{self._head}{length}\r\n".encode() + body)
+        data = b""
+        while not (size := complete(data)):
+            more = self._socket.recv(2**18)
+            if not more:
+                raise ConnectionResetError("the server hung up")
+            data += more
+        if data[9:10] != b"2":
+            raise BenchError(f"{method} {target}: {data[:500].decode(errors='replace')}")
+        return data[data.find(b"\r\n\r\n") + 4 : size]

@@ -1,0 +1,194 @@
+"""The scenarios by their names, and how they are run: each run on new servers, ours and a peer's turn by turn."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from streamer.bench.crowd import Metrics
+from streamer.bench.fanout import fanout
+from streamer.bench.ground import BenchError, Ground, ground
+from streamer.bench.history import history
+from streamer.bench.ingest import ingest
+from streamer.bench.load import Load
+from streamer.bench.nchan import Nchan
+from streamer.bench.praisonai import PraisonAI
+from streamer.bench.report import WORST, middle, ratios, unit_of
+from streamer.bench.storms import idle, resume, slow, soak
+from streamer.bench.targets import Streamer, Written
+
+BUSY = 0.9
+"""A process that is this busy has no more to give."""
+WAITED = 0.1
+"""When so many of the events had to wait for a connection, that says more of their number than of the server."""
+OTHERS = 0.2
+"""Cores that something else may use."""
+SPARE_FILES = 500
+SPARE_SECONDS = 2
+"""About what a run takes besides its load."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A way to put load on a server.
+
+    Attributes:
+        measure: puts it on one server.
+        asks: the fields of the load that it looks at.
+        load: what is asked if nobody says more.
+        peers: the other servers that can do the same.
+    """
+
+    measure: Callable[[Ground, Any, Load], Metrics]
+    asks: tuple[str, ...]
+    load: Load
+    peers: tuple[str, ...] = ()
+
+    def ask(self, options: Mapping[str, Any]) -> Load:
+        """Return the load that some options ask for.
+
+        Raises:
+            ValueError: this scenario does not look at one; the text is its name.
+        """
+        for name in options:
+            if name not in (*self.asks, *_ALWAYS):
+                raise ValueError(name)
+        if options.get("batch", 1) > 1:
+            options = {"connections": BATCH_CONNECTIONS, **options}
+        return replace(self.load, **options)
+
+    def words(self, load: Load) -> dict[str, Any]:
+        """Return the load by the names of the options."""
+        values = asdict(load)
+        # Not the database's URL: it may hold a password.
+        database = (load.database_url or "sqlite:").partition(":")[0]
+        return {name: values[name] for name in (*self.asks, "settings") if values[name]} | {"database": database}
+
+    def files(self, load: Load) -> int:
+        """Return how many files one process may have open."""
+        subscribers = load.subscribers if "subscribers" in self.asks else 0
+        return subscribers + load.connections + SPARE_FILES
+
+
+_ALWAYS = ("settings", "database_url")
+_READERS = ("transport", "subscribers", "workspaces", "reader_processes")
+_EVENTS = ("rate", "seconds", "warmup", "connections")
+_PLAIN = Load()
+
+SCENARIOS = {
+    "ingest": Scenario(
+        ingest,
+        ("connections", "batch", "rate", "seconds", "warmup", "workspaces"),
+        replace(_PLAIN, rate=None),
+        ("praisonai",),
+    ),
+    "fanout": Scenario(fanout, (*_READERS, "filters", *_EVENTS, "batch"), _PLAIN, ("nchan",)),
+    "history": Scenario(history, ("events", "connections", "seconds"), replace(_PLAIN, connections=4), ("praisonai",)),
+    "resume": Scenario(resume, (*_READERS, "filters", "missed", "connections"), replace(_PLAIN, subscribers=2000)),
+    "slow": Scenario(slow, (*_READERS, "slow", "slow_rate", *_EVENTS), replace(_PLAIN, slow=0.01), ("nchan",)),
+    "idle": Scenario(
+        idle, (*_READERS, "seconds", "connections"), replace(_PLAIN, subscribers=10_000, seconds=5), ("nchan",)
+    ),
+    "soak": Scenario(
+        soak,
+        (*_READERS, "churn", "rate", "seconds", "connections"),
+        replace(_PLAIN, subscribers=100, rate=20, seconds=600),
+    ),
+}
+"""Every scenario; docs/cli.md says what each does."""
+BATCH_CONNECTIONS = 4
+"""Connections that append batches, unless another number is asked for: more would only wait, up to the server's limit."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of the runs."""
+
+    runs: dict[str, list[Metrics]] = field(default_factory=dict)
+
+    @property
+    def result(self) -> Metrics:
+        """Our numbers."""
+        return middle(self.runs["streamer"])
+
+    def columns(self) -> dict[str, Metrics]:
+        """Return the numbers of each server, and for two of them the ratio."""
+        found = {name: middle(runs) for name, runs in self.runs.items()}
+        if len(found) > 1:
+            ours, theirs = found.values()
+            found["ratio"] = ratios(ours, theirs)
+        return found
+
+    def document(self) -> dict[str, Any]:
+        """Return all that there is, as JSON has it."""
+        ours, *peer = self.columns().items()
+        return {
+            "units": {name: unit for name in ours[1] if (unit := unit_of(name))},
+            "result": ours[1],
+            "runs": self.runs["streamer"],
+            **({"peer": {"name": peer[0][0], "result": peer[0][1], "runs": self.runs[peer[0][0]]}} if peer else {}),
+            **({"ratio": peer[1][1]} if peer else {}),
+            "remarks": self.remarks(),
+        }
+
+    def remarks(self) -> list[str]:
+        """Return what must be known to read the numbers."""
+        found = []
+        for name, metrics in ((name, middle(runs)) for name, runs in self.runs.items()):
+            wrong = {each: metrics[each] for each in WORST if metrics.get(each)}
+            if wrong:
+                found.append(
+                    f"{name} was not exact: " + ", ".join(f"{each} {count:,}" for each, count in wrong.items())
+                )
+            if (metrics.get("others") or 0) > OTHERS:
+                found.append(f"something else used {metrics['others']:.2g} cores ({name}): the figures are too bad")
+            if (metrics.get("readers_busy") or 0) >= BUSY:
+                found.append(f"readers were the bottleneck ({name}): give them --reader-processes, on more cores")
+            if name == "streamer" and (metrics.get("waited") or 0) > WAITED * (metrics.get("events") or 0):
+                found.append(f"{metrics['waited']:,.0f} events found all connections busy: more --connections may help")
+            if (metrics.get("publishers_busy") or 0) >= BUSY:
+                found.append(f"publishers were the bottleneck ({name}): the server was not the limit")
+        return found
+
+
+def measure(scenario: str, load: Load, *, peer: str | None, runs: int, tick: Callable[[str, float], None]) -> Outcome:
+    """Run a scenario so many times, with a peer turn by turn.
+
+    Args:
+        scenario: its name.
+        load: what is asked of it.
+        peer: the other server, if there is one.
+        runs: how many.
+        tick: called again and again with what is going on and about how much of all is done, from 0 to 1.
+
+    Raises:
+        BenchError: it cannot be done.
+    """
+    kind = SCENARIOS[scenario]
+    if peer and peer not in kind.peers:
+        can = [name for name, each in SCENARIOS.items() if peer in each.peers]
+        raise BenchError(f"{peer} cannot do {scenario}", f"It can do {', '.join(can)}.")
+    outcome = Outcome()
+    turns = [(number, name) for number in range(runs) for name in ("streamer", peer) if name]
+    body = ""
+    for done, (number, name) in enumerate(turns):
+        what, began = f"{scenario}: {name}, run {number + 1} of {runs}", time.monotonic()
+
+        def moment(what: str = what, began: float = began, done: int = done) -> None:
+            part = (time.monotonic() - began) / (load.warmup + load.seconds + SPARE_SECONDS)
+            tick(what, (done + min(part, 0.99)) / len(turns))
+
+        with ground(moment) as place:
+            target: Written
+            if name == "nchan":
+                target = Nchan(place, body)
+            elif name == "praisonai":
+                target = PraisonAI(place)
+            else:
+                target = Streamer(place, load.settings, load.database_url)
+            outcome.runs.setdefault(name, []).append(kind.measure(place, target, load))
+            if isinstance(target, Streamer):
+                body = target.sample()
+                if load.database_url:
+                    target.clear(load.workspaces)
+    return outcome

@@ -1,0 +1,162 @@
+"""Servers under load: what is needed of them, and ours."""
+
+import socket
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import orjson
+
+from streamer.bench.asking import KEY, Asking
+from streamer.bench.events import DETAILS
+from streamer.bench.ground import BenchError, Ground, environment
+from streamer.bench.usage import Usage
+
+UPGRADE = (
+    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+NO_FILTER = -1
+
+
+class Written(Protocol):
+    """A server that events are appended to."""
+
+    name: str
+    port: int
+    usage: Usage
+    head: str
+    """Lines of each request."""
+    ordered: bool
+    """Only one connection at a time may append to a workspace if its order is to be known."""
+
+    def publishing(self, pattern: str) -> dict[str, str]:
+        """Return what the publishers send: the path of a workspace, head and events, by a pattern of `streamer.bench.events`."""
+        ...
+
+
+class Target(Written, Protocol):
+    """A server that has readers, too."""
+
+    says_synced: bool
+    """It says so once a stream is live."""
+
+    def reading(self, transport: str) -> dict[str, Any]:
+        """Return what the readers send: the head, and what is added to go on behind a position."""
+        ...
+
+    def target(self, workspace: int, selected: int, transport: str) -> str:
+        """Return what a reader asks for; with a filter, or with NO_FILTER."""
+        ...
+
+
+class Streamer:
+    """Our server: `streamer serve` as a process of its own, on fresh data, durable, with its default settings."""
+
+    name = "streamer"
+    head = f"Authorization: Bearer {KEY}\r\n"
+    ordered = False
+    says_synced = True
+
+    def __init__(self, ground: Ground, settings: Mapping[str, str], database_url: str | None) -> None:
+        self.workspace = f"bench-{uuid.uuid4().hex[:12]}"
+        self.port = free_port()
+        variables = {
+            "STREAMER_PORT": str(self.port),
+            "STREAMER_DATA_DIR": str(ground.folder / f"data-{self.port}"),
+            "STREAMER_ADMIN_KEY": KEY,
+            "STREAMER_LOG_LEVEL": "warning",
+            **({"STREAMER_DATABASE_URL": database_url} if database_url else {}),
+            **{f"STREAMER_{name.upper()}": value for name, value in settings.items()},
+        }
+        command = [sys.executable, "-P", "-m", "streamer", "serve"]
+        pid = serve(ground, self.name, command, {**environment(), **variables}, (self.port, "/readyz"))
+        self.usage = Usage([pid])
+
+    def publishing(self, pattern: str) -> dict[str, str]:
+        """Return what the publishers send."""
+        return {
+            "path": f"/v1/workspaces/{self.workspace}-%d/events",
+            "head": f"Host: bench\r\n{self.head}Content-Type: application/json\r\n",
+            "body": pattern,
+        }
+
+    def reading(self, transport: str) -> dict[str, Any]:
+        """Return what the readers send."""
+        head = f"Host: bench\r\n{self.head}"
+        if transport == "websocket":
+            return {"head": head + UPGRADE, "resume": ("after=%s", "")}
+        return {"head": f"{head}Accept: text/event-stream\r\n", "resume": ("", "Last-Event-ID: %s\r\n")}
+
+    def target(self, workspace: int, selected: int, transport: str) -> str:
+        """Return what a reader asks for."""
+        route = "ws" if transport == "websocket" else "stream"
+        query = "" if selected == NO_FILTER else f"entity_id=issue_{selected}&"
+        return f"/v1/workspaces/{self.workspace}-{workspace}/events/{route}?{query}"
+
+    def ask(self, target: str, workspace: int = 0) -> Any:
+        """Return what the server says to a request below a workspace."""
+        with Asking(self.port, self.head) as asking:
+            return orjson.loads(asking.ask(f"/v1/workspaces/{self.workspace}-{workspace}{target}"))
+
+    def sample(self) -> str:
+        """Return an event as the readers get it."""
+        page = self.ask("/events?limit=1")
+        text = orjson.dumps(page["events"][0]).decode()
+        assert "%" not in text  # noqa: S101 - it becomes a pattern
+        details = page["events"][0]["details"]
+        return text.replace(DETAILS % details, DETAILS)
+
+    def clear(self, workspaces: int) -> None:
+        """Remove what was stored: in a database that stays."""
+        with Asking(self.port, self.head) as asking:
+            for number in range(workspaces):
+                asking.ask(f"/v1/workspaces/{self.workspace}-{number}", method="DELETE")
+
+    def metric(self, part: str) -> dict[str, float]:
+        """Return the samples of /metrics whose name contains `part`, by name and labels."""
+        with Asking(self.port, self.head) as asking:
+            text = asking.ask("/metrics").decode()
+        samples = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples if part in name.partition("{")[0]}
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def serve(
+    ground: Ground, name: str, command: Sequence[str], variables: Mapping[str, str], health: tuple[int, str]
+) -> int:
+    """Start a server and wait until it is well; return its process.
+
+    Args:
+        ground: where.
+        name: what it is called, and its log.
+        command: what starts it.
+        variables: its environment.
+        health: the port and the path that answer when it is.
+
+    Raises:
+        BenchError: it does not start.
+    """
+    log = f"{name}-{len(ground.started)}.log"
+    process = ground.start(command, variables, log)
+
+    def ready() -> bool:
+        if process.poll() is not None:
+            raise BenchError(f"{name} did not start:\n{ground.log(log)}")
+        try:
+            with Asking(health[0], "", seconds=1) as asking:
+                asking.ask(health[1])
+        except (OSError, BenchError):
+            return False
+        return True
+
+    ground.until(ready, f"the start of {name}", 60)
+    return process.pid

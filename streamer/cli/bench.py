@@ -1,0 +1,188 @@
+"""`streamer bench`: servers of its own under load, and what came of it."""
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import orjson
+
+from streamer.bench.ground import BenchError, need_files
+from streamer.bench.load import Load
+from streamer.bench.machine import machine
+from streamer.bench.report import Threshold, parse_thresholds, table
+from streamer.bench.run import SCENARIOS, Outcome, measure
+from streamer.cli.remote import INTERRUPTED, Failure
+from streamer.cli.screen import StatusLine, for_people
+
+BAR = 30
+MISSED = 7
+"""The exit code when a threshold was missed."""
+
+
+def _thresholds(_context: click.Context, _option: click.Parameter, text: str | None) -> list[Threshold]:
+    try:
+        return parse_thresholds(text) if text else []
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _settings(_context: click.Context, _option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{pair}: write it as flush_window_ms=10")
+        settings[name.lower().replace("-", "_").removeprefix("streamer_")] = value
+    return settings
+
+
+def _share(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1
+    if not 0 <= share < 1:
+        raise click.BadParameter("write it as 1%")
+    return share
+
+
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+_COUNT = click.IntRange(min=1)
+
+
+@click.command(epilog="Exit codes: 0 measured, 1 failure, 2 wrong usage, 7 a threshold was missed, 130 interrupted.")
+@click.argument("scenario", type=click.Choice(list(SCENARIOS)))
+@click.option("--subscribers", metavar="N", type=click.IntRange(min=0), help="Streams that are open.")
+@click.option(
+    "--rate", metavar="N", type=_POSITIVE, help="Events a second; for ingest the default is as many as are answered."
+)
+@click.option("--seconds", metavar="N", type=_POSITIVE, help="How long the measurement takes.")
+@click.option("--warmup", metavar="N", type=click.FloatRange(min=0), help="Seconds of the same load before it.")
+@click.option("--transport", type=click.Choice(["sse", "websocket"]), help="What the subscribers use.")
+@click.option(
+    "--filters", metavar="N", type=click.IntRange(min=0), help="Different filters, spread over the subscribers."
+)
+@click.option("--workspaces", metavar="N", type=_COUNT, help="Workspaces; events are spread over them by Zipf's law.")
+@click.option("--connections", metavar="N", type=_COUNT, help="Connections that append.")
+@click.option("--batch", metavar="N", type=click.IntRange(1, 1000), help="Events in one append.")
+@click.option("--slow", metavar="1%", callback=_share, help="Share of subscribers that are slow.")
+@click.option("--slow-rate", metavar="N", type=click.IntRange(min=10), help="Bytes a second that a slow one reads.")
+@click.option("--events", metavar="N", type=click.IntRange(min=200), help="Events that the history holds.")
+@click.option("--missed", metavar="N", type=_COUNT, help="Events that are appended while nobody is there.")
+@click.option("--churn", metavar="N", type=_POSITIVE, help="Streams a second that come and go.")
+@click.option(
+    "--reader-processes",
+    metavar="N",
+    type=click.IntRange(1, 64),
+    help="Processes that the subscribers are spread over.",
+)
+@click.option(
+    "--runs",
+    metavar="N",
+    type=click.IntRange(1, 99),
+    default=1,
+    show_default=True,
+    help="Runs, each on a new server; the median counts.",
+)
+@click.option(
+    "--peer", type=click.Choice(["nchan", "praisonai"]), help="Do the same work with this server, turn by turn."
+)
+@click.option("--database-url", metavar="URL", help="A PostgreSQL [default: SQLite in a new folder].")
+@click.option(
+    "--set", "settings", metavar="NAME=VALUE", multiple=True, callback=_settings, help="A setting of the server."
+)
+@click.option("--assert", "thresholds", metavar="LIST", callback=_thresholds, help="What must hold: 'p99<50ms,lost=0'.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, with every run.")
+def command(
+    *,
+    scenario: str,
+    runs: int,
+    peer: str | None,
+    thresholds: list[Threshold],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure a server of its own under load, and check every delivery.
+
+    \b
+    streamer bench fanout --subscribers 1000 --rate 200 --transport websocket
+    streamer bench fanout --runs 3 --peer nchan
+    streamer bench ingest --connections 256 --assert 'events_per_second>8k,p99<60ms'
+
+    \b
+    ingest   appends: one event a request, or batches
+    fanout   events at a rate, to many subscribers
+    history  pages of a long log: the newest, the deepest, by every index
+    resume   all subscribers are cut off, miss events, and come back at once
+    slow     fan-out with a share of slow subscribers, against one without
+    idle     what an open stream costs
+    soak     streams come and go, and nothing may grow
+    """  # fmt: skip
+    if not sys.platform.startswith("linux"):
+        raise Failure("bench runs on Linux only", hint="It reads CPU time and memory from /proc, and sockets by epoll.")
+    try:
+        load = SCENARIOS[scenario].ask({name: value for name, value in options.items() if value not in (None, {})})
+    except ValueError as error:
+        raise click.UsageError(f"{scenario} has no use for --{str(error).replace('_', '-')}") from None
+    status = StatusLine(shown=for_people(sys.stderr))
+    # Whoever asks it to end finds it as after Ctrl-C: its processes and its folder are gone.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not as_json:
+        click.echo(f"{scenario}: {_words(SCENARIOS[scenario].words(load))}\n{_words(machine())}")
+    try:
+        need_files(SCENARIOS[scenario].files(load))
+        outcome = measure(scenario, load, peer=peer, runs=runs, tick=_bar(status))
+    except BenchError as error:
+        raise Failure(str(error), hint=error.hint) from None
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    finally:
+        status.clear()
+    unknown = [each.name for each in thresholds if each.name not in outcome.result]
+    if as_json:
+        _print_json(scenario, load, outcome)
+    else:
+        _print(outcome)
+    if unknown:
+        raise click.UsageError(
+            f"--assert: {scenario} does not measure {unknown[0]}; it does {', '.join(outcome.result)}"
+        )
+    missed = [each for each in thresholds if not each.holds(outcome.result)]
+    for each in missed:
+        click.echo(f"missed: {each.text}, but it is {outcome.result[each.name]}", err=True)
+    if missed:
+        raise click.exceptions.Exit(MISSED)
+
+
+def _bar(status: StatusLine) -> Callable[[str, float], None]:
+    """Return what shows on a terminal what is going on, and how far all of it is."""
+
+    def tick(what: str, share: float) -> None:
+        done = int(share * BAR)
+        status.draw(f"{what} [{'#' * done}{'-' * (BAR - done)}] {share:.0%}")
+
+    return tick
+
+
+def _words(values: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _print_json(scenario: str, load: Load, outcome: Outcome) -> None:
+    document = {
+        "scenario": scenario,
+        "parameters": SCENARIOS[scenario].words(load),
+        "machine": machine(),
+        **outcome.document(),
+    }
+    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+def _print(outcome: Outcome) -> None:
+    click.echo("\n" + table(outcome.columns()))
+    for remark in outcome.remarks():
+        click.echo(f"\n{remark}", err=True)

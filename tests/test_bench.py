@@ -1,0 +1,320 @@
+"""`streamer bench` as users run it: every scenario in small, exact; and nothing of it is left behind, however it ends."""
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.cli import Cli, Ended
+from tests.support.databases import Cluster, fresh_database
+from tests.support.tools import require
+from tests.support.waiting import eventually
+
+SMALL = ("--subscribers", "6", "--connections", "2")
+BRIEF = ("--rate", "40", "--seconds", "0.5", "--warmup", "0.1")
+PATIENCE_SECONDS = 50
+"""A measurement starts half a dozen processes, each of which a busy machine may take long for."""
+EXACT = ("lost", "doubled", "out_of_order", "unexpected", "gaps", "failed", "ended")
+
+
+@pytest.fixture
+def bench_cli(tmp_path: Path) -> Cli:
+    """The command line, with a folder of its own for what it makes."""
+    (tmp_path / "temporary").mkdir()
+    # The settings of somebody's own server are nothing for the one that is measured.
+    nonsense = {"STREAMER_FLUSH_WINDOW_MS": "nonsense"}
+    return Cli(
+        tmp_path,
+        {"TMPDIR": str(tmp_path / "temporary"), "XDG_CACHE_HOME": str(tmp_path / "cache"), **nonsense},
+    )
+
+
+async def run(cli: Cli, *arguments: str) -> Ended:
+    """Run a measurement to its end, with patience."""
+    async with asyncio.timeout(PATIENCE_SECONDS), cli.started("bench", *arguments) as process:
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    assert b"Traceback" not in err, err.decode()
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+async def measured(cli: Cli, *arguments: str) -> Any:
+    """Run a measurement and return its document; it must be exact, and leave nothing."""
+    ended = await run(cli, *arguments, "--json")
+    assert ended.code == 0, ended.err
+    document = json.loads(ended.out)
+    for result in (
+        document["result"],
+        *document["runs"],
+        *([document["peer"]["result"]] if "peer" in document else []),
+    ):
+        assert {name: result[name] for name in EXACT if result.get(name)} == {}
+    assert document["scenario"] == arguments[0]
+    assert ended.err == ""
+    assert document["machine"]["cores"] >= 1
+    assert left_over(cli) == []
+    return document
+
+
+def left_over(cli: Cli) -> list[Path]:
+    """Return the folders that measurements left."""
+    return list(Path(cli.variables["TMPDIR"]).iterdir())
+
+
+# ---- every scenario
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_fanout(bench_cli: Cli, transport: str) -> None:
+    """Every subscriber gets every event, and its latency, CPU time and memory are told."""
+    document = await measured(bench_cli, "fanout", *SMALL, *BRIEF, "--transport", transport)
+    result = document["result"]
+    assert document["parameters"]["transport"] == transport
+    assert (result["events"], result["deliveries"]) == (20, 120)
+    assert 0 < result["p50"] <= result["p95"] <= result["p99"] <= result["max"]
+    assert 0 < result["deliveries_per_second"] < 300
+    assert result["megabytes_per_second"] > 0
+    assert result["rss_peak"] >= result["rss_before"] > 1
+
+
+async def test_fanout_with_filters(bench_cli: Cli) -> None:
+    """With filters each event is for the subscribers of one of them only."""
+    result = (await measured(bench_cli, "fanout", *SMALL, *BRIEF, "--filters", "3", "--reader-processes", "2"))[
+        "result"
+    ]
+    assert result["deliveries"] == 20 * 2
+
+
+async def test_fanout_over_workspaces(bench_cli: Cli) -> None:
+    """Subscribers are spread over the workspaces, and each gets the events of its own only."""
+    result = (await measured(bench_cli, "fanout", *SMALL, *BRIEF, "--workspaces", "3"))["result"]
+    assert result["deliveries"] == 20 * 2
+
+
+async def test_runs_and_settings(bench_cli: Cli) -> None:
+    """Each run has a server of its own, with the settings that were given; the median of the runs counts."""
+    document = await measured(bench_cli, "fanout", *SMALL, *BRIEF, "--runs", "2", "--set", "flush_window_ms=1")
+    first, second = document["runs"]
+    assert document["result"]["p50"] == pytest.approx((first["p50"] + second["p50"]) / 2)
+    assert document["parameters"]["settings"] == {"flush_window_ms": "1"}
+
+
+async def test_fanout_beside_nchan(bench_cli: Cli) -> None:
+    """The peer gets the same work, is checked in the same way, and the ratio is told."""
+    require("nginx")
+    require("nchan")
+    document = await measured(bench_cli, "fanout", *SMALL, *BRIEF, "--peer", "nchan")
+    ours, theirs = document["result"], document["peer"]["result"]
+    assert document["peer"]["name"] == "nchan"
+    assert theirs["deliveries"] == ours["deliveries"] == 120
+    assert document["ratio"]["p50"] == pytest.approx(ours["p50"] / theirs["p50"], rel=0.01)
+
+
+async def test_ingest(bench_cli: Cli) -> None:
+    """What was acknowledged is in the log; without a rate there is as much as is answered."""
+    result = (await measured(bench_cli, "ingest", "--connections", "4", "--seconds", "0.5", "--warmup", "0.1"))[
+        "result"
+    ]
+    assert result["events"] == result["appends"] > 4
+    assert 0 < result["p50"] <= result["max"]
+
+
+async def test_ingest_of_batches_at_a_rate(bench_cli: Cli) -> None:
+    """A batch is one append of many events."""
+    arguments = ("--batch", "50", "--rate", "1000", "--seconds", "0.5", "--warmup", "0", "--workspaces", "2")
+    result = (await measured(bench_cli, "ingest", *arguments))["result"]
+    assert (result["events"], result["appends"]) == (500, 10)
+
+
+async def test_ingest_into_postgresql(bench_cli: Cli, postgresql: Cluster) -> None:
+    """A database that stays is as it was when the measurement is over."""
+    with fresh_database(postgresql) as url:
+        await measured(
+            bench_cli, "ingest", "--connections", "4", "--seconds", "0.5", "--warmup", "0", "--database-url", url
+        )
+        again = await measured(
+            bench_cli, "ingest", "--connections", "4", "--seconds", "0.5", "--warmup", "0", "--database-url", url
+        )
+    assert again["result"]["events"] > 0
+    assert again["parameters"]["database"] == "postgresql"
+    assert url not in json.dumps(again)
+
+
+async def test_history(bench_cli: Cli) -> None:
+    """Pages of every kind are read, at both ends of the log."""
+    result = (await measured(bench_cli, "history", "--events", "500", "--seconds", "0.3"))["result"]
+    kinds = (
+        "newest",
+        "deepest",
+        "after_middle",
+        "actor_id_deepest",
+        "category_newest",
+        "run_id_newest",
+        "task_id_deepest",
+    )
+    assert all(result[f"{kind}_p50"] > 0 for kind in kinds)
+    assert result["deepest_by_newest"] > 0
+    assert result["pages_per_second_16"] > 0
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_resume(bench_cli: Cli, transport: str) -> None:
+    """Everybody who was cut off gets what was missed, and is live again."""
+    result = (await measured(bench_cli, "resume", *SMALL, "--missed", "150", "--transport", transport))["result"]
+    assert result["deliveries"] == 6 * 150
+    assert 0 < result["p50"] <= result["max"]
+    assert result["catch_up_seconds"] > 0
+
+
+async def test_slow(bench_cli: Cli) -> None:
+    """Slow subscribers are there, are slow, and are exact in the end."""
+    arguments = ("--slow", "50%", "--slow-rate", "2000", *BRIEF, "--rate", "200")
+    result = (await measured(bench_cli, "slow", *SMALL, *arguments))["result"]
+    assert result["slow"] == 3
+    assert 3 * 100 <= result["deliveries"] < 6 * 100  # of those that were not released yet
+    assert result["p99_by_alone"] > 0
+
+
+async def test_idle(bench_cli: Cli) -> None:
+    """Open streams have their price in memory and files, and are live."""
+    result = (await measured(bench_cli, "idle", "--subscribers", "50", "--seconds", "0.2"))["result"]
+    assert result["connections"] == 50
+    assert result["files"] >= 50
+    assert result["deliveries"] == 50 * 20
+
+
+async def test_soak(bench_cli: Cli) -> None:
+    """Who stays gets everything, who comes and goes a part without a hole, and files do not grow."""
+    result = (await measured(bench_cli, "soak", *SMALL, "--seconds", "1.5", "--churn", "40", "--rate", "40"))["result"]
+    assert result["visitors"] > 20
+    assert result["deliveries"] > 6 * 40
+    assert result["files_growth"] < 20
+    assert "rss_growth" in result
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_beside_praisonai(bench_cli: Cli) -> None:
+    """The released praisonai-platform gets the same work; with several connections it refuses some of it, which is counted."""
+    ended = await run(bench_cli, "ingest", "--seconds", "1", "--connections", "1", "--peer", "praisonai", "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["peer"]["result"]["events"] > 0
+    document = await measured(bench_cli, "history", "--events", "500", "--seconds", "0.5", "--peer", "praisonai")
+    assert document["ratio"]["deepest_p50"] < 1
+
+
+# ---- what is said
+
+
+async def test_table(bench_cli: Cli) -> None:
+    """People get a line of what was asked, one of the machine, and a table."""
+    ended = await run(bench_cli, "fanout", *SMALL, *BRIEF)
+    assert ended.code == 0
+    asked, machine, empty, *rows = ended.lines
+    assert asked.startswith("fanout: transport=sse subscribers=6 ")
+    assert "python=" in machine
+    assert "sqlite=" in machine
+    assert empty == ""
+    assert any(row.split() == ["deliveries", "120"] for row in rows)
+
+
+async def test_progress(bench_cli: Cli) -> None:
+    """On a terminal a bar says how far it is, and is gone in the end."""
+    async with bench_cli.on_terminal("bench", "fanout", *SMALL, *BRIEF, "--runs", "2") as terminal:
+        assert await terminal.ended() == 0
+    assert "fanout: streamer, run 1 of 2 [#" in terminal.shown
+    assert "fanout: streamer, run 2 of 2 [###############" in terminal.shown
+    assert "run" not in terminal.shown.rpartition("\x1b[K")[2]
+
+
+async def test_thresholds(bench_cli: Cli) -> None:
+    """What is missed is said, and the exit code is 7; what holds is not spoken of."""
+    ended = await run(bench_cli, "fanout", *SMALL, *BRIEF, "--assert", "lost=0,deliveries>1k,max<60s")
+    assert ended.code == 7
+    assert ended.err.splitlines()[-1] == "missed: deliveries>1k, but it is 120"
+    assert ended.err.count("missed") == 1
+
+
+async def test_thresholds_that_hold(bench_cli: Cli) -> None:
+    """The exit code is 0 when all of them hold."""
+    await measured(bench_cli, "fanout", *SMALL, *BRIEF, "--assert", "lost=0,deliveries=120,max<60s")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("fanout", "--assert", "p99<50ms,lots=few"), "lots=few"),
+        (("fanout", "--set", "nonsense"), "nonsense"),
+        (("fanout", "--slow", "1%"), "fanout has no use for --slow"),
+        (("slow", "--slow", "150%"), "write it as 1%"),
+        (("resume", "--peer", "nchan"), "nchan cannot do resume"),
+        (("fanout", "--subscribers", "9999999"), "open files"),
+        (("fanout", "--set", "no_such_setting=1"), "no_such_setting"),
+        (("everything",), "everything"),
+    ],
+)
+async def test_wrong_usage(bench_cli: Cli, arguments: tuple[str, ...], said: str) -> None:
+    """What cannot be is said, before anything is measured."""
+    ended = await run(bench_cli, *arguments)
+    assert ended.code in (1, 2)
+    assert said.lower() in ended.err.lower()
+    assert left_over(bench_cli) == []
+
+
+# ---- what is left
+
+
+async def running(process: asyncio.subprocess.Process) -> list[psutil.Process]:
+    """Wait until a measurement has all its processes; return them."""
+    bench = psutil.Process(process.pid)
+
+    def all_of_them() -> list[psutil.Process]:
+        found = bench.children(recursive=True)
+        words = [" ".join(each.cmdline()) for each in found]
+        wanted = ("warden", "streamer serve", "bench.publishers", "bench.readers")
+        return found if all(any(want in word for word in words) for want in wanted) else []
+
+    return await eventually(all_of_them)
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Return those that still run."""
+    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
+async def test_interrupted(bench_cli: Cli, number: signal.Signals, code: int) -> None:
+    """Ctrl-C ends everything that was started, and removes the folder, before the command ends."""
+    async with bench_cli.started("bench", "fanout", *SMALL, "--seconds", "60") as process:
+        started = await running(process)
+        assert left_over(bench_cli) != []
+        process.send_signal(number)
+        _, err = await process.communicate()
+        assert process.returncode == code
+        assert b"Traceback" not in err
+        assert alive(started) == []
+        assert left_over(bench_cli) == []
+
+
+async def test_killed(bench_cli: Cli) -> None:
+    """`kill -9` of the command leaves nothing, either."""
+    async with bench_cli.started("bench", "fanout", *SMALL, "--seconds", "60") as process:
+        started = await running(process)
+        process.kill()
+        await eventually(lambda: not alive(started))
+        await eventually(lambda: not left_over(bench_cli))
+
+
+async def test_server_that_dies(bench_cli: Cli) -> None:
+    """A server that ends in the midst of it ends the measurement with an error."""
+    async with bench_cli.started("bench", "fanout", *SMALL, "--rate", "20", "--seconds", "60") as process:
+        (server,) = [each for each in await running(process) if "serve" in each.cmdline()]
+        server.kill()
+        _, err = await process.communicate()
+        assert process.returncode == 1
+        assert b"Traceback" not in err
+        assert left_over(bench_cli) == []

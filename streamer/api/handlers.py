@@ -399,8 +399,9 @@ class Handlers:
                 # Only now: access and parameters were fine, the body is wanted (RFC 9110, 10.1.1).
                 assert request.transport is not None  # noqa: S101 - there was a request a moment ago
                 request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            # A body that came with its head, as nearly all do, needs no clock.
-            async with asyncio.timeout(None if request.content.is_eof() else self._parts.body_timeout):
+            if request.content.is_eof():  # it came with its head, as nearly all do: no clock is needed
+                return await request.read()
+            async with asyncio.timeout(self._parts.body_timeout):
                 return await request.read()
         except TimeoutError:
             raise RequestTimeout(f"the body did not arrive within {self._parts.body_timeout:g} seconds") from None

@@ -11,7 +11,7 @@ import orjson
 from streamer.core.actions import category_of, describe
 from streamer.core.errors import PayloadTooLarge, PermissionDenied, ValidationError
 from streamer.core.event import Draft, encode
-from streamer.core.ids import uuid7
+from streamer.core.ids import Uuid7s
 from streamer.core.ports import Append, Appended, Writer
 from streamer.ingest.redact import may_hold_secret, redact, redact_changes
 from streamer.observe.metrics import Metrics
@@ -50,6 +50,7 @@ class Intake:
         self._writer = writer
         self._metrics = metrics
         self._limits = limits
+        self._ids = Uuid7s()
 
     async def append(
         self,
@@ -108,7 +109,7 @@ class Intake:
         complete = _complete(workspace, event, author, where)
         event_id = event.get("id")
         try:
-            draft = encode(complete, id=event_id or uuid7(), given_id=event_id is not None)
+            draft = encode(complete, id=event_id or self._ids.make(), given_id=event_id is not None)
         except orjson.JSONEncodeError:
             raise self._too_deep(where) from None
         self._check_size(draft, where)

@@ -60,7 +60,7 @@ def middlewares(
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Give the request its id; whatever happens, the answer is one that the API documents."""
-        request_id = request[REQUEST_ID] = f"{random.getrandbits(64):016x}"  # noqa: S311 - to tell requests apart
+        request_id = request[REQUEST_ID] = f"{random.getrandbits(64):016x}"  # to tell requests apart
         route = routes.get(request.match_info.handler)
         started = time.perf_counter()
         # The client left before an answer, as nginx logs it; leaving is how a stream ends.

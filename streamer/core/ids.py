@@ -3,7 +3,10 @@
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ID_PATTERN = r"^[A-Za-z0-9._:~@-]{1,128}$"
 """The form of event and workspace ids, as clients may give them."""

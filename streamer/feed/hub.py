@@ -29,8 +29,8 @@ HEADS = 200
 """Workspaces whose heads one query asks for."""
 DRAIN_RATE = 500
 """Connections closed each second when the server stops; more if its window is short. They all come back at once somewhere."""
-FLUSH_PAUSE = 2
-"""A window is at least so many times as long as its flush: the readers of one workspace take a third of the time at the most."""
+FLUSH_PAUSE = 1
+"""A window is at least so many times as long as its flush: the readers of one workspace take half of the time at the most."""
 TICK_SECONDS = 0.01
 """The shortest time that is worth waiting."""
 

@@ -1,15 +1,16 @@
 """Group commit: the appends that wait are stored together, in one transaction.
 
 A writer has one loop. It takes all that waits (up to a bound), and while the database commits it, the next group gathers: no
-timer, and no delay for a lone append. Within the transaction the workspaces' rows are locked, so commit order is seq order on any
+delay for a lone append. Within the transaction the workspaces' rows are locked, so commit order is seq order on any
 number of nodes, and a rollback gives the numbers back. After the commit the waiting requests are answered, then the bus is told.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 
 import orjson
 import structlog
@@ -37,6 +38,11 @@ from streamer.store.schema import events, idempotency, workspaces
 GROUP_EVENTS = 4096
 """Events in one transaction, unless a single request has more."""
 GROUP_BYTES = 8 * 2**20
+INSERT_ROWS = (256, 64, 16, 4, 1)
+"""Rows that SQLite takes with one statement. Its driver asks for Python's lock after each statement, or each row of many: while the event
+loop prepares the next batch, each of them would be a wait of some milliseconds. With few statements the two work side by side."""
+GATHER_SECONDS = 0.02
+"""The longest pause between two groups."""
 SWEEP_ROWS = 1000
 """Expired idempotency keys that one group removes on its way."""
 
@@ -142,15 +148,21 @@ class GroupCommit:
         return await answer
 
     async def run(self) -> None:
-        """Commit group after group until `close`."""
+        """Commit group after group until `close`.
+
+        While several append at once, a pause as long as the commit lets the next group grow: a commit costs much the same whatever its
+        size. Who appends alone never waits.
+        """
         while self._queue or not self._closing:
             if not self._queue:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
             group = self._take()
-            with self._metrics.commit_seconds.time():
-                outcomes = await self._commit([waiting.request for waiting in group])
+            started = time.perf_counter()
+            outcomes = await self._commit([waiting.request for waiting in group])
+            spent = time.perf_counter() - started
+            self._metrics.commit_seconds.observe(spent)
             for waiting, outcome in zip(group, outcomes, strict=True):
                 self._events -= len(waiting.request.drafts)
                 self._bytes -= waiting.size
@@ -164,6 +176,8 @@ class GroupCommit:
             for committed in news:
                 self._metrics.events_appended.inc(len(committed.frames))
                 self._publish(committed)
+            if len(group) > 1:
+                await asyncio.sleep(min(spent, GATHER_SECONDS))
 
     async def close(self) -> None:
         """Take no more appends; `run` returns once those that wait are stored."""
@@ -435,13 +449,21 @@ def _insert_events(
     """Return how rows (tuples in the order of `_COLUMNS`) go into the events table: one statement, its text fixed."""
     names = ", ".join(_COLUMNS)
     if database.is_sqlite:
-        marks = ", ".join("?" * len(_COLUMNS))
-        sql = f"INSERT INTO events ({names}) VALUES ({marks})"  # noqa: S608 - our own column names
+        marks = f"({', '.join('?' * len(_COLUMNS))})"
+        sizes = [
+            (size, f"INSERT INTO events ({names}) VALUES {', '.join([marks] * size)}")  # noqa: S608 - our own column names
+            for size in INSERT_ROWS
+        ]
 
-        def one_by_one(connection: Connection, rows: list[tuple[object, ...]]) -> object:
-            return connection.exec_driver_sql(sql, rows)
+        def some_at_once(connection: Connection, rows: list[tuple[object, ...]]) -> object:
+            start = 0
+            for size, sql in sizes:
+                while len(rows) - start >= size:
+                    connection.exec_driver_sql(sql, tuple(chain.from_iterable(rows[start : start + size])))
+                    start += size
+            return None
 
-        return one_by_one
+        return some_at_once
 
     marks = ", ".join(f"${n}::{'bigint' if n <= 4 else 'text'}[]" for n in range(1, len(_COLUMNS) + 1))  # noqa: PLR2004
     sql = f"INSERT INTO events ({names}) SELECT * FROM unnest({marks})"  # noqa: S608

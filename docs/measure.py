@@ -3,10 +3,11 @@
     python docs/measure.py run [--quick] [NAME …]     measure all works, or these, into docs/performance.json
     python docs/measure.py write                      write tables and pictures from it
 
-A full run takes half an hour, on a machine that does nothing else. It uses `streamer bench` only, by the commands that the page shows.
+A full run takes half an hour, on a machine that does nothing else; with POSTGRESQL_URL, that database is measured, too. It uses `streamer bench` only, by the commands that the page shows.
 """
 
 import math
+import os
 import re
 import shlex
 import subprocess
@@ -27,6 +28,8 @@ RATES = (20, 50, 100, 200, 500, 1000, 2000)
 """Events a second to 1,000 subscribers, for the picture of latency."""
 CONNECTIONS = (1000, 2500, 5000, 7500, 10_000)
 """For the picture of memory."""
+ELSEWHERE = "postgresql://…"
+"""Stands for the environment's POSTGRESQL_URL; without that its row stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ WORKS = (
          "{result[events_per_second]}/s, p99 {result[p99]} ms, {result[cpu_per_append]} µs each"),
     Work("ingest-batches", "ingest", "batches of 1,000", "≥ 40,000 events/s", "ingest --batch 1000",
          "{result[events_per_second]} events/s, {result[cpu_per_event]} µs each"),
+    Work("ingest-postgresql", "ingest", "the same on PostgreSQL, all of whose settings are the default", "≥ 25,000 events/s", f"ingest --batch 1000 --database-url {ELSEWHERE}",
+         "{result[events_per_second]} events/s, {result[cpu_per_event]} µs each in streamer"),
     Work("ingest-praisonai", "ingest", "one connection, beside praisonai-platform (which makes an issue for each)", "", "ingest --connections 1 --peer praisonai",
          "{result[events_per_second]}/s, praisonai {peer[events_per_second]}/s"),
     Work("history", "history", "a page of 50 out of 1,000,000 events", "p50 ≤ 2 ms in the server; the deepest ≤ 1.5 times the newest", "history --events 1000000",
@@ -85,8 +90,9 @@ WORKS = (
 
 def bench(arguments: str, runs: int) -> Any:
     """Run `streamer bench`; return its document."""
-    command = [sys.executable, "-m", "streamer", "bench", *shlex.split(arguments), "--runs", str(runs), "--json"]
-    print("streamer", *command[3:], file=sys.stderr)
+    print(f"streamer bench {arguments} --runs {runs} --json", file=sys.stderr)
+    given = shlex.split(arguments.replace(ELSEWHERE, os.environ.get("POSTGRESQL_URL", "")))
+    command = [sys.executable, "-m", "streamer", "bench", *given, "--runs", str(runs), "--json"]
     return orjson.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)  # noqa: S603 - commands of this file
 
 
@@ -95,6 +101,8 @@ def run(names: Sequence[str], *, quick: bool) -> None:
     results = orjson.loads(RESULTS.read_bytes()) if RESULTS.exists() else {}
     # Each is kept at once: a long run that is interrupted has not been for nothing.
     for name, arguments, runs in _commands(quick=quick):
+        if ELSEWHERE in arguments and "POSTGRESQL_URL" not in os.environ:
+            continue
         if not names or name in names or name.partition("@")[0] in names:
             results[name] = bench(arguments, 1 if quick else runs)
             RESULTS.write_bytes(orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")

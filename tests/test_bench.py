@@ -9,8 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
+from streamer.store.database import Database
 from tests.support.cli import Cli, Ended
-from tests.support.databases import Cluster, fresh_database
+from tests.support.databases import Cluster, fresh_database, run_sql
 from tests.support.tools import require
 from tests.support.waiting import eventually
 
@@ -131,17 +132,21 @@ async def test_ingest_of_batches_at_a_rate(bench_cli: Cli) -> None:
 
 
 async def test_ingest_into_postgresql(bench_cli: Cli, postgresql: Cluster) -> None:
-    """A database that stays is as it was when the measurement is over."""
+    """It has a database of its own there, which is gone afterwards; the one that was named is not touched."""
+    databases = "SELECT datname FROM pg_database ORDER BY datname"
     with fresh_database(postgresql) as url:
-        await measured(
-            bench_cli, "ingest", "--connections", "4", "--seconds", "0.5", "--warmup", "0", "--database-url", url
-        )
-        again = await measured(
-            bench_cli, "ingest", "--connections", "4", "--seconds", "0.5", "--warmup", "0", "--database-url", url
-        )
-    assert again["result"]["events"] > 0
-    assert again["parameters"]["database"] == "postgresql"
-    assert url not in json.dumps(again)
+        database = Database(url)
+        arguments = ("ingest", "--connections", "4", "--seconds", "0.5", "--warmup", "0", "--database-url", url)
+        document = await measured(bench_cli, *arguments)
+        assert document["result"]["events"] > 0
+        assert document["parameters"]["database"] == "postgresql"
+        assert url not in json.dumps(document)
+        # The keys of a server that uses this database are still its own.
+        assert await run_sql(database, "SELECT * FROM credentials") == []
+        assert await run_sql(database, "SELECT * FROM events") == []
+        after = await run_sql(database, databases)
+        assert not [name for (name,) in after if name.startswith("streamer_bench_")]
+        await database.close()
 
 
 async def test_history(bench_cli: Cli) -> None:
@@ -286,7 +291,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_interrupted(bench_cli: Cli, number: signal.Signals, code: int) -> None:
     """Ctrl-C ends everything that was started, and removes the folder, before the command ends."""
     async with bench_cli.started("bench", "fanout", *SMALL, "--seconds", "60") as process:
@@ -318,3 +323,32 @@ async def test_server_that_dies(bench_cli: Cli) -> None:
         assert process.returncode == 1
         assert b"Traceback" not in err
         assert left_over(bench_cli) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("fanout", "--seconds", "nan"), "'nan' is not a number"),
+        (("fanout", "--rate", "inf"), "not in the range"),
+        (("fanout", "--set", "nonsense=1"), "there is no setting nonsense"),
+        (("fanout", "--set", "data_dir=/tmp/x"), "data_dir is given by the measurement"),
+        (("fanout", "--set", "STREAMER_ADMIN_KEY=sk_secret"), "admin_key is given by the measurement"),
+        (("ingest", "--peer", "nchan"), "nchan cannot do ingest; it can do fanout"),
+    ],
+)
+async def test_what_cannot_be_asked(bench_cli: Cli, arguments: tuple[str, ...], told: str) -> None:
+    """Wrong usage is told at once, names what is wrong, and repeats no value that may be a secret."""
+    ended = await run(bench_cli, *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert told in " ".join(ended.err.split())
+    assert "sk_secret" not in ended.err
+
+
+async def test_a_database_that_is_none(bench_cli: Cli) -> None:
+    """A URL that leads nowhere is an error with the next step, without the password that it holds."""
+    for url in ("postgresql://u:pw-secret@127.0.0.1:9/none", "mysql://u:pw-secret@h/x", "::"):
+        ended = await run(bench_cli, "ingest", "--seconds", "1", "--database-url", url)
+        assert ended.code == 1
+        assert "CREATEDB" in ended.err
+        assert "pw-secret" not in ended.out + ended.err
+        assert "Traceback" not in ended.err

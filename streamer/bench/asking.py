@@ -8,8 +8,6 @@ from typing import Self
 from streamer.bench.ground import BenchError
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-KEY = "sk_bench_0123456789abcdefghij"
-"""The admin key of our servers."""
 
 
 def complete(data: bytes) -> int:
@@ -25,7 +23,7 @@ def complete(data: bytes) -> int:
 class Asking:
     """One keep-alive connection to a server on 127.0.0.1."""
 
-    def __init__(self, port: int, head: str = f"Authorization: Bearer {KEY}\r\n", *, seconds: float = 30) -> None:
+    def __init__(self, port: int, head: str, *, seconds: float = 30) -> None:
         self._head = head
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

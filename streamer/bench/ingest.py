@@ -56,7 +56,7 @@ def count_log(target: PraisonAI, writers: Writers) -> Metrics:
 def check_log(ground: Ground, target: Streamer, writers: Writers) -> Metrics:
     """Read every workspace from its beginning: what was acknowledged must be there, once, in its order, by seqs without a hole."""
     result = {"lost": 0, "doubled": 0, "out_of_order": 0, "unexpected": 0, "gaps": 0}
-    with Asking(target.port) as asking:
+    with Asking(target.port, target.head) as asking:
         for workspace in range(writers.load.workspaces):
             seqs, numbers = array("q"), array("q")
             path = f"/v1/workspaces/{target.workspace}-{workspace}/events?limit=1000"

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from streamer.bench.crowd import Metrics
 from streamer.bench.fanout import fanout
-from streamer.bench.ground import BenchError, Ground, ground
+from streamer.bench.ground import Ground, ground
 from streamer.bench.history import history
 from streamer.bench.ingest import ingest
 from streamer.bench.load import Load
@@ -151,7 +152,15 @@ class Outcome:
         return found
 
 
-def measure(scenario: str, load: Load, *, peer: str | None, runs: int, tick: Callable[[str, float], None]) -> Outcome:
+def measure(  # noqa: PLR0913 - what a measurement is made of
+    scenario: str,
+    load: Load,
+    *,
+    peer: str | None,
+    runs: int,
+    tick: Callable[[str, float], None],
+    scratch: Callable[[str], AbstractContextManager[str]],
+) -> Outcome:
     """Run a scenario so many times, with a peer turn by turn.
 
     Args:
@@ -160,14 +169,12 @@ def measure(scenario: str, load: Load, *, peer: str | None, runs: int, tick: Cal
         peer: the other server, if there is one.
         runs: how many.
         tick: called again and again with what is going on and about how much of all is done, from 0 to 1.
+        scratch: makes a database of its own on the server that a URL names, and removes it.
 
     Raises:
         BenchError: it cannot be done.
     """
     kind = SCENARIOS[scenario]
-    if peer and peer not in kind.peers:
-        can = [name for name, each in SCENARIOS.items() if peer in each.peers]
-        raise BenchError(f"{peer} cannot do {scenario}", f"It can do {', '.join(can)}.")
     outcome = Outcome()
     turns = [(number, name) for number in range(runs) for name in ("streamer", peer) if name]
     body = ""
@@ -178,17 +185,18 @@ def measure(scenario: str, load: Load, *, peer: str | None, runs: int, tick: Cal
             part = (time.monotonic() - began) / (load.warmup + load.seconds + SPARE_SECONDS)
             tick(what, (done + min(part, 0.99)) / len(turns))
 
-        with ground(moment) as place:
+        with ExitStack() as stack:
+            # Entered first, so removed when all that use it are gone.
+            database = stack.enter_context(scratch(load.database_url)) if load.database_url else None
+            place = stack.enter_context(ground(moment))
             target: Written
             if name == "nchan":
                 target = Nchan(place, body)
             elif name == "praisonai":
                 target = PraisonAI(place)
             else:
-                target = Streamer(place, load.settings, load.database_url)
+                target = Streamer(place, load.settings, database)
             outcome.runs.setdefault(name, []).append(kind.measure(place, target, load))
             if isinstance(target, Streamer):
                 body = target.sample()
-                if load.database_url:
-                    target.clear(load.workspaces)
     return outcome

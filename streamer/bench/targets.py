@@ -1,5 +1,6 @@
 """Servers under load: what is needed of them, and ours."""
 
+import secrets
 import socket
 import sys
 import uuid
@@ -8,7 +9,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from streamer.bench.asking import KEY, Asking
+from streamer.bench.asking import Asking
 from streamer.bench.events import DETAILS
 from streamer.bench.ground import BenchError, Ground, environment
 from streamer.bench.usage import Usage
@@ -55,17 +56,18 @@ class Streamer:
     """Our server: `streamer serve` as a process of its own, on fresh data, durable, with its default settings."""
 
     name = "streamer"
-    head = f"Authorization: Bearer {KEY}\r\n"
     ordered = False
     says_synced = True
 
     def __init__(self, ground: Ground, settings: Mapping[str, str], database_url: str | None) -> None:
         self.workspace = f"bench-{uuid.uuid4().hex[:12]}"
         self.port = free_port()
+        key = f"sk_{secrets.token_urlsafe(24)}"
+        self.head = f"Authorization: Bearer {key}\r\n"
         variables = {
             "STREAMER_PORT": str(self.port),
             "STREAMER_DATA_DIR": str(ground.folder / f"data-{self.port}"),
-            "STREAMER_ADMIN_KEY": KEY,
+            "STREAMER_ADMIN_KEY": key,
             "STREAMER_LOG_LEVEL": "warning",
             **({"STREAMER_DATABASE_URL": database_url} if database_url else {}),
             **{f"STREAMER_{name.upper()}": value for name, value in settings.items()},
@@ -107,12 +109,6 @@ class Streamer:
         assert "%" not in text  # noqa: S101 - it becomes a pattern
         details = page["events"][0]["details"]
         return text.replace(DETAILS % details, DETAILS)
-
-    def clear(self, workspaces: int) -> None:
-        """Remove what was stored: in a database that stays."""
-        with Asking(self.port, self.head) as asking:
-            for number in range(workspaces):
-                asking.ask(f"/v1/workspaces/{self.workspace}-{number}", method="DELETE")
 
     def metric(self, part: str) -> dict[str, float]:
         """Return the samples of /metrics whose name contains `part`, by name and labels."""

@@ -1,5 +1,6 @@
 """`streamer bench`: servers of its own under load, and what came of it."""
 
+import math
 import signal
 import sys
 from collections.abc import Callable
@@ -13,12 +14,18 @@ from streamer.bench.load import Load
 from streamer.bench.machine import machine
 from streamer.bench.report import Threshold, parse_thresholds, table
 from streamer.bench.run import SCENARIOS, Outcome, measure
-from streamer.cli.remote import INTERRUPTED, Failure
+from streamer.cli.remote import INTERRUPTED, Failure, say_no_more
 from streamer.cli.screen import StatusLine, for_people
+from streamer.core.errors import StoreUnavailable
+from streamer.settings import Settings
+from streamer.store.database import BadDatabaseUrl
+from streamer.store.scratch import scratch_database
 
 BAR = 30
 MISSED = 7
 """The exit code when a threshold was missed."""
+OURS = ("admin_key", "data_dir", "database_url", "host", "port")
+"""Settings that are the measurement's own."""
 
 
 def _thresholds(_context: click.Context, _option: click.Parameter, text: str | None) -> list[Threshold]:
@@ -31,10 +38,15 @@ def _thresholds(_context: click.Context, _option: click.Parameter, text: str | N
 def _settings(_context: click.Context, _option: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
     settings = {}
     for pair in pairs:
-        name, equals, value = pair.partition("=")
+        written, equals, value = pair.partition("=")
+        name = written.lower().replace("-", "_").removeprefix("streamer_")
         if not equals or not name:
-            raise click.BadParameter(f"{pair}: write it as flush_window_ms=10")
-        settings[name.lower().replace("-", "_").removeprefix("streamer_")] = value
+            raise click.BadParameter(f"{written}: write it as flush_window_ms=10")
+        if name not in Settings.model_fields:
+            raise click.BadParameter(f"there is no setting {name}")
+        if name in OURS:
+            raise click.BadParameter(f"{name} is given by the measurement, which is on fresh data")
+        settings[name] = value
     return settings
 
 
@@ -50,30 +62,41 @@ def _share(_context: click.Context, _option: click.Parameter, text: str | None) 
     return share
 
 
-_POSITIVE = click.FloatRange(min=0, min_open=True)
-_COUNT = click.IntRange(min=1)
+class _Range(click.FloatRange):
+    """A number within bounds; `nan` is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return float(number)
+
+
+_RATE = _Range(min=0, min_open=True, max=1_000_000)
+_SECONDS = _Range(min=0, max=7 * 86_400, min_open=True)
+_COUNT = click.IntRange(1, 100_000)
 
 
 @click.command(epilog="Exit codes: 0 measured, 1 failure, 2 wrong usage, 7 a threshold was missed, 130 interrupted.")
 @click.argument("scenario", type=click.Choice(list(SCENARIOS)))
 @click.option("--subscribers", metavar="N", type=click.IntRange(min=0), help="Streams that are open.")
 @click.option(
-    "--rate", metavar="N", type=_POSITIVE, help="Events a second; for ingest the default is as many as are answered."
+    "--rate", metavar="N", type=_RATE, help="Events a second; for ingest the default is as many as are answered."
 )
-@click.option("--seconds", metavar="N", type=_POSITIVE, help="How long the measurement takes.")
-@click.option("--warmup", metavar="N", type=click.FloatRange(min=0), help="Seconds of the same load before it.")
+@click.option("--seconds", metavar="N", type=_SECONDS, help="How long the measurement takes.")
+@click.option("--warmup", metavar="N", type=_Range(0, 3600), help="Seconds of the same load before it.")
 @click.option("--transport", type=click.Choice(["sse", "websocket"]), help="What the subscribers use.")
 @click.option(
-    "--filters", metavar="N", type=click.IntRange(min=0), help="Different filters, spread over the subscribers."
+    "--filters", metavar="N", type=click.IntRange(0, 100_000), help="Different filters, spread over the subscribers."
 )
 @click.option("--workspaces", metavar="N", type=_COUNT, help="Workspaces; events are spread over them by Zipf's law.")
 @click.option("--connections", metavar="N", type=_COUNT, help="Connections that append.")
 @click.option("--batch", metavar="N", type=click.IntRange(1, 1000), help="Events in one append.")
 @click.option("--slow", metavar="1%", callback=_share, help="Share of subscribers that are slow.")
 @click.option("--slow-rate", metavar="N", type=click.IntRange(min=10), help="Bytes a second that a slow one reads.")
-@click.option("--events", metavar="N", type=click.IntRange(min=200), help="Events that the history holds.")
+@click.option("--events", metavar="N", type=click.IntRange(200, 100_000_000), help="Events that the history holds.")
 @click.option("--missed", metavar="N", type=_COUNT, help="Events that are appended while nobody is there.")
-@click.option("--churn", metavar="N", type=_POSITIVE, help="Streams a second that come and go.")
+@click.option("--churn", metavar="N", type=_RATE, help="Streams a second that come and go.")
 @click.option(
     "--reader-processes",
     metavar="N",
@@ -91,7 +114,11 @@ _COUNT = click.IntRange(min=1)
 @click.option(
     "--peer", type=click.Choice(["nchan", "praisonai"]), help="Do the same work with this server, turn by turn."
 )
-@click.option("--database-url", metavar="URL", help="A PostgreSQL [default: SQLite in a new folder].")
+@click.option(
+    "--database-url",
+    metavar="URL",
+    help="A PostgreSQL, on which it makes a database of its own [default: SQLite in a new folder].",
+)
 @click.option(
     "--set", "settings", metavar="NAME=VALUE", multiple=True, callback=_settings, help="A setting of the server."
 )
@@ -128,25 +155,40 @@ def command(
         load = SCENARIOS[scenario].ask({name: value for name, value in options.items() if value not in (None, {})})
     except ValueError as error:
         raise click.UsageError(f"{scenario} has no use for --{str(error).replace('_', '-')}") from None
+    if peer and peer not in SCENARIOS[scenario].peers:
+        can = ", ".join(name for name, each in SCENARIOS.items() if peer in each.peers)
+        raise click.UsageError(f"{peer} cannot do {scenario}; it can do {can}")
     status = StatusLine(shown=for_people(sys.stderr))
     # Whoever asks it to end finds it as after Ctrl-C: its processes and its folder are gone.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if not as_json:
-        click.echo(f"{scenario}: {_words(SCENARIOS[scenario].words(load))}\n{_words(machine())}")
+    ended: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        ended.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
     try:
+        if not as_json:
+            click.echo(f"{scenario}: {_words(SCENARIOS[scenario].words(load))}\n{_words(machine())}")
         need_files(SCENARIOS[scenario].files(load))
-        outcome = measure(scenario, load, peer=peer, runs=runs, tick=_bar(status))
+        outcome = measure(scenario, load, peer=peer, runs=runs, tick=_bar(status), scratch=scratch_database)
     except BenchError as error:
         raise Failure(str(error), hint=error.hint) from None
+    except (BadDatabaseUrl, StoreUnavailable) as error:
+        hint = "--database-url names a PostgreSQL; its user must be allowed to make databases (CREATEDB)."
+        raise Failure(str(error), hint=hint) from None
     except KeyboardInterrupt:
-        raise click.exceptions.Exit(INTERRUPTED) from None
+        raise click.exceptions.Exit(128 + ended[0] if ended else INTERRUPTED) from None
     finally:
         status.clear()
     unknown = [each.name for each in thresholds if each.name not in outcome.result]
-    if as_json:
-        _print_json(scenario, load, outcome)
-    else:
-        _print(outcome)
+    try:
+        if as_json:
+            _print_json(scenario, load, outcome)
+        else:
+            _print(outcome)
+    except BrokenPipeError:
+        say_no_more()
     if unknown:
         raise click.UsageError(
             f"--assert: {scenario} does not measure {unknown[0]}; it does {', '.join(outcome.result)}"

@@ -102,10 +102,14 @@ def run(main: Coroutine[Any, Any, None], *, workspace: str) -> None:
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
     except BrokenPipeError:
-        # Who read our output has had enough. The interpreter's own flush at the end is not to meet the broken pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say_no_more()
     except ClientError as error:
         raise failure(error, workspace) from None
+
+
+def say_no_more() -> None:
+    """Go on without an output: who read it has had enough. The interpreter's own flush at the end is not to meet the broken pipe again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _until_told(main: Coroutine[Any, Any, None]) -> None:

@@ -28,6 +28,9 @@ where nothing times out."""
 KEPT_CHUNKS = 32
 """Chunks of the log that are kept for who asks for the same: after a restart all come back at once, and from the same position."""
 
+KEPT_WIRES = 2
+"""Wire formats in which the bytes of such a chunk are kept: nearly all readers have the same one."""
+
 
 class Chunk:
     """Some of a log's frames, as one filter lets them through."""
@@ -46,7 +49,11 @@ class Chunk:
             return wire.frames(frames)
         data = self._encoded.get(wire)
         if data is None:
-            data = self._encoded[wire] = wire.frames(frames)
+            data = wire.frames(frames)
+            # A WebSocket's clients name their subscriptions as they like: what is kept must not grow with the names.
+            if len(self._encoded) == KEPT_WIRES:
+                del self._encoded[next(iter(self._encoded))]
+            self._encoded[wire] = data
         return data
 
 
@@ -233,7 +240,8 @@ class Feed:
     def _keep(self, asked: tuple[str, str, int, Filter], reading: asyncio.Task[Chunk]) -> None:
         """Keep what was read for who asks next, in the place of what was read before; not what failed or led no further."""
         if reading.cancelled() or reading.exception() is not None or reading.result().through <= asked[2]:
-            del self._readings[asked]
+            if self._readings.get(asked) is reading:
+                del self._readings[asked]
         else:
             done = [other for other, task in self._readings.items() if task.done()]
             for other in done[:-KEPT_CHUNKS]:

@@ -1,0 +1,56 @@
+"""A database for a while: made on a PostgreSQL, used by somebody else, removed."""
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from streamer.core.errors import StoreUnavailable
+from streamer.store.database import CONNECT_SECONDS, BadDatabaseUrl, is_outage
+
+PREFIX = "streamer_bench_"
+
+
+@contextmanager
+def scratch_database(url: str) -> Iterator[str]:
+    """Give the URL of a new, empty database on the server that a URL names; at the end it is removed, whoever is connected to it.
+
+    The database that the URL names is not touched. Who is killed leaves a database whose name begins with `PREFIX`.
+
+    Raises:
+        BadDatabaseUrl: it names no PostgreSQL; the text says so without the URL, which may hold a password.
+        StoreUnavailable: the server does not answer, or does not let this user make a database.
+    """
+    try:
+        there = make_url(url)
+    except Exception:  # noqa: BLE001 - whatever is wrong with it
+        raise BadDatabaseUrl("not a database URL, such as postgresql://user:password@host/name") from None
+    if there.drivername not in {"postgresql", "postgres", "postgresql+asyncpg"}:
+        raise BadDatabaseUrl(f"must begin with postgresql://, not {there.drivername}://")
+    there = there.set(drivername="postgresql+asyncpg")
+    name = f"{PREFIX}{secrets.token_hex(6)}"
+    asyncio.run(_run(there, f"CREATE DATABASE {name}"))
+    try:
+        yield there.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+    finally:
+        asyncio.run(_run(there, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+
+
+async def _run(there: URL, statement: str) -> None:
+    engine = create_async_engine(there, isolation_level="AUTOCOMMIT", connect_args={"timeout": CONNECT_SECONDS})
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text(statement))
+    except Exception as error:
+        if isinstance(error, DBAPIError) or is_outage(error):
+            raise StoreUnavailable(
+                f"cannot {statement.partition(' streamer')[0]}: {error.__cause__ or error}"
+            ) from error
+        raise
+    finally:
+        await engine.dispose()

@@ -24,8 +24,10 @@ from streamer.bench.report import number
 HERE = Path(__file__).parent
 RESULTS = HERE / "performance.json"
 PAGE = HERE / "performance.md"
-RATES = (20, 50, 100, 200, 500, 1000, 2000)
+RATES = (20, 50, 100, 200, 500, 1000)
 """Events a second to 1,000 subscribers, for the picture of latency."""
+ONCE = ("soak", "history")
+"""Works that take minutes: one run each."""
 CONNECTIONS = (1000, 2500, 5000, 7500, 10_000)
 """For the picture of memory."""
 ELSEWHERE = "postgresql://…"
@@ -73,7 +75,7 @@ WORKS = (
          "{result[events_per_second]} events/s, {result[cpu_per_event]} µs each in streamer"),
     Work("ingest-praisonai", "ingest", "one connection, beside praisonai-platform (which makes an issue for each)", "", "ingest --connections 1 --peer praisonai",
          "{result[events_per_second]}/s, praisonai {peer[events_per_second]}/s"),
-    Work("history", "history", "a page of 50 out of 1,000,000 events", "p50 ≤ 2 ms in the server; the deepest ≤ 1.5 times the newest", "history --events 1000000",
+    Work("history", "history", "a page of 50 out of 1,000,000 events", "p50 ≤ 2 ms in the server; the deepest ≤ 1.5 times the newest", "history --events 1000000 --seconds 3",
          "p50 newest {result[newest_p50]} ms, deepest {result[deepest_p50]} ms, slowest kind {result[worst_p50]} ms; deepest by newest at most {result[deepest_by_newest]}"),
     Work("history-praisonai", "history", "the same of 100,000, beside praisonai-platform", "", "history --events 100000 --peer praisonai",
          "newest {result[newest_p50]} ms, praisonai {peer[newest_p50]} ms; deepest {result[deepest_p50]} ms, praisonai {peer[deepest_p50]} ms"),
@@ -112,7 +114,7 @@ def _commands(*, quick: bool) -> list[tuple[str, str, int]]:
     """Return name, arguments and number of runs of all measurements: the rows of the tables, then the points of the pictures."""
     brief = " --seconds 3" if quick else ""
     found = [
-        (work.name, work.arguments + ("" if work.name == "resume" else brief), 1 if work.name == "soak" else 3)
+        (work.name, work.arguments + ("" if work.name == "resume" else brief), 1 if work.name in ONCE else 3)
         for work in WORKS
     ]
     found += [

@@ -204,7 +204,7 @@ def _points(results: dict[str, Any], name: str, whose: str, metric: str) -> list
 
 # ---- pictures
 
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 740, 400, 88, 44, 190, 52
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 770, 400, 88, 44, 220, 52
 COLOURS = ("#2f7ed8", "#17a398", "#8bb8ee", "#d9534f", "#e9a3a1", "#8e6cc9")
 STYLE = """
 text{font:13px system-ui,sans-serif;fill:#333}.title{font-weight:600;font-size:15px}.grid{stroke:#8884;stroke-width:1}

@@ -258,7 +258,12 @@ async def test_thresholds_that_hold(bench_cli: Cli) -> None:
         (("slow", "--slow", "150%"), "write it as 1%"),
         (("resume", "--peer", "nchan"), "nchan cannot do resume"),
         (("fanout", "--subscribers", "9999999"), "open files"),
-        (("fanout", "--set", "no_such_setting=1"), "no_such_setting"),
+        (("fanout", "--set", "no_such_setting=1"), "there is no setting no_such_setting"),
+        (("fanout", "--set", "data_dir=/tmp/x"), "data_dir is given by the measurement"),
+        (("fanout", "--set", "STREAMER_ADMIN_KEY=sk_secret"), "admin_key is given by the measurement"),
+        (("fanout", "--seconds", "nan"), "'nan' is not a number"),
+        (("fanout", "--rate", "inf"), "not in the range"),
+        (("ingest", "--peer", "nchan"), "nchan cannot do ingest; it can do fanout"),
         (("everything",), "everything"),
     ],
 )
@@ -266,7 +271,8 @@ async def test_wrong_usage(bench_cli: Cli, arguments: tuple[str, ...], said: str
     """What cannot be is said, before anything is measured."""
     ended = await run(bench_cli, *arguments)
     assert ended.code in (1, 2)
-    assert said.lower() in ended.err.lower()
+    assert said.lower() in " ".join(ended.err.lower().split())
+    assert "sk_secret" not in ended.err
     assert left_over(bench_cli) == []
 
 
@@ -323,25 +329,6 @@ async def test_server_that_dies(bench_cli: Cli) -> None:
         assert process.returncode == 1
         assert b"Traceback" not in err
         assert left_over(bench_cli) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (("fanout", "--seconds", "nan"), "'nan' is not a number"),
-        (("fanout", "--rate", "inf"), "not in the range"),
-        (("fanout", "--set", "nonsense=1"), "there is no setting nonsense"),
-        (("fanout", "--set", "data_dir=/tmp/x"), "data_dir is given by the measurement"),
-        (("fanout", "--set", "STREAMER_ADMIN_KEY=sk_secret"), "admin_key is given by the measurement"),
-        (("ingest", "--peer", "nchan"), "nchan cannot do ingest; it can do fanout"),
-    ],
-)
-async def test_what_cannot_be_asked(bench_cli: Cli, arguments: tuple[str, ...], told: str) -> None:
-    """Wrong usage is told at once, names what is wrong, and repeats no value that may be a secret."""
-    ended = await run(bench_cli, *arguments)
-    assert (ended.code, ended.out) == (2, "")
-    assert told in " ".join(ended.err.split())
-    assert "sk_secret" not in ended.err
 
 
 async def test_a_database_that_is_none(bench_cli: Cli) -> None:

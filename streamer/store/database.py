@@ -6,6 +6,7 @@ COMMITTED, where row locks do the ordering; readers at REPEATABLE READ. So on bo
 
 import asyncio
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -191,7 +192,7 @@ class Database:
         return orjson.dumps(values).decode() if self.is_sqlite else values
 
 
-class _Pool:
+class _Pool(ABC):
     """Some connections. A function that has got one is run to its end, though its caller may leave.
 
     What is cancelled half-way costs its connection: the pool cannot know in which state it is. Clients leave at any time, so what was
@@ -227,11 +228,13 @@ class _Pool:
             await self._turns.acquire()
         await self._dispose()
 
+    @abstractmethod
     async def _transact(self, function: Callable[[Connection], T]) -> T:
-        raise NotImplementedError
+        """Run a function in a transaction of a connection that nobody uses."""
 
+    @abstractmethod
     async def _dispose(self) -> None:
-        raise NotImplementedError
+        """Close the connections."""
 
 
 class _SqlitePool(_Pool):

@@ -16,6 +16,7 @@ export const REASONS = {
   workspace_deleted: "This workspace was deleted. What is shown here is all that is left of it.",
   credential_expired: "Your session has ended. Open a new sign-in link to go on.",
   signed_out: "You signed out. Open a new sign-in link to go on.",
+  access_revoked: "You are no member of this workspace any more.",
   credential_revoked: "Your session was ended. Open a new sign-in link to go on.",
 };
 

@@ -5,32 +5,40 @@ import contextlib
 import os
 import resource
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
-from streamer.api.connection import Runner
+from streamer.api.connection import KEPT_SECONDS, LINGER_SECONDS, Runner
 from streamer.api.handlers import Handlers, Parts, expect_later
 from streamer.api.middleware import middlewares, set_headers
 from streamer.api.routes import ROUTES, Route
 from streamer.api.socket import SocketLimits
-from streamer.auth.access import PUBLIC
+from streamer.auth.access import PUBLIC, Gate
+from streamer.auth.administration import Administration
+from streamer.auth.jwks import Jwks, secret_key
+from streamer.auth.jwt import Rules, Tokens
 from streamer.auth.keys import Keyring
 from streamer.auth.tickets import Tickets
+from streamer.auth.view import Views
 from streamer.auth.watch import Watch
 from streamer.bus.local import LocalBus
 from streamer.core.errors import StoreUnavailable
 from streamer.feed.feed import Feed
 from streamer.feed.hub import Hub
 from streamer.ingest.intake import Intake, Limits
+from streamer.ingest.limits import AppendRate
+from streamer.ingest.redact import Redactor
 from streamer.observe.metrics import Metrics
 from streamer.settings import Settings
 from streamer.store.credentials import Credentials
 from streamer.store.database import Database
 from streamer.store.log import SqlLog
+from streamer.store.members import Members
 from streamer.store.migrate import migrate
 from streamer.store.tickets import TicketStore
 from streamer.store.workspaces import Workspaces
@@ -55,6 +63,7 @@ class Server:
     key_file: Path
     """Where an admin key that was made and not shown lies."""
     keyring: Keyring
+    administration: Administration
     hub: Hub
 
     async def sign_in_link(self) -> str:
@@ -62,8 +71,15 @@ class Server:
         return f"{self.url}/#sign-in={await self.keyring.create_sign_in()}"
 
 
+def redactor(settings: Settings) -> Redactor:
+    """Return what replaces secrets by these settings."""
+    return Redactor(names=settings.redact_names, keep=settings.keep_names, shapes=settings.redact_shapes)
+
+
 @contextlib.asynccontextmanager
-async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterator[Server]:
+async def running(  # noqa: PLR0915 - the list of all parts
+    settings: Settings, *, show_key: bool = False
+) -> AsyncIterator[Server]:
     """Run a server while the block runs.
 
     Args:
@@ -75,18 +91,12 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
         BadDatabaseUrl, StoreUnavailable, DatabaseTooNew: the database cannot be used.
     """
     database = Database(settings.database)  # before anything is made: the URL may be wrong
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is made here
     _raise_file_limit()
     metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
         await migrate(database)
-        keyring = Keyring(Credentials(database))
-        chosen = settings.admin_key.get_secret_value() if settings.admin_key else None
-        made = await keyring.set_admin_key(chosen)
-        if made is not None and not show_key:
-            _keep_admin_key(settings.data_dir / "admin.key", made)
-
         bus = LocalBus()
         writer = GroupCommit(
             database,
@@ -96,8 +106,10 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
             max_waiting_bytes=settings.append_queue_bytes,
             idempotency_seconds=settings.idempotency_hours * 3600,
         )
+        writing = asyncio.create_task(writer.run(), name="writer")
+        stack.push_async_callback(_finish, writer, writing)
         log = SqlLog(database)
-        workspaces = Workspaces(database)
+        workspaces, members, credentials = Workspaces(database), Members(database), Credentials(database)
         hub = Hub(
             log,
             metrics,
@@ -108,18 +120,35 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
             stall_seconds=settings.stall_seconds,
             max_age=settings.connection_max_age,
             readers_per_account=settings.max_streams_per_key,
+            max_readers=settings.max_streams,
         )
-        tickets = Tickets(TicketStore(database), keyring)
         bus.subscribe(hub.hear)
+        rate = AppendRate(settings.append_rate, settings.append_burst)
         limits = Limits(settings.max_event_bytes, settings.max_details_depth, settings.max_batch_events)
+        cleaner = redactor(settings)
+        intake = Intake(writer, metrics, limits, cleaner, rate)
+        tokens = _tokens(settings, metrics)
+        keyring = Keyring(credentials, members, tokens)
+        tickets, origins = Tickets(TicketStore(database), keyring), settings.origins
+        gate = Gate(keyring, tickets, origins)
+        administration = Administration(writer, intake, credentials, members, workspaces, keyring, hub)
+        chosen = settings.admin_key.get_secret_value() if settings.admin_key else None
+        made = await administration.set_admin_key(chosen)
+        if made is not None and not show_key:
+            _keep_admin_key(settings.data_dir / "admin.key", made)
         handlers = Handlers(
             Parts(
                 database=database,
                 log=log,
                 workspaces=workspaces,
-                intake=Intake(writer, metrics, limits),
+                members=members,
+                administration=administration,
+                views=Views(workspaces, log, intake, writer),
+                intake=intake,
+                redactor=cleaner,
                 hub=hub,
                 feed=Feed(hub, log, metrics, chunk_bytes=2 * settings.write_buffer_bytes),
+                gate=gate,
                 keyring=keyring,
                 tickets=tickets,
                 metrics=metrics,
@@ -130,25 +159,32 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
                 max_batch_events=settings.max_batch_events,
                 max_wait_seconds=settings.max_wait_seconds,
                 body_timeout=settings.body_timeout,
-                socket_limits=SocketLimits(settings.max_subscriptions, settings.max_batch_events),
+                socket_limits=SocketLimits(
+                    settings.max_subscriptions, settings.max_batch_events, settings.max_messages_per_second
+                ),
                 sink_options={"high_water": settings.write_buffer_bytes, "stall_seconds": settings.stall_seconds},
             )
         )
-        writing = asyncio.create_task(writer.run(), name="writer")
-        stack.push_async_callback(_finish, writer, writing)
         purging = asyncio.create_task(_purge(workspaces), name="purge")
         stack.push_async_callback(_cancel, purging)
         hub.start()
         stack.push_async_callback(hub.stop)
-        watching = asyncio.create_task(Watch(hub, keyring, tickets).run(), name="watch")
+        watching = asyncio.create_task(Watch(hub, credentials, members, tickets, tokens).run(), name="watch")
         stack.push_async_callback(_cancel, watching)
+        if tokens is not None:
+            await tokens.refresh()  # not to refuse the first of them
+            stack.push_async_callback(_cancel, asyncio.create_task(tokens.run(), name="jwks"))
 
-        application = _application(handlers, keyring, tickets, metrics, settings)
+        routes = _routes(handlers, settings)
+        surroundings = middlewares(routes, gate, origins, metrics, cleaner)
+        application = _application(routes, surroundings, settings.max_body_bytes)
+        application.on_response_prepare.append(set_headers(routes, origins, rate))
         runner = Runner(
             application,
             handler_cancellation=True,  # how a vanished reader is noticed
             access_log=None,  # the middleware writes the one line a request, without query strings
-            keepalive_timeout=75,
+            keepalive_timeout=KEPT_SECONDS,
+            lingering_time=LINGER_SECONDS,
             max_line_size=MAX_HEADER,
             max_field_size=MAX_HEADER,
         )
@@ -176,30 +212,39 @@ async def running(settings: Settings, *, show_key: bool = False) -> AsyncIterato
             first_start=made is not None,
             key_file=settings.data_dir / "admin.key",
             keyring=keyring,
+            administration=administration,
             hub=hub,
         )
 
 
-def _application(
-    handlers: Handlers, keyring: Keyring, tickets: Tickets, metrics: Metrics, settings: Settings
-) -> web.Application:
-    by_handler: dict[object, Route] = {}
-    # The one list is for both: the middlewares look a request's route up by its handler.
-    application = web.Application(
-        client_max_size=settings.max_body_bytes, middlewares=middlewares(by_handler, keyring, tickets, metrics)
-    )
-    for route in ROUTES:
-        handler = getattr(handlers, route.operation)
-        if route.operation == "metrics" and settings.metrics_public:
-            route = replace(route, access=PUBLIC)  # noqa: PLW2901
-        by_handler[handler] = route
+def _routes(handlers: Handlers, settings: Settings) -> dict[Handler, Route]:
+    """Return the route table by handler; the middlewares look a request's route up so."""
+    routes = {getattr(handlers, route.operation): route for route in ROUTES}
+    if settings.metrics_public:
+        routes[handlers.metrics] = replace(routes[handlers.metrics], access=PUBLIC)
+    return routes
+
+
+def _application(routes: Mapping[Handler, Route], surroundings: Sequence[Middleware], max_body: int) -> web.Application:
+    application = web.Application(client_max_size=max_body, middlewares=surroundings)
+    for handler, route in routes.items():
         resource_ = application.router.add_resource(route.pattern)
         resource_.add_route(route.method, handler, expect_handler=expect_later)
         if route.method == "GET" and not route.streams:
             resource_.add_route("HEAD", handler, expect_handler=expect_later)
-    application.on_response_prepare.append(set_headers)
-
     return application
+
+
+def _tokens(settings: Settings, metrics: Metrics) -> Tokens | None:
+    """Make what verifies tokens, if any are to be taken."""
+    secret, url = settings.jwt_secret, settings.jwks_url
+    if secret is None and url is None:
+        return None
+    return Tokens(
+        secret_key(secret.get_secret_value()) if secret is not None else None,
+        Jwks(url, metrics, refresh_seconds=settings.jwks_refresh_seconds) if url is not None else None,
+        Rules(settings.jwt_issuer, settings.jwt_audience, settings.jwt_leeway),
+    )
 
 
 async def _finish(writer: GroupCommit, writing: asyncio.Task[None]) -> None:

@@ -5,12 +5,27 @@ its name.
 """
 
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+
+from streamer.auth.origins import Origins, parse_origins
+from streamer.ingest.redact import check_shape, words_of
 
 PREFIX = "STREAMER_"
 CLIENT_VARIABLES = ("URL", "KEY", "CONFIG")
@@ -18,9 +33,21 @@ CLIENT_VARIABLES = ("URL", "KEY", "CONFIG")
 
 KiB, MiB = 2**10, 2**20
 
+_BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""What can be sent as a key (RFC 6750, section 2.1)."""
+
 
 class SettingsError(Exception):
     """A setting does not exist or does not parse; the text names it."""
+
+
+def _listed(separator: str, check: Callable[[str], str]) -> Any:
+    """Return the type of a list: in a variable its items are separated by this text; each is checked."""
+
+    def split(value: object) -> object:
+        return [item.strip() for item in value.split(separator) if item.strip()] if isinstance(value, str) else value
+
+    return Annotated[tuple[Annotated[str, AfterValidator(check)], ...], BeforeValidator(split)]
 
 
 class Settings(BaseModel):
@@ -36,7 +63,8 @@ class Settings(BaseModel):
         description="`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`; none: SQLite in the data directory.",
     )
     admin_key: SecretStr | None = Field(
-        None, description="The admin key, at least 20 characters; none: made at the first start."
+        None,
+        description="The admin key, 20 to 256 characters that a Bearer header can hold; none: made at the first start.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="`auto`: console on a terminal, else JSON."
@@ -45,6 +73,9 @@ class Settings(BaseModel):
         "info", description="The least severe level to log."
     )
     metrics_public: bool = Field(False, description="Serve `/metrics` without a key.")
+    cors_origins: str = Field(
+        "", description="Origins whose pages may call this server, parted by commas, or `*`; none: its own page only."
+    )
 
     max_event_bytes: int = Field(256 * KiB, ge=1 * KiB, le=16 * MiB, description="Largest event, as stored.")
     max_details_depth: int = Field(32, ge=1, le=200, description="Levels of nesting in `details` and `changes`.")
@@ -61,9 +92,24 @@ class Settings(BaseModel):
         20_000, ge=1, description="Events that may wait for the disk before appends get 503."
     )
     append_queue_bytes: int = Field(64 * MiB, ge=1 * KiB, description="Bytes of events that may wait for the disk.")
+    append_rate: float = Field(
+        0, ge=0, le=1e9, description="Events a second that one key may append, on each node; 0: any number."
+    )
+    append_burst: int = Field(1000, ge=1, le=10**9, description="Events that one key may append at once.")
     idempotency_hours: int = Field(24, ge=1, le=720, description="How long an `Idempotency-Key` is remembered.")
 
+    redact_names: _listed(",", words_of) = Field(  # type: ignore[valid-type]
+        (), description="Last words of further keys whose values are secret, separated by commas."
+    )
+    redact_shapes: _listed("\n", check_shape) = Field(  # type: ignore[valid-type]
+        (), description="Regular expressions of further tokens, one a line; a word in which one matches is replaced."
+    )
+    keep_names: _listed(",", words_of) = Field(  # type: ignore[valid-type]
+        (), description="Last words of keys whose values are no secrets, separated by commas."
+    )
+
     max_streams_per_key: int = Field(20_000, ge=1, description="Streams that one key may have open.")
+    max_streams: int = Field(100_000, ge=1, description="Streams that may be open on this node.")
     ring_bytes: int = Field(1 * MiB, ge=16 * KiB, description="Memory for recent events, for each followed workspace.")
     flush_window_ms: float = Field(
         5,
@@ -78,6 +124,9 @@ class Settings(BaseModel):
         description="Unsent bytes above which a reader is slow and reads from the log.",
     )
     max_subscriptions: int = Field(1000, ge=1, description="Subscriptions on one WebSocket.")
+    max_messages_per_second: int = Field(
+        1000, ge=1, description="Messages a second that are read from one WebSocket; what comes faster waits."
+    )
     max_wait_seconds: int = Field(60, ge=1, le=300, description="Longest `wait` of a long poll.")
     stall_seconds: float = Field(
         120, ge=1, le=3600, description="Time after which a reader that takes nothing is closed; it resumes exactly."
@@ -91,11 +140,41 @@ class Settings(BaseModel):
     heartbeat_seconds: int = Field(15, ge=1, le=300, description="Time between signs of life on a quiet stream.")
     poll_seconds: float = Field(1, gt=0, le=60, description="How often followed logs are checked for unheard commits.")
 
+    jwt_secret: SecretStr | None = Field(
+        None, description="The secret of HS256 tokens, at least 32 bytes; none: they are refused."
+    )
+    jwks_url: str | None = Field(
+        None,
+        description="Where the issuer publishes the keys of RS256, ES256 and EdDSA tokens; none: they are refused.",
+    )
+    jwt_issuer: str | None = Field(None, min_length=1, description="What a token's `iss` must be; none: anything.")
+    jwt_audience: str | None = Field(
+        None, min_length=1, description="What a token's `aud` must name; none: a token that names any is refused."
+    )
+    jwt_leeway: int = Field(5, ge=0, le=60, description="Seconds by which the issuer's clock may differ.")
+    jwks_refresh_seconds: int = Field(
+        300,
+        ge=10,
+        le=86_400,
+        description="Time between fetches of the issuer's keys; an unknown key is asked for at once.",
+    )
+
     @field_validator("admin_key")
     @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not 20 <= len(value.get_secret_value()) <= 256:  # noqa: PLR2004
-            raise ValueError("must have 20 to 256 characters")
+    def _can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
+        # Imported here: most commands read the settings, few need cryptography, which takes its time.
+        from streamer.auth.jwt import looks_like_jwt  # noqa: PLC0415
+
+        if value is not None:
+            key = value.get_secret_value()
+            if not 20 <= len(key) <= 256:  # noqa: PLR2004
+                raise ValueError("must have 20 to 256 characters")
+            if key != key.strip():
+                raise ValueError("begins or ends with a blank or a line end, which no client can send")
+            if not _BEARER.fullmatch(key):
+                raise ValueError("must consist of A-Z a-z 0-9 - . _ ~ + / alone, with = at its end only")
+            if looks_like_jwt(key):
+                raise ValueError("has the form of a JSON Web Token and would be read as one")
         return value
 
     @field_validator("database_url")
@@ -104,6 +183,41 @@ class Settings(BaseModel):
         if value is not None and not value.get_secret_value().startswith(("sqlite", "postgres")):
             raise ValueError("must begin with sqlite:/// or postgresql://")
         return value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _is_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        # Imported here: most commands read the settings, few need cryptography, which takes its time.
+        from streamer.auth.jwks import secret_key  # noqa: PLC0415
+
+        if value is not None:
+            secret_key(value.get_secret_value())
+        return value
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _is_safe(cls, value: str | None) -> str | None:
+        if value is not None and not _is_safe_source(value):
+            raise ValueError("must be https://HOST/PATH; http:// only for this machine (localhost, 127.0.0.1, [::1])")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _known_origins(cls, value: str) -> str:
+        parse_origins(value)
+        return value
+
+    @field_validator("append_rate")
+    @classmethod
+    def _fills(cls, value: float) -> float:
+        if 0 < value < 0.001:  # noqa: PLR2004
+            raise ValueError("must be 0, or at least 0.001")
+        return value
+
+    @property
+    def origins(self) -> Origins:
+        """The origins whose pages may call, other than our own."""
+        return parse_origins(self.cors_origins)
 
     @property
     def database(self) -> str:
@@ -141,6 +255,19 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) 
         first = error.errors(include_url=False, include_input=False)[0]
         name = str(first["loc"][0])
         raise SettingsError(f"{sources.get(name, name)}: {first['msg']}") from None
+
+
+def _is_safe_source(url: str) -> bool:
+    """Tell whether keys may be fetched from a URL: who can change them on their way can make any token, so by TLS or from this machine."""
+    try:
+        parts = urlsplit(url)
+        if not parts.hostname or parts.port == 0:
+            return False
+        if parts.scheme == "https" or parts.hostname == "localhost":
+            return parts.scheme in {"https", "http"}
+        return parts.scheme == "http" and ip_address(parts.hostname).is_loopback
+    except ValueError:  # not a URL, or not an address
+        return False
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

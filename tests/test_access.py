@@ -4,6 +4,7 @@ import asyncio
 import json
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,29 @@ from streamer.api.routes import ROUTES, Route
 from streamer.app import Server
 from streamer.auth.access import COOKIE
 from streamer.auth.keys import SESSION_SECONDS, SIGN_IN_SECONDS, Keyring
-from streamer.auth.principal import ADMIN, AUDIT, EVERYWHERE, READ, SCOPES, TEMPLATES, WRITE, Principal
+from streamer.auth.principal import (
+    ADMIN,
+    AUDIT,
+    AUDIT_OWN,
+    EVERYWHERE,
+    OWNER,
+    READ,
+    READ_OWN,
+    SCOPES,
+    TEMPLATES,
+    WEBHOOKS,
+    WRITE,
+    Principal,
+)
 from streamer.core.clock import format_timestamp, now_us
 from streamer.core.errors import StoreUnavailable, Unauthenticated
+from streamer.settings import load
 from streamer.store.credentials import Credential, Credentials
 from streamer.store.database import Database
+from streamer.store.members import Members
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Answer, Api, events, make_event
+from tests.support.keys import keyring_with_admin, store_key
 from tests.support.raw import RawConnection, request_head
 from tests.support.waiting import eventually
 
@@ -43,7 +60,7 @@ async def mine(api: Api) -> Api:
 
 def path_of(route: Route, workspace: str = "mine") -> str:
     """Return a path of the route."""
-    return route.path.format(ws=workspace, id="some-id", file="index.html")
+    return route.path.format(ws=workspace, id="some-id", user="ann", file="index.html")
 
 
 def variations() -> Iterator[dict[str, Any]]:
@@ -88,23 +105,15 @@ def test_the_walk_sees_every_route() -> None:
     }
     assert len(OF_A_WORKSPACE) >= 10
     assert all(route.access.scope is not None for route in OF_A_WORKSPACE)
-    assert {route.access.scope for route in GUARDED} == {None, READ, WRITE, ADMIN}
+    assert {route.access.scope for route in GUARDED} == {None, READ, WRITE, ADMIN, OWNER}
 
 
-async def test_without_a_valid_key(server: Server, api: Api, mine: Api) -> None:
+async def test_without_a_valid_key(server: Server, api: Api, mine: Api, database: Database) -> None:
     """No key, garbage, a cut, revoked or expired key, or a secret of another kind: 401, whatever is asked, the same for all."""
     assert mine.key
-    principal = await server.keyring.principal(ADMIN_KEY, "key")
-
-    async def made(expires_at: int | None) -> tuple[str, str]:
-        credential, secret = await server.keyring.create_key(
-            workspace="mine", name="x", scopes=SCOPES, actor=None, expires_at=expires_at, creator=principal
-        )
-        return credential.id, secret
-
-    revoked_id, revoked = await made(None)
+    revoked_id, revoked = await store_key(database, "mine", SCOPES)
     (await api.delete(f"/v1/workspaces/mine/keys/{revoked_id}")).expect(204)
-    _, expired = await made(1)
+    _, expired = await store_key(database, "mine", SCOPES, expires_at=1)
     code = await server.keyring.create_sign_in()
     session = await server.keyring.sign_in(await server.keyring.create_sign_in())
     headers: list[dict[str, str]] = [
@@ -185,7 +194,8 @@ async def test_each_single_scope(api: Api, mine: Api, scope: str) -> None:
     opened = set()
     for route in GUARDED:
         needed = route.access.scope
-        allowed = needed is None or ("{ws}" in route.path and scope in {needed, ADMIN})
+        enough = {needed, f"{needed}:own"} | ({ADMIN} if needed != OWNER else set())
+        allowed = needed is None or ("{ws}" in route.path and scope in enough)
         for sent in variations():
             if allowed:  # what it does is not the matter here, so it is not to do anything
                 sent["params"] = {"bogus": "1"}
@@ -195,14 +205,19 @@ async def test_each_single_scope(api: Api, mine: Api, scope: str) -> None:
                 opened.add(route.operation)
             else:
                 assert (answer.status, answer.error) == (403, "permission_denied"), (route.operation, sent, answer.body)
+    reading = {"list_events", "stream_events", "open_socket", "get_event", "get_workspace"}
+    reading |= {"list_members", "get_member"}
     anyone = {"list_workspaces", "get_session", "sign_out", "open_shared_socket", "create_ticket"}
     assert (
         opened - anyone
         == {
-            READ: {"list_events", "stream_events", "open_socket", "get_event", "get_workspace"},
+            READ: reading,
+            READ_OWN: reading,
             WRITE: {"append_events"},
             AUDIT: set(),
-            ADMIN: {route.operation for route in OF_A_WORKSPACE},
+            AUDIT_OWN: set(),
+            WEBHOOKS: set(),
+            ADMIN: {route.operation for route in OF_A_WORKSPACE} - {"delete_workspace"},
         }[scope]
     )
 
@@ -223,7 +238,8 @@ async def test_what_each_scope_can_do(api: Api, mine: Api) -> None:
         assert set(made["scopes"]) == set(scopes)
         grants = (await api.with_key(made["key"]).get("/v1/session")).expect(200)["grants"]
         assert {workspace: set(found) for workspace, found in grants.items()} == {"mine": set(scopes)}
-    assert (await callers[ADMIN].delete("/v1/workspaces/mine")).status == 204
+    assert (await callers[ADMIN].delete("/v1/workspaces/mine")).error == "permission_denied"
+    assert (await api.delete("/v1/workspaces/mine")).status == 204
     assert all([unauthenticated(await caller.get("/v1/session")) for caller in callers.values()])
 
 
@@ -445,7 +461,17 @@ async def test_keys_are_checked(api: Api) -> None:
     for change, expected in cases:
         answer = await api.post("/v1/workspaces/w/keys", good | change)
         assert set(answer.expect(400)["error"]["details"]["fields"]) == expected, change
-    for scopes in ([], ["all"], ["*"], [READ, READ, READ, READ, READ], READ, None, [None], ["workspace:read:all"]):
+    for scopes in (
+        [],
+        ["all"],
+        ["*"],
+        ["owner"],
+        [READ] * (len(SCOPES) + 1),
+        READ,
+        None,
+        [None],
+        ["workspace:read:all"],
+    ):
         answer = await api.post("/v1/workspaces/w/keys", {"name": "x", "scopes": scopes})
         assert any(name.startswith("scopes") for name in answer.expect(400)["error"]["details"]["fields"]), scopes
     assert (
@@ -550,17 +576,22 @@ async def test_codes_and_sessions_expire(server: Server, api: Api, database_url:
     database = Database(database_url)
     try:
         for age, status in ((SIGN_IN_SECONDS - 5, 200), (SIGN_IN_SECONDS, 401)):
-            earlier = Keyring(Credentials(database), clock=lambda age=age: now_us() - age * 1_000_000)  # type: ignore[misc]
+            earlier = Keyring(Credentials(database), Members(database), clock=partial(ago, age))
             answer = await api.with_key(None).post("/v1/session", {"code": await earlier.create_sign_in()})
             assert answer.status == status, age
         for age, status in ((SESSION_SECONDS - 5, 200), (SESSION_SECONDS, 401)):
-            earlier = Keyring(Credentials(database), clock=lambda age=age: now_us() - age * 1_000_000)  # type: ignore[misc]
+            earlier = Keyring(Credentials(database), Members(database), clock=partial(ago, age))
             secret = await earlier.sign_in(await earlier.create_sign_in())
             answer = await api.with_key(None).get("/v1/session", headers={"Cookie": f"{COOKIE}={secret}"})
             assert answer.status == status, age
     finally:
         await database.close()
     assert server.url
+
+
+def ago(seconds: int) -> int:
+    """Return what a clock showed."""
+    return now_us() - seconds * 1_000_000
 
 
 # ---- the admin key
@@ -574,6 +605,7 @@ async def test_the_first_start_makes_an_admin_key(
     await process.start()
     file = tmp_path / "data" / "admin.key"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     key = file.read_text().strip()
     assert len(key) >= 40
     api = Api(http, process.url, key)
@@ -597,7 +629,7 @@ async def test_a_chosen_admin_key_replaces_the_other(
     api = Api(http, old.url, "the-old-key-0123456789")
     (await api.append("w")).expect(201)
     database = Database(database_url)
-    keyring = Keyring(Credentials(database))
+    keyring = Keyring(Credentials(database), Members(database))
     session = await keyring.sign_in(await keyring.create_sign_in())
     await database.close()
     cookie = {"Cookie": f"{COOKIE}={session}"}
@@ -616,9 +648,9 @@ async def test_a_chosen_admin_key_replaces_the_other(
 async def test_many_requests_of_one_key_look_it_up_once(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those who ask at the same time share one look-up; a failure is told to all of them, and to nobody later."""
     database = Database(database_url)
+    await keyring_with_admin(database)
     credentials = Credentials(database)
-    keyring = Keyring(credentials)
-    await keyring.set_admin_key(ADMIN_KEY)
+    keyring = Keyring(credentials, Members(database))
     find, looked_up = credentials.find, 0
 
     async def counted(secret_hash: str) -> Credential | None:
@@ -643,8 +675,7 @@ async def test_many_requests_of_one_key_look_it_up_once(database_url: str, monke
 async def test_a_credential_works_only_in_its_own_place(database_url: str) -> None:
     """A session's secret is no key, also right after it was used as what it is; nor is a key a session."""
     database = Database(database_url)
-    keyring = Keyring(Credentials(database))
-    await keyring.set_admin_key(ADMIN_KEY)
+    keyring = await keyring_with_admin(database)
     session = await keyring.sign_in(await keyring.create_sign_in())
     for secret, right, wrong in ((session, "session", "key"), (ADMIN_KEY, "key", "session")):
         for _ in range(2):
@@ -665,6 +696,40 @@ async def test_an_admin_key_that_is_too_short(make_process: MakeProcess, key: st
     assert "20 to 256" in process.log
     assert key not in process.log
     assert "Traceback" not in process.log
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("hunter2-0123456789abcdef\n", "a blank or a line end"),
+        (" hunter2-0123456789abcdef", "a blank or a line end"),
+        ("hunter2 0123456789abcdef", "A-Z a-z 0-9 - . _ ~ + /"),
+        ("hunter2-0123456789äbcdef", "A-Z a-z 0-9 - . _ ~ + /"),
+        ("hunter2=0123456789abcdef", "= at its end only"),
+        ("eyJhbGciOi.hunter2-01234.56789abcdef", "JSON Web Token"),
+    ],
+)
+async def test_an_admin_key_that_cannot_be_sent(make_process: MakeProcess, key: str, said: str) -> None:
+    """An admin key that could not be sent (RFC 6750, 2.1), or not as a key, stops the start, and is named but not shown."""
+    process = make_process(admin_key=key)
+    process.spawn()
+    assert await process.ended() == 2
+    assert "STREAMER_ADMIN_KEY" in process.log
+    assert said in process.log
+    assert key.strip() not in process.log
+    assert "hunter2" not in process.log
+    assert "Traceback" not in process.log
+
+
+@pytest.mark.parametrize(
+    "key", ["x" * 20, "x" * 256, "sk_-._~+/0123456789AZ==", "eyJ-0123456789abcdefgh", "a.b.c.01234567890123456"]
+)
+def test_admin_keys_that_can_be(key: str) -> None:
+    """What a Bearer header can hold is a key (RFC 6750, 2.1), unless it would be read as a token."""
+    chosen = load({}, {"STREAMER_ADMIN_KEY": key}).admin_key
+    assert chosen is not None
+    assert chosen.get_secret_value() == key
 
 
 # ---- nothing shows

@@ -3,17 +3,15 @@
 import click
 import pytest
 
-from streamer.cli import COMMANDS, main
+from tests.support.cli import commands
 from tests.support.tools import ROOT
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_and_option_is_documented(name: str) -> None:
+@pytest.mark.parametrize(("name", "command"), [*commands()])
+def test_every_command_and_option_is_documented(name: str, command: click.Command) -> None:
     """docs/cli.md names each command and each of its options; those of `serve` are the settings, documented elsewhere."""
     text = (ROOT / "docs" / "cli.md").read_text()
     assert f"`{name}`" in text
-    command = main.get_command(click.Context(main), name)
-    assert command is not None
     options = [option for parameter in command.params for option in parameter.opts if option.startswith("-")]
     missing = [option for option in options if f"`{option}" not in text]
     assert name == "serve" or not missing

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
@@ -379,7 +380,7 @@ async def test_going_on_in_a_folder(repository: Repository, tmp_path: Path) -> N
             async with asyncio.timeout(SECONDS):
                 assert await process.wait() == 0
     assert issues[0] < issues[1]
-    assert (tmp_path / "kept" / "streamer.db").exists()
+    assert stat.S_IMODE((tmp_path / "kept" / "streamer.db").stat().st_mode) == 0o600
 
 
 async def read_until(stream: asyncio.StreamReader | None, text: str) -> str:

@@ -114,7 +114,7 @@ def fitting(events: Sequence[Event], limit: int, max_bytes: int) -> list[Event]:
 
 def facets(seq: int) -> Facets:
     """Return the facets of the model's event `seq`: its action is `even` or `odd`."""
-    return Facets("activity", "odd" if seq % 2 else "even", "user", "u", None, None, None, None, None, "")
+    return Facets("activity", "odd" if seq % 2 else "even", "user", "u", None, None, None, None, None, None, "")
 
 
 class ModelSink:
@@ -210,6 +210,7 @@ class FeedMachine(RuleBasedStateMachine):
             stall_seconds=4,
             max_age=0,
             readers_per_account=1000,
+            max_readers=1000,
         )
         self.feed = Feed(self.hub, self.log, self.metrics, chunk_bytes=1024)
 
@@ -372,7 +373,7 @@ class FeedMachine(RuleBasedStateMachine):
             self.loop.run_until_complete(self.hub.stop())
             assert self.metrics.subscribers.labels("sse")._value.get() == 0
             assert not any(self.hub._wheel)
-            assert not self.hub._by_credential
+            assert not self.hub._by_link
             assert not self.hub._places
             assert not self.hub._channels
             self.loop.close()

@@ -16,11 +16,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from streamer.api.routes import ROUTES
-from streamer.cli import COMMANDS, main
 from streamer.core.errors import StreamerError
 from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
 from streamer.settings import CLIENT_VARIABLES, PREFIX, Settings
+from tests.support.cli import commands
 from tests.support.tools import NODE_VERSION, ROOT, find
 
 IGNORED = {
@@ -101,11 +101,9 @@ def _subclasses(kind: type[StreamerError]) -> Iterator[type[StreamerError]]:
         yield from _subclasses(sub)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_commands_are_documented(name: str) -> None:
+@pytest.mark.parametrize(("name", "command"), [*commands()])
+def test_commands_are_documented(name: str, command: click.Command) -> None:
     """Each command explains itself by --help, and docs/cli.md has it with all its options."""
-    command = main.get_command(click.Context(main), name)
-    assert command is not None
     assert command.help
     text = _doc("cli.md")
     assert re.search(rf"(?:streamer |\./run |`){name}\b", text)
@@ -132,6 +130,25 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
     for file, name in re.findall(r"(tests/\w+\.py)::(\w+)", (ROOT / "README.md").read_text()):
         assert re.search(rf"def {name}\(", (ROOT / file).read_text()), f"README.md: {file}::{name}"
+
+
+def test_threats_are_covered() -> None:
+    """Each threat of THREAT_MODEL.md says how it is met and names tests, which exist; or it says that it is not met, and why."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for section in (ROOT / "THREAT_MODEL.md").read_text().split("\n## ")
+        if "| threat |" in section
+        for line in section.splitlines()
+        if line.startswith("| ") and not line.startswith("| threat |")
+    ]
+    assert len(rows) > 80
+    for threat, answer, tests in rows:
+        named = re.findall(r"`(tests/test_\w+\.py)::(test_\w+)`", tests)
+        assert len(named) == tests.count("`") / 2, threat
+        assert answer, threat
+        assert named or answer.startswith("not met"), threat
+        for file, name in named:
+            assert re.search(rf"def {name}\(", (ROOT / file).read_text()), f"{threat}: {file}::{name}"
 
 
 # ---- files

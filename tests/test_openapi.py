@@ -201,6 +201,14 @@ async def test_successes_and_failures_conform(server: Server, api: Api, document
         ("open_shared_socket", 400, await api.get("/v1/ws")),
         ("list_events", 200, await api.get(path, after="2000-01-01T00:00:00Z", wait=1)),
         ("list_events", 400, await api.get(path, wait=1)),
+        ("put_member", 201, await api.put("/v1/workspaces/w/members/ann", {"role": "owner"})),
+        ("put_member", 200, await api.put("/v1/workspaces/w/members/ann", {"role": "admin"})),
+        ("put_member", 400, await api.put("/v1/workspaces/w/members/ann", {"role": "king"})),
+        ("get_member", 200, await api.get("/v1/workspaces/w/members/ann")),
+        ("get_member", 404, await api.get("/v1/workspaces/w/members/bob")),
+        ("list_members", 200, await api.get("/v1/workspaces/w/members")),
+        ("remove_member", 204, await api.delete("/v1/workspaces/w/members/ann")),
+        ("remove_member", 404, await api.delete("/v1/workspaces/w/members/ann")),
         ("revoke_key", 204, await api.delete(f"/v1/workspaces/w/keys/{created.json['id']}")),
         ("revoke_key", 404, await api.delete(f"/v1/workspaces/w/keys/{created.json['id']}")),
         ("delete_workspace", 204, await api.delete("/v1/workspaces/w")),
@@ -240,16 +248,20 @@ def as_the_admin_key_meets_it(document: Document) -> Document:
         operation["parameters"] = [one for one in operation["parameters"] if one["name"] not in {"cursor", "wait"}]
         for parameter in operation["parameters"]:
             if parameter["in"] == "path":
-                parameter["example"] = {"ws": "w", "id": "known"}[parameter["name"]] if "keys" not in path else "w"
+                parameter["example"] = (
+                    {"ws": "w", "id": "known", "user": "ann"}[parameter["name"]] if "keys" not in path else "w"
+                )
     return tight
 
 
-def examine(url: str, document: Document, **generation: Any) -> tuple[list[str], dict[str, Counter[int]]]:
+def examine(
+    url: str, document: Document, *, key: str = ADMIN_KEY, **generation: Any
+) -> tuple[list[str], dict[str, Counter[int]]]:
     """Have schemathesis try every operation but the streams. Returns what is wrong, and the statuses of each operation."""
     config = SchemathesisConfig.from_dict(
         {
             "base-url": url,
-            "headers": {"Authorization": f"Bearer {ADMIN_KEY}"},
+            "headers": {"Authorization": f"Bearer {key}"},
             "seed": generation.pop("seed", None) or 1,
             "cache": {"enabled": False},
             "generation": {"database": "none", **generation},

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import uuid
@@ -324,6 +325,27 @@ def test_a_traceback_shows_no_values(form: str) -> None:
     assert "hunter2" not in done.stderr
 
 
+def test_what_is_logged_stays_on_its_line() -> None:
+    """What a client chose can neither begin another line of the log, nor command the terminal that shows it."""
+    program = (
+        "import structlog\n"
+        "from streamer.observe.logs import configure\n"
+        "configure('console', 'info')\n"
+        "structlog.get_logger('x').info('request', path='/v1/a\\nforged=line', principal='user:\\x1b[2Jgone\\r')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stderr.count("\n") == 1
+    assert "\x1b" not in done.stderr
+    assert "\r" not in done.stderr
+    assert "forged=line" in done.stderr
+
+
 MALFORMED = [
     pytest.param(b"GET /livez HTTP/1.1\r\n\r\n", id="no Host"),
     pytest.param(b"NONSENSE\r\n\r\n", id="no request"),
@@ -562,9 +584,50 @@ async def test_a_second_start_goes_on(make_process: MakeProcess, http: aiohttp.C
         caller = api.with_key(key)
         assert (await caller.get("/v1/workspaces/w")).expect(200) == before
         assert await caller.history("w", order="asc") == stored
-        assert (await caller.get(events("w"), cursor=page["cursor"], limit=3)).expect(200)["events"] == stored[2::-1]
-    assert (await caller.append("w")).expect(201)["seq"] == 6
+        assert (await caller.get(events("w"), cursor=page["cursor"], limit=3)).expect(200)["events"] == stored[3:0:-1]
+    assert (await caller.append("w")).expect(201)["seq"] == 7  # the sixth tells of the key
     assert "Traceback" not in process.log
+
+
+@on_sqlite
+async def test_the_files_of_sqlite_are_for_their_user(
+    make_process: MakeProcess, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """Nobody else reads the events, though the folder and the umask would let them; a file that exists keeps the mode it was given."""
+    folder, umask = tmp_path / "data", os.umask(0o022)
+    try:
+        folder.mkdir(mode=0o755)
+        (folder / "streamer.db").symlink_to(tmp_path / "elsewhere.db")  # one that SQLite would follow
+        process = make_process(database_url=None)
+        await process.start()
+        (await Api(http, process.url, ADMIN_KEY).append("w")).expect(201)
+        files = [tmp_path / "elsewhere.db", *(tmp_path / f"elsewhere.db-{kind}" for kind in ("wal", "shm"))]
+        assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600] * 3
+        assert await process.stop() == 0
+        files[0].chmod(0o640)
+        await process.start()
+        (await Api(http, process.url, ADMIN_KEY).append("w")).expect(201)
+        assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o640] * 3
+        assert await process.stop() == 0
+    finally:
+        os.umask(umask)
+
+
+def test_migrate_makes_the_file_of_sqlite_for_its_user(tmp_path: Path) -> None:
+    """The same holds for a file that `streamer migrate` makes, in a folder that exists, wherever the URL says."""
+    for name, environment in (
+        ("data/streamer.db", {"STREAMER_DATA_DIR": "data"}),
+        ("other.db", {"STREAMER_DATABASE_URL": "sqlite:///other.db"}),
+    ):
+        (tmp_path / "data").mkdir(mode=0o755, exist_ok=True)
+        subprocess.run(
+            [sys.executable, "-P", "-m", "streamer", "migrate"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            check=True,
+            umask=0o022,
+        )
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
 
 
 async def test_a_stop_ends_streams_and_keeps_what_was_sent(

@@ -16,6 +16,8 @@ from sqlalchemy.util import await_only
 from streamer.app import running
 from streamer.core.errors import StreamerError
 from streamer.ingest.intake import Author, Intake, Limits
+from streamer.ingest.limits import AppendRate
+from streamer.ingest.redact import Redactor
 from streamer.observe.metrics import Metrics
 from streamer.settings import Settings
 from streamer.store.database import Database
@@ -135,7 +137,9 @@ async def _node(url: str, mutate: Mutate) -> AsyncIterator[Intake]:
     )
     mutate(database, writer)
     running = asyncio.create_task(writer.run())
-    yield Intake(writer, metrics, Limits(event_bytes=2**18, details_depth=32, batch_events=1000))
+    yield Intake(
+        writer, metrics, Limits(event_bytes=2**18, details_depth=32, batch_events=1000), Redactor(), AppendRate(0, 1)
+    )
     await writer.close()
     await running
     await database.close()
@@ -167,7 +171,7 @@ async def _slow_down(url: str) -> None:
 
 
 async def _write(intake: Intake, account: Account, *, count: int) -> None:
-    author = Author("writer", None, may_create_workspace=False)
+    author = Author("writer", None, may_create_workspace=False, account="writer")
     for _ in range(count):
         try:
             stored = await intake.append(WORKSPACE, [make_event()], author, batch=False)

@@ -24,6 +24,8 @@ from streamer.core.filter import EVERYTHING, parse_filter
 from streamer.core.ports import Appended, Committed, Order
 from streamer.core.position import Position
 from streamer.ingest.intake import Author, Intake, Limits
+from streamer.ingest.limits import AppendRate
+from streamer.ingest.redact import Redactor
 from streamer.observe.metrics import Metrics
 from streamer.store import migrate as migrations
 from streamer.store.database import Database
@@ -35,7 +37,7 @@ from tests.support.api import make_event
 from tests.support.databases import run_sql
 
 WS = "store"
-ANN = Author("ann", None, may_create_workspace=True)
+ANN = Author("ann", None, may_create_workspace=True, account="ann")
 
 
 class Store:
@@ -54,7 +56,7 @@ class Store:
             idempotency_seconds=3600,
             clock=lambda: self.now,
         )
-        self.intake = Intake(self.writer, Metrics(), Limits(2**18, 32, 1000))
+        self.intake = Intake(self.writer, Metrics(), Limits(2**18, 32, 1000), Redactor(), AppendRate(0, 1))
 
     async def append(self, *batch: dict[str, Any], key: str | None = None) -> Appended:
         """Append a batch in Ann's name."""

@@ -413,7 +413,7 @@ async def test_a_stream_ends_with_its_key(make_server: MakeServer, http: aiohttp
     assert (await stream.next("closed")).json == {"reason": "credential_revoked", "reconnect": False}
     await stream.ended()
     (await api.append(WS)).expect(201)
-    assert await seqs_of(other, 1) == [2]
+    assert await seqs_of(other, 2) == [3, 4]  # the key's end, and the append
     other.close()
 
 

@@ -103,6 +103,7 @@ async def test_a_stream_that_is_closed_to_reconnect(cli: Cli) -> None:
     [
         ("credential_expired", 4, "credential expired\nGive a valid key with --key or STREAMER_KEY."),
         ("credential_revoked", 4, "credential revoked"),
+        ("access_revoked", 4, "access revoked"),
         ("workspace_deleted", 1, "workspace deleted"),
         ("replaced", 1, "replaced"),
     ],

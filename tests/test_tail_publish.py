@@ -20,7 +20,7 @@ from streamer.cli.remote import Failure
 from streamer.cli.when import moment_of
 from tests.conftest import MakeProcess
 from tests.support.api import Api, make_event
-from tests.support.cli import Cli, line_of
+from tests.support.cli import Cli, line_of, said
 from tests.support.databases import sqlite_url
 from tests.support.process import free_port
 from tests.support.proxy import proxy_to
@@ -78,6 +78,28 @@ async def test_what_tail_shows(cli: Cli, thirty: list[dict[str, Any]], options: 
     """Each choice of history gives its events, oldest first, and the command ends."""
     assert len(thirty) == 30
     assert (await cli("tail", "my", *options.split())).seqs == list(expected)
+
+
+async def test_the_audit_trail(cli: Cli, api: Api) -> None:
+    """`--category audit` shows and follows what was done to access and settings, and nothing else; `activity` the rest."""
+    (await api.append("my")).expect(201)
+    key = await api.create_key("my", scopes=["workspace:read"])
+    (await api.put("/v1/workspaces/my/members/ann", {"role": "viewer"})).expect(201)
+    for options, expected in (
+        ("--category audit", ["key.created", "member.added", "audit.read"]),  # who reads it is told, too
+        ("--category !activity", ["key.created", "member.added", "audit.read"]),
+        ("--exclude category=audit", ["issue.created"]),
+        ("--category activity", ["issue.created"]),
+        ("--category activity --category audit", ["issue.created", "key.created", "member.added", "audit.read"]),
+    ):
+        ended = await cli("tail", "my", *options.split())
+        assert [json.loads(line)["action"] for line in ended.lines] == expected, ended.err
+    assert (await cli("tail", "my", "--category", "audit", "--action", "key.*", "--key", key)).lines == []
+    async with cli.started("tail", "my", "-f", "--since", "latest", "--category", "audit", "-v") as process:
+        await said(process.stderr, "caught up")
+        (await api.append("my")).expect(201)
+        (await api.put("/v1/workspaces/my/members/ann", {"role": "member"})).expect(200)
+        assert (await line_of(process.stdout))["action"] == "member.role_changed"
 
 
 async def test_since_an_event(cli: Cli, thirty: list[dict[str, Any]], api: Api) -> None:
@@ -293,6 +315,7 @@ def test_the_cursor_file(tmp_path: Path) -> None:
         ("tail my --since 31", 2, "the log ends at seq 30"),
         ("tail my -f --until 1h", 2, "--follow"),
         ("tail my --exclude colour=red", 2, "no field colour"),
+        ("tail my --category tasks", 1, "must be one of activity, audit"),
         ("tail my --action issue.*.x", 1, "action: `*`"),
         ("tail my --url nowhere", 2, "not a URL"),
         ("tail my --key sk_wrong", 4, "STREAMER_KEY"),

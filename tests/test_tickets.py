@@ -15,7 +15,9 @@ from streamer.auth.tickets import OPEN_SECONDS, TICKET_SECONDS, Tickets
 from streamer.core.clock import format_timestamp, now_us, parse_timestamp
 from streamer.store.credentials import Credentials
 from streamer.store.database import Database
+from streamer.store.members import Members
 from streamer.store.tickets import TicketStore
+from streamer.store.workspaces import Workspaces
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events
 from tests.support.proxy import proxy_to
@@ -155,19 +157,20 @@ async def test_a_tickets_filter_is_not_changed_by_the_url(api: Api, kind: Kind) 
 @of_each_kind
 async def test_a_ticket_shows_no_more_than_its_key(api: Api, kind: Kind) -> None:
     """Without `audit:read` there are no audit events, whatever the ticket's filter asks for; with it there are."""
-    (await api.append_all(WS, [{"category": "audit"}, {}])).expect(201)
+    (await api.append_all(WS, [{"id": "audit", "category": "audit"}, {"id": "open"}])).expect(201)
     plain = api.with_key(await api.create_key(WS, scopes=["workspace:read"]))
     auditor = api.with_key(await api.create_key(WS, template="read_only"))
     for caller, selection, expected in (
-        (plain, {}, [2]),
+        (plain, {}, ["open"]),
         (plain, {"category": "audit"}, []),
-        (plain, {"category": ["activity", "audit"]}, [2]),
-        (auditor, {}, [1, 2]),
-        (auditor, {"category": "audit"}, [1]),
+        (plain, {"category": ["activity", "audit"]}, ["open"]),
+        (auditor, {}, ["audit", "open"]),
+        (auditor, {"category": "audit"}, ["audit"]),
     ):
         ticket = await make_ticket(caller, **selection)
         reader = await kind.open(api.with_key(None), WS, ticket=ticket, after=BEGINNING)
-        assert [event["seq"] for event in await reader.synced()] == expected
+        # Beside what the server tells of the keys, and of the reading.
+        assert [event["id"] for event in await reader.synced() if event["id"] in {"audit", "open"}] == expected
         reader.close()
 
 
@@ -352,6 +355,39 @@ async def test_a_ticket_resumes_and_replaces(api: Api, kind: Kind) -> None:
     last.close()
 
 
+@of_each_kind
+async def test_a_position_that_was_made_up(api: Api, kind: Kind) -> None:
+    """Who has only the ticket cannot resume its stream: no position that they make up is of its log, or shows anything."""
+    (await api.append_all(WS, [{}] * 3)).expect(201)
+    nobody = api.with_key(None)
+    ticket = await make_ticket(api)
+    reader = await kind.open(nobody, WS, ticket=ticket, after=BEGINNING)
+    await reader.synced()
+    for position in ("zzzzzzzzzz.1", "zzzzzzzzzz.0", "a.3", f"{'z' * 10}.999"):
+        with pytest.raises(Refused) as refused:
+            await kind.open(nobody, WS, ticket=ticket, position=position)
+        assert (refused.value.status, refused.value.code) == (401, "unauthenticated")
+    (await api.append(WS)).expect(201)
+    assert await seqs_of(reader, 1) == [4]  # it goes on
+    reader.close()
+
+
+@on_sqlite
+async def test_a_resume_after_the_log_was_made_anew(api: Api, database: Database) -> None:
+    """Who had the stream before a backup was restored comes back with a position of then, and is told of the gap."""
+    (await api.append_all(WS, [{}] * 3)).expect(201)
+    nobody = api.with_key(None)
+    ticket = await make_ticket(api)
+    async with await nobody.stream(WS, ticket=ticket, after=BEGINNING) as stream:
+        position = (await stream.next("synced")).json["position"]
+    await Workspaces(database).renew_epochs()
+    async with await nobody.stream(WS, ticket=ticket, last_event_id=position) as stream:
+        assert (await stream.next("gap")).json["reason"] == "reset"
+        after = (await stream.next("synced")).json["position"]
+    async with await nobody.stream(WS, ticket=ticket, last_event_id=after) as stream:
+        assert (await stream.next("synced")).json["position"] == after
+
+
 @on_sqlite
 async def test_a_resume_wins_over_after(api: Api) -> None:
     """A browser comes back with the URL as it was, `after` included, and a `Last-Event-ID`, which counts."""
@@ -444,7 +480,7 @@ async def test_a_tickets_times(server: Server, api: Api, database_url: str) -> N
     admin = await server.keyring.principal(ADMIN_KEY, "key")
     database = Database(database_url)
     try:
-        keyring = Keyring(Credentials(database))
+        keyring = Keyring(Credentials(database), Members(database))
         for age, opened, status in (
             (OPEN_SECONDS - 5, False, 200),
             (OPEN_SECONDS, False, 401),
@@ -456,7 +492,7 @@ async def test_a_tickets_times(server: Server, api: Api, database_url: str) -> N
             secret, _ = await earlier.issue(admin, WS, {})
             if opened:
                 principal, ticket = await earlier.find(secret)
-                await earlier.open(ticket, principal, resuming=False)
+                await earlier.open(ticket, principal, position.partition(".")[0], None)
             async with await nobody.stream(WS, ticket=secret, last_event_id=position if opened else None) as stream:
                 assert stream.status == status, age
                 if age == TICKET_SECONDS - 5:

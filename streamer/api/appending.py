@@ -6,12 +6,9 @@ from typing import Any
 from streamer.api import schemas
 from streamer.auth.principal import ADMIN, EVERYWHERE, WRITE, Principal
 from streamer.core.errors import ValidationError
-from streamer.core.ids import is_id
+from streamer.core.ids import SYSTEM_WORKSPACE, is_id
 from streamer.core.ports import Appended
 from streamer.ingest.intake import Author, Intake
-
-SYSTEM_WORKSPACE = "system"
-"""Reserved for the server's own events."""
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -41,5 +38,12 @@ async def append(  # noqa: PLR0913 - what an append is made of
         raise ValidationError({"events": f"{len(parsed)} events; at most {max_events} in one batch"})
     events = schemas.check(schemas.EVENTS, parsed, prefix="events") if batch else [schemas.check(schemas.EVENT, parsed)]
     may_create = bool({WRITE, ADMIN} & principal.grants.get(EVERYWHERE, frozenset()))
-    author = Author(principal.id, principal.actor, may_create)
+    author = Author(
+        principal.id,
+        principal.actor,
+        may_create,
+        principal.account,
+        name=principal.actor_name,
+        may_claim=bool({workspace, EVERYWHERE} & principal.may_claim),
+    )
     return await intake.append(workspace, events, author, batch=batch, idempotency_key=idempotency_key)

@@ -8,22 +8,28 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 
-from streamer.api.middleware import error_response
+from streamer.api.middleware import HEADERS, error_response
 from streamer.core.errors import InternalError, StreamerError, UnsupportedMediaType, ValidationError
 from streamer.transports.handover import HandedOver, release
 
 HEAD_SECONDS = 30
-"""How long a new connection may take to its first request. Later ones have aiohttp's own time-out of kept connections."""
+"""How long a new connection may take to its first request."""
+KEPT_SECONDS = 75
+"""How long a connection may take from an answer to its next request, of which some bytes may have come. Proxies keep theirs for 60 s."""
+
+LINGER_SECONDS = 10
+"""How long the rest of a body that nobody wants is read and dropped, so that the client gets to read the answer."""
 
 
 class Connection(web.RequestHandler):
     """aiohttp's driver of one connection, with the API's own errors for what never becomes a request."""
 
-    __slots__ = ("_head_timer",)
+    __slots__ = ("_drops", "_head_timer")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; a client that sends no request is not to hold a descriptor for ever."""
         super().connection_made(transport)
+        self._drops = False
         self._head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
@@ -41,6 +47,8 @@ class Connection(web.RequestHandler):
         aiohttp would drop them from the moment on in which it means to close the connection. It takes no further request then, with or
         without this.
         """
+        if self._drops:
+            return
         closing = self._close, self._force_close
         if self._request_in_progress and self.transport is not None:
             self._close = self._force_close = False
@@ -54,6 +62,8 @@ class Connection(web.RequestHandler):
         if isinstance(resp, HandedOver) and resp.outlet is not None:
             release(self, request)
             return resp, True
+        # The rest of a body that nobody wants is taken for a while, so that the client gets to read the answer; but not unpacked.
+        self._drops = "Content-Encoding" in request.headers and not request.content.is_eof()
         return await super().finish_response(request, resp, start_time)
 
     def handle_error(
@@ -76,7 +86,7 @@ class Connection(web.RequestHandler):
         if request.writer.output_size:
             raise ConnectionError("an answer has begun; another one cannot follow")
         response = error_response(error, request_id)
-        response.headers["X-Request-Id"] = request_id
+        response.headers.update(HEADERS | {"X-Request-Id": request_id, "Cache-Control": "no-store"})
         response.force_close()
         return response
 

@@ -13,10 +13,12 @@ from aiohttp import web
 from streamer.api import appending, query, schemas
 from streamer.api.openapi import document
 from streamer.api.socket import Socket, SocketLimits
-from streamer.auth.access import COOKIE, PRINCIPAL, TICKET
+from streamer.auth.access import COOKIE, PRINCIPAL, TICKET, Gate
+from streamer.auth.administration import Administration
 from streamer.auth.keys import SESSION_SECONDS, Keyring
 from streamer.auth.principal import READ, TEMPLATES, Principal
 from streamer.auth.tickets import Tickets
+from streamer.auth.view import Views
 from streamer.core.clock import LAST, format_timestamp, now_us, parse_timestamp
 from streamer.core.errors import (
     NotFound,
@@ -27,7 +29,7 @@ from streamer.core.errors import (
     ValidationError,
     WorkspaceNotFound,
 )
-from streamer.core.filter import EVERYTHING, parse_filter
+from streamer.core.filter import EVERYTHING, MAX_VALUE_LENGTH, parse_filter
 from streamer.core.frame import page_body
 from streamer.core.ids import is_id
 from streamer.core.ports import Log, Page
@@ -36,10 +38,12 @@ from streamer.feed.connection import Reader, Subscription
 from streamer.feed.feed import Feed
 from streamer.feed.hub import Hub
 from streamer.feed.reasons import Reason
-from streamer.ingest.intake import Intake
+from streamer.ingest.intake import LIKE_A_SECRET, Intake
+from streamer.ingest.redact import Redactor
 from streamer.observe.metrics import CONTENT_TYPE, Metrics
 from streamer.store.credentials import Credential
 from streamer.store.database import Database
+from streamer.store.members import Member, Members
 from streamer.store.workspaces import Workspace, Workspaces
 from streamer.transports import longpoll, sse, websocket
 
@@ -50,7 +54,8 @@ PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Cache-Control": "no-cache",
 }
 
@@ -64,9 +69,14 @@ class Parts:
     database: Database
     log: Log
     workspaces: Workspaces
+    members: Members
+    administration: Administration
+    views: Views
     intake: Intake
+    redactor: Redactor
     hub: Hub
     feed: Feed
+    gate: Gate
     keyring: Keyring
     tickets: Tickets
     metrics: Metrics
@@ -99,7 +109,8 @@ class Handlers:
         key = request.headers.get("Idempotency-Key")
         appending.check_idempotency_key(key, "Idempotency-Key")
         kind = _media_type(request, schemas.JSON_TYPES | schemas.NDJSON_TYPES)
-        data = await self._read(request)
+        self._parts.intake.rate.check(principal.account)
+        data, principal = await self._read(request, self._parts.max_body_bytes), request[PRINCIPAL]
         parsed = schemas.parse_ndjson(data) if kind in schemas.NDJSON_TYPES else schemas.parse_json(data)
         stored = await appending.append(
             self._parts.intake,
@@ -127,7 +138,7 @@ class Handlers:
             floor = None if cursor.floor is None else Position(cursor.epoch, cursor.floor)
             ceiling = None if cursor.ceiling is None else Position(cursor.epoch, cursor.ceiling + 1)
             after, before = (at, ceiling) if cursor.order == "asc" else (floor, at)
-        selection = principal.may_see(workspace, wanted.selection)
+        selection = await self._parts.views.of(principal, workspace, wanted.selection)
 
         async def read() -> Page:
             return await self._parts.log.page(
@@ -143,7 +154,11 @@ class Handlers:
         page = await read()
         if wanted.wait and not page.events:
             start = Position(page.head.epoch, page.examined)
-            body = await self._wait(principal, Subscription(workspace, principal.account, selection, start), wanted)
+            body = await self._wait(
+                principal,
+                Subscription(workspace, principal.account, selection, start, principal.links(workspace)),
+                wanted,
+            )
             if body is not None:
                 return _json_bytes(body)
             page = await read()
@@ -166,7 +181,8 @@ class Handlers:
         event_id = request.match_info["id"]
         if not is_id(event_id):
             event_id = "."  # no event has it: the answer is the same as for one that does not exist
-        event = await self._parts.log.event(workspace, event_id, principal.may_see(workspace, EVERYTHING))
+        selection = await self._parts.views.of(principal, workspace, EVERYTHING)
+        event = await self._parts.log.event(workspace, event_id, selection)
         return _json_bytes(event.body)
 
     async def stream_events(self, request: web.Request) -> web.StreamResponse:
@@ -189,15 +205,19 @@ class Handlers:
         """
         workspace, principal, ticket = _readable(request), request[PRINCIPAL], request.get(TICKET)
         selection, start = query.parse_stream(_query(request), last_event_id, by_ticket=ticket is not None)
-        wanted = Subscription(workspace, principal.account, principal.may_see(workspace, selection), start)
+        view = await self._parts.views.of(principal, workspace, selection)
+        wanted = Subscription(workspace, principal.account, view, start, principal.links(workspace))
+        self._parts.hub.see_room(principal.bearer)
         reader = await self._parts.feed.follow(wanted)
         try:
             if ticket is not None:
                 # A browser's WebSocket cannot send Last-Event-ID: there the URL's position says where it left.
-                resuming = isinstance(start, Position) and (bool(last_event_id) or "Upgrade" in request.headers)
-                principal, before = await self._parts.tickets.open(ticket, principal, resuming=resuming)
+                resumes = isinstance(start, Position) and (last_event_id or "Upgrade" in request.headers)
+                principal, before = await self._parts.tickets.open(
+                    ticket, principal, reader.channel.epoch, start if resumes and isinstance(start, Position) else None
+                )
                 if before is not None:
-                    self._parts.hub.close_credential(before, Reason.REPLACED)
+                    self._parts.hub.close_link(before, Reason.REPLACED)
         except BaseException:
             self._parts.feed.leave(reader)
             raise
@@ -216,26 +236,38 @@ class Handlers:
     async def open_shared_socket(self, request: web.Request) -> web.StreamResponse:
         query.expect_none(_query(request))
         websocket.check(request)
+        self._parts.hub.see_room(request[PRINCIPAL].bearer)
         return await self._converse(request, request[PRINCIPAL])
 
     async def _converse(
         self, request: web.Request, principal: Principal, *, workspace: str | None = None, reader: Reader | None = None
     ) -> web.StreamResponse:
         parts = self._parts
-        socket = Socket(parts.feed, parts.intake, principal, parts.socket_limits, workspace=workspace, reader=reader)
+        socket = Socket(
+            parts.feed,
+            parts.intake,
+            parts.keyring,
+            parts.views,
+            principal,
+            parts.socket_limits,
+            parts.redactor,
+            workspace=workspace,
+            reader=reader,
+        )
         return await websocket.serve(
             request,
             parts.feed,
             socket,
             principal.chain,
             max_message_bytes=parts.max_body_bytes,
+            messages_per_second=parts.socket_limits.messages_per_second,
             **parts.sink_options,
         )
 
     async def create_ticket(self, request: web.Request) -> web.StreamResponse:
-        principal = request[PRINCIPAL]
         query.expect_none(_query(request))
         wanted = schemas.check(schemas.TICKET, await self._json_body(request))
+        principal = request[PRINCIPAL]
         workspace, parameters = wanted["workspace"], schemas.filter_of(wanted)
         principal.need(workspace, READ)
         parse_filter(parameters)
@@ -249,15 +281,19 @@ class Handlers:
 
     async def list_workspaces(self, request: web.Request) -> web.StreamResponse:
         principal = request[PRINCIPAL]
-        after, limit = query.parse_listing(_query(request), max_limit=self._parts.max_page_events)
-        found = await self._parts.workspaces.listing(principal.readable(), after=after, limit=limit)
+        wanted = query.parse_listing(_query(request), max_limit=self._parts.max_page_events, by_org=True)
+        found = await self._parts.workspaces.listing(
+            principal.readable(), after=wanted.after, limit=wanted.limit, org_id=wanted.org_id
+        )
         return _json({"workspaces": [_workspace(workspace) for workspace in found]})
 
     async def put_workspace(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = appending.check_writable(request.match_info["ws"]), request[PRINCIPAL]
         query.expect_none(_query(request))
+        if self._parts.redactor.holds_token(workspace):
+            raise ValidationError({"workspace": LIKE_A_SECRET})
         changes = schemas.check(schemas.WORKSPACE, await self._json_body(request))
-        stored, made = await self._parts.workspaces.put(workspace, dict(changes), creator=principal.id)
+        stored, made = await self._parts.administration.put_workspace(principal, workspace, changes)
         return _json(_workspace(stored), HTTPStatus.CREATED if made else HTTPStatus.OK)
 
     async def get_workspace(self, request: web.Request) -> web.StreamResponse:
@@ -267,9 +303,7 @@ class Handlers:
     async def delete_workspace(self, request: web.Request) -> web.StreamResponse:
         workspace = appending.check_writable(request.match_info["ws"])
         query.expect_none(_query(request))
-        await self._parts.workspaces.delete(workspace)
-        self._parts.keyring.forget()
-        self._parts.hub.close_workspace(workspace, Reason.WORKSPACE_DELETED)
+        await self._parts.administration.delete_workspace(request[PRINCIPAL], workspace)
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     # ---- keys
@@ -285,14 +319,13 @@ class Handlers:
         if expires_at is not None and not now_us() < expires_at <= LAST:
             raise ValidationError({"expires_at": "must lie in the future, and not behind the year 9999"})
         actor = wanted.get("actor")
-        await self._parts.log.head(workspace)  # a key is for a workspace that exists
-        made, secret = await self._parts.keyring.create_key(
-            workspace=workspace,
+        made, secret = await self._parts.administration.create_key(
+            principal,
+            workspace,
             name=wanted["name"],
             scopes=wanted["scopes"] if "scopes" in wanted else TEMPLATES[wanted["template"]],
             actor=(actor["type"], actor["id"]) if actor else None,
             expires_at=expires_at,
-            creator=principal,
         )
         return _json(_key(made) | {"key": secret}, HTTPStatus.CREATED)
 
@@ -307,8 +340,33 @@ class Handlers:
         key_id = request.match_info["id"]
         if not is_id(key_id):
             raise NotFound("no such key in this workspace")
-        await self._parts.keyring.revoke(key_id, _readable(request))
-        self._parts.hub.close_credential(key_id, Reason.CREDENTIAL_REVOKED)
+        await self._parts.administration.revoke_key(request[PRINCIPAL], _readable(request), key_id)
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+
+    # ---- members
+
+    async def list_members(self, request: web.Request) -> web.StreamResponse:
+        workspace = _readable(request)
+        wanted = query.parse_listing(_query(request), max_limit=self._parts.max_page_events)
+        await self._parts.log.head(workspace)
+        found = await self._parts.members.listing(workspace, after=wanted.after, limit=wanted.limit)
+        return _json({"members": [_member(member) for member in found]})
+
+    async def get_member(self, request: web.Request) -> web.StreamResponse:
+        query.expect_none(_query(request))
+        return _json(_member(await self._parts.members.get(_readable(request), _user(request))))
+
+    async def put_member(self, request: web.Request) -> web.StreamResponse:
+        workspace, user = _readable(request), _user(request)
+        query.expect_none(_query(request))
+        role = schemas.check(schemas.MEMBER, await self._json_body(request))["role"]
+        member, made = await self._parts.administration.put_member(request[PRINCIPAL], workspace, user, role)
+        return _json(_member(member), HTTPStatus.CREATED if made else HTTPStatus.OK)
+
+    async def remove_member(self, request: web.Request) -> web.StreamResponse:
+        workspace, user = _readable(request), _user(request)
+        query.expect_none(_query(request))
+        await self._parts.administration.remove_member(request[PRINCIPAL], workspace, user)
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     # ---- sessions of the page
@@ -339,7 +397,7 @@ class Handlers:
         if not principal.id.startswith("session_"):
             raise ValidationError({"session": "this call was made with a key, not with a browser session"})
         await self._parts.keyring.sign_out(principal)
-        self._parts.hub.close_credential(principal.id, Reason.SIGNED_OUT)
+        self._parts.hub.end_links([principal.id], Reason.SIGNED_OUT)
         response = web.Response(status=HTTPStatus.NO_CONTENT)
         response.del_cookie(COOKIE, path="/")
         return response
@@ -386,12 +444,12 @@ class Handlers:
     # ---- bodies
 
     async def _json_body(self, request: web.Request) -> Any:
+        """Read a body that is no event: a few values."""
         _media_type(request, schemas.JSON_TYPES)
-        return schemas.parse_json(await self._read(request))
+        return schemas.parse_json(await self._read(request, min(schemas.MAX_SMALL_BYTES, self._parts.max_body_bytes)))
 
-    async def _read(self, request: web.Request) -> bytes:
+    async def _read(self, request: web.Request, limit: int) -> bytes:
         """Read the body within its limits of size and time."""
-        limit = self._parts.max_body_bytes
         if (request.content_length or 0) > limit:
             raise PayloadTooLarge(f"the body has {request.content_length} bytes; at most {limit} are taken")
         try:
@@ -399,14 +457,21 @@ class Handlers:
                 # Only now: access and parameters were fine, the body is wanted (RFC 9110, 10.1.1).
                 assert request.transport is not None  # noqa: S101 - there was a request a moment ago
                 request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # aiohttp's own limit is the largest of all.
+            source = request if limit == self._parts.max_body_bytes else request.clone(client_max_size=limit)
             if request.content.is_eof():  # it came with its head, as nearly all do: no clock is needed
-                return await request.read()
+                return await source.read()
             async with asyncio.timeout(self._parts.body_timeout):
-                return await request.read()
+                data = await source.read()
         except TimeoutError:
             raise RequestTimeout(f"the body did not arrive within {self._parts.body_timeout:g} seconds") from None
         except web.HTTPRequestEntityTooLarge:
             raise PayloadTooLarge(f"the body has more than {limit} bytes") from None
+        # That took its time: access may have ended.
+        principal = await self._parts.gate.again(request)
+        if principal is not None:
+            request[PRINCIPAL] = principal
+        return data
 
 
 async def expect_later(_request: web.Request) -> None:
@@ -419,6 +484,14 @@ def _readable(request: web.Request) -> str:
     if not is_id(workspace):  # a database may refuse to look for such a text
         raise WorkspaceNotFound
     return workspace
+
+
+def _user(request: web.Request) -> str:
+    """Return the path's member. Raises ValidationError."""
+    user = request.match_info["user"]
+    if len(user) > MAX_VALUE_LENGTH or "\0" in user:
+        raise ValidationError({"user": f"1-{MAX_VALUE_LENGTH} characters, without U+0000"})
+    return user
 
 
 def _query(request: web.Request) -> query.Query:
@@ -485,11 +558,21 @@ def _key(key: Credential) -> dict[str, Any]:
     }
 
 
+def _member(member: Member) -> dict[str, Any]:
+    return {
+        "user": member.user,
+        "role": member.role,
+        "added_at": format_timestamp(member.added_at),
+        "added_by": member.added_by,
+    }
+
+
 def _session(principal: Principal) -> dict[str, Any]:
     return {
         "id": principal.id,
         "name": principal.name,
         "grants": {workspace: sorted(scopes) for workspace, scopes in principal.grants.items()},
+        "roles": dict(principal.roles),
         "actor": {"type": principal.actor[0], "id": principal.actor[1]} if principal.actor else None,
         "expires_at": format_timestamp(principal.expires_at) if principal.expires_at is not None else None,
     }

@@ -3,9 +3,10 @@
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache, partial
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 import structlog
@@ -13,9 +14,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from streamer.api.routes import Route
-from streamer.auth.access import PRINCIPAL, decide
-from streamer.auth.keys import Keyring
-from streamer.auth.tickets import Tickets
+from streamer.auth.access import PRINCIPAL, Gate
+from streamer.auth.origins import Origins
 from streamer.core.errors import (
     InternalError,
     MethodNotAllowed,
@@ -23,26 +23,48 @@ from streamer.core.errors import (
     PayloadTooLarge,
     RequestTimeout,
     StreamerError,
+    Unauthenticated,
     ValidationError,
 )
+from streamer.ingest.limits import AppendRate
+from streamer.ingest.redact import Redactor
 from streamer.observe.metrics import Metrics
 from streamer.transports.handover import HandedOver
 
+OnPrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
+
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+
+HEADERS = {
+    "Server": "streamer",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    # Asked of what a page embeds without CORS; what it fetches with CORS is not touched by it (Fetch standard, 3.7).
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""What every answer carries."""
+
+PREFLIGHT_HEADERS = {
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
+    "Access-Control-Max-Age": "600",
+}
+EXPOSED_HEADERS = "Link, Retry-After, X-Request-Id, RateLimit, RateLimit-Policy"
+"""What scripts of other origins may read of an answer."""
 
 _BODY_UNREAD = (PayloadTooLarge, RequestTimeout)
 
 
 def middlewares(
-    routes: Mapping[object, Route], keyring: Keyring, tickets: Tickets, metrics: Metrics
+    routes: Mapping[Any, Route], gate: Gate, origins: Origins, metrics: Metrics, redactor: Redactor
 ) -> list[Middleware]:
     """Return the middlewares, outermost first.
 
     Args:
         routes: the route of each handler that the router can find.
-        keyring: finds the principal.
-        tickets: find it, too.
+        gate: decides on access.
+        origins: whose pages may call.
         metrics: counts the requests.
+        redactor: cleans what errors quote.
     """
     logger = structlog.get_logger("http").bind()
     # prometheus-client makes a metric's name of its labels anew each time.
@@ -67,10 +89,10 @@ def middlewares(
         status = 200 if route and route.streams else 499
         response: web.StreamResponse | None = None
         try:
-            response = await handler(request)
+            response = _preflight(request, origins) or await handler(request)
             status = response.status
         except Exception as error:
-            response = error_response(_known(error, request), request_id)
+            response = error_response(_known(error, request), request_id, redactor)
             if "Content-Encoding" in request.headers:
                 response.force_close()  # the rest of the body may not be readable to its end
             status = response.status
@@ -95,7 +117,7 @@ def middlewares(
         """Decide on access before anything else of the request is looked at."""
         route = routes.get(request.match_info.handler)
         if route is not None:
-            principal = await decide(request, route.access, keyring, tickets)
+            principal = await gate.decide(request, route.access)
             if principal is not None:
                 request[PRINCIPAL] = principal
         return await handler(request)
@@ -103,18 +125,57 @@ def middlewares(
     return [answer, guard]
 
 
-async def set_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Set what every response carries, streams included."""
-    response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Server"] = "streamer"
+def set_headers(routes: Mapping[Any, Route], origins: Origins, rate: AppendRate) -> OnPrepare:
+    """Return what sets the headers that responses carry whatever made them, streams included."""
+
+    async def prepare(request: web.Request, response: web.StreamResponse) -> None:
+        headers = response.headers
+        headers.update(HEADERS)
+        headers["X-Request-Id"] = request.get(REQUEST_ID, "")
+        headers.setdefault("Cache-Control", "no-store")
+        if origins.listed:
+            headers.add("Vary", "Origin")
+            shown = origins.shown_to(request.headers.get("Origin"))
+            if shown is not None:
+                headers["Access-Control-Allow-Origin"] = shown
+                headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+        route, principal = routes.get(request.match_info.handler), request.get(PRINCIPAL)
+        if principal is not None and route is not None and route.appends:
+            headers.update(rate.headers(principal.account, headers.get("Retry-After")))
+
+    return prepare
 
 
-def error_response(error: StreamerError, request_id: str) -> web.Response:
-    """Write an error as the API's error body."""
-    content: dict[str, object] = {"code": error.code, "message": error.message, "request_id": request_id}
+def _preflight(request: web.Request, origins: Origins) -> web.Response | None:
+    """Answer a browser that asks whether a page may make a request (Fetch standard, 3.3.5); None if this is not that.
+
+    It brings no credential, so nothing but the path is looked at.
+    """
+    refused = request.match_info.http_exception
+    if (
+        request.method != "OPTIONS"
+        or "Access-Control-Request-Method" not in request.headers
+        or not isinstance(refused, web.HTTPMethodNotAllowed)
+        or not origins.allow(request.headers.get("Origin"))
+    ):
+        return None
+    methods = {"Access-Control-Allow-Methods": ", ".join(sorted(refused.allowed_methods))}
+    return web.Response(status=HTTPStatus.NO_CONTENT, headers=PREFLIGHT_HEADERS | methods)
+
+
+def error_content(error: StreamerError, redactor: Redactor | None) -> dict[str, Any]:
+    """Return what is said of an error. It may quote the request, a field's name for one, and that may be a secret."""
+    content: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.details:
         content["details"] = error.details
+    if redactor is None or isinstance(error, Unauthenticated):  # that quotes nothing, and shows how to send a key
+        return content
+    return dict(redactor.redact_texts(content))
+
+
+def error_response(error: StreamerError, request_id: str, redactor: Redactor | None = None) -> web.Response:
+    """Write an error as the API's error body; without a redactor, if it quotes nothing."""
+    content = error_content(error, redactor) | {"request_id": request_id}
     response = web.Response(
         body=orjson.dumps({"error": content}), status=error.status, headers={"Content-Type": "application/json"}
     )

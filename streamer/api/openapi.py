@@ -6,6 +6,7 @@ from typing import Any
 from streamer import __version__
 from streamer.api import schemas
 from streamer.api.routes import ROUTES, Route
+from streamer.auth.principal import ROLES
 from streamer.core import errors
 from streamer.core.filter import CATEGORIES, MAX_VALUE_LENGTH, MAX_VALUES
 from streamer.core.ids import ID_PATTERN
@@ -42,7 +43,8 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
         {"type": "number", "minimum": 0, "maximum": 60},
     ),
     "ticket": ("A ticket, in place of another credential; it carries the filter.", _TEXT),
-    "workspace_after": ("Only ids behind this one.", {"type": "string", "pattern": "^[^\\u0000]*$"}),
+    "listing_after": ("Only ids behind this one.", {"type": "string", "pattern": "^[^\\u0000]*$"}),
+    "org_id": ("Only those of this organisation.", {"type": "string", "minLength": 1, "maxLength": MAX_VALUE_LENGTH}),
     "category": ("Filter. " + _LIST, _words("category")),
     "action": ("Filter; `*` as the last part stands for any rest (`issue.*`). " + _LIST, _words("action")),
     "q": (
@@ -66,6 +68,7 @@ _HEADERS: dict[str, tuple[str, Schema]] = {
 _PATH: dict[str, tuple[str, Schema]] = {
     "ws": ("The workspace.", {"type": "string", "pattern": ID_PATTERN}),
     "id": ("The event's or key's id.", {"type": "string", "pattern": ID_PATTERN}),
+    "user": ("The person: the `sub` of their tokens.", schemas.USER_SCHEMA),
     "file": ("The file's name.", _TEXT),
 }
 
@@ -147,11 +150,14 @@ _SCHEMAS: dict[str, Schema] = {
     ),
     "NewKey": _object(_key["properties"] | {"key": _TEXT}),
     "KeyList": _list_of("keys", "Key"),
+    "Member": _object({"user": _TEXT, "role": {"enum": list(ROLES)}, "added_at": _TIME, "added_by": _TEXT}),
+    "MemberList": _list_of("members", "Member"),
     "Session": _object(
         {
             "id": _TEXT,
             "name": _TEXT,
             "grants": {"type": "object", "additionalProperties": _SCOPES},
+            "roles": {"type": "object", "additionalProperties": {"enum": list(ROLES)}},
             "actor": _BOUND_ACTOR,
             "expires_at": _MAYBE_TIME,
         }
@@ -183,7 +189,7 @@ def document() -> dict[str, Any]:
         "components": {
             "schemas": components,
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "A key, `sk_…`."},
+                "key": {"type": "http", "scheme": "bearer", "description": "A key, `sk_…`, or a JSON Web Token."},
                 "session": {"type": "apiKey", "in": "cookie", "name": "streamer_session"},
             },
         },
@@ -210,7 +216,7 @@ def _operation(route: Route, components: dict[str, Schema]) -> dict[str, Any]:
 def _parameter(where: str, name: str, text: str, schema: Schema, *, required: bool = False) -> dict[str, Any]:
     return {
         "in": where,
-        "name": "after" if name == "workspace_after" else name,
+        "name": "after" if name == "listing_after" else name,
         "description": text,
         "schema": schema,
         "required": required,

@@ -8,7 +8,7 @@ from typing import cast
 
 from streamer.core.clock import parse_timestamp
 from streamer.core.errors import InvalidCursor, ValidationError
-from streamer.core.filter import FILTER_FIELDS, Filter, parse_filter
+from streamer.core.filter import FILTER_FIELDS, MAX_VALUE_LENGTH, Filter, parse_filter
 from streamer.core.ports import Bound, Order
 from streamer.core.position import MAX_SEQ, Position
 
@@ -127,16 +127,27 @@ def parse_stream(query: Query, last_event_id: str | None, *, by_ticket: bool) ->
     return selection, start
 
 
-def parse_listing(query: Query, *, max_limit: int) -> tuple[str, int]:
-    """Read the parameters of a list: behind which id, and how many. Raises ValidationError."""
-    wrong = _unknown(query, {"after", "limit"})
-    single = _singles(query, ("after", "limit"), wrong)
+@dataclass(frozen=True)
+class Listing:
+    """Part of a list of what has ids: behind which one, how many, and of which organisation."""
+
+    after: str
+    limit: int
+    org_id: str | None
+
+
+def parse_listing(query: Query, *, max_limit: int, by_org: bool = False) -> Listing:
+    """Read the parameters of a list. Raises ValidationError."""
+    names = ("after", "limit", "org_id") if by_org else ("after", "limit")
+    wrong = _unknown(query, names)
+    single = _singles(query, names, wrong)
     limit = _limit(single.get("limit"), max_limit, wrong)
-    if "\0" in single.get("after", ""):
-        wrong["after"] = "must not hold the character U+0000"
+    wrong |= {name: "must not hold the character U+0000" for name, value in single.items() if "\0" in value}
+    if not 0 < len(single.get("org_id", "default")) <= MAX_VALUE_LENGTH:
+        wrong["org_id"] = f"must have 1-{MAX_VALUE_LENGTH} characters"
     if wrong:
         raise ValidationError(wrong)
-    return single.get("after", ""), limit
+    return Listing(single.get("after", ""), limit, single.get("org_id"))
 
 
 def expect_none(query: Query) -> None:

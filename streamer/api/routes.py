@@ -8,7 +8,7 @@ from typing import Any
 
 from streamer.api import schemas
 from streamer.auth.access import ANYONE, PUBLIC, Access
-from streamer.auth.principal import ADMIN, READ, WRITE
+from streamer.auth.principal import ADMIN, OWNER, READ, WRITE
 from streamer.core.filter import FILTER_FIELDS
 from streamer.core.ids import RESERVED_EVENT_IDS
 
@@ -34,6 +34,8 @@ class Route:
     answers: tuple[tuple[int, str, str], ...] = ()
     """Status, schema or media type, and meaning of each success."""
     errors: tuple[int, ...] = ()
+    appends: bool = False
+    """The limit of appends counts for it, and its answers tell of it."""
     streams: bool = False
     """The answer goes on; HEAD makes no sense."""
     documented: bool = True
@@ -50,7 +52,7 @@ ROUTES: tuple[Route, ...] = (
         "POST", f"{_WS}/events", "append_events", "Append one event, an array or NDJSON; all or nothing", Access(WRITE),
         headers=("Idempotency-Key",), body=schemas.EVENT,
         answers=((201, "Event | EventList", "Stored."), (200, "Event | EventList", "All were stored before.")),
-        errors=(400, 404, 408, 409, 413, 415, 503),
+        errors=(400, 404, 408, 409, 413, 415, 429, 503), appends=True,
     ),
     Route(
         "GET", f"{_WS}/events", "list_events", "Page through history", Access(READ),
@@ -70,7 +72,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET", "/v1/ws", "open_shared_socket", "Follow and append in many workspaces over one WebSocket", ANYONE,
-        answers=((101, "", "Messages as docs/api.md describes them."),), errors=(400,), streams=True,
+        answers=((101, "", "Messages as docs/api.md describes them."),), errors=(400, 429), streams=True,
     ),
     Route(
         "POST", "/v1/tickets", "create_ticket", "Make a ticket: a credential for one stream of a browser", ANYONE,
@@ -83,7 +85,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET", "/v1/workspaces", "list_workspaces", "List the workspaces that the caller may read", ANYONE,
-        query=("workspace_after", "limit"), answers=((200, "WorkspaceList", "In order of id."),), errors=(400,),
+        query=("listing_after", "limit", "org_id"), answers=((200, "WorkspaceList", "In order of id."),), errors=(400,),
     ),
     Route(
         "PUT", _WS, "put_workspace", "Make a workspace, or change its values", Access(ADMIN), body=schemas.WORKSPACE,
@@ -94,8 +96,26 @@ ROUTES: tuple[Route, ...] = (
         answers=((200, "Workspace", "The workspace."),), errors=(400, 404),
     ),
     Route(
-        "DELETE", _WS, "delete_workspace", "Delete a workspace with its events and keys", Access(ADMIN),
+        "DELETE", _WS, "delete_workspace", "Delete a workspace with its events, members and keys", Access(OWNER),
         answers=((204, "", "Deleted; its streams are closed."),), errors=(400, 404),
+    ),
+    Route(
+        "GET", f"{_WS}/members", "list_members", "List the workspace's members", Access(READ),
+        query=("listing_after", "limit"), answers=((200, "MemberList", "In order of their ids."),), errors=(400, 404),
+    ),
+    Route(
+        "PUT", f"{_WS}/members/{{user}}", "put_member", "Give a person a role in the workspace", Access(ADMIN),
+        body=schemas.MEMBER, answers=((201, "Member", "Added."), (200, "Member", "Was a member already.")),
+        errors=(400, 404, 408, 409, 413, 415),
+    ),
+    Route(
+        "GET", f"{_WS}/members/{{user}}", "get_member", "Return a member", Access(READ),
+        answers=((200, "Member", "The member."),), errors=(400, 404),
+    ),
+    Route(
+        "DELETE", f"{_WS}/members/{{user}}", "remove_member",
+        "Take a person out of the workspace; their streams are closed, keys that act as them revoked", Access(ADMIN),
+        answers=((204, "", "Removed."),), errors=(400, 404, 409),
     ),
     Route(
         "POST", f"{_WS}/keys", "create_key", "Make a key for the workspace; its secret is shown only here", Access(ADMIN),

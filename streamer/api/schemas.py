@@ -15,23 +15,38 @@ from pydantic import (
     with_config,
 )
 from pydantic import ValidationError as PydanticError
+from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
-from streamer.auth.principal import SCOPES, TEMPLATES
+from streamer.auth.principal import ROLES, SCOPES, TEMPLATES
 from streamer.core.clock import parse_timestamp
 from streamer.core.errors import ValidationError
 from streamer.core.filter import CATEGORIES, FILTER_FIELDS, MAX_VALUE_LENGTH
-from streamer.core.ids import ID_PATTERN, RESERVED_EVENT_IDS, is_id
+from streamer.core.ids import ID_PATTERN, OWN_EVENT_IDS, RESERVED_EVENT_IDS, is_id
+from streamer.ingest.intake import depth_of
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 Body = TypeVar("Body")
+
+MAX_SETTINGS_BYTES = 64 * 1024
+MAX_SETTINGS_DEPTH = 32
+"""Of a workspace's own settings, whose changes are told in its log."""
+
+MAX_SMALL_BYTES = 512 * 1024
+"""A body, or a message on a socket, that holds no events."""
+MAX_WIDTH = 32
+"""Fields of an object whose fields have fixed names; none has as many."""
+MAX_NAMED = 50
+"""Wrong fields that an error names."""
 
 JSON_TYPES = {"application/json"}
 NDJSON_TYPES = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
 
 
 def _event_id(value: str) -> str:
+    if value.startswith(OWN_EVENT_IDS):
+        raise ValueError(f"ids that begin with {OWN_EVENT_IDS} are the server's own")
     if value in RESERVED_EVENT_IDS or not is_id(value):
         raise ValueError("1-128 of A-Z a-z 0-9 . _ : ~ @ - and not " + ", ".join(sorted(RESERVED_EVENT_IDS)))
     return value
@@ -48,15 +63,20 @@ def _no_nul(value: str) -> str:
     return value
 
 
-def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+def _settings(value: dict[str, Any]) -> dict[str, Any]:
     try:
-        orjson.dumps(value)
+        size = len(orjson.dumps(value))
     except orjson.JSONEncodeError:  # 254 levels
-        raise ValueError("nested too deeply") from None
+        size = 0
+    if not size or depth_of(value) > MAX_SETTINGS_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_SETTINGS_DEPTH} levels")
+    if size > MAX_SETTINGS_BYTES:
+        raise ValueError(f"has {size} bytes as JSON; at most {MAX_SETTINGS_BYTES} are kept")
     return value
 
 
-_ID_SCHEMA = {"type": "string", "pattern": ID_PATTERN, "not": {"enum": [*sorted(RESERVED_EVENT_IDS), ".", ".."]}}
+_NO_IDS = [{"enum": [*sorted(RESERVED_EVENT_IDS), ".", ".."]}, {"pattern": f"^{OWN_EVENT_IDS}"}]
+_ID_SCHEMA = {"type": "string", "pattern": ID_PATTERN, "not": {"anyOf": _NO_IDS}}
 
 EventId = Annotated[str, AfterValidator(_event_id), WithJsonSchema(_ID_SCHEMA)]
 _NO_NUL_SCHEMA = Field(json_schema_extra={"pattern": "^[^\\u0000]*$"})
@@ -64,6 +84,7 @@ Word = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_VALUE_LENGTH), AfterValidator(_no_nul), _NO_NUL_SCHEMA
 ]
 """A value that is indexed: any text without NUL, 1-512 characters."""
+USER_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_VALUE_LENGTH, "pattern": "^[^\\u0000]*$"}
 Timestamp = Annotated[str, AfterValidator(_timestamp), Field(json_schema_extra={"format": "date-time"})]
 Name = Annotated[str, StringConstraints(max_length=256), AfterValidator(_no_nul), _NO_NUL_SCHEMA]
 """What people call something."""
@@ -128,7 +149,18 @@ class WorkspaceIn(TypedDict, total=False):
 
     name: Name | None
     org_id: Word
-    settings: Annotated[dict[str, Any], AfterValidator(_shallow)]
+    settings: Annotated[
+        dict[str, Any],
+        AfterValidator(_settings),
+        Field(description=f"At most {MAX_SETTINGS_BYTES} bytes of JSON and {MAX_SETTINGS_DEPTH} levels."),
+    ]
+
+
+@with_config(STRICT)
+class MemberIn(TypedDict):
+    """What a person is in a workspace."""
+
+    role: Literal[*ROLES]  # type: ignore[valid-type]
 
 
 class _RequiredKey(TypedDict):
@@ -233,6 +265,7 @@ class PingIn(TypedDict):
 EVENTS: TypeAdapter[list[EventIn]] = TypeAdapter(list[EventIn])
 EVENT: TypeAdapter[EventIn] = TypeAdapter(EventIn)
 WORKSPACE: TypeAdapter[WorkspaceIn] = TypeAdapter(WorkspaceIn)
+MEMBER: TypeAdapter[MemberIn] = TypeAdapter(MemberIn)
 KEY: TypeAdapter[KeyIn] = TypeAdapter(KeyIn)
 SIGN_IN: TypeAdapter[SignInIn] = TypeAdapter(SignInIn)
 TICKET: TypeAdapter[dict[str, Any]] = TypeAdapter(TicketIn)
@@ -246,15 +279,38 @@ MESSAGES: Mapping[str, TypeAdapter[Any]] = {
 
 
 def check(adapter: TypeAdapter[Body], value: object, *, prefix: str = "") -> Body:
-    """Check a parsed body; wrong fields are named by their path below `prefix` (`events[3].actor.type`)."""
+    """Check a parsed body; wrong fields are named by their path below `prefix` (`events[3].actor.type`), the first of them if they are many."""
     try:
+        _check_width(value, prefix)
         return adapter.validate_python(value)
     except PydanticError as error:
+        found = error.errors(include_url=False, include_input=False)
         fields = {
-            _path(item["loc"], prefix): _message(item["type"], item["msg"], is_event=adapter in (EVENT, EVENTS))
-            for item in error.errors(include_url=False, include_input=False, include_context=False)
+            _path(item["loc"], prefix): _message(item, is_event=adapter in (EVENT, EVENTS))
+            for item in found[:MAX_NAMED]
         }
+        if len(found) > MAX_NAMED:
+            fields["and more"] = f"{len(found)} fields are wrong; these are the first"
         raise ValidationError(fields) from None
+
+
+def _check_width(value: object, where: str) -> None:
+    """See that what has fixed names has not very many others: to name each of them would take longer than all else.
+
+    Raises: ValidationError.
+    """
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_width(item, f"{where}[{index}]")
+    elif isinstance(value, dict):
+        parts = {"": value, **{name: value.get(name) for name in ("actor", "entity")}}
+        changes = value.get("changes")
+        if isinstance(changes, dict):
+            parts |= {f"changes.{name}": change for name, change in changes.items()}
+        for name, part in parts.items():
+            if isinstance(part, dict) and len(part) > MAX_WIDTH:
+                path = ".".join(filter(None, (where, name))) or "body"
+                raise ValidationError({path: f"{len(part)} fields; it has no more than {MAX_WIDTH}"})
 
 
 def filter_of(body: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -289,10 +345,20 @@ _MESSAGES: Mapping[str, str] = {
     "dict_type": "must be an object",
     "list_type": "must be a list",
     "string_type": "must be a text",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must have the form {pattern}",
+    "too_short": "must not be empty",
+    "too_long": "must have at most {max_length} items",
+    "literal_error": "must be {expected}",
 }
+"""By pydantic's types of errors, whose values stand in braces. What has a shortest length must not be empty, no more."""
 
 
-def _message(kind: str, message: str, *, is_event: bool) -> str:
+def _message(error: ErrorDetails, *, is_event: bool) -> str:
+    kind = error["type"]
     if kind == "extra_forbidden" and is_event:
         return "unknown field; free data goes into `details`"
-    return _MESSAGES.get(kind, message.removeprefix("Value error, ").removeprefix("Input "))
+    if kind in _MESSAGES:
+        return _MESSAGES[kind].format_map(error.get("ctx", {}))
+    return error["msg"].removeprefix("Value error, ").removeprefix("Input ")

@@ -8,8 +8,11 @@ from typing import Any
 import structlog
 
 from streamer.api import appending, schemas
+from streamer.api.middleware import error_content
 from streamer.api.query import parse_bound
+from streamer.auth.keys import Keyring
 from streamer.auth.principal import READ, WRITE, Principal
+from streamer.auth.view import Views
 from streamer.core.errors import InternalError, RateLimited, StreamerError, ValidationError, WorkspaceNotFound
 from streamer.core.filter import parse_filter
 from streamer.core.ids import is_id
@@ -17,6 +20,7 @@ from streamer.feed.connection import Connection, Reader, Subscription
 from streamer.feed.feed import Feed
 from streamer.feed.reasons import Reason
 from streamer.ingest.intake import Intake
+from streamer.ingest.redact import Redactor
 from streamer.transports.sink import ending
 from streamer.transports.websocket import WebSocketSink, WebSocketWire, message
 
@@ -30,6 +34,7 @@ class SocketLimits:
 
     subscriptions: int
     batch_events: int
+    messages_per_second: int
 
 
 class Socket:
@@ -38,20 +43,26 @@ class Socket:
     connection: Connection
     sink: WebSocketSink
 
-    def __init__(  # noqa: PLR0913 - what a socket is made of
+    def __init__(  # noqa: PLR0913, PLR0917 - what a socket is made of
         self,
         feed: Feed,
         intake: Intake,
+        keyring: Keyring,
+        views: Views,
         principal: Principal,
         limits: SocketLimits,
+        redactor: Redactor,
         *,
         workspace: str | None = None,
         reader: Reader | None = None,
     ) -> None:
         self._feed = feed
         self._intake = intake
+        self._keyring = keyring
+        self._views = views
         self._principal = principal
         self._limits = limits
+        self._redactor = redactor
         self._workspace = workspace
         self._readers: dict[str, Reader] = {DEFAULT: reader} if reader else {}
         self._takers = {
@@ -80,6 +91,8 @@ class Socket:
             kind = parsed.get("type")
             if not isinstance(kind, str) or kind not in self._takers:
                 raise ValidationError({"type": f"must be one of {', '.join(self._takers)}"})  # noqa: TRY301
+            if kind != "publish" and len(text) > schemas.MAX_SMALL_BYTES:
+                raise ValidationError({"message": f"{kind} has at most {schemas.MAX_SMALL_BYTES} bytes"})  # noqa: TRY301
             await self._takers[kind](schemas.check(schemas.MESSAGES[kind], parsed))
         except StreamerError as error:
             self._refuse(error, echo)
@@ -98,7 +111,9 @@ class Socket:
             self.sink.write(data)
 
     def _refuse(self, error: StreamerError, echo: Mapping[str, Any]) -> None:
-        content = {"code": error.code, "message": error.message} | ({"details": error.details} if error.details else {})
+        content = error_content(error, self._redactor)
+        if error.retry_after is not None:  # there is no Retry-After here
+            content["details"] = {**content.get("details", {}), "retry_after": error.retry_after}
         # What is echoed is not made longer than what may be sent.
         self._say(message("error", error=content, **{name: value[:128] for name, value in echo.items()}))
 
@@ -118,16 +133,13 @@ class Socket:
             raise ValidationError(wrong)
         if len(self._readers) >= self._limits.subscriptions:
             raise RateLimited(f"this socket has {self._limits.subscriptions} subscriptions, which is the limit")
-        principal = self._principal
+        principal = await self._keyring.current(self._principal)
         principal.need(workspace, READ)
         if not is_id(workspace):  # a database may refuse to look for such a text
             raise WorkspaceNotFound
-        self._start(
-            sub,
-            await self._feed.follow(
-                Subscription(workspace, principal.account, principal.may_see(workspace, selection), start)
-            ),
-        )
+        selection = await self._views.of(principal, workspace, selection)
+        links = principal.links(workspace)
+        self._start(sub, await self._feed.follow(Subscription(workspace, principal.account, selection, start, links)))
 
     async def _unsubscribe(self, body: dict[str, Any]) -> None:
         reader = self._readers.pop(body["sub"], None)
@@ -138,7 +150,9 @@ class Socket:
 
     async def _publish(self, body: dict[str, Any]) -> None:
         workspace, key = self._workspace_of(body), body.get("idempotency_key")
-        self._principal.need(workspace, WRITE)
+        principal = await self._keyring.current(self._principal)
+        principal.need(workspace, WRITE)
+        self._intake.rate.check(principal.account)
         appending.check_writable(workspace)
         appending.check_idempotency_key(key, "idempotency_key")
         if ("event" in body) == ("events" in body):
@@ -146,7 +160,7 @@ class Socket:
         try:
             appended = await appending.append(
                 self._intake,
-                self._principal,
+                principal,
                 workspace,
                 body["events"] if "events" in body else body["event"],
                 idempotency_key=key,

@@ -1,12 +1,12 @@
 """The one decision: may this caller use this route in this workspace? Made before anything else of a request is read."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from streamer.auth.jwt import MAX_TOKEN
 from streamer.auth.keys import Keyring
+from streamer.auth.origins import SETTING, Origins, same_origin
 from streamer.auth.principal import ADMIN, Principal
 from streamer.auth.tickets import Ticket, Tickets
 from streamer.core.errors import PermissionDenied, Unauthenticated
@@ -17,7 +17,7 @@ PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 TICKET: web.RequestKey[Ticket] = web.RequestKey("ticket", Ticket)
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_MAX_CREDENTIAL = 1024
+_MAX_CREDENTIAL = MAX_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +32,52 @@ class Access:
     """A ticket for the path's workspace will do."""
 
 
+ACCESS: web.RequestKey[Access] = web.RequestKey("access", Access)
+"""What was decided on."""
+
 PUBLIC = Access(public=True)
 ANYONE = Access()
 """Any valid credential."""
 
 
-async def decide(request: web.Request, access: Access, keyring: Keyring, tickets: Tickets) -> Principal | None:
-    """Return the principal if it may use the route, None on a public one. A ticket stands as `TICKET` in the request.
+class Gate:
+    """Decides who gets in."""
 
-    Raises:
-        Unauthenticated: no valid credential.
-        WorkspaceNotFound: the caller has no grant for the workspace: the answer is the same whether it exists.
-        PermissionDenied: the caller has a grant there, but lacks the scope.
-    """
-    if access.public:
-        return None
-    if access.ticket and "ticket" in request.query:
-        principal, request[TICKET] = await _ticket(request, tickets)
-    else:
-        principal = await _authenticate(request, keyring)
-    if access.scope is None:
+    def __init__(self, keyring: Keyring, tickets: Tickets, origins: Origins) -> None:
+        self._keyring = keyring
+        self._tickets = tickets
+        self._origins = origins
+
+    async def decide(self, request: web.Request, access: Access) -> Principal | None:
+        """Return the principal if it may use the route, None on a public one. A ticket stands as `TICKET` in the request.
+
+        Raises:
+            Unauthenticated: no valid credential.
+            WorkspaceNotFound: the caller has no grant for the workspace: the answer is the same whether it exists.
+            PermissionDenied: the caller has a grant there, but lacks the scope; or a page calls that may not.
+        """
+        request[ACCESS] = access
+        if access.public:
+            return None
+        by_ticket = access.ticket and "ticket" in request.query
+        if by_ticket:
+            principal, request[TICKET] = await _ticket(request, self._tickets)
+        else:
+            principal = await _authenticate(request, self._keyring)
+        _check_page(request, self._origins, by_cookie=not by_ticket and "Authorization" not in request.headers)
+        if access.scope is None:
+            return principal
+        workspace = request.match_info.get("ws")
+        if workspace is None:
+            if not (access.scope == ADMIN and principal.is_admin()):
+                raise PermissionDenied("this needs the admin key")
+            return principal
+        principal.need(workspace, access.scope)
         return principal
-    workspace = request.match_info.get("ws")
-    if workspace is None:
-        if not (access.scope == ADMIN and principal.is_admin()):
-            raise PermissionDenied("this needs the admin key")
-        return principal
-    principal.need(workspace, access.scope)
-    return principal
+
+    async def again(self, request: web.Request) -> Principal | None:
+        """Decide anew on a request that was let in some time ago. Returns and raises as `decide` does."""
+        return await self.decide(request, request[ACCESS])
 
 
 async def _ticket(request: web.Request, tickets: Tickets) -> tuple[Principal, Ticket]:
@@ -71,31 +89,35 @@ async def _ticket(request: web.Request, tickets: Tickets) -> tuple[Principal, Ti
 
 
 async def _authenticate(request: web.Request, keyring: Keyring) -> Principal:
-    header = request.headers.get("Authorization")
-    if header is not None:
-        scheme, _, secret = header.partition(" ")
+    headers = request.headers.getall("Authorization", ())
+    if len(headers) > 1:  # who stands between may have looked at the other one
+        raise Unauthenticated("send one `Authorization` header")
+    if headers:
+        scheme, _, secret = headers[0].partition(" ")
         secret = secret.strip()
         if scheme.lower() != "bearer" or not secret or len(secret) > _MAX_CREDENTIAL:
-            raise Unauthenticated("send the key as `Authorization: Bearer <key>`")
+            raise Unauthenticated("send the key or token as `Authorization: Bearer <key>`")
         return await keyring.principal(secret, "key")
     cookie = request.cookies.get(COOKIE)
     if cookie is None:
-        raise Unauthenticated("a key is needed: `Authorization: Bearer <key>`")
-    principal = await keyring.principal(cookie[:_MAX_CREDENTIAL], "session")
-    # The browser sends the cookie by itself, so a request that changes something must come from our own page; and a socket, whose
-    # messages any page could read otherwise (RFC 6455, 10.2).
-    is_safe = request.method in _SAFE_METHODS and "Upgrade" not in request.headers
-    if not is_safe and not same_origin(request.headers, request.host):
-        raise PermissionDenied("a session may change things, or open a socket, only from this server's own page")
-    return principal
+        raise Unauthenticated("a key or token is needed: `Authorization: Bearer <key>`")
+    return await keyring.principal(cookie[:_MAX_CREDENTIAL], "session")
 
 
-def same_origin(headers: Mapping[str, str], host: str) -> bool:
-    """Tell whether a browser says that the request comes from a page of `host` (Fetch standard, the Origin header)."""
-    origin = headers.get("Origin")
-    if origin is None:
-        return False
-    try:
-        return urlsplit(origin).netloc == host
-    except ValueError:  # not a URL
-        return False
+def _check_page(request: web.Request, origins: Origins, *, by_cookie: bool) -> None:
+    """See that a page that calls may do so. A browser says where a page is from; other clients say nothing, or what they like.
+
+    Raises: PermissionDenied.
+    """
+    upgrades = "Upgrade" in request.headers
+    origin = request.headers.get("Origin")
+    is_own = same_origin(request.headers, request.host)
+    if by_cookie:
+        # The browser sends the cookie by itself, for any page. `Sec-Fetch-Site` tells of those that name no Origin (Fetch Metadata).
+        site = request.headers.get("Sec-Fetch-Site", "none")
+        needs_origin = request.method not in _SAFE_METHODS or upgrades
+        if (not is_own and (needs_origin or origin is not None)) or site not in {"same-origin", "none"}:
+            raise PermissionDenied("a session is for this server's own page: this request comes from elsewhere")
+    elif upgrades and origin is not None and not is_own and not origins.allow(origin):
+        # CORS does not guard WebSockets: any page could open one (RFC 6455, 10.2).
+        raise PermissionDenied(f"pages of this origin may not open a socket: {SETTING} lists those that may")

@@ -1,20 +1,25 @@
-"""Keys, sign-in codes and sessions: made here, told apart by what they are for, kept as hashes."""
+"""Keys, tokens, sign-in codes and sessions: whom each stands for, told apart by how it was sent. Secrets are kept as hashes."""
 
 import asyncio
-import contextlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from hashlib import sha256
+from typing import Any, TypeVar
 
-from streamer.auth.principal import ADMIN, EVERYWHERE, Principal
+from streamer.auth.jwt import Claims, Tokens, looks_like_jwt
+from streamer.auth.principal import ADMIN, EVERYWHERE, PERSON, SIGNER, UNTIL, Principal
 from streamer.core.clock import now_us
-from streamer.core.errors import NotFound, Unauthenticated
-from streamer.feed.reasons import Reason
+from streamer.core.errors import Unauthenticated
 from streamer.observe.tasks import outlasting
 from streamer.store.credentials import Credential, Credentials
+from streamer.store.members import Members
+
+T = TypeVar("T")
 
 SECOND = 1_000_000
-CACHE_SECONDS = 2
+CACHE_SECONDS = 1
 """How long a looked-up credential is trusted: a key revoked on another node works there no longer than this."""
 CACHE_ENTRIES = 10_000
 SIGN_IN_SECONDS = 600
@@ -34,139 +39,114 @@ def hash_secret(secret: str) -> str:
 
 
 class Keyring:
-    """Makes credentials and finds the principal behind one."""
+    """Finds the principal behind a credential; makes those that only the server's own page uses."""
 
-    def __init__(self, credentials: Credentials, clock: Callable[[], int] = now_us) -> None:
+    def __init__(
+        self,
+        credentials: Credentials,
+        members: Members,
+        tokens: Tokens | None = None,
+        clock: Callable[[], int] = now_us,
+    ) -> None:
         self._credentials = credentials
+        self._members = members
+        self._tokens = tokens
         self._clock = clock
-        self._cache: dict[tuple[str, str], tuple[int, asyncio.Task[Principal]]] = {}
-        """By kind and hash: until when a look-up is trusted, and the look-up, which may still be under way."""
+        self._cache: dict[tuple[str, str], tuple[int, asyncio.Task[Any]]] = {}
+        """By kind and what was asked (of a secret its hash): until when a look-up is trusted, and the look-up, which may still be under way."""
 
     async def principal(self, secret: str, kind: str) -> Principal:
-        """Return the principal of a secret. `kind` is how it was sent: `key` (header) or `session` (cookie).
+        """Return the principal of a secret. `kind` is how it was sent: `key` (header; a token too) or `session` (cookie).
 
         Raises:
             Unauthenticated: there is no such credential, it was sent in another's place, or it has expired.
+            IssuerUnavailable: it is a token, and the keys to verify it were never fetched.
         """
         # Looking up by hash leaks nothing by its timing: who guesses cannot steer the hash.
-        asked = kind, hash_secret(secret)
+        hashed = hash_secret(secret)
+        if kind == "key" and self._tokens is not None and looks_like_jwt(secret):
+            return await self._by_token(self._tokens, secret, hashed)
+        principal = await self._remembered((kind, hashed), lambda: self._find(kind, hashed))
+        if principal.expires_at is not None and principal.expires_at <= self._clock():
+            raise Unauthenticated("the credential has expired")
+        return principal
+
+    async def _by_token(self, tokens: Tokens, token: str, hashed: str) -> Principal:
+        asked = ("token", hashed)
+        principal = await self._remembered(asked, lambda: self._bearer(tokens, token))
+        if principal.expires_at is not None and principal.expires_at <= self._clock():
+            # It ended meanwhile; whether the leeway still lets it be used is not for us to say.
+            self._cache.pop(asked, None)
+            principal = await self._remembered(asked, lambda: self._bearer(tokens, token))
+        return principal
+
+    async def _remembered(self, asked: tuple[str, str], find: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what `find` finds, or found up to a second ago; what it raises is for those who wait for it now."""
         now = self._clock()
         known = self._cache.get(asked)
         if known is None or known[0] <= now:
             if len(self._cache) >= CACHE_ENTRIES:
                 self._cache.clear()
             # Kept before it is found: the many requests of one key are not to look it up at once.
-            known = self._cache[asked] = now + CACHE_SECONDS * SECOND, outlasting(self._find(*asked))
-        principal = await asyncio.shield(known[1])
-        if principal.expires_at is not None and principal.expires_at <= now:
-            raise Unauthenticated("the credential has expired")
-        return principal
+            task = outlasting(find())
+            known = self._cache[asked] = now + CACHE_SECONDS * SECOND, task
+            task.add_done_callback(partial(self._drop_failure, asked))
+        found: T = await asyncio.shield(known[1])
+        return found
+
+    def _drop_failure(self, asked: tuple[str, str], task: asyncio.Task[Any]) -> None:
+        known = self._cache.get(asked)
+        if known is not None and known[1] is task and (task.cancelled() or task.exception() is not None):
+            del self._cache[asked]
 
     async def _find(self, kind: str, secret_hash: str) -> Principal:
-        found = None
-        try:
-            found = await self._credentials.find(secret_hash)
-        finally:
-            if found is None:  # this holds for those who asked meanwhile, not for longer
-                self._cache.pop((kind, secret_hash), None)
+        found = await self._credentials.find(secret_hash)
         if found is None or found.kind not in ({"session"} if kind == "session" else {"key", "admin"}):
             raise Unauthenticated("the credential is not valid")
         return principal_of(found)
 
-    async def holder(self, link: str) -> Principal | None:
-        """Return the principal of a credential by its link in a chain, None if it has ended."""
+    async def _bearer(self, tokens: Tokens, token: str) -> Principal:
+        claims = await tokens.verify(token)
+        return person(claims, await self._members.roles(claims.subject))
+
+    async def current(self, principal: Principal) -> Principal:
+        """Return a principal as it is now, for what goes on for long: a person's roles may be others than at the beginning."""
+        if not principal.is_person:
+            return principal
+        user = principal.own_id
+        roles = await self._remembered(("roles", user), lambda: self._members.roles(user))
+        return principal if roles == principal.roles else replace(principal, roles=roles)
+
+    async def holder(self, link: str, claims: Mapping[str, Any] | None) -> Principal | None:
+        """Return the principal that a ticket was made by, None if its credential has ended.
+
+        Args:
+            link: what stands for the credential in a chain.
+            claims: of a token, as `claims_of` wrote them.
+        """
+        if claims is not None:
+            return await self._bearer_of(claims_from(claims))
         found = await self._credentials.get(link.partition(".")[0])
         if found is None or (found.expires_at is not None and found.expires_at <= self._clock()):
             return None
         principal = principal_of(found)
         return principal if principal.chain[0] == link else None
 
-    async def ended(self, chain: Sequence[str]) -> dict[str, Reason]:
-        """Tell which of these credentials (as in `Principal.chain`, tickets aside) have ended, and why."""
-        now = self._clock()
-        ended = dict.fromkeys(chain, Reason.CREDENTIAL_REVOKED)
-        for credential in await self._credentials.standing([link.partition(".")[0] for link in chain]):
-            if credential.expires_at is not None and credential.expires_at <= now:
-                ended[credential.id] = Reason.CREDENTIAL_EXPIRED
-            else:
-                ended.pop(credential.id, None)
-                ended.pop(f"{credential.id}.{credential.created_at}", None)
-        return ended
-
-    async def create_key(  # noqa: PLR0913 - what a key is made of
-        self,
-        *,
-        workspace: str,
-        name: str,
-        scopes: Sequence[str],
-        actor: tuple[str, str] | None,
-        expires_at: int | None,
-        creator: Principal,
-    ) -> tuple[Credential, str]:
-        """Make a key for one workspace. Returns its record and the secret, which is not kept."""
-        secret = "sk_" + secrets.token_urlsafe(32)
-        credential = Credential(
-            id="key_" + secrets.token_hex(8),
-            kind="key",
-            secret_hash=hash_secret(secret),
-            workspace=workspace,
-            name=name,
-            grants={workspace: sorted(set(scopes))},
-            actor=actor,
-            parent=None,
-            created_at=self._clock(),
-            created_by=creator.id,
-            expires_at=expires_at,
-        )
-        await self._credentials.add(credential)
-        return credential, secret
+    async def _bearer_of(self, claims: Claims) -> Principal | None:
+        if self._tokens is None or claims.expires_at <= self._clock():
+            return None
+        if not self._tokens.stands(claims.signer):
+            await self._tokens.refresh()  # this node may not have heard of the key yet
+        stands = self._tokens.stands(claims.signer)
+        return person(claims, await self._members.roles(claims.subject)) if stands else None
 
     async def keys(self, workspace: str) -> list[Credential]:
         """Return a workspace's keys, without their secrets."""
         return await self._credentials.of_workspace(workspace)
 
-    async def revoke(self, key_id: str, workspace: str) -> None:
-        """End a key and what was made from it, here at once. Raises NotFound."""
-        await self._credentials.remove(key_id, workspace=workspace)
-        self.forget()
-
     def forget(self) -> None:
         """Look up every credential anew."""
         self._cache.clear()
-
-    async def set_admin_key(self, chosen: str | None) -> str | None:
-        """See to it that there is an admin key.
-
-        Args:
-            chosen: the operator's own, which replaces any other; None: make one if there is none.
-
-        Returns:
-            the key that was made, to be shown once; None if there was one or the operator chose it.
-        """
-        known = await self._credentials.get(ADMIN_ID)
-        if chosen is None and known is not None:
-            return None
-        secret = chosen or "sk_" + secrets.token_urlsafe(32)
-        if known is None or known.secret_hash != hash_secret(secret):
-            with contextlib.suppress(NotFound):  # another node may be at the same
-                await self._credentials.remove(ADMIN_ID)  # and the sessions that were made from it
-            await self._credentials.add(self._admin(secret), replace=True)
-        return secret if chosen is None else None
-
-    def _admin(self, secret: str) -> Credential:
-        return Credential(
-            id=ADMIN_ID,
-            kind="admin",
-            secret_hash=hash_secret(secret),
-            workspace=None,
-            name="admin",
-            grants={EVERYWHERE: [ADMIN]},
-            actor=None,
-            parent=None,
-            created_at=self._clock(),
-            created_by="system",
-            expires_at=None,
-        )
 
     async def create_sign_in(self) -> str:
         """Make a one-time code that signs a browser in as the admin."""
@@ -208,11 +188,29 @@ class Keyring:
         return secret
 
 
+def admin_credential(secret: str, now: int) -> Credential:
+    """Return the record of the admin key."""
+    return Credential(
+        id=ADMIN_ID,
+        kind="admin",
+        secret_hash=hash_secret(secret),
+        workspace=None,
+        name="admin",
+        grants={EVERYWHERE: [ADMIN]},
+        actor=None,
+        parent=None,
+        created_at=now,
+        created_by="system",
+        expires_at=None,
+    )
+
+
 def principal_of(credential: Credential) -> Principal:
-    """Return the principal that a credential stands for."""
+    """Return the principal that a stored credential stands for."""
     return Principal(
         id=credential.id,
         parents=(credential.parent,) if credential.parent else (),
+        derived_from=credential.parent or "",
         # There is one admin, whatever the key: what was opened with one key is not to outlive it.
         version=str(credential.created_at) if credential.kind == "admin" else "",
         name=credential.name,
@@ -220,3 +218,37 @@ def principal_of(credential: Credential) -> Principal:
         actor=credential.actor,
         expires_at=credential.expires_at,
     )
+
+
+def person(claims: Claims, roles: Mapping[str, str]) -> Principal:
+    """Return the principal of a verified token: a person, who acts as themselves, with their roles and what the token grants."""
+    return Principal(
+        id=PERSON + claims.subject,
+        name=claims.name or claims.subject,
+        grants=claims.grants,
+        roles=roles,
+        actor=("user", claims.subject),
+        actor_name=claims.name,
+        may_claim=frozenset(workspace for workspace, scopes in claims.grants.items() if ADMIN in scopes),
+        expires_at=claims.expires_at,
+        parents=(f"{UNTIL}{claims.expires_at}", f"{SIGNER}{claims.signer}"),
+    )
+
+
+def claims_of(principal: Principal) -> dict[str, Any] | None:
+    """Return what has to be kept of a token so that `Keyring.holder` finds its principal again; None: it is no token's."""
+    if not principal.is_person:
+        return None
+    until, signer = principal.parents
+    return {
+        "subject": principal.own_id,
+        "name": principal.actor_name,
+        "grants": {workspace: sorted(scopes) for workspace, scopes in principal.grants.items()},
+        "expires_at": int(until.removeprefix(UNTIL)),
+        "signer": signer.removeprefix(SIGNER),
+    }
+
+
+def claims_from(kept: Mapping[str, Any]) -> Claims:
+    """Read what `claims_of` wrote."""
+    return Claims(**{**kept, "grants": {ws: frozenset(scopes) for ws, scopes in kept["grants"].items()}})

@@ -8,11 +8,12 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from streamer.auth.keys import SECOND, Keyring, hash_secret
-from streamer.auth.principal import AUDIT, READ, Principal
+from streamer.auth.keys import SECOND, Keyring, claims_of, hash_secret
+from streamer.auth.principal import AUDIT, AUDIT_OWN, READ, READ_OWN, TICKET, Principal
 from streamer.core.clock import now_us
 from streamer.core.errors import Unauthenticated
 from streamer.core.filter import parse_filter
+from streamer.core.position import Position
 from streamer.feed.reasons import Reason
 from streamer.store.tickets import TicketRecord, TicketStore
 
@@ -20,8 +21,6 @@ OPEN_SECONDS = 60
 """How long a ticket may lie before it opens its stream."""
 TICKET_SECONDS = 12 * 3600
 """How long a ticket can resume its stream."""
-
-_PREFIX = "ticket_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +47,10 @@ class Tickets:
         ends_at = min(now + TICKET_SECONDS * SECOND, principal.expires_at or now + TICKET_SECONDS * SECOND)
         await self._store.add(
             TicketRecord(
-                id=_PREFIX + secrets.token_hex(8),
+                id=TICKET + secrets.token_hex(8),
                 secret_hash=hash_secret(secret),
                 credential=principal.chain[0],
+                claims=claims_of(principal),
                 workspace=workspace,
                 parameters=parameters,
                 created_at=now,
@@ -63,34 +63,43 @@ class Tickets:
     async def find(self, secret: str) -> tuple[Principal, Ticket]:
         """Return whom a ticket stands for, and what it is for; it is not opened yet. Raises Unauthenticated."""
         found = await self._store.find(hash_secret(secret))
-        issuer = await self._keyring.holder(found.credential) if found else None
+        issuer = await self._keyring.holder(found.credential, found.claims) if found else None
         if found is None or issuer is None or found.expires_at <= self._clock():
             raise _refused()
         principal = Principal(
             id=found.id,
             name="ticket",
-            grants={found.workspace: issuer.scopes(found.workspace) & {READ, AUDIT}},
+            grants={found.workspace: issuer.scopes(found.workspace) & {READ, READ_OWN, AUDIT, AUDIT_OWN}},
+            actor=issuer.actor,
             expires_at=found.ends_at,
             within=parse_filter(found.parameters),
-            parents=issuer.chain,
+            parents=(*issuer.chain, *issuer.links(found.workspace)),
+            derived_from=issuer.account,
         )
         return principal, Ticket(found.id)
 
-    async def open(self, ticket: Ticket, principal: Principal, *, resuming: bool) -> tuple[Principal, str | None]:
+    async def open(
+        self, ticket: Ticket, principal: Principal, epoch: str, resumed: Position | None
+    ) -> tuple[Principal, str | None]:
         """Open a ticket's stream.
+
+        A position tells that a client had the stream: nobody else knows the epoch in it.
 
         Args:
             ticket: what was found.
             principal: whom it stands for.
-            resuming: the client says where it left.
+            epoch: the log's.
+            resumed: where the client says that it left.
 
         Returns:
             the principal of this opening, and what stood for the one before in its chain.
 
         Raises:
-            Unauthenticated: it has been opened before, and this is no resumption; or it is too late.
+            Unauthenticated: it has been opened before, and this does not resume its stream; or it is too late.
         """
-        opening = await self._store.open(ticket.id, self._clock(), again=resuming)
+        opening = await self._store.open(
+            ticket.id, self._clock(), epoch=epoch, resumed=resumed.epoch if resumed else None
+        )
         if opening is None:
             raise _refused()
         before = f"{ticket.id}.{opening - 1}" if opening > 1 else None
@@ -116,8 +125,3 @@ def _refused() -> Unauthenticated:
     return Unauthenticated(
         "the ticket is unknown or over, or was used and this does not resume its stream: get a new one"
     )
-
-
-def is_ticket(link: str) -> bool:
-    """Tell whether a link of a chain is the opening of a ticket."""
-    return link.startswith(_PREFIX)

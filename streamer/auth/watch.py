@@ -1,25 +1,45 @@
-"""Ends connections whose credential has ended: by the clock, here, or on another node."""
+"""Ends connections whose access has ended: by the clock, here, or on another node.
+
+What has to be valid for a connection is its chain (`auth.principal.Principal.links`); here is what each kind of link means.
+"""
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 import structlog
 
-from streamer.auth.keys import Keyring
-from streamer.auth.tickets import Tickets, is_ticket
+from streamer.auth.jwt import Tokens
+from streamer.auth.principal import MEMBER, PERSON, SIGNER, TICKET, UNTIL
+from streamer.auth.tickets import Tickets
+from streamer.core.clock import now_us
 from streamer.core.errors import StoreUnavailable
 from streamer.feed.hub import Hub
+from streamer.feed.reasons import Reason
+from streamer.store.credentials import Credentials
+from streamer.store.members import Members
 
 WATCH_SECONDS = 1
-"""Time between looks: one query, whatever the number of connections."""
+"""Time between looks: one query for each kind of link, whatever the number of connections."""
 
 
 class Watch:
-    """Asks the store once a second for the credentials by which connections are open."""
+    """Looks once a second whether what connections were opened by still stands."""
 
-    def __init__(self, hub: Hub, keyring: Keyring, tickets: Tickets) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - the composition root names each of them
+        self,
+        hub: Hub,
+        credentials: Credentials,
+        members: Members,
+        tickets: Tickets,
+        tokens: Tokens | None,
+        clock: Callable[[], int] = now_us,
+    ) -> None:
         self._hub = hub
-        self._keyring = keyring
+        self._credentials = credentials
+        self._members = members
         self._tickets = tickets
+        self._tokens = tokens
+        self._clock = clock
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -34,11 +54,56 @@ class Watch:
                 logger.exception("watch_failed")
 
     async def look(self) -> None:
-        """End the connections whose credential has ended. Raises StoreUnavailable."""
-        chain = self._hub.credentials()
-        for ended, links in (
-            (self._tickets.ended, [link for link in chain if is_ticket(link)]),
-            (self._keyring.ended, [link for link in chain if not is_ticket(link)]),
-        ):
-            for link, reason in (await ended(links)).items() if links else ():
-                self._hub.close_credential(link, reason)
+        """End the connections whose access has ended. Raises StoreUnavailable."""
+        links = self._hub.links()
+        kinds: dict[str, list[str]] = {}
+        for link in links:
+            kind = next((prefix for prefix in (TICKET, PERSON, UNTIL, SIGNER, MEMBER) if link.startswith(prefix)), "")
+            kinds.setdefault(kind, []).append(link)
+        now = self._clock()
+        # First what needs no database: a token's end is not to wait for one.
+        ended = {link: Reason.CREDENTIAL_EXPIRED for link in kinds.get(UNTIL, ()) if int(link[len(UNTIL) :]) <= now}
+        ended |= await self._unpublished(kinds.get(SIGNER, ()))
+        self._end(ended)
+        for kind, look in ((TICKET, self._tickets.ended), (MEMBER, self._changed), ("", self._gone)):
+            if kind in kinds:
+                self._end(await look(kinds[kind]))
+
+    def _end(self, ended: dict[str, Reason]) -> None:
+        for link, reason in ended.items():
+            self._hub.close_link(link, reason)
+
+    async def _unpublished(self, chain: Sequence[str]) -> dict[str, Reason]:
+        """Tell which keys of tokens are no longer in use."""
+
+        def gone() -> list[str]:
+            return [link for link in chain if self._tokens is None or not self._tokens.stands(link[len(SIGNER) :])]
+
+        if gone() and self._tokens is not None:
+            await self._tokens.refresh()  # this node may not have heard of a key yet
+        return dict.fromkeys(gone(), Reason.CREDENTIAL_REVOKED)
+
+    async def _gone(self, chain: Sequence[str]) -> dict[str, Reason]:
+        """Tell which of these stored credentials have ended, and why."""
+        now = self._clock()
+        ended = dict.fromkeys(chain, Reason.CREDENTIAL_REVOKED)
+        for credential in await self._credentials.standing([link.partition(".")[0] for link in chain]):
+            if credential.expires_at is not None and credential.expires_at <= now:
+                ended[credential.id] = Reason.CREDENTIAL_EXPIRED
+            else:
+                ended.pop(credential.id, None)
+                ended.pop(f"{credential.id}.{credential.created_at}", None)
+        return ended
+
+    async def _changed(self, chain: Sequence[str]) -> dict[str, Reason]:
+        """Tell which of these memberships are not as they were, and whether the person is to come back."""
+        asked = {link: link.removeprefix(MEMBER).split("/", 2) for link in chain}
+        standing = await self._members.standing({(workspace, user) for workspace, _, user in asked.values()})
+        ended: dict[str, Reason] = {}
+        for link, (workspace, role, user) in asked.items():
+            now = standing.get((workspace, user))
+            if now is None:
+                ended[link] = Reason.ACCESS_REVOKED
+            elif now != role:
+                ended[link] = Reason.ACCESS_CHANGED
+        return ended

@@ -104,7 +104,7 @@ class Streamer:
 
     def sample(self) -> str:
         """Return an event as the readers get it."""
-        page = self.ask("/events?limit=1")
+        page = self.ask("/events?limit=1&category=activity")  # not what tells of keys and readings
         text = orjson.dumps(page["events"][0]).decode()
         assert "%" not in text  # noqa: S101 - it becomes a pattern
         details = page["events"][0]["details"]

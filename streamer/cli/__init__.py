@@ -11,6 +11,9 @@ COMMANDS = {
     "demo": "Run the server with a living workspace.",
     "tail": "Show a workspace's events, and follow them.",
     "publish": "Append events to a workspace.",
+    "keys": "Make, list and revoke a workspace's keys.",
+    "members": "Say who may do what in a workspace.",
+    "whoami": "Show who the key is and what it may do.",
     "bench": "Measure a server of its own under load.",
     "migrate": "Bring the database to this version's tables.",
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 
 import streamer
-from streamer.app import Server, running
+from streamer.app import Server, redactor, running
 from streamer.cli.remote import KEY_FILE, Failure, failure
 from streamer.cli.serve import runner
 from streamer.client import ApiError, Client, ClientError, seq_of
@@ -128,7 +128,7 @@ def command(  # noqa: PLR0913 - the options
             settings = load({"data_dir": folder, "host": host, "port": port}, environment)
         except SettingsError as error:
             raise click.UsageError(str(error)) from None
-        configure(settings.log_format, "warning")
+        configure(settings.log_format, "warning", redactor(settings).redact_text)
         try:
             with runner() as loop:
                 loop.run(_demo(settings, Play(workspace, from_git, seed, rate, speed)))

@@ -29,7 +29,7 @@ def command(*, data_dir: str | None, restored: bool) -> None:
         settings = load({"data_dir": data_dir})
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is made here
     try:
         changed, renewed = asyncio.run(_migrate(settings.database, restored=restored))
     except BadDatabaseUrl as error:

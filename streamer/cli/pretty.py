@@ -7,11 +7,12 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.text import Text
 
+from streamer.cli.when import unit_of
+
 TimeStyle = Literal["local", "utc", "relative"]
 
 _COLOURS = {"user": "green", "agent": "magenta", "system": "cyan"}
 _OTHER = "yellow"
-_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 class EventLines:
@@ -55,7 +56,7 @@ class EventLines:
         if self._time == "local":
             return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
         seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
-        size, unit = next(((size, unit) for size, unit in _UNITS if seconds >= size), _UNITS[-1])
+        size, unit = unit_of(seconds)
         return f"{seconds // size:>4} {unit:<3} ago"
 
 

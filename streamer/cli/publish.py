@@ -1,6 +1,5 @@
 """`streamer publish`: events from options, a file or a pipe into a workspace."""
 
-import asyncio
 import os
 import re
 import select
@@ -15,6 +14,7 @@ import orjson
 
 from streamer.cli.remote import Failure, connection, failure, open_client, run
 from streamer.cli.screen import StatusLine, for_people
+from streamer.cli.stdin import readable
 from streamer.client import Client, ClientError, Event
 
 BATCH_EVENTS = 1000
@@ -229,7 +229,7 @@ async def _lines(descriptor: int) -> AsyncIterator[bytes | None]:
     """Yield the input's lines; None whenever nothing more is waiting to be read."""
     rest: list[bytes] = []
     while True:
-        await _readable(descriptor)
+        await readable(descriptor)
         data = os.read(descriptor, READ_BYTES)
         if not data:
             break
@@ -242,17 +242,3 @@ async def _lines(descriptor: int) -> AsyncIterator[bytes | None]:
             yield None
     if any(rest):
         yield b"".join(rest)
-
-
-async def _readable(descriptor: int) -> None:
-    """Wait until a read would not block: a read that does could not be interrupted."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    try:
-        loop.add_reader(descriptor, ready.set)
-    except PermissionError:
-        return  # a file, which always is
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(descriptor)

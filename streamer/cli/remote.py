@@ -11,11 +11,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
-from streamer.client import ApiError, Client, ClientError, Unreachable
+from streamer.client import ApiError, Client, ClientError, Unreachable, host_of
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -74,12 +73,14 @@ def open_client(url: str, key: str | None) -> Client:
     try:
         return Client(url, key.strip() if key else _local_key(url))
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(
+            f"{error}\n--url (or STREAMER_URL) is where the server is; the key goes into --key or STREAMER_KEY."
+        ) from None
 
 
 def _local_key(url: str) -> str | None:
     """Return the admin key that a server on this machine left in its data directory, if this user may read it."""
-    if not _is_local(urlsplit(url).hostname or ""):
+    if not _is_local(host_of(url)):
         return None  # a key of this machine's server is nothing for another one
     path = Path(os.environ.get("STREAMER_DATA_DIR") or "data") / KEY_FILE
     try:
@@ -95,7 +96,7 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def run(main: Coroutine[Any, Any, None], *, workspace: str) -> None:
+def run(main: Coroutine[Any, Any, None], *, workspace: str = "") -> None:
     """Run a command's coroutine; whatever goes wrong ends in its exit code and a text, never in a traceback."""
     try:
         asyncio.run(_until_told(main))
@@ -147,10 +148,12 @@ def failure(error: ClientError, workspace: str, *, name: Callable[[str], str] = 
             hint = "Give a valid key with --key or STREAMER_KEY, or run this where the server's data directory is."
         case HTTPStatus.FORBIDDEN:
             kind = NotAllowed
-            hint = f"The key lacks a scope that this needs in {workspace}; ask for one that has it."
+            hint = "`streamer whoami` shows what this key may do; give another one with --key or STREAMER_KEY."
         case HTTPStatus.NOT_FOUND if error.code == "workspace_not_found":
             message = f"there is no workspace {workspace}, or the key has no grant for it"
             hint = f"The first append makes it: streamer publish {workspace} --help"
+        case HTTPStatus.CONFLICT if error.code == "last_owner":
+            hint = f"streamer members set {workspace} USER --role owner"
         case HTTPStatus.BAD_REQUEST if error.fields:
             message = "\n  ".join(
                 ["the server refused this:", *(f"{name(path)}: {what}" for path, what in error.fields.items())]

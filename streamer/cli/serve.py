@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from streamer.app import Server, running
+from streamer.app import Server, redactor, running
 from streamer.core.errors import StreamerError
 from streamer.observe.logs import configure
 from streamer.settings import PREFIX, Settings, SettingsError, load
@@ -23,9 +23,9 @@ COLLECT_AFTER = 10_000
 def _flags(command: click.Command) -> click.Command:
     """Give the command a flag for each setting; a credential is not one, or it would stand in the process list."""
     for name, setting in reversed(Settings.model_fields.items()):
-        if name not in {"admin_key", "database_url"}:
+        if name not in {"admin_key", "database_url", "jwt_secret"}:
             flag = "--" + name.replace("_", "-")
-            default = f" [default: {setting.default}]"
+            default = f" [default: {'none' if setting.default == () else setting.default}]"
             kind: dict[str, Any] = (
                 {"is_flag": True, "default": None} if setting.annotation is bool else {"metavar": "VALUE"}
             )
@@ -35,8 +35,8 @@ def _flags(command: click.Command) -> click.Command:
 
 
 @click.command(
-    epilog=f"Every flag is also a variable, --data-dir is {PREFIX}DATA_DIR. {PREFIX}DATABASE_URL and {PREFIX}ADMIN_KEY are "
-    "variables only. docs/settings.md explains them all."
+    epilog=f"Every flag is also a variable, --data-dir is {PREFIX}DATA_DIR. {PREFIX}DATABASE_URL, {PREFIX}ADMIN_KEY and "
+    f"{PREFIX}JWT_SECRET are variables only. docs/settings.md explains them all."
 )
 def serve(**flags: Any) -> None:
     """Run the server: SQLite in ./data and port 8080, unless the settings say otherwise.
@@ -49,7 +49,7 @@ def serve(**flags: Any) -> None:
         settings = load(flags)
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
-    configure(settings.log_format, settings.log_level)
+    configure(settings.log_format, settings.log_level, redactor(settings).redact_text)
     try:
         with runner() as loop:
             loop.run(_serve(settings))

@@ -13,7 +13,14 @@ from streamer.cli.screen import TailScreen, for_people
 from streamer.cli.tailing import Wanted, tail
 from streamer.cli.when import span_of
 
-_FIELDS = {"action": "action", "actor": "actor_id", "actor-type": "actor_type", "target": "entity_id", "q": "q"}
+_FIELDS = {
+    "category": "category",
+    "action": "action",
+    "actor": "actor_id",
+    "actor-type": "actor_type",
+    "target": "entity_id",
+    "q": "q",
+}
 
 
 @click.command(
@@ -34,6 +41,7 @@ _FIELDS = {"action": "action", "actor": "actor_id", "actor-type": "actor_type", 
     type=click.IntRange(min=0),
     help="Only the last N events before now. [default: 20, with --since: all]",
 )
+@click.option("--category", metavar="CATEGORY", multiple=True, help="Only activity, or only audit events.")
 @click.option("--action", metavar="ACTION", multiple=True, help="Only this action, or issue.* (repeat: OR).")
 @click.option("--actor", metavar="ID", multiple=True, help="Only what this actor did (repeat: OR).")
 @click.option("--actor-type", metavar="TYPE", multiple=True, help="Only user, agent, system … (repeat: OR).")
@@ -43,7 +51,7 @@ _FIELDS = {"action": "action", "actor": "actor_id", "actor-type": "actor_type", 
     "--exclude",
     metavar="[FIELD=]VALUE",
     multiple=True,
-    help="Leave out an action, or by another field: actor, actor-type, target, q (repeatable).",
+    help="Leave out an action, or by another field: category, actor, actor-type, target, q (repeatable).",
 )
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="Stop after N events.")
 @click.option(
@@ -87,6 +95,7 @@ def command(  # noqa: PLR0913 - the options
     since: str | None,
     until: str | None,
     last: int | None,
+    category: tuple[str, ...],
     action: tuple[str, ...],
     actor: tuple[str, ...],
     actor_type: tuple[str, ...],
@@ -112,6 +121,7 @@ def command(  # noqa: PLR0913 - the options
     streamer tail my -f                       the same, then live
     streamer tail my --since 1h --action 'issue.*' --exclude issue.deleted
     streamer tail my -f --actor-type agent -q login
+    streamer tail my -f --category audit      who got access, and what was set
     streamer tail my -f --since all --cursor-file my.cursor | ./consume
     streamer tail my -f -o 'template={timestamp} {actor.name} {action}'
     streamer tail my -f --cursor-file my.cursor --exec 'jq -r .action >> actions'
@@ -124,7 +134,14 @@ def command(  # noqa: PLR0913 - the options
         raise click.UsageError("--verbose says more, --quiet says less: give one of them")
     if execute is not None and not execute.strip():
         raise click.UsageError("--exec: there is no command")
-    given = {"action": action, "actor": actor, "actor-type": actor_type, "target": target, "q": (text,) if text else ()}
+    given = {
+        "category": category,
+        "action": action,
+        "actor": actor,
+        "actor-type": actor_type,
+        "target": target,
+        "q": (text,) if text else (),
+    }
     wanted = Wanted(
         workspace=workspace,
         follow=follow,

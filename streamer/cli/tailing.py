@@ -187,6 +187,6 @@ def _before(activity: Activity) -> str:
 def _end(reason: str) -> Failure:
     """Say that the server ended the stream for good."""
     text = f"the server ended the stream: {reason.replace('_', ' ')}"
-    if reason.startswith("credential_"):
+    if reason.startswith(("credential_", "access_")):
         return NotAllowed(text, hint="Give a valid key with --key or STREAMER_KEY.")
     return Failure(text)

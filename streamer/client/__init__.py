@@ -1,4 +1,4 @@
-"""A client for the native API: append, page through history, follow a stream that heals itself.
+"""A client for the native API: append, page through history, follow a stream that heals itself; keys and members.
 
     async with Client("http://127.0.0.1:8080", key) as client:
         await client.append("my", {"action": "issue.created", "actor": {"type": "user", "id": "ann"}})
@@ -13,12 +13,13 @@ What can go wrong::
     └── UnexpectedAnswer  an answer that this API does not give: is something else at this address?
 
 Only `Unreachable` and the statuses 408, 429 and 5xx are tried again; an append always under one `Idempotency-Key`, so that a lost
-answer cannot store its events twice.
+answer cannot store its events twice. What would not be the same when it is repeated is not: keys are made and revoked, and members
+removed, in one attempt.
 """
 
 from streamer.client.backoff import Timing
 from streamer.client.errors import ApiError, ClientError, UnexpectedAnswer, Unreachable
-from streamer.client.http import Client, Filters, Page
+from streamer.client.http import Client, Filters, Page, host_of
 from streamer.client.messages import (
     Activity,
     Checkpoint,
@@ -50,5 +51,6 @@ __all__ = [
     "Timing",
     "UnexpectedAnswer",
     "Unreachable",
+    "host_of",
     "seq_of",
 ]

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Literal, Self, overload
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -52,11 +52,9 @@ class Client:
             timing: delays and time limits, if not the usual ones.
 
         Raises:
-            ValueError: the URL is not one, or the key could not stand in a header.
+            ValueError: the URL is not one of a server or holds a password, or the key could not stand in a header.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(f"not a URL of a server: {url}")
+        host_of(url)
         if key is not None and not (key.isascii() and key.isprintable()):
             raise ValueError("the key holds characters that no key has")
         self._base = url.rstrip("/")
@@ -104,13 +102,13 @@ class Client:
         Raises:
             ApiError, Unreachable, UnexpectedAnswer: as the module says. Only after `Unreachable` is the outcome unknown.
         """
-        headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         single = isinstance(events, Mapping)
         answer = await self._call(
             "POST",
             f"{_path(workspace)}/events",
             has=("seq",) if single else ("events",),
-            body=orjson.dumps(events),
+            body=events,
             headers=headers,
         )
         if single:
@@ -233,6 +231,65 @@ class Client:
             notice(Lost(cause, delay))
             await asyncio.sleep(delay)
 
+    async def create_key(  # noqa: PLR0913 - what a key is made of
+        self,
+        workspace: str,
+        *,
+        name: str,
+        scopes: Sequence[str] | None = None,
+        template: str | None = None,
+        actor: Mapping[str, str] | None = None,
+        expires_at: str | None = None,
+    ) -> dict[str, Any]:
+        """Make a key. Returns its values with the secret as `key`, which the server does not tell again.
+
+        Args:
+            workspace: what the key is for.
+            name: what people call it.
+            scopes: what it may do.
+            template: the name of a set of scopes, in their place.
+            actor: `type` and `id` of the actor that it acts as; None: it may claim any.
+            expires_at: an RFC 3339 timestamp; None: it stays until it is revoked.
+
+        Raises:
+            ApiError, Unreachable, UnexpectedAnswer: as the module says. There is one attempt only: after `Unreachable` there may be a
+                key that nobody has, which `keys` shows.
+        """
+        given = {"name": name, "scopes": scopes, "template": template, "actor": actor, "expires_at": expires_at}
+        body = {field: value for field, value in given.items() if value is not None}
+        return await self._call("POST", f"{_path(workspace)}/keys", has=("id", "key"), body=body, once=True)
+
+    async def keys(self, workspace: str) -> list[dict[str, Any]]:
+        """Return a workspace's keys in the order in which they were made, without their secrets."""
+        keys: list[dict[str, Any]] = (await self._call("GET", f"{_path(workspace)}/keys", has=("keys",)))["keys"]
+        return keys
+
+    async def revoke_key(self, workspace: str, key_id: str) -> None:
+        """End a key, and its streams. There is one attempt only: a second one could not tell what the first has done."""
+        await self._call("DELETE", f"{_path(workspace)}/keys/{quote(key_id, safe='')}", has=(), once=True)
+
+    async def members(self, workspace: str) -> AsyncGenerator[dict[str, Any]]:
+        """Yield a workspace's members in order of their ids, over as many pages as there are."""
+        query: list[tuple[str, str]] = []
+        while page := (await self._call("GET", f"{_path(workspace)}/members", has=("members",), query=query))[
+            "members"
+        ]:
+            for member in page:
+                yield member
+            query = [("after", page[-1]["user"])]
+
+    async def put_member(self, workspace: str, user: str, role: str) -> dict[str, Any]:
+        """Give a person a role in a workspace, in place of the one they had. Returns the member."""
+        return await self._call("PUT", _member(workspace, user), has=("user", "role"), body={"role": role})
+
+    async def remove_member(self, workspace: str, user: str) -> None:
+        """Take a person out of a workspace. There is one attempt only, as with `revoke_key`."""
+        await self._call("DELETE", _member(workspace, user), has=(), once=True)
+
+    async def session(self) -> dict[str, Any]:
+        """Return who the key is: `id`, `name`, `grants`, `roles`, `actor`, `expires_at`."""
+        return await self._call("GET", "/v1/session", has=("id", "grants"))
+
     async def _connection(
         self, workspace: str, reader: Reader, filters: Filters | None
     ) -> AsyncGenerator[StreamMessage | Connected]:
@@ -263,25 +320,29 @@ class Client:
         *,
         has: Collection[str],
         query: Sequence[tuple[str, str]] = (),
-        body: bytes | None = None,
+        body: object = None,
         headers: Mapping[str, str] | None = None,
+        once: bool = False,
     ) -> dict[str, Any]:
-        """Make a call, again if that may help; return its JSON object, which has these keys."""
+        """Make a call, again if that may help and it is not to be made `once`; return its JSON object, which has these keys."""
+        data = None
+        if body is not None:
+            data, headers = orjson.dumps(body), {"Content-Type": "application/json", **(headers or {})}
         backoff = Backoff(self._timing)
         attempt = 1
         while True:
             try:
-                async with self._send(method, path, query=query, body=body, headers=headers) as response:
+                async with self._send(method, path, query=query, body=data, headers=headers, once=once) as response:
                     return _object(response, await response.read(), has)
             except ClientError as error:
-                if not error.temporary or attempt == self._timing.attempts:
+                if once or not error.temporary or attempt == self._timing.attempts:
                     raise
                 delay = backoff.delay(error.retry_after or 0)
             attempt += 1
             await asyncio.sleep(delay)
 
     @contextlib.asynccontextmanager
-    async def _send(
+    async def _send(  # noqa: PLR0913 - the parts of a request
         self,
         method: str,
         path: str,
@@ -289,6 +350,7 @@ class Client:
         query: Sequence[tuple[str, str]],
         headers: Mapping[str, str] | None,
         body: bytes | None = None,
+        once: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send one request; what breaks before or within the answer is one of our own errors."""
         if self._session is None:
@@ -297,7 +359,12 @@ class Client:
         try:
             # A redirect would turn a POST into a GET: it is shown instead.
             async with self._session.request(
-                method, url, data=None if body is None else io.BytesIO(body), headers=headers, allow_redirects=False
+                method,
+                url,
+                data=None if body is None else io.BytesIO(body),
+                headers=headers,
+                allow_redirects=False,
+                middlewares=(_not_again,) if once else (),
             ) as response:
                 yield response
         except TimeoutError:
@@ -308,8 +375,37 @@ class Client:
             raise UnexpectedAnswer(f"{self._base} does not answer as a streamer server does: {error}") from None
 
 
+def host_of(url: str) -> str:
+    """Return the host of a server's URL.
+
+    Raises:
+        ValueError: it is not such a URL, or it names a user or a password. The text does not repeat it, for it may hold one.
+    """
+    try:
+        parsed = URL(url)
+    except ValueError:
+        parsed = URL()
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise ValueError("not a URL of a server, such as http://127.0.0.1:8080")
+    if parsed.user is not None or parsed.password is not None:
+        raise ValueError("the URL of a server holds no user and no password")
+    return parsed.host
+
+
+async def _not_again(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Hide from aiohttp that a connection was lost: it would repeat a DELETE by itself."""
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(_reason(error)) from None
+
+
 def _path(workspace: str) -> str:
     return f"/v1/workspaces/{quote(workspace, safe='')}"
+
+
+def _member(workspace: str, user: str) -> str:
+    return f"{_path(workspace)}/members/{quote(user, safe='')}"
 
 
 def _pairs(filters: Filters | None) -> list[tuple[str, str]]:
@@ -318,10 +414,10 @@ def _pairs(filters: Filters | None) -> list[tuple[str, str]]:
 
 
 def _object(response: aiohttp.ClientResponse, data: bytes, has: Collection[str]) -> dict[str, Any]:
-    if response.status not in {HTTPStatus.OK, HTTPStatus.CREATED}:
+    if response.status not in {HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT}:
         raise _refusal(response, data)
     try:
-        answer = orjson.loads(data)
+        answer = {} if response.status == HTTPStatus.NO_CONTENT else orjson.loads(data)
     except ValueError:
         answer = None
     if not (isinstance(answer, dict) and answer.keys() >= set(has)):

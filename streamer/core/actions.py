@@ -27,6 +27,11 @@ AUDIT_ACTIONS: Final = frozenset(
 )
 """Actions about configuration, access and policy."""
 
+OPEN_AUDIT_ACTIONS: Final = frozenset(
+    {"member.added", "member.removed", "member.role_changed", "workspace.settings_updated"}
+)
+"""Audit events that everybody may see who may read the workspace."""
+
 SENTENCES: Final = {
     "issue.checked_out": "{actor} checked out {entity}",
     "issue.comment_added": "{actor} commented on {entity}",
@@ -38,7 +43,10 @@ SENTENCES: Final = {
     "agent.key_created": "{actor} created a key for {entity}",
     "heartbeat.invoked": "{actor} started a run",
     "heartbeat.cancelled": "{actor} cancelled a run",
+    "audit.read": "{actor} read the audit events of {entity}",
     "member.added": "{actor} added {entity}",
+    "member.role_changed": "{actor} changed the role of {entity}",
+    "workspace.settings_updated": "{actor} changed the settings of {entity}",
     "member.removed": "{actor} removed {entity}",
 }
 """Sentences of actions whose verb alone does not make one."""

@@ -12,13 +12,15 @@
     ├── RequestTimeout         408 request_timeout
     ├── IdConflict             409 id_conflict
     ├── IdempotencyConflict    409 idempotency_conflict
+    ├── LastOwner              409 last_owner
     ├── PositionExpired        410 position_expired     details.earliest, details.head
     ├── PayloadTooLarge        413 payload_too_large
     ├── UnsupportedMediaType   415 unsupported_media_type
     ├── RateLimited            429 rate_limited         Retry-After
     ├── InternalError          500 internal_error
     ├── Overloaded             503 overloaded           Retry-After
-    └── StoreUnavailable       503 store_unavailable    Retry-After
+    ├── StoreUnavailable       503 store_unavailable    Retry-After
+    └── IssuerUnavailable      503 issuer_unavailable   Retry-After
 
 The text is for people and may change; the code is for programs and does not.
 """
@@ -32,7 +34,7 @@ class StreamerError(Exception):
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
     """Seconds after which the same call may succeed, sent as `Retry-After` (RFC 9110, 10.2.3)."""
 
     def __init__(self, message: str, **details: Any) -> None:
@@ -127,6 +129,13 @@ class IdempotencyConflict(StreamerError):
     status = 409
 
 
+class LastOwner(StreamerError):
+    """The workspace would be without an owner."""
+
+    code = "last_owner"
+    status = 409
+
+
 class PositionExpired(StreamerError):
     """The position does not lie in the log: trimmed, beyond its head, or of another epoch."""
 
@@ -149,11 +158,14 @@ class UnsupportedMediaType(StreamerError):
 
 
 class RateLimited(StreamerError):
-    """The principal is over one of its limits."""
+    """The principal is over one of its limits; by default it is told to come back in some seconds."""
 
     code = "rate_limited"
     status = 429
-    retry_after = 5
+
+    def __init__(self, message: str, *, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class InternalError(StreamerError):
@@ -161,7 +173,7 @@ class InternalError(StreamerError):
 
 
 class Overloaded(StreamerError):
-    """Too many appends wait for the disk: nothing was stored, come back later."""
+    """The node has no room: too many appends wait for the disk, or too many streams are open. Nothing was stored or opened."""
 
     code = "overloaded"
     status = 503
@@ -177,3 +189,14 @@ class StoreUnavailable(StreamerError):
     code = "store_unavailable"
     status = 503
     retry_after = 2
+
+
+class IssuerUnavailable(StreamerError):
+    """The keys that verify tokens were never fetched, and cannot be."""
+
+    code = "issuer_unavailable"
+    status = 503
+    retry_after = 5
+
+    def __init__(self) -> None:
+        super().__init__("the keys of the token's issuer cannot be fetched now")

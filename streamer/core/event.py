@@ -25,12 +25,14 @@ class Facets(NamedTuple):
     agent_id: str | None
     run_id: str | None
     task_id: str | None
+    on_behalf_of: str | None
+    """The person behind the actor: with `actor_id`, whose event it is."""
     search: str
     """What `q` looks in: description and identifiers, one a line, ASCII letters in lower case."""
 
 
-FACET_FIELDS = Facets._fields[:-1]
-"""The facets that are filters by their own name (all but `search`)."""
+FACET_FIELDS = Facets._fields[:-2]
+"""The facets that are filters by their own name (all but `on_behalf_of` and `search`)."""
 
 _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
@@ -118,6 +120,7 @@ def encode(event: Mapping[str, Any], *, id: str, given_id: bool) -> Draft:  # no
             values["agent_id"],
             values["run_id"],
             values["task_id"],
+            actor["on_behalf_of"],
             search_text(values),
         ),
         content=orjson.dumps(values)[1:-1] + b",",

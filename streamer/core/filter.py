@@ -7,6 +7,7 @@ test holds the two together.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from streamer.core.errors import ValidationError
 from streamer.core.event import FACET_FIELDS, Facets, fold
@@ -16,9 +17,13 @@ MAX_VALUES = 100
 """Values in one filter, over all its fields."""
 MAX_VALUE_LENGTH = 512
 """Characters in one value; no stored value is longer."""
+MAX_TEXT = 2 * MAX_VALUES * (MAX_VALUE_LENGTH + 1)
+"""Characters of all values as they are sent: each may stand behind a backslash."""
 
 FILTER_FIELDS = (*FACET_FIELDS, "q")
 """The names of the query parameters that make a filter."""
+
+_Order = tuple[tuple[str, bool, list[str], tuple[str, ...]], ...]
 
 _INDEX = {name: index for index, name in enumerate(Facets._fields)}
 _SEARCH = _INDEX["search"]
@@ -42,12 +47,33 @@ class Condition:
             found = value in self.values or (value is not None and value.startswith(self.prefixes))
         return found is not self.exclude
 
+    @property
+    def order(self) -> "_Order":
+        """What puts conditions in their canonical order."""
+        return ((self.field, self.exclude, sorted(self.values), self.prefixes),)
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """A disjunction, which the grammar cannot say: what a principal may see is made of such (`auth.principal`)."""
+
+    conditions: tuple[Condition, ...]
+
+    def matches(self, facets: Facets) -> bool:
+        """Tell whether an event with these facets passes one of the conditions."""
+        return any(condition.matches(facets) for condition in self.conditions)
+
+    @property
+    def order(self) -> "_Order":
+        """What puts it in its place among conditions."""
+        return tuple(chain.from_iterable(condition.order for condition in self.conditions))
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
     """A conjunction of conditions in canonical order: equal filters are equal objects, and so share a cohort."""
 
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition | Either, ...] = ()
 
     def matches(self, facets: Facets) -> bool:
         """Tell whether an event with these facets passes every condition."""
@@ -60,17 +86,24 @@ class Filter:
         """Return the filter of what passes both."""
         return canonical((*self.conditions, *other.conditions)) if other.conditions else self
 
-    def without_audit(self) -> "Filter":
-        """Return this filter, narrowed to what a principal without `audit:read` may see."""
-        return canonical((*self.conditions, Condition("category", frozenset({"audit"}), exclude=True)))
+    def asks_for_audit(self) -> bool:
+        """Tell whether nothing but audit events is asked for, by their category."""
+        asked = [
+            condition
+            for condition in self.conditions
+            if isinstance(condition, Condition) and condition.field == "category"
+        ]
+        passing = [name for name in CATEGORIES if all((name in one.values) is not one.exclude for one in asked)]
+        return passing == ["audit"]
 
 
 EVERYTHING = Filter()
+AUDIT_ONLY = Condition("category", frozenset({"audit"}))
 
 
-def canonical(conditions: Iterable[Condition]) -> Filter:
+def canonical(conditions: Iterable[Condition | Either]) -> Filter:
     """Make a filter of conditions: sorted, without repetitions."""
-    return Filter(tuple(sorted(set(conditions), key=lambda c: (c.field, c.exclude, sorted(c.values), c.prefixes))))
+    return Filter(tuple(sorted(set(conditions), key=lambda condition: condition.order)))
 
 
 def parse_filter(parameters: Mapping[str, Sequence[str]]) -> Filter:
@@ -86,6 +119,10 @@ def parse_filter(parameters: Mapping[str, Sequence[str]]) -> Filter:
     conditions: list[Condition] = []
     wrong: dict[str, str] = {}
     count = 0
+    given = [raw for field in FILTER_FIELDS for raw in parameters.get(field, ())]
+    # Before each of them is read: what cannot be is to cost nothing.
+    if len(given) > MAX_VALUES or sum(map(len, given)) > MAX_TEXT:
+        raise ValidationError({"filter": f"at most {MAX_VALUES} values in all, and {MAX_TEXT} characters"})
     for field in FILTER_FIELDS:
         included: list[tuple[str, bool]] = []
         excluded: list[tuple[str, bool]] = []

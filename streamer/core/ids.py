@@ -14,6 +14,12 @@ ID_PATTERN = r"^[A-Za-z0-9._:~@-]{1,128}$"
 RESERVED_EVENT_IDS = frozenset({"stream", "ws", "stats", "export"})
 """Words that stand in the place of an event id in the API's paths."""
 
+SYSTEM_WORKSPACE = "system"
+"""Reserved for the server's own events: those about the instance, not about one workspace."""
+
+OWN_EVENT_IDS = "streamer:"
+"""What the ids of the server's own events begin with, and no client's: that tells them apart, whatever else they say."""
+
 CHANCES = 200
 """Ids for which the system is asked for random bits at once: 19 hexadecimal digits each."""
 

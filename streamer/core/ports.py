@@ -1,8 +1,8 @@
 """What `ingest`, `feed` and the edges need of the store and the bus, and no more."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from streamer.core.event import Draft, Event
 from streamer.core.filter import Filter
@@ -10,6 +10,9 @@ from streamer.core.frame import LiveFrame
 from streamer.core.position import LogHead, Position
 
 Order = Literal["asc", "desc"]
+T = TypeVar("T")
+Told = tuple[str, Draft]
+"""An event, behind the workspace in whose log it goes."""
 Bound = Position | int | None
 """One end of a range: a position, a timestamp in microseconds, or open."""
 
@@ -33,6 +36,18 @@ class Appended:
     events: Sequence[Event]
     created: bool
     """False when every event had been stored before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[T]):
+    """Something else than events that the store holds and that is to change, and the events that tell of it: all or nothing."""
+
+    locks: tuple[str, ...]
+    """The workspaces that nobody else may change meanwhile; events can be told only in their logs."""
+    apply: Callable[[Any, Collection[str]], tuple[T, Sequence[Told]]]
+    """Makes the change in the store's open transaction, its first argument; the second: which of the workspaces exist. Returns what
+    `Writer.change` returns, and the events with the workspaces in whose logs they go. If it raises, nothing is stored. It may be called
+    again, when nobody knows whether the change was stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +131,12 @@ class Writer(Protocol):
         """Store a request durably; returns after the commit.
 
         Raises: Overloaded, StoreUnavailable, IdConflict, IdempotencyConflict, WorkspaceNotFound.
+        """
+
+    async def change(self, change: Change[T]) -> T:
+        """Store a change with its events durably; returns after the commit.
+
+        Raises: Overloaded, StoreUnavailable, and what `change.apply` raises.
         """
 
 

@@ -135,6 +135,8 @@ class Subscription:
     """Whose limit of subscriptions this one counts for: a credential's id."""
     selection: Filter = EVERYTHING
     start: Bound = None
+    links: tuple[str, ...] = ()
+    """What has to stay as it is for the subscription, beside the connection's chain."""
 
 
 class Reader:
@@ -177,7 +179,7 @@ class Reader:
         """The last seq that the reader was told to resume from, other than by its cohort's frames."""
         self.has_left = False
 
-    def end(self, reason: Reason) -> None:
+    def close(self, reason: Reason) -> None:
         """End the subscription from the server's side."""
         if not self.has_left:
             self.driver.leave(self)

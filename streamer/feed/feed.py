@@ -107,8 +107,8 @@ class Feed:
         reader.session.position = reader.channel.flushed  # "from now on" is now
         connection.readers.add(reader)
         reader.channel.readers.add(reader)
-        self._hub.count(reader, 1)
         reader.task = asyncio.create_task(self._drive(reader, from_start=True))
+        self._hub.enter(reader)
 
     def leave(self, reader: Reader) -> None:
         """Forget a reader everywhere, at once."""
@@ -122,7 +122,7 @@ class Feed:
         if reader in reader.channel.readers:
             reader.channel.leave(reader)
             reader.connection.readers.discard(reader)
-            self._hub.count(reader, -1)
+            self._hub.depart(reader)
         self._hub.unfollow(reader.channel, reader.subscription.account)
 
     # ---- one reader
@@ -152,7 +152,7 @@ class Feed:
 
     def _end(self, reader: Reader, reason: Reason) -> None:
         reader.task = None  # this very task, which must not cancel itself
-        reader.end(reason)
+        reader.close(reason)
 
     async def _begin(self, reader: Reader) -> None:
         """Put a reader where it asked to begin, or as near as the log allows."""

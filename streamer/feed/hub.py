@@ -10,12 +10,12 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import cycle
 
 import structlog
 
-from streamer.core.errors import RateLimited, StoreUnavailable, WorkspaceNotFound
+from streamer.core.errors import Overloaded, RateLimited, StoreUnavailable, WorkspaceNotFound
 from streamer.core.ports import Committed, Log
 from streamer.feed.channel import Channel
 from streamer.feed.connection import Connection, Reader
@@ -31,6 +31,8 @@ DRAIN_RATE = 500
 """Connections closed each second when the server stops; more if its window is short. They all come back at once somewhere."""
 FLUSH_PAUSE = 1
 """A window is at least so many times as long as its flush: the readers of one workspace take half of the time at the most."""
+ENDED_SECONDS = 5
+"""How long it is remembered that a link was ended: longer than a request takes from being let in to opening what it asked for."""
 TICK_SECONDS = 0.01
 """The shortest time that is worth waiting."""
 
@@ -50,6 +52,7 @@ class Hub:
         stall_seconds: float,
         max_age: float,
         readers_per_account: int,
+        max_readers: int,
     ) -> None:
         self._log = log
         self._metrics = metrics
@@ -59,6 +62,7 @@ class Hub:
         self._stall_seconds = stall_seconds
         self._max_age = max_age
         self._readers_per_account = readers_per_account
+        self._max_readers = max_readers
         self._channels: dict[str, Channel] = {}
         self._opening: dict[str, asyncio.Task[Channel]] = {}
         self._heard: dict[str, int] = {}
@@ -68,9 +72,14 @@ class Hub:
         self._filling: dict[Channel, asyncio.Task[None]] = {}
         self._wheel: list[set[Connection]] = [set() for _ in range(heartbeat_seconds)]
         self._slots = cycle(range(heartbeat_seconds))
-        self._by_credential: dict[str, set[Connection]] = {}
+        self._by_link: dict[str, set[Connection | Reader]] = {}
+        """What depends on a link (`auth.principal.Principal.chain`): connections on credentials, subscriptions on roles."""
+        self._ended: dict[str, tuple[float, Reason]] = {}
+        """Links that were ended here, why, and until when that is remembered, on the event loop's clock."""
         self._places: Counter[str] = Counter()
         """Subscriptions by account, those included that have not begun yet."""
+        self._taken = 0
+        """All of them."""
         self._is_closing = False
         self._is_empty = asyncio.Event()
         """There are no connections. Set only while the hub closes."""
@@ -158,11 +167,11 @@ class Hub:
     async def follow(self, workspace: str, account: str) -> Channel:
         """Open the workspace's channel, and hold it open until `unfollow`.
 
-        Raises: WorkspaceNotFound, StoreUnavailable, RateLimited (the account has too many subscriptions).
+        Raises: WorkspaceNotFound, StoreUnavailable, RateLimited (the account has too many subscriptions), Overloaded (this node has).
         """
-        if self._places[account] >= self._readers_per_account:
-            raise RateLimited(f"this credential has {self._readers_per_account} streams open, which is the limit")
+        self._see_room(self._places[account], self._taken)
         self._places[account] += 1
+        self._taken += 1
         try:
             channel = None
             while channel is None or not channel.is_open:  # it may be closed between its opening and our turn
@@ -172,6 +181,19 @@ class Hub:
             raise
         channel.followers += 1
         return channel
+
+    def see_room(self, bearer: str) -> None:
+        """See that one more connection may be opened: also of those without a subscription there are no more than subscriptions may be.
+
+        Raises: RateLimited, Overloaded.
+        """
+        self._see_room(len(self._by_link.get(bearer, ())), sum(map(len, self._wheel)))
+
+    def _see_room(self, of_account: int, of_all: int) -> None:
+        if of_account >= self._readers_per_account:
+            raise RateLimited(f"this credential has {self._readers_per_account} streams open, which is the limit")
+        if of_all >= self._max_readers:
+            raise Overloaded(f"this node has {self._max_readers} streams open, which is the limit")
 
     def unfollow(self, channel: Channel, account: str) -> None:
         """Let go of a channel; nobody's is closed."""
@@ -187,6 +209,7 @@ class Hub:
             self._metrics.feeds.set(len(self._channels))
 
     def _leave_place(self, account: str) -> None:
+        self._taken -= 1
         self._places[account] -= 1
         if not self._places[account]:
             del self._places[account]
@@ -224,9 +247,15 @@ class Hub:
                 raise StoreUnavailable("the log could not be read")
         self._flush(channel)
 
-    def count(self, reader: Reader, change: int) -> None:
-        """Count a subscription in (1) or out (-1)."""
-        self._metrics.subscribers.labels(reader.sink.transport).inc(change)
+    def enter(self, reader: Reader) -> None:
+        """Count a subscription in."""
+        self._metrics.subscribers.labels(reader.sink.transport).inc()
+        self._bind(reader, reader.subscription.links)
+
+    def depart(self, reader: Reader) -> None:
+        """Count a subscription out."""
+        self._metrics.subscribers.labels(reader.sink.transport).dec()
+        self._unbind(reader, reader.subscription.links)
 
     def close_workspace(self, workspace: str, reason: Reason) -> None:
         """End all readers of a workspace; who comes back gets a new channel."""
@@ -234,7 +263,7 @@ class Hub:
         if channel is not None:
             self._forget(channel)
             for reader in list(channel.readers):
-                reader.end(reason)
+                reader.close(reason)
 
     # ---- connections
 
@@ -242,8 +271,7 @@ class Hub:
         """Count a connection in: heartbeats, closing, rotation."""
         connection.slot = next(self._slots)
         self._wheel[connection.slot].add(connection)
-        for credential in connection.chain:
-            self._by_credential.setdefault(credential, set()).add(connection)
+        self._bind(connection, connection.chain)
         if self._max_age:
             age = self._max_age * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
             connection.rotates_at = asyncio.get_running_loop().time() + age
@@ -255,22 +283,45 @@ class Hub:
         ended_by = connection.closed.word if connection.closed else "left"
         self._metrics.connections_ended.labels(connection.sink.transport, ended_by).inc()
         self._wheel[connection.slot].discard(connection)
-        for credential in connection.chain:
-            connections = self._by_credential.get(credential, set())
-            connections.discard(connection)
-            if not connections:
-                self._by_credential.pop(credential, None)
+        self._unbind(connection, connection.chain)
         if self._is_closing and not any(self._wheel):
             self._is_empty.set()
 
-    def credentials(self) -> list[str]:
-        """Return the ids of all credentials by which connections are open."""
-        return list(self._by_credential)
+    def links(self) -> list[str]:
+        """Return all links that something open depends on."""
+        return list(self._by_link)
 
-    def close_credential(self, credential: str, reason: Reason) -> None:
-        """End all connections that were opened by a credential, or by one that was made from it."""
-        for connection in list(self._by_credential.get(credential, ())):
-            connection.close(reason)
+    def close_link(self, link: str, reason: Reason) -> None:
+        """End the connections and subscriptions that depend on a link."""
+        for one in list(self._by_link.get(link, ())):
+            one.close(reason)
+
+    def end_links(self, links: Collection[str], reason: Reason) -> None:
+        """End what depends on these links, and what some request opens a moment later that was let in just before."""
+        now = asyncio.get_running_loop().time()
+        self._ended = {link: ended for link, ended in self._ended.items() if ended[0] > now}
+        for link in links:
+            self._ended[link] = now + ENDED_SECONDS, reason
+            self.close_link(link, reason)
+
+    def renew_link(self, link: str) -> None:
+        """Let what depends on a link be opened again."""
+        self._ended.pop(link, None)
+
+    def _bind(self, one: Connection | Reader, links: Sequence[str]) -> None:
+        for link in links:
+            self._by_link.setdefault(link, set()).add(one)
+            until, reason = self._ended.get(link, (0, None))
+            if reason is not None and until > asyncio.get_running_loop().time():
+                one.close(reason)
+                return
+
+    def _unbind(self, one: Connection | Reader, links: Sequence[str]) -> None:
+        for link in links:
+            bound = self._by_link.get(link, set())
+            bound.discard(one)
+            if not bound:
+                self._by_link.pop(link, None)
 
     async def drain(self, seconds: float) -> None:
         """End all connections, and those that still come: spread over the time that there is, or quicker if they are few."""

@@ -15,11 +15,13 @@ class Reason(Enum):
     STORE_UNAVAILABLE = "store_unavailable", 4003
     RESET = "reset", 4004
     INTERNAL_ERROR = "internal_error", 4005
+    ACCESS_CHANGED = "access_changed", 4006
     WORKSPACE_DELETED = "workspace_deleted", 4500
     CREDENTIAL_REVOKED = "credential_revoked", 4501
     CREDENTIAL_EXPIRED = "credential_expired", 4502
     SIGNED_OUT = "signed_out", 4503
     REPLACED = "replaced", 4504
+    ACCESS_REVOKED = "access_revoked", 4505
     UNSUBSCRIBED = "unsubscribed", 1000
 
     def __init__(self, word: str, code: int) -> None:

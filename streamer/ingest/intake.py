@@ -11,13 +11,16 @@ import orjson
 from streamer.core.actions import category_of, describe
 from streamer.core.errors import PayloadTooLarge, PermissionDenied, ValidationError
 from streamer.core.event import Draft, encode
-from streamer.core.ids import Uuid7s
+from streamer.core.ids import OWN_EVENT_IDS, SYSTEM_WORKSPACE, Uuid7s
 from streamer.core.ports import Append, Appended, Writer
-from streamer.ingest.redact import may_hold_secret, redact, redact_changes
+from streamer.ingest.limits import AppendRate
+from streamer.ingest.redact import Redactor
 from streamer.observe.metrics import Metrics
 
 TURN_EVENTS = 50
-"""Events of a batch that are prepared before others have their turn: about a millisecond."""
+TURN_BYTES = 64 * 1024
+"""Events of a batch that are prepared before others have their turn, and their bytes: about a millisecond."""
+LIKE_A_SECRET = "has the shape of a token, which is never stored"  # noqa: S105 - no password
 ACTOR_KEYS = ("type", "id", "name", "role", "on_behalf_of", "ip")
 ENTITY_KEYS = ("type", "id", "identifier", "name")
 # In the order in which they are written.
@@ -36,20 +39,31 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who appends: the principal's id, the actor that it is bound to, and whether it may make the workspace."""
+    """Who appends: the principal's id, the actor that it is bound to, whether it may make the workspace, whose rate it counts for."""
 
     principal: str
     actor: tuple[str, str] | None
     may_create_workspace: bool
+    account: str
+    name: str | None = None
+    """What people call the actor that it is bound to, if the credential knows: then the event does not say otherwise."""
+    may_claim: bool = False
+    """It is bound only where the event names no actor."""
+
+
+_OURSELVES = Author(SYSTEM_WORKSPACE, None, may_create_workspace=False, account=SYSTEM_WORKSPACE)
 
 
 class Intake:
     """Turns well-formed native events into drafts and has them stored."""
 
-    def __init__(self, writer: Writer, metrics: Metrics, limits: Limits) -> None:
+    def __init__(self, writer: Writer, metrics: Metrics, limits: Limits, redactor: Redactor, rate: AppendRate) -> None:
+        self.rate = rate
+        """How much each account may append. Whoever reads a request asks it first: a flood is to cost nothing."""
         self._writer = writer
         self._metrics = metrics
         self._limits = limits
+        self._redactor = redactor
         self._ids = Uuid7s()
 
     async def append(
@@ -71,9 +85,10 @@ class Intake:
             idempotency_key: the request's own key: the same again gets the same answer.
 
         Raises:
-            ValidationError: empty, too many, an id twice, no actor, details too deep; the fields are named.
+            ValidationError: empty, too many, an id twice, no actor, details too deep, a token for an id; the fields are named.
             PayloadTooLarge: an event is over its limit.
             PermissionDenied: the author is bound to another actor.
+            RateLimited: its account has appended too much; what is refused for another reason was not charged.
         """
         if not events:
             raise ValidationError({"events": "an empty batch; at least one event is needed"})
@@ -82,15 +97,18 @@ class Intake:
         drafts: list[Draft] = []
         seen: dict[str, int] = {}
         wrong: dict[str, str] = {}
+        size = 0
         for index, event in enumerate(events):
-            if index % TURN_EVENTS == TURN_EVENTS - 1:
+            if index % TURN_EVENTS == TURN_EVENTS - 1 or size > TURN_BYTES:
                 await asyncio.sleep(0)
+                size = 0
             where = f"events[{index}]" if batch else ""
             try:
                 draft = self._draft(workspace, event, author, where)
             except ValidationError as error:
                 wrong |= error.fields
                 continue
+            size += draft.size
             first = seen.setdefault(draft.id, index)
             if first != index:
                 wrong[f"{where}.id"] = f"the same id as events[{first}]"
@@ -103,7 +121,14 @@ class Intake:
             creator=author.principal if author.may_create_workspace else None,
             idempotency=_idempotency(idempotency_key, author, drafts),
         )
+        self.rate.take(author.account, len(drafts))
         return await self._writer.append(request)
+
+    def tell(self, workspace: str, event: Mapping[str, Any]) -> Draft:
+        """Return the draft of an event of the server's own; it may be longer than a client's. Any thread may call."""
+        event = {"id": OWN_EVENT_IDS + self._ids.make(), **event}
+        complete = _complete(workspace, event, _OURSELVES, "")
+        return encode(self._redacted(complete), id=event["id"], given_id=True)
 
     def _draft(self, workspace: str, event: Mapping[str, Any], author: Author, where: str) -> Draft:
         complete = _complete(workspace, event, author, where)
@@ -117,17 +142,30 @@ class Intake:
         brackets = draft.content.count(b"{") + draft.content.count(b"[")
         if brackets > self._limits.details_depth:
             for name in ("details", "changes"):
-                if _depth(complete[name]) > self._limits.details_depth:
+                if depth_of(complete[name]) > self._limits.details_depth:
                     raise self._too_deep(where, name)
-        if may_hold_secret(draft.content + draft.tail):
-            found = self._metrics.redactions.inc
-            clean = redact(complete | {"changes": None}, found=found)
-            if complete["changes"] is not None:
-                clean["changes"] = redact_changes(complete["changes"], found=found)
-            # Who, where and what are not secrets by name ("auth" may be an entity's type); their values were searched.
-            draft = encode(clean | {"workspace_id": workspace}, id=draft.id, given_id=draft.given_id)
+        given = draft.content + draft.tail
+        if self._redactor.may_hold_secret(given + draft.id.encode() if draft.given_id else given):
+            # What names other things cannot be replaced.
+            if draft.given_id and self._redactor.holds_token(draft.id):
+                raise ValidationError({f"{where}.id" if where else "id": LIKE_A_SECRET})
+            if self._redactor.holds_token(workspace):
+                raise ValidationError({"workspace": LIKE_A_SECRET})
+            draft = encode(self._redacted(complete), id=draft.id, given_id=draft.given_id)
             self._check_size(draft, where)  # what stands for a secret may be longer than it
         return draft
+
+    def _redacted(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a complete event without secrets. Only what clients name is judged by its name, not the event's own keys."""
+        found = self._metrics.redactions.inc
+        free = {"details", "changes"}
+        clean: dict[str, Any] = self._redactor.redact_texts(
+            {key: None if key in free else event[key] for key in event}, found=found
+        )
+        clean["details"] = self._redactor.redact(event["details"], found=found)
+        if event["changes"] is not None:
+            clean["changes"] = self._redactor.redact_changes(event["changes"], found=found)
+        return clean
 
     def _check_size(self, draft: Draft, where: str) -> None:
         if draft.size > self._limits.event_bytes:
@@ -181,9 +219,13 @@ def _actor(given: Mapping[str, Any] | None, author: Author, where: str) -> dict[
             raise ValidationError(missing)
         return actor
     bound_type, bound_id = author.actor
+    if author.may_claim and actor["type"] is not None and actor["id"] is not None:
+        return actor
     if actor["type"] not in {None, bound_type} or actor["id"] not in {None, bound_id}:
-        raise PermissionDenied(f"this key acts as {bound_type} {bound_id} and may not claim another actor")
-    return actor | {"type": bound_type, "id": bound_id}
+        raise PermissionDenied(f"this credential acts as {bound_type} {bound_id} and may not claim another actor")
+    if bound_type == "user" and actor["on_behalf_of"] not in {None, bound_id}:
+        raise PermissionDenied(f"this credential acts as user {bound_id}, who may not act on behalf of another person")
+    return actor | {"type": bound_type, "id": bound_id, "name": author.name or actor["name"]}
 
 
 def _changes(details: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -194,7 +236,7 @@ def _changes(details: Mapping[str, Any]) -> dict[str, Any] | None:
     return {name: {"from": before, "to": details.get(name)} for name, before in previous.items()}
 
 
-def _depth(value: Any) -> int:
+def depth_of(value: Any) -> int:
     """Count the levels of nested objects and arrays, without recursion."""
     deepest = 0
     waiting = [(value, 1)]

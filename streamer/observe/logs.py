@@ -2,25 +2,45 @@
 
 import logging
 import sys
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import structlog
 
+_OURS = frozenset({"request_id", "method", "level", "timestamp"})
 
-def configure(log_format: Literal["auto", "console", "json"], level: str) -> None:
-    """Set up logging for the process; libraries that use `logging` come out in the same form."""
+
+def _is_ours(name: str, value: str) -> bool:
+    """Tell whether the server made a value itself: of a principal's name, `user:…`, a token's issuer did."""
+    return name in _OURS or (name == "principal" and ":" not in value)
+
+
+def configure(log_format: Literal["auto", "console", "json"], level: str, clean: Callable[[str], str] = str) -> None:
+    """Set up logging for the process; libraries that use `logging` come out in the same form.
+
+    Args:
+        log_format: console or JSON; by itself the former on a terminal.
+        level: the least severe one to write.
+        clean: replaces the secrets in a text: a path or a traceback may quote what a client sent.
+    """
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: list[structlog.types.Processor] = (
+    renderer: list[structlog.types.Processor] = [
+        structlog.processors.format_exc_info,
+        lambda _logger, _method, entry: {
+            name: clean(value) if isinstance(value, str) and not _is_ours(name, value) else value
+            for name, value in entry.items()
+        },
+        *([_printable] if console else []),
         # Plain tracebacks: pretty ones show the local variables, and so a request's credential.
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
+        else structlog.processors.JSONRenderer(),
+    ]
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -39,3 +59,13 @@ def configure(log_format: Literal["auto", "console", "json"], level: str) -> Non
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+
+
+def _printable(_logger: Any, _method: str, entry: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Escape what a terminal would obey or take for another line; JSON does so by itself."""
+    return {
+        name: value.encode("unicode_escape").decode()
+        if isinstance(value, str) and name != "exception" and not value.isprintable()
+        else value
+        for name, value in entry.items()
+    }

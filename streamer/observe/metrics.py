@@ -45,7 +45,7 @@ class Metrics:
         self.appends_refused = counter("appends_refused_total", "Appends answered 503 overloaded: the queue was full.")
         self.append_queue = gauge("append_queue_events", "Events that wait to be stored.")
         self.commit_seconds = histogram("commit_seconds", "Time to store one group of appends, retries included.")
-        self.redactions = counter("redactions_total", "Values replaced before storage because they looked secret.")
+        self.redactions = counter("redactions_total", "Secrets replaced before storage, each counted once.")
         self.subscribers = gauge("subscribers", "Open subscriptions.", "transport")
         self.connections_ended = counter(
             "connections_ended_total",
@@ -61,6 +61,8 @@ class Metrics:
         )
         self.feeds = gauge("feeds", "Workspaces that have readers here.")
         self.store_up = gauge("store_up", "1 while the database answers the readiness check, else 0.")
+        self.jwks_keys = gauge("jwks_keys", "Keys of the tokens' issuer in use.")
+        self.jwks_fetches = counter("jwks_fetches_total", "Fetches of the keys of the tokens' issuer.", "outcome")
         gauge("tasks", "Tasks of the event loop.").set_function(_tasks)
 
     def render(self) -> bytes:

@@ -1,15 +1,17 @@
 """Credentials as records: only hashes of secrets are kept, and nothing here returns one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
-from sqlalchemy import Connection, Row, and_, delete, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select
 
-from streamer.core.errors import NotFound
+from streamer.core.errors import NotFound, PermissionDenied, WorkspaceNotFound
+from streamer.core.event import Draft
+from streamer.core.ports import Change, T, Told
 from streamer.store.database import Database, reads, writes
-from streamer.store.schema import credentials
+from streamer.store.schema import credentials, members
 
 Kind = Literal["admin", "key", "sign_in", "session"]
 
@@ -38,26 +40,47 @@ class Credentials:
         self._database = database
 
     @writes
-    def add(self, connection: Connection, credential: Credential, *, replace: bool = False) -> None:
-        """Store a credential; with `replace`, in the place of one with the same id."""
-        actor_type, actor_id = credential.actor or (None, None)
-        row = {
-            "id": credential.id,
-            "kind": credential.kind,
-            "secret_hash": credential.secret_hash,
-            "workspace": credential.workspace,
-            "name": credential.name,
-            "grants": orjson.dumps(dict(credential.grants)).decode(),
-            "actor_type": actor_type,
-            "actor_id": actor_id,
-            "parent": credential.parent,
-            "created_at": credential.created_at,
-            "created_by": credential.created_by,
-            "expires_at": credential.expires_at,
-        }
-        if replace:
-            connection.execute(delete(credentials).where(credentials.c.id == credential.id))
-        connection.execute(insert(credentials), row)
+    def add(self, connection: Connection, credential: Credential) -> None:
+        """Store a credential that was made from another one."""
+        connection.execute(insert(credentials), _row(credential))
+
+    @writes
+    def add_first(self, connection: Connection, credential: Credential) -> bool:
+        """Store a credential unless there is one with its id; tells which."""
+        insertion = self._database.insert(credentials).on_conflict_do_nothing()
+        return bool(connection.execute(insertion, _row(credential)).rowcount)
+
+    def create(self, credential: Credential, workspace: str, draft: Draft) -> Change[None]:
+        """Return the change that stores a key, in the place of one with the same id and of what was made from that.
+
+        Args:
+            credential: the key.
+            workspace: where it is told.
+            draft: the event.
+        """
+
+        def apply(connection: Connection, found: Collection[str]) -> tuple[None, list[Told]]:
+            if workspace not in found:
+                raise WorkspaceNotFound
+            _take(connection, credentials.c.id == credential.id)
+            connection.execute(insert(credentials), _row(credential))
+            return None, [(workspace, draft)]
+
+        return Change((workspace,), apply)
+
+    def revoke(self, key_id: str, workspace: str, tell: Callable[[Credential], Draft]) -> Change[None]:
+        """Return the change that removes a workspace's key; it raises NotFound if there is none."""
+
+        def apply(connection: Connection, found: Collection[str]) -> tuple[None, list[Told]]:
+            if workspace not in found:
+                raise WorkspaceNotFound
+            this = and_(credentials.c.id == key_id, credentials.c.workspace == workspace, credentials.c.kind == "key")
+            taken = _take(connection, this)
+            if not taken:
+                raise NotFound("no such key in this workspace")
+            return None, [(workspace, tell(taken[0]))]
+
+        return Change((workspace,), apply)
 
     @reads
     def find(self, connection: Connection, secret_hash: str) -> Credential | None:
@@ -106,21 +129,79 @@ class Credentials:
         return None if row is None else _credential(row)
 
     @writes
-    def remove(self, connection: Connection, credential_id: str, *, workspace: str | None = None) -> None:
-        """Remove a credential and what was made from it. Raises NotFound: there is none (in this workspace)."""
-        this = credentials.c.id == credential_id
-        if workspace is not None:
-            this = and_(this, credentials.c.workspace == workspace, credentials.c.kind == "key")
-        gone = connection.execute(delete(credentials).where(this))
-        if not gone.rowcount:
-            raise NotFound("no such key in this workspace")
-        connection.execute(delete(credentials).where(credentials.c.parent == credential_id))
+    def remove(self, connection: Connection, credential_id: str) -> None:
+        """Remove a credential and what was made from it."""
+        _take(connection, credentials.c.id == credential_id)
 
     @writes
     def sweep(self, connection: Connection, now: int) -> None:
         """Remove sessions and sign-in codes whose time is over; keys stay listed."""
         over = and_(credentials.c.expires_at <= now, credentials.c.kind.in_(("session", "sign_in")))
         connection.execute(delete(credentials).where(over))
+
+
+def guarded(change: Change[T], links: Sequence[str], role: tuple[str, str, str] | None) -> Change[T]:
+    """Return the change, refused with PermissionDenied if who makes it has lost the right to meanwhile.
+
+    What is known of a caller may be two seconds old; that is not to be enough to make a key that outlasts it.
+
+    Args:
+        change: what is to be made.
+        links: ids of credentials that have to be there.
+        role: workspace, user and the role that they have to have there.
+    """
+
+    def apply(connection: Connection, found: Collection[str]) -> tuple[T, Sequence[Told]]:
+        known = select(func.count()).select_from(credentials).where(credentials.c.id.in_(links))
+        stands = connection.execute(known).scalar_one() == len(set(links))
+        if role is not None:
+            workspace, user, name = role
+            member = (members.c.workspace == workspace, members.c.user_id == user, members.c.role == name)
+            stands = stands and connection.execute(select(members.c.role).where(*member)).first() is not None
+        if not stands:
+            raise PermissionDenied("the access that this was asked with has ended meanwhile")
+        return change.apply(connection, found)
+
+    return Change(change.locks, apply)
+
+
+def take_keys_of(connection: Connection, workspace: str, actor: tuple[str, str]) -> list[Credential]:
+    """Remove a workspace's keys that act as `actor`, and return them."""
+    this = and_(
+        credentials.c.workspace == workspace,
+        credentials.c.kind == "key",
+        credentials.c.actor_type == actor[0],
+        credentials.c.actor_id == actor[1],
+    )
+    return _take(connection, this)
+
+
+def _take(connection: Connection, these: ColumnElement[bool]) -> list[Credential]:
+    """Remove credentials and what was made from them; return the former."""
+    taken = [
+        _credential(row) for row in connection.execute(select(credentials).where(these).order_by(credentials.c.id))
+    ]
+    ids = [credential.id for credential in taken]
+    connection.execute(delete(credentials).where(or_(credentials.c.id.in_(ids), credentials.c.parent.in_(ids))))
+    return taken
+
+
+def _row(credential: Credential) -> dict[str, Any]:
+    actor_type, actor_id = credential.actor or (None, None)
+    return {
+        "id": credential.id,
+        "kind": credential.kind,
+        "secret_hash": credential.secret_hash,
+        "workspace": credential.workspace,
+        "name": credential.name,
+        "grants": orjson.dumps(dict(credential.grants)).decode(),
+        "actor_type": actor_type,
+        "actor_id": actor_id,
+        "parent": credential.parent,
+        "created_at": credential.created_at,
+        "created_by": credential.created_by,
+        "expires_at": credential.expires_at,
+    }
 
 
 def _credential(row: Row[Any]) -> Credential:

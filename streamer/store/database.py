@@ -1,11 +1,14 @@
 """Connections to SQLite or PostgreSQL, and what of the two differs.
 
-SQLite: WAL, one writer connection whose transactions begin IMMEDIATE, a few readers that cannot write. PostgreSQL: writers at READ
-COMMITTED, where row locks do the ordering; readers at REPEATABLE READ. So on both a reader sees one moment throughout. Every failure to reach or use the database becomes `StoreUnavailable`.
+SQLite: a file for its user only, WAL, one writer connection whose transactions begin IMMEDIATE, a few readers that cannot write.
+PostgreSQL: writers at READ COMMITTED, where row locks do the ordering; readers at REPEATABLE READ. So on both a reader sees one moment
+throughout. Every failure to reach or use the database becomes `StoreUnavailable`.
 """
 
 import asyncio
+import contextlib
 import functools
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -250,6 +253,13 @@ class _SqlitePool(_Pool):
             # isolation_level None: the driver leaves BEGIN to us (otherwise it begins late, and DEFERRED).
             connect_args={"timeout": LOCK_WAIT_SECONDS, "isolation_level": None},
         )
+
+        @event.listens_for(self._engine, "do_connect")
+        def _create(_dialect: object, _record: object, arguments: list[str], _parameters: object) -> None:
+            # Before SQLite does it with the umask's mode; the files beside this one get its mode. One that exists must not be opened:
+            # closing it would take away the locks that SQLite has on it in this process.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(Path(arguments[0]).resolve(), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
         @event.listens_for(self._engine, "connect")
         def _configure(connection: Any, _record: object) -> None:

@@ -9,12 +9,12 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, case, 
 
 from streamer.core.errors import EventNotFound, PositionExpired, WorkspaceNotFound
 from streamer.core.event import Event, Facets
-from streamer.core.filter import Condition, Filter
+from streamer.core.filter import Condition, Either, Filter
 from streamer.core.frame import LiveFrame
 from streamer.core.ports import Bound, Order, Page
 from streamer.core.position import LogHead, Position
 from streamer.store.database import Database, reads
-from streamer.store.predicate import lead, predicate
+from streamer.store.predicate import branches, lead, predicate
 from streamer.store.schema import events, workspaces
 
 SMALL_BYTES = 4 * 2**10
@@ -117,7 +117,7 @@ class SqlLog:
             raise EventNotFound
         return Event(row.seq, row.id, row.body.encode())
 
-    def _passes(self, selection: Filter, leading: Condition | None = None) -> ColumnElement[bool]:
+    def _passes(self, selection: Filter, leading: Condition | Either | None = None) -> ColumnElement[bool]:
         return predicate(selection, is_sqlite=self._database.is_sqlite, leading=leading)
 
     def _between(  # noqa: PLR0913, PLR0917 - the parts of one query
@@ -127,16 +127,13 @@ class SqlLog:
         here = (events.c.workspace == key, events.c.seq > floor, events.c.seq <= ceiling)
         query = select(*_SIZED, events.c.id).where(events.c.workspace == key).order_by(by_seq).limit(limit)
         leading = lead(selection)
-        if leading is None or len(leading.values) == 1:
+        ways = branches(leading) if leading else []
+        if len(ways) <= 1:
             return query.where(*here, self._passes(selection, leading))
         rest = Filter(tuple(condition for condition in selection.conditions if condition != leading))
         each = (
-            select(events.c.seq)
-            .where(*here, events.c[leading.field] == value, self._passes(rest))
-            .order_by(by_seq)
-            .limit(limit)
-            .subquery()
-            for value in sorted(leading.values)
+            select(events.c.seq).where(*here, way, self._passes(rest)).order_by(by_seq).limit(limit).subquery()
+            for way in ways
         )
         return query.where(events.c.seq.in_(union_all(*(select(branch.c.seq) for branch in each))))
 

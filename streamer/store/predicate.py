@@ -4,14 +4,17 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Text, and_, bindparam, func, not_, or_
 
-from streamer.core.filter import Condition, Filter
+from streamer.core.filter import Condition, Either, Filter
 from streamer.store.schema import events
 
-INDEXED = ("entity_id", "run_id", "task_id", "agent_id", "actor_id", "action", "category", "actor_type")
+INDEXED = (
+    *("entity_id", "run_id", "task_id", "agent_id", "on_behalf_of", "actor_id"),
+    *("action", "category", "actor_type"),
+)
 """The fields with an index (workspace, field, seq), those with the fewest events a value first. Of categories only audit has one."""
 
 
-def predicate(selection: Filter, *, is_sqlite: bool, leading: Condition | None = None) -> ColumnElement[bool]:
+def predicate(selection: Filter, *, is_sqlite: bool, leading: Condition | Either | None = None) -> ColumnElement[bool]:
     """Return the condition that an event's row passes the filter.
 
     SQLite knows nothing of how often a value occurs, and so may walk through all events of a common one to find a rare one among them.
@@ -20,23 +23,50 @@ def predicate(selection: Filter, *, is_sqlite: bool, leading: Condition | None =
     return and_(
         True,
         *(
-            _condition(condition, is_sqlite=is_sqlite, by_index=condition == leading or not is_sqlite)
+            or_(
+                *(
+                    _condition(part, is_sqlite=is_sqlite, by_index=condition == leading or not is_sqlite)
+                    for part in _parts(condition)
+                )
+            )
             for condition in selection.conditions
         ),
     )
 
 
-def lead(selection: Filter) -> Condition | None:
+def lead(selection: Filter) -> Condition | Either | None:
     """Return the condition whose index finds the events soonest; None if no index helps.
 
     If it has several values, each wants a query of its own: the database can walk an index in seq order for one value of a field, not for
     several: it would sort all their events.
     """
-    included = {c.field: c for c in selection.conditions if not c.exclude and not c.prefixes}
-    if "category" in included and included["category"].values != {"audit"}:
-        del included["category"]
-    found = [included[field] for field in INDEXED if field in included]
-    return min(found, key=lambda condition: len(condition.values) > 1, default=None)
+    found = [condition for condition in selection.conditions if all(map(_is_indexed, _parts(condition)))]
+    return min(found, key=_cost, default=None)
+
+
+def branches(leading: Condition | Either) -> list[ColumnElement[bool]]:
+    """Return the conditions of the queries that a leading condition wants, each for one value of one index."""
+    return [
+        _condition(Condition(part.field, frozenset({value})), is_sqlite=False, by_index=True)
+        for part in _parts(leading)
+        for value in sorted(part.values)
+    ]
+
+
+def _parts(condition: Condition | Either) -> tuple[Condition, ...]:
+    return condition.conditions if isinstance(condition, Either) else (condition,)
+
+
+def _is_indexed(condition: Condition) -> bool:
+    if condition.exclude or condition.prefixes or condition.field not in INDEXED:
+        return False
+    return condition.field != "category" or condition.values == {"audit"}
+
+
+def _cost(condition: Condition | Either) -> tuple[bool, int]:
+    """Return what is less for the better index: one value before several, then the field of which a value is rarer."""
+    parts = _parts(condition)
+    return sum(len(part.values) for part in parts) > 1, max(INDEXED.index(part.field) for part in parts)
 
 
 def _condition(condition: Condition, *, is_sqlite: bool, by_index: bool) -> ColumnElement[bool]:

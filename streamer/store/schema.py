@@ -49,6 +49,7 @@ events = Table(
     Column("agent_id", _Word),
     Column("run_id", _Word),
     Column("task_id", _Word),
+    Column("on_behalf_of", _Word),
     Column("search", _Word, nullable=False),
     Column("body", Text, nullable=False),
     PrimaryKeyConstraint("workspace", "seq"),
@@ -76,6 +77,14 @@ events = Table(
             postgresql_where=text(f"{name}_id IS NOT NULL"),
         )
         for name in ("entity", "agent", "run", "task")
+    ),
+    Index(
+        "events_on_behalf_of",
+        "workspace",
+        "on_behalf_of",
+        "seq",
+        sqlite_where=text("on_behalf_of IS NOT NULL"),
+        postgresql_where=text("on_behalf_of IS NOT NULL"),
     ),
 )
 
@@ -111,6 +120,19 @@ credentials = Table(
     Index("credentials_by_parent", "parent"),
 )
 
+members = Table(
+    "members",
+    metadata,
+    Column("workspace", _Word, nullable=False),
+    # The `sub` of the person's tokens.
+    Column("user_id", _Word, nullable=False),
+    Column("role", _Word, nullable=False),
+    Column("added_at", BigInteger, nullable=False),
+    Column("added_by", _Word, nullable=False),
+    PrimaryKeyConstraint("workspace", "user_id"),
+    Index("members_by_user", "user_id", "workspace"),
+)
+
 tickets = Table(
     "tickets",
     metadata,
@@ -125,5 +147,9 @@ tickets = Table(
     Column("expires_at", BigInteger, nullable=False),
     Column("ends_at", BigInteger, nullable=False),
     Column("openings", Integer, nullable=False),
+    # What a token said, if the ticket was made with one: tokens are not kept.
+    Column("claims", Text),
+    # Of the log, when it was opened last: only its stream was told it, with its positions.
+    Column("epoch", _Word),
     Index("tickets_by_expiry", "expires_at"),
 )

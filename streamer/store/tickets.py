@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, and_, delete, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, false, insert, or_, select, update
 
 from streamer.store.database import Database, reads, writes
 from streamer.store.schema import tickets
@@ -19,6 +19,8 @@ class TicketRecord:
     secret_hash: str
     credential: str
     """What stands for the credential that it was made with (`auth.principal.Principal.chain`)."""
+    claims: Mapping[str, Any] | None
+    """What the token said, if it was made with one (`auth.keys.claims_of`)."""
     workspace: str
     parameters: Mapping[str, Sequence[str]]
     """The filter, as parameters of a query."""
@@ -27,6 +29,8 @@ class TicketRecord:
     """Before the first opening: the end of the time for that. After it: `ends_at`."""
     ends_at: int
     openings: int = 0
+    epoch: str | None = None
+    """Of the log, when the ticket was opened last."""
 
 
 class TicketStore:
@@ -38,8 +42,9 @@ class TicketStore:
     @writes
     def add(self, connection: Connection, ticket: TicketRecord) -> None:
         """Store a ticket, and remove those whose time is over."""
-        row = {name: getattr(ticket, name) for name in tickets.c.keys() if name != "parameters"}  # noqa: SIM118
+        row = {name: getattr(ticket, name) for name in tickets.c.keys()}  # noqa: SIM118
         row["parameters"] = orjson.dumps(dict(ticket.parameters)).decode()
+        row["claims"] = orjson.dumps(dict(ticket.claims)).decode() if ticket.claims is not None else None
         connection.execute(delete(tickets).where(tickets.c.expires_at <= ticket.created_at))
         connection.execute(insert(tickets), row)
 
@@ -50,16 +55,27 @@ class TicketStore:
         return None if row is None else _record(row)
 
     @writes
-    def open(self, connection: Connection, ticket_id: str, now: int, *, again: bool) -> int | None:
-        """Open a ticket that is not over: for the first time or, with `again`, whether or not it was opened before.
+    def open(
+        self, connection: Connection, ticket_id: str, now: int, *, epoch: str, resumed: str | None = None
+    ) -> int | None:
+        """Open a ticket that is not over: for the first time, or again by who knows the epoch of what it was opened for.
+
+        Args:
+            connection: the store's.
+            ticket_id: which.
+            now: the time.
+            epoch: the log's.
+            resumed: of the position that the client brings, if it resumes.
 
         Returns:
             which opening this is (1 …); None: it may not be opened.
         """
         this = and_(tickets.c.id == ticket_id, tickets.c.expires_at > now)
-        if not again:
-            this = and_(this, tickets.c.openings == 0)
-        query = update(tickets).where(this).values(openings=tickets.c.openings + 1, expires_at=tickets.c.ends_at)
+        if resumed is None or resumed != epoch:
+            known = false() if resumed is None else tickets.c.epoch == resumed
+            this = and_(this, or_(tickets.c.openings == 0, known))
+        opened = {"openings": tickets.c.openings + 1, "expires_at": tickets.c.ends_at, "epoch": epoch}
+        query = update(tickets).where(this).values(opened)
         opening: int | None = connection.execute(query.returning(tickets.c.openings)).scalar_one_or_none()
         return opening
 
@@ -72,4 +88,5 @@ class TicketStore:
 
 
 def _record(row: Row[Any]) -> TicketRecord:
-    return TicketRecord(**{**row._mapping, "parameters": orjson.loads(row.parameters)})  # noqa: SLF001
+    claims = orjson.loads(row.claims) if row.claims is not None else None
+    return TicketRecord(**{**row._mapping, "parameters": orjson.loads(row.parameters), "claims": claims})  # noqa: SLF001

@@ -1,6 +1,6 @@
-"""Workspaces as records: made, named, listed, deleted. Their logs are the writer's and the log's."""
+"""Workspaces as records: made, named, listed, deleted. Their logs are the writer's and the log's, and so are the changes told there."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +8,12 @@ import orjson
 from sqlalchemy import Connection, delete, select, true, update
 
 from streamer.core.clock import now_us
-from streamer.core.errors import WorkspaceNotFound
-from streamer.core.ids import new_epoch
+from streamer.core.errors import StoreUnavailable, WorkspaceNotFound
+from streamer.core.ids import SYSTEM_WORKSPACE, new_epoch
+from streamer.core.ports import Change, Told
 from streamer.core.position import LogHead
 from streamer.store.database import Database, reads, writes
-from streamer.store.schema import credentials, events, idempotency, tickets, workspaces
+from streamer.store.schema import credentials, events, idempotency, members, tickets, workspaces
 from streamer.store.writer import workspace_row
 
 PURGE_ROWS = 5000
@@ -32,6 +33,14 @@ class Workspace:
     log: LogHead
 
 
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What went with a workspace: ids of keys; members and their roles."""
+
+    keys: Sequence[str]
+    members: Sequence[tuple[str, str]]
+
+
 class Workspaces:
     """The table of workspaces."""
 
@@ -47,42 +56,83 @@ class Workspaces:
             raise WorkspaceNotFound
         return _workspace(row)
 
-    @writes
     def put(
-        self, connection: Connection, workspace: str, changes: Mapping[str, Any], *, creator: str
-    ) -> tuple[Workspace, bool]:
-        """Make a workspace or change one; values that `changes` leaves out stay. Returns it, and whether it was made."""
+        self,
+        workspace: str,
+        changes: Mapping[str, Any],
+        *,
+        creator: str,
+        tell: Callable[[Workspace | None, Workspace], Told | None],
+    ) -> Change[tuple[Workspace, bool]]:
+        """Return the change that makes a workspace or changes one; its result: the workspace, and whether it was made.
+
+        Args:
+            workspace: its id.
+            changes: the values; those that are left out stay.
+            creator: who makes it, if it is made.
+            tell: is given the workspace as it was and as it is then; refuses, or returns the event, if there is one to tell.
+        """
         values = dict(changes)
         if "settings" in values:
             values["settings"] = orjson.dumps(values["settings"]).decode()
-        row = workspace_row(workspace, created_by=creator, now=self._clock())
         this = workspaces.c.id == workspace
-        # One statement decides who makes it: others may be at the same, on this node or another.
-        made = connection.execute(self._database.insert(workspaces).on_conflict_do_nothing(), row | values)
-        if not made.rowcount and values:
-            connection.execute(update(workspaces).where(this).values(**values))
-        stored = connection.execute(select(workspaces).where(this)).one()
-        return _workspace(stored), bool(made.rowcount)
+
+        def apply(connection: Connection, found: Collection[str]) -> tuple[tuple[Workspace, bool], list[Told]]:
+            row = workspace_row(workspace, created_by=creator, now=self._clock())
+            insertion = self._database.insert(workspaces).on_conflict_do_nothing()
+            before = None
+            if not connection.execute(insertion, row | values).rowcount:
+                if workspace not in found:  # an append made it a moment ago: it is not locked
+                    raise StoreUnavailable("the workspace was made meanwhile")
+                before = _workspace(connection.execute(select(workspaces).where(this)).one())
+                if values:
+                    connection.execute(update(workspaces).where(this).values(**values))
+            after = _workspace(connection.execute(select(workspaces).where(this)).one())
+            told = tell(before, after)
+            return (after, before is None), [told] if told else []
+
+        return Change((workspace, SYSTEM_WORKSPACE), apply)
 
     @reads
     def listing(
-        self, connection: Connection, among: Collection[str] | None, *, after: str, limit: int
+        self,
+        connection: Connection,
+        among: Collection[str] | None,
+        *,
+        after: str,
+        limit: int,
+        org_id: str | None = None,
     ) -> list[Workspace]:
-        """Return workspaces in order of id: all of them, or those `among` the given ids."""
+        """Return workspaces in order of id: all of them, or those `among` the given ids; of one organisation, if one is given."""
         query = select(workspaces).where(
-            workspaces.c.id > after, true() if among is None else workspaces.c.id.in_(sorted(among))
+            workspaces.c.id > after,
+            true() if among is None else self._database.is_any_of(workspaces.c.id, "among"),
+            true() if org_id is None else workspaces.c.org_id == org_id,
         )
-        rows = connection.execute(query.order_by(workspaces.c.id).limit(limit))
+        values = {} if among is None else {"among": self._database.list_value(sorted(among))}
+        rows = connection.execute(query.order_by(workspaces.c.id).limit(limit), values)
         return [_workspace(row) for row in rows]
 
-    @writes
-    def delete(self, connection: Connection, workspace: str) -> None:
-        """Delete a workspace with its keys and tickets, at once; its events go in the background (`purge`). Raises WorkspaceNotFound."""
-        gone = connection.execute(delete(workspaces).where(workspaces.c.id == workspace))
-        if not gone.rowcount:
-            raise WorkspaceNotFound
-        connection.execute(delete(credentials).where(credentials.c.workspace == workspace))
-        connection.execute(delete(tickets).where(tickets.c.workspace == workspace))
+    def delete(self, workspace: str, tell: Callable[[Workspace], Told]) -> Change[Deleted]:
+        """Return the change that deletes a workspace with its members, keys and tickets; its events go in the background (`purge`).
+
+        It raises WorkspaceNotFound if there is none.
+        """
+
+        def apply(connection: Connection, found: Collection[str]) -> tuple[Deleted, list[Told]]:
+            if workspace not in found:
+                raise WorkspaceNotFound
+            this = workspaces.c.id == workspace
+            told = tell(_workspace(connection.execute(select(workspaces).where(this)).one()))
+            keys = connection.execute(select(credentials.c.id).where(credentials.c.workspace == workspace)).scalars()
+            people = connection.execute(select(members).where(members.c.workspace == workspace))
+            deleted = Deleted(list(keys), [(row.user_id, row.role) for row in people])
+            connection.execute(delete(workspaces).where(this))
+            for table in (credentials, members, tickets):
+                connection.execute(delete(table).where(table.c.workspace == workspace))
+            return deleted, [told]
+
+        return Change((workspace, SYSTEM_WORKSPACE), apply)
 
     @writes
     def renew_epochs(self, connection: Connection) -> int:

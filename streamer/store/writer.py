@@ -8,9 +8,11 @@ number of nodes, and a rollback gives the numbers back. After the commit the wai
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, groupby
+from typing import Any, cast
 
 import orjson
 import structlog
@@ -28,8 +30,8 @@ from streamer.core.errors import (
 )
 from streamer.core.event import Draft, Event, Facets
 from streamer.core.frame import LiveFrame
-from streamer.core.ids import new_epoch
-from streamer.core.ports import Append, Appended, Committed
+from streamer.core.ids import SYSTEM_WORKSPACE, new_epoch
+from streamer.core.ports import Append, Appended, Change, Committed, T
 from streamer.core.position import Position
 from streamer.observe.metrics import Metrics
 from streamer.store.database import Database
@@ -92,8 +94,9 @@ class _Log:
 
 @dataclass(slots=True)
 class _Waiting:
-    request: Append
-    answer: asyncio.Future[Appended]
+    request: Append | Change[Any]
+    answer: asyncio.Future[Any]
+    events: int
     size: int
 
 
@@ -134,15 +137,25 @@ class GroupCommit:
 
     async def append(self, request: Append) -> Appended:
         """Store a request durably; returns after the commit."""
-        size = sum(draft.size for draft in request.drafts)
-        full = self._events + len(request.drafts) > self._max_events or self._bytes + size > self._max_bytes
+        appended: Appended = await self._enqueue(
+            request, events=len(request.drafts), size=sum(draft.size for draft in request.drafts)
+        )
+        return appended
+
+    async def change(self, change: Change[T]) -> T:
+        """Store a change with its events durably, in its turn among the appends; returns after the commit."""
+        changed: T = await self._enqueue(change, events=1, size=0)
+        return changed
+
+    async def _enqueue(self, request: Append | Change[Any], *, events: int, size: int) -> Any:
+        full = self._events + events > self._max_events or self._bytes + size > self._max_bytes
         # A request that alone is over the bound is taken when nothing else waits: limits are not to contradict each other.
         if self._closing or (full and self._queue):
             self._metrics.appends_refused.inc()
             raise Overloaded("too many appends wait for the disk; nothing of this request was stored")
-        answer: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(request, answer, size))
-        self._events += len(request.drafts)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(request, answer, events, size))
+        self._events += events
         self._bytes += size
         self._wake.set()
         return await answer
@@ -164,7 +177,7 @@ class GroupCommit:
             spent = time.perf_counter() - started
             self._metrics.commit_seconds.observe(spent)
             for waiting, outcome in zip(group, outcomes, strict=True):
-                self._events -= len(waiting.request.drafts)
+                self._events -= waiting.events
                 self._bytes -= waiting.size
                 if waiting.answer.done():  # its client left: what is stored is stored
                     continue
@@ -185,25 +198,28 @@ class GroupCommit:
         self._wake.set()
 
     def _take(self) -> list[_Waiting]:
+        """Take the next group from the queue; a change stands alone, for what comes behind it may depend on it."""
         group: list[_Waiting] = []
         count = size = 0
         while self._queue:
             first = self._queue[0]
-            count += len(first.request.drafts)
+            count += first.events
             size += first.size
-            if group and (count > GROUP_EVENTS or size > GROUP_BYTES):
+            if group and (count > GROUP_EVENTS or size > GROUP_BYTES or isinstance(first.request, Change)):
                 break
             group.append(self._queue.popleft())
+            if isinstance(first.request, Change):
+                break
         return group
 
-    async def _commit(self, group: Sequence[Append]) -> list[Outcome]:
+    async def _commit(self, group: Sequence[Append | Change[Any]]) -> list[Any]:
         """Store a group; if that fails, its requests one by one, so that one bad append fails alone."""
         try:
             return await self._transact(group, retried=False)
         except Exception as error:  # noqa: BLE001 - each request gets its own error below
             if len(group) == 1 and not isinstance(error, StoreUnavailable):
                 return [self._failure(error)]
-        outcomes: list[Outcome] = []
+        outcomes: list[Any] = []
         for request in group:
             last = outcomes[-1] if outcomes else None
             if isinstance(last, StoreUnavailable):
@@ -221,7 +237,7 @@ class GroupCommit:
         self._logger.error("append_refused_by_database", exc_info=error)
         return InternalError("the database refused the append; nothing of it was stored")
 
-    async def _transact(self, group: Sequence[Append], *, retried: bool) -> list[Outcome]:
+    async def _transact(self, group: Sequence[Append | Change[Any]], *, retried: bool) -> list[Any]:
         """Store a group in one transaction, and keep the news of it.
 
         Args:
@@ -229,15 +245,32 @@ class GroupCommit:
             retried: the commit before may have gone through although it seemed to fail (the connection broke): look up every
                 id, also those made here, so that nothing is stored twice.
         """
-        outcomes, logs = await self._database.write(lambda connection: self._apply(connection, group, retried=retried))
+        if isinstance(group[0], Change):
+            outcomes, logs = await self._database.write(partial(self._change, change=group[0]))
+        else:
+            appends = cast("Sequence[Append]", group)  # a change stands alone
+            outcomes, logs = await self._database.write(partial(self._apply, group=appends, retried=retried))
         self._news += [Committed(log.id, log.epoch, log.frames) for log in logs if log.frames]
         return outcomes
+
+    def _change(self, connection: Connection, change: Change[Any]) -> tuple[list[Any], list[_Log]]:
+        """Make a change and store its events; returns its outcome, and the logs that it grows."""
+        logs, now = self._lock(connection, {ws: ws if ws == SYSTEM_WORKSPACE else None for ws in change.locks})
+        result, told = change.apply(connection, logs)
+        for workspace, draft in told:
+            log = logs[workspace]
+            # It is there already if the commit before went through although it seemed to fail.
+            if not self._statements.known(connection, log.key, [(draft.id, draft.size)]):
+                log.add(draft, now)
+        changed = [log for log in logs.values() if log.rows]
+        self._store(connection, changed, now)
+        return [result], changed
 
     def _apply(
         self, connection: Connection, group: Sequence[Append], *, retried: bool
     ) -> tuple[list[Outcome], list[_Log]]:
         """Do all that a group asks for; returns its outcomes, and the logs that it changes."""
-        logs, now = self._lock(connection, group)
+        logs, now = self._lock(connection, {request.workspace: request.creator for request in reversed(group)})
         for workspace, requests in _by_workspace(group):
             log = logs.get(workspace)
             if log is not None:
@@ -247,9 +280,8 @@ class GroupCommit:
         self._store(connection, changed, now)
         return outcomes, changed
 
-    def _lock(self, connection: Connection, group: Sequence[Append]) -> tuple[dict[str, _Log], int]:
-        """Lock the rows of the group's workspaces, in order of id; make those that may be made. Returns them and the time."""
-        wanted = {request.workspace: request.creator for request in reversed(group)}
+    def _lock(self, connection: Connection, wanted: Mapping[str, str | None]) -> tuple[dict[str, _Log], int]:
+        """Lock the rows of workspaces, in order of id; make those that have a creator. Returns those that exist, and the time."""
         found, now = self._statements.lock(connection, list(wanted))
         missing = {ws: creator for ws, creator in wanted.items() if ws not in found and creator is not None}
         if missing:

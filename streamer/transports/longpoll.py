@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from streamer.core.errors import Unauthenticated
+from streamer.core.errors import Unauthenticated, WorkspaceNotFound
 from streamer.core.frame import Frame, page_body
 from streamer.core.position import Position
 from streamer.feed.connection import Reader
@@ -15,6 +15,8 @@ from streamer.feed.session import Gap
 NOTHING, ASK_THE_LOG = b"", b"?"
 """What a wire says in place of a page: wait on; or, the log knows the answer (more events than the page takes, or an error)."""
 
+_POLL_AGAIN = {Reason.SHUTDOWN, Reason.ACCESS_CHANGED}
+"""Nothing more is read in the name of what was allowed when the poll came."""
 _GONE = {Reason.CREDENTIAL_REVOKED, Reason.CREDENTIAL_EXPIRED, Reason.SIGNED_OUT, Reason.REPLACED}
 
 
@@ -78,7 +80,9 @@ class LongPollSink:
             return
         if reason in _GONE:
             self.answer.set_exception(Unauthenticated(reason.word.replace("_", " ")))
-        elif reason is Reason.SHUTDOWN:
+        elif reason is Reason.ACCESS_REVOKED:
+            self.answer.set_exception(WorkspaceNotFound())
+        elif reason in _POLL_AGAIN:
             self.answer.cancel()
         else:
             self.answer.set_result(ASK_THE_LOG)
@@ -96,6 +100,7 @@ async def wait(feed: Feed, reader: Reader, chain: Sequence[str], *, limit: int, 
 
     Raises:
         Unauthenticated: the credential has ended.
+        WorkspaceNotFound: the person is no member any more.
     """
     sink = LongPollSink()
     connection = feed.connect(sink, chain)

@@ -119,13 +119,14 @@ class Conversation(Protocol):
         """Answer a binary message."""
 
 
-async def serve(
+async def serve(  # noqa: PLR0913 - what a socket is served with
     request: web.Request,
     feed: Feed,
     conversation: Conversation,
     chain: Sequence[str],
     *,
     max_message_bytes: int,
+    messages_per_second: int,
     **options: Any,
 ) -> web.StreamResponse:
     """Answer a request with a socket until either side ends it.
@@ -136,6 +137,7 @@ async def serve(
         conversation: what happens on it.
         chain: the ids of the credentials by which it is open.
         max_message_bytes: the longest message that the client may send.
+        messages_per_second: how many frames are read in a second; what comes faster waits, in the end at the client.
         options: of the sink.
     """
     # Closing is ours: aiohttp would send its own close frame, and not wait for the peer's.
@@ -150,6 +152,7 @@ async def serve(
         return response
     sink = WebSocketSink(transport, writer.drain, **options)
     connection = feed.connect(sink, chain)
+    clock, due = asyncio.get_running_loop().time, 0.0
     try:
         await conversation.begin(connection, sink)
         while True:
@@ -157,7 +160,9 @@ async def serve(
             received = await response.receive()
             if received.type not in _FRAMES:
                 break
-            await asyncio.sleep(0)  # one that sends much is not to keep the others waiting
+            # One that sends much is not to keep the others waiting: a second's worth may come at once, then each has its time.
+            due = max(due, clock() - 1) + 1 / messages_per_second
+            await asyncio.sleep(max(due - clock(), 0))
             if connection.closed:
                 continue  # the peer is yet to answer our close frame
             if received.type is WSMsgType.TEXT:

@@ -126,8 +126,8 @@ class Api:
     async def create_key(self, workspace: str, **wanted: object) -> str:
         """Make a key for the workspace and return its secret; keywords as the API's, by default it may read and write."""
         body = {"name": "test", **wanted}
-        if "scopes" not in body:
-            body.setdefault("template", "submit_observe")
+        if "template" not in body:
+            body.setdefault("scopes", ["workspace:read", "workspace:write"])
         secret = (await self.post(f"/v1/workspaces/{workspace}/keys", body)).expect(201)["key"]
         assert isinstance(secret, str)
         return secret

@@ -9,15 +9,29 @@ import pty
 import signal
 import sys
 import termios
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
+from streamer.cli import main
 from streamer.cli.screen import AGENT_VARIABLES
 from tests.support.run_dir import forget_pid, note_pid
 from tests.support.tools import ROOT
 from tests.support.waiting import SECONDS
+
+
+def commands(group: click.Group = main, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield every command with its name, those of groups with the group's before it; groups too."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield prefix + name, command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ import asyncio
 import json
 import socket
 import struct
+from collections.abc import Mapping
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from tests.support.waiting import SECONDS
 
 
-def request_head(method: str, target: str, headers: dict[str, str | int] | None = None) -> bytes:
+def request_head(method: str, target: str, headers: Mapping[str, str | int] | None = None) -> bytes:
     """Return a request's head. Texts are sent as Latin-1, so that any byte can be."""
     lines = [f"{method} {target} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in {"Host": "tests", **(headers or {})}.items()]
@@ -72,6 +73,14 @@ class RawConnection:
             headers = {name.lower(): value.strip() for name, _, value in pairs}
             length = int(headers.get("content-length", 0)) if has_body else 0
             return RawAnswer(status, headers, await self._reader.readexactly(length))
+
+    async def some(self, seconds: float) -> bytes:
+        """Read what comes next, nothing if nothing comes so soon."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._reader.read(2**16)
+        except TimeoutError:
+            return b""
 
     async def rest(self) -> bytes:
         """Read until the server closes the connection."""

@@ -119,6 +119,7 @@ class SseKind:
         stream = await api.stream(workspace, last_event_id=position, **options)
         if stream.status != 200:
             answer = Answer(stream.status, stream.headers, await stream.body())
+            stream.close()
             raise Refused(answer.status, answer.json["error"])
         return SseFollower(stream, position)
 
@@ -203,6 +204,8 @@ CODES = {
     "credential_expired": 4502,
     "signed_out": 4503,
     "replaced": 4504,
+    "access_changed": 4006,
+    "access_revoked": 4505,
 }
 """The close code of each reason, as the documentation has it."""
 

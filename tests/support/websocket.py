@@ -201,6 +201,10 @@ class WsReader:
             (length,) = struct.unpack(">Q", await self._reader.readexactly(8))
         return Frame(head[0] & 0x0F, bool(head[0] & 0x80), await self._reader.readexactly(length))
 
+    def finish(self) -> None:
+        """Send no more: the server sees the end, and may still answer."""
+        self._writer.write_eof()
+
     def close(self) -> None:
         """Hang up without a close frame."""
         self._writer.close()

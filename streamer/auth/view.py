@@ -1,0 +1,69 @@
+"""What a principal may see of a workspace; and that reading its audit events is itself told there."""
+
+import contextlib
+from collections.abc import Callable
+from hashlib import sha256
+
+from streamer.auth.principal import AUDIT, AUDIT_OWN, Principal
+from streamer.core.clock import format_timestamp, now_us
+from streamer.core.errors import IdConflict
+from streamer.core.filter import Filter
+from streamer.core.ids import OWN_EVENT_IDS
+from streamer.core.ports import Append, Log, Writer
+from streamer.ingest.intake import Intake
+from streamer.store.workspaces import Workspaces
+
+HOUR = 3_600_000_000
+REMEMBERED = 10_000
+"""Readings that a node knows to be told already; it forgets all when there are more."""
+
+
+class Views:
+    """Every read of events by a principal begins here."""
+
+    def __init__(
+        self, workspaces: Workspaces, log: Log, intake: Intake, writer: Writer, clock: Callable[[], int] = now_us
+    ) -> None:
+        self._workspaces = workspaces
+        self._log = log
+        self._intake = intake
+        self._writer = writer
+        self._clock = clock
+        self._told: set[tuple[str, str]] = set()
+        """Epochs of logs, and ids of the events in them that tell of readings."""
+
+    async def of(self, principal: Principal, workspace: str, selection: Filter) -> Filter:
+        """Narrow a filter to what the principal may see. It has the scope to read in the workspace.
+
+        A reading that asks for audit events only is told in the log before anything is read, once for each principal and hour.
+
+        Raises: WorkspaceNotFound, and what an append raises if the reading cannot be told.
+        """
+        made = False
+        if principal.is_narrowed(workspace):
+            made = (await self._workspaces.get(workspace)).created_by in principal.makers
+        narrowed = selection.narrowed(principal.view(workspace, made=made))
+        if narrowed.asks_for_audit() and principal.scopes(workspace) & {AUDIT, AUDIT_OWN}:
+            await self._tell(principal, workspace)
+        return narrowed
+
+    async def _tell(self, principal: Principal, workspace: str) -> None:
+        hour = self._clock() // HOUR * HOUR
+        # The log knows an id only once: whichever node tells first.
+        event_id = f"{OWN_EVENT_IDS}audit-read:" + sha256(f"{principal.account}\0{hour}".encode()).hexdigest()[:32]
+        told = ((await self._log.head(workspace)).epoch, event_id)
+        if told in self._told:
+            return
+        event = {
+            "id": event_id,
+            "action": "audit.read",
+            # Without a name: of one principal that may change, or depend on whether a key or its session reads.
+            "actor": {**principal.as_actor(), "name": None},
+            "entity": {"type": "workspace", "id": workspace},
+            "details": {"hour": format_timestamp(hour)},
+        }
+        with contextlib.suppress(IdConflict):  # told by another version of the server, in other words
+            await self._writer.append(Append(workspace, [self._intake.tell(workspace, event)], creator=None))
+        if len(self._told) >= REMEMBERED:
+            self._told.clear()
+        self._told.add(told)

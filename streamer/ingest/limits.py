@@ -1,0 +1,80 @@
+"""How much each account may append: a token bucket for each, in this process's memory, and so for this node alone."""
+
+import math
+import time
+from collections.abc import Callable
+
+from streamer.core.errors import RateLimited
+
+KEPT_BUCKETS = 1000
+"""Buckets above which those that are full again are looked for; a full one says no more than none."""
+
+_ROUNDING = 1e-6
+"""Tokens that arithmetic may lose: who waits as long as it was told is not refused for them."""
+
+
+class AppendRate:
+    """Token buckets: an event costs a token, `rate` tokens a second come back, up to `burst`.
+
+    More events at once than `burst` are taken when the bucket is full, and leave it as far below empty: otherwise two limits would
+    contradict each other, and such a batch could never be stored. Over any time t no account appends more than `burst + rate * t`
+    events, or its largest batch in the place of `burst` if that is larger.
+    """
+
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Make the buckets, all full.
+
+        Args:
+            rate: events a second for each account; 0: there is no limit.
+            burst: tokens of a full bucket.
+            clock: seconds, never backwards.
+        """
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._buckets: dict[str, tuple[float, float]] = {}
+        """What an account had left, and when that was; who is not here has a full bucket."""
+        self._look_at = KEPT_BUCKETS
+
+    def check(self, account: str, events: int = 1) -> None:
+        """See that an account may append so many events now. Raises RateLimited."""
+        if not self._rate:
+            return
+        missing = min(events, self._burst) - self._left(account)
+        if missing > _ROUNDING:
+            wait = max(math.ceil((missing - _ROUNDING) / self._rate), 1)
+            raise RateLimited(
+                f"{self._rate:g} events a second may be appended, up to {self._burst} at once; come back in {wait} s",
+                retry_after=wait,
+            )
+
+    def take(self, account: str, events: int) -> None:
+        """Charge an account for so many events, or none of them. Raises RateLimited."""
+        if not self._rate:
+            return
+        self.check(account, events)
+        if len(self._buckets) >= self._look_at and account not in self._buckets:
+            self._buckets = {each: kept for each, kept in self._buckets.items() if self._left(each) < self._burst}
+            self._look_at = max(KEPT_BUCKETS, 2 * len(self._buckets))
+        self._buckets[account] = (self._left(account) - events, self._clock())
+
+    def headers(self, account: str, wait: str | None = None) -> dict[str, str]:
+        """Return what an answer says of the limit (draft-ietf-httpapi-ratelimit-headers-10); nothing if there is none.
+
+        Args:
+            account: whose answer it is.
+            wait: the answer's `Retry-After`, which `t` then repeats; else `t` is the time until the bucket is full.
+        """
+        if not self._rate:
+            return {}
+        left = self._left(account)
+        return {
+            "RateLimit-Policy": f'"append";q={self._burst};w={math.ceil(self._burst / self._rate)}',
+            "RateLimit": f'"append";r={max(math.floor(left + _ROUNDING), 0)}'
+            f";t={wait or math.ceil((self._burst - left) / self._rate)}",
+        }
+
+    def _left(self, account: str) -> float:
+        """Return the account's tokens; below zero after a batch larger than `burst`."""
+        left, then = self._buckets.get(account, (self._burst, 0))
+        return min(left + (self._clock() - then) * self._rate, self._burst)

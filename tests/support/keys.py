@@ -1,0 +1,41 @@
+"""Keys in states that no door of the server makes: expired, or of a workspace that is gone."""
+
+import secrets
+from collections.abc import Sequence
+
+from streamer.auth.keys import Keyring, admin_credential, hash_secret
+from streamer.core.clock import now_us
+from streamer.store.credentials import Credential, Credentials
+from streamer.store.database import Database
+from streamer.store.members import Members
+from tests.conftest import ADMIN_KEY
+
+
+async def store_key(
+    database: Database, workspace: str, scopes: Sequence[str], *, expires_at: int | None = None
+) -> tuple[str, str]:
+    """Put a key into the database; return its id and its secret."""
+    secret = "sk_" + secrets.token_urlsafe(32)
+    key_id = "key_" + secrets.token_hex(8)
+    await Credentials(database).add(
+        Credential(
+            id=key_id,
+            kind="key",
+            secret_hash=hash_secret(secret),
+            workspace=workspace,
+            name="stored",
+            grants={workspace: list(scopes)},
+            actor=None,
+            parent=None,
+            created_at=now_us(),
+            created_by="admin",
+            expires_at=expires_at,
+        )
+    )
+    return key_id, secret
+
+
+async def keyring_with_admin(database: Database) -> Keyring:
+    """Return a keyring, and see to it that the tests' admin key is there."""
+    await Credentials(database).add_first(admin_credential(ADMIN_KEY, now_us()))
+    return Keyring(Credentials(database), Members(database))

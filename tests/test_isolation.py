@@ -1,0 +1,911 @@
+"""Isolation: nobody learns anything of a workspace that they have no grant for, nor keeps what they had; tried at every route there is.
+
+The walks are made from the route table. A route, parameter, header or body that is new has to be given a value here, or the walk fails.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import itertools
+import json
+import time
+from base64 import urlsafe_b64encode
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import aiohttp
+import jwt
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from sqlalchemy import Engine, event
+
+from streamer.api.routes import ROUTES, Route
+from streamer.app import Server
+from streamer.auth.access import COOKIE
+from streamer.auth.keys import hash_secret
+from streamer.auth.principal import READ_OWN, ROLES, SCOPES
+from streamer.core.filter import FILTER_FIELDS
+from streamer.store.database import Database
+from tests.conftest import ADMIN_KEY, MakeServer
+from tests.support.api import Answer, Api, events, make_event
+from tests.support.issuer import Issuer, issuer_key
+from tests.support.keys import store_key
+from tests.support.raw import RawConnection, request_head
+from tests.support.readers import BEGINNING, CONNECTED, KINDS, SSE, WEBSOCKET, Ended, Kind, Reader, Refused
+from tests.support.sse import StreamEnded
+from tests.support.tokens import SECRET, join, person
+from tests.support.waiting import SECONDS, eventually
+from tests.support.websocket import open_socket
+
+MINE, THEIRS, NOWHERE = "mine", "theirs", "nowhere"
+MARK = "zq7Marker"
+"""Stands in everything of the foreign workspace that somebody could be shown, and in nothing that is sent."""
+GUARDED = [route for route in ROUTES if not route.access.public]
+UPGRADE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+async def server(make_server: MakeServer) -> Server:
+    """A server that takes tokens."""
+    return await make_server(jwt_secret=SECRET)
+
+
+@dataclass(frozen=True)
+class Things:
+    """What a workspace holds, by name: real ones, or such as could be."""
+
+    event: str
+    audit_event: str
+    key: str
+    user: str
+    cursor: str
+    position: str
+    timestamp: str
+    ticket: str
+    idempotency: str
+    org: str
+    entity: str
+    actor: str
+
+
+MADE_UP = Things(
+    event="no-such-event",
+    audit_event="0193a7c0-0000-7000-8000-000000000000",
+    key="key_0123456789abcdef",
+    user="owner-of-none",
+    cursor="ZC5hYmNkZWZnaGlqLjIuLi4zLg",
+    position="abcdefghij.2",
+    timestamp="2026-11-21T06:22:04Z",
+    ticket="stk_" + "a" * 43,
+    idempotency="no-such-request",
+    org="no-such-org",
+    entity="no-such-entity",
+    actor="no-such-actor",
+)
+
+
+class Witness(Api):
+    """An API that keeps every byte that it was answered."""
+
+    seen: list[bytes]
+
+    async def request(self, method: str, path: str, **options: Any) -> Answer:
+        """Send a request, and keep the answer. One that goes on is an error."""
+        async with asyncio.timeout(SECONDS):
+            answer = await super().request(method, path, **options)
+        self.seen.append(repr(sorted(answer.headers.items())).encode() + answer.body)
+        return answer
+
+
+def witness(api: Api, key: str | None, seen: list[bytes]) -> Witness:
+    """Return the API for a credential; what it answers is kept in `seen`."""
+    made = Witness(api._session, api.url, key)
+    made.seen = seen
+    return made
+
+
+@dataclass
+class World:
+    """Two workspaces with the same kinds of things, the admin, and those who have no grant in `theirs`."""
+
+    admin: Api
+    theirs: Things
+    mine: Things
+    strangers: dict[str, Witness]
+    seen: list[bytes]
+    """All that the strangers were answered."""
+
+    async def state(self) -> Any:
+        """Return all there is in the foreign workspace."""
+        path = f"/v1/workspaces/{THEIRS}"
+        found = [(await self.admin.get(path + part)).expect(200) for part in ("", "/keys", "/members")]
+        listed = (await self.admin.get("/v1/workspaces")).expect(200)["workspaces"]
+        return [*found, await self.admin.history(THEIRS), [workspace["id"] for workspace in listed]]
+
+
+async def furnish(api: Api, workspace: str, mark: str) -> Things:
+    """Fill a workspace with one of everything."""
+    base = f"/v1/workspaces/{workspace}"
+    (await api.put(base, {"name": mark, "org_id": f"org-{workspace}", "settings": {"note": mark}})).expect(201)
+    made = (await api.post(f"{base}/keys", {"name": mark, "template": "read_only"})).expect(201)
+    for role in ROLES:
+        await join(api, workspace, f"{role}-of-{workspace}", role)
+    stored = make_event(
+        id=f"event-of-{workspace}", actor={"type": "agent", "id": f"agent-of-{workspace}", "name": mark},
+        entity={"type": "issue", "id": f"issue-of-{workspace}", "name": mark}, description=mark, details={"note": mark},
+    )  # fmt: skip
+    headers = {"Idempotency-Key": f"request-of-{workspace}"}
+    (await api.post(events(workspace), stored, headers=headers)).expect(201)
+    (await api.append_all(workspace, [{"description": mark}] * 3)).expect(201)
+    page = (await api.get(events(workspace), limit=2)).expect(200)
+    told = (await api.get(events(workspace), action="member.added", limit=1)).expect(200)["events"][0]
+    ticket = (await api.post("/v1/tickets", {"workspace": workspace})).expect(201)["ticket"]
+    return Things(
+        event=f"event-of-{workspace}",
+        audit_event=told["id"],
+        key=made["id"],
+        user=f"owner-of-{workspace}",
+        cursor=page["cursor"],
+        position=page["position"],
+        timestamp=told["timestamp"],
+        ticket=ticket,
+        idempotency=f"request-of-{workspace}",
+        org=f"org-{workspace}",
+        entity=f"issue-of-{workspace}",
+        actor=f"agent-of-{workspace}",
+    )
+
+
+@pytest.fixture
+async def world(api: Api) -> World:
+    """Two furnished workspaces, and everybody who may be in the one and not in the other."""
+    mine, theirs = await furnish(api, MINE, "plain"), await furnish(api, THEIRS, MARK)
+    everything = list(SCOPES)
+    keys = {
+        "a key": await api.create_key(MINE, scopes=everything),
+        "a key that reads its own": await api.create_key(MINE, scopes=[READ_OWN, "audit:read:own"]),
+        "an agent's key": await api.create_key(
+            MINE, scopes=everything, actor={"type": "agent", "id": "agent-of-theirs"}
+        ),
+        "a key that acts as their owner": await api.create_key(
+            MINE, scopes=everything, actor={"type": "user", "id": "owner-of-theirs"}
+        ),
+        **{f"a {role}": person(api, f"{role}-of-{MINE}").key for role in ROLES},
+        "a person with grants elsewhere": person(api, "pat", grants={MINE: everything, "elsewhere": everything}).key,
+        "a person who reads their own": person(api, "pat", grants={MINE: [READ_OWN]}).key,
+        "a person with no grant": person(api, "pat").key,
+        "a person whose grants are alike": person(
+            api, "pat", grants=dict.fromkeys(("their", "theirs2", "THEIRS", "theirs.", "~theirs"), everything)
+        ).key,
+    }  # fmt: skip
+    seen: list[bytes] = []
+    return World(api, theirs, mine, {name: witness(api, key, seen) for name, key in keys.items()}, seen)
+
+
+# ---- requests, made from the route table
+
+
+def path_of(route: Route, workspace: str, things: Things) -> str:
+    """Return a path of the route."""
+    identity = things.key if "/keys/" in route.path else things.event
+    return route.path.format(ws=workspace, id=identity, user=things.user)
+
+
+def values(name: str, things: Things) -> Any:
+    """Return what a parameter can be, with a thing in it where it can hold one."""
+    return {
+        "order": "asc",
+        "limit": "1",
+        "cursor": things.cursor,
+        "after": things.position,
+        "before": things.position,
+        "wait": "0.001",
+        "ticket": things.ticket,
+        "listing_after": things.user,
+        "org_id": things.org,
+        "category": "audit",
+        "action": "member.*",
+        "actor_type": "agent",
+        "actor_id": things.actor,
+        "entity_type": "issue",
+        "entity_id": things.entity,
+        "agent_id": things.actor,
+        "run_id": things.event,
+        "task_id": things.event,
+        "q": things.entity,
+    }[name]
+
+
+def header(name: str, things: Things) -> str:
+    """Return what a header can be."""
+    return {"Idempotency-Key": things.idempotency, "Last-Event-ID": things.position}[name]
+
+
+def body(route: Route, workspace: str, things: Things) -> Any:
+    """Return a body that is right."""
+    return {
+        "append_events": make_event(id=things.event),
+        "create_ticket": {"workspace": workspace, "entity_id": things.entity},
+        "put_workspace": {"name": "taken", "org_id": things.org},
+        "put_member": {"role": "owner"},
+        "create_key": {"name": "taken", "template": "full_access"},
+        "sign_in": {"code": "x"},
+    }[route.operation]
+
+
+def requests_of(route: Route, workspace: str, things: Things) -> Iterator[dict[str, Any]]:
+    """Return requests to a route, right ones and wrong ones, that name these things in every place where one can be named."""
+    path = path_of(route, workspace, things)
+    right = {"body": body(route, workspace, things)} if route.body is not None else {}
+    plain = {"method": route.method, "path": path}
+    yield plain | right
+    if route.method == "GET":
+        yield plain | {"headers": UPGRADE}
+        if not route.streams:
+            yield plain | {"method": "HEAD"}
+    for name in route.query:
+        if name != "ticket":  # it is a credential, and has a test of its own
+            sent = "after" if name == "listing_after" else name
+            yield plain | right | {"params": {sent: values(name, things)}}
+    if "wait" in route.query:
+        yield plain | {"params": {"after": things.position, "wait": "0.001"}}
+        yield plain | {"params": {"after": things.timestamp, "wait": "0.001"}}
+    for name in route.headers:
+        yield plain | right | {"headers": {name: header(name, things)}}
+    yield plain | right | {"params": {"bogus": things.event, "limit": "x"}}
+    yield plain | {"data": b"\xff{", "headers": {"Content-Type": "text/nonsense"}}
+    if route.body is not None:
+        yield plain | {"data": b"{}"}
+        yield plain | {"body": {**right["body"], "bogus": 1}}
+
+
+async def said(caller: Api, request: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
+    """Return all of an answer but what is of the one request: its id and the time."""
+    answer = await caller.request(**request)
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    del headers["date"], headers["x-request-id"]
+    content = json.loads(answer.body) if answer.body else None
+    if isinstance(content, dict) and "error" in content:
+        assert content["error"].pop("request_id") == answer.headers["X-Request-Id"]
+    return answer.status, headers, content
+
+
+# ---- the walk
+
+
+def test_the_walk_has_a_value_for_everything() -> None:
+    """Each route has its place in a walk, and each parameter, header and body a value: a new one without makes this fail."""
+    for route in GUARDED:
+        assert list(requests_of(route, MINE, MADE_UP)), route
+        values("after", MADE_UP)
+    without_workspace = {route.operation for route in GUARDED if "{ws}" not in route.path}
+    assert without_workspace == {
+        *{"open_shared_socket", "create_ticket"},  # the messages, and the bodies, below
+        *{"list_workspaces", "get_session"},  # test_the_list_of_workspaces
+        *{"sign_out", "metrics"},  # nothing of a workspace is in them
+    }
+    public = {route.operation for route in ROUTES if route.access.public}
+    assert public == {"sign_in", "livez", "readyz", "openapi", "page", "static_file"}  # they know of no workspace
+
+
+async def test_every_route_to_a_foreign_workspace(world: World) -> None:
+    """Each route, caller and way to ask: one 404, the same for what is there and what is not; nothing is changed, nothing seen."""
+    before = await world.state()
+    count = 0
+    for route in GUARDED:
+        if "{ws}" not in route.path and route.operation != "create_ticket":
+            continue
+        asked = [
+            requests_of(route, workspace, things)
+            for workspace in (THEIRS, NOWHERE)
+            for things in (world.theirs, MADE_UP)
+        ]
+        for alike in zip(*asked, strict=True):
+            for name, caller in world.strangers.items():
+                answers = [await said(caller, request) for request in alike]
+                count += len(answers)
+                assert all(answer == answers[0] for answer in answers), (route.operation, name, alike, answers)
+                status, _, content = answers[0]
+                if route.operation == "create_ticket" and status in {400, 415}:
+                    continue  # the body names the workspace: it is read first
+                assert status == 404, (route.operation, name, alike[0], answers[0])
+                assert content is None or content["error"]["code"] == "workspace_not_found"
+    assert count > 4000, "the walk has become short"
+    assert await world.state() == before
+    assert MARK.encode() not in b"".join(world.seen)
+    # The walk is worth something: with a grant, the same requests show what is there.
+    shown = witness(world.admin, ADMIN_KEY, [])
+    for route in GUARDED:
+        if route.method == "GET" and "{ws}" in route.path and not route.streams:
+            await shown.request("GET", path_of(route, THEIRS, world.theirs))
+    assert sum(MARK.encode() in answer for answer in shown.seen) >= 4
+
+
+async def test_foreign_things_at_home(world: World) -> None:
+    """Foreign ids, cursors, positions and filters are in one's own workspace what made-up ones are, and taken by nobody."""
+    before = await world.state()
+    made_up_things = replace(MADE_UP, timestamp=world.theirs.timestamp)  # a time is nobody's
+    for name in ("a owner", "a key", "a key that acts as their owner"):
+        caller = world.strangers[name]
+        for route in GUARDED:
+            if route.method in {"GET", "DELETE"} and "{ws}" in route.path and not route.streams:
+                if route.operation == "delete_workspace":
+                    continue
+                both = [requests_of(route, MINE, things) for things in (world.theirs, made_up_things)]
+                for foreign, made_up in zip(*both, strict=True):
+                    answers = [await said(caller, request) for request in (foreign, made_up)]
+                    assert answers[0] == answers[1], (route.operation, name, foreign)
+                if "{id}" in route.path or "{user}" in route.path:
+                    assert answers[0][0] in {400, 404}, route.operation
+    owner = world.strangers["a key"]
+    (await owner.post(events(MINE), make_event(id=world.theirs.event, action="other.content"))).expect(201)
+    # One of the server's own ids is nobody's, whether it exists or not.
+    for own_id in (world.theirs.audit_event, "streamer:made-up"):
+        assert (await owner.post(events(MINE), make_event(id=own_id))).error == "validation_error"
+    headers = {"Idempotency-Key": world.theirs.idempotency}
+    (await owner.post(events(MINE), make_event(action="other.content"), headers=headers)).expect(201)
+    (await owner.put(f"/v1/workspaces/{MINE}/members/{world.theirs.user}", {"role": "viewer"})).expect(201)
+    (await owner.delete(f"/v1/workspaces/{MINE}/members/{world.theirs.user}")).expect(204)
+    for position in (world.theirs.position, MADE_UP.position):
+        async with await owner.stream(MINE, last_event_id=position) as stream:
+            assert (await stream.next("gap")).json["reason"] == "reset"
+            await stream.next("synced")
+            world.seen.append(stream.raw)
+    assert await world.state() == before
+    assert MARK.encode() not in b"".join(world.seen)
+
+
+async def test_the_list_of_workspaces(world: World) -> None:
+    """It shows one's own, whatever is asked for; and who one is says nothing of others."""
+    for name, caller in world.strangers.items():
+        full = (await caller.get("/v1/workspaces")).expect(200)["workspaces"]
+        assert {found["id"] for found in full} <= {MINE}, name
+        for params in ({"org_id": world.theirs.org}, {"after": MINE}, {"after": THEIRS}, {"org_id": MADE_UP.org}):
+            assert (await caller.get("/v1/workspaces", **params)).expect(200) == {"workspaces": []}, (name, params)
+        who = (await caller.get("/v1/session")).expect(200)
+        assert not {THEIRS, "*"} & {*who["grants"], *who["roles"]}, name
+        assert (await caller.get("/metrics")).error == "permission_denied"
+    assert MARK.encode() not in b"".join(world.seen)
+
+
+async def test_messages_about_a_foreign_workspace(world: World) -> None:
+    """On a socket, every message that names a foreign workspace is refused with the words for one that does not exist."""
+    before = await world.state()
+    for name, caller in world.strangers.items():
+        for place in (None, MINE):
+            if place and name in {"a person with no grant", "a person whose grants are alike"}:
+                continue
+            async with await open_socket(caller, place) as socket:
+                assert socket.status == 101, name
+                if place:
+                    await socket.next("synced")
+                for message in messages(world):
+                    if "grants are alike" in name and message.get("workspace") not in {THEIRS, NOWHERE}:
+                        continue
+                    both = [message | {"workspace": workspace} for workspace in (THEIRS, NOWHERE)]
+                    answers = [await socket.ask(one, "published", "synced") for one in both]
+                    assert answers[0] == answers[1], (name, message)
+                    assert answers[0]["type"] == "error", (name, message)
+                    code = answers[0]["error"]["code"]
+                    expected = {"validation_error"} if place else {"workspace_not_found", "validation_error"}
+                    assert code in expected, (name, message, answers)
+                    if not place and "bogus" not in message:
+                        assert code == "workspace_not_found", (name, message, answers)
+                await socket.send({"type": "unsubscribe", "sub": "x"})  # none of them was made
+                assert (await socket.next("error"))["error"]["details"]["fields"] == {
+                    "sub": "there is no such subscription on this socket"
+                }
+                world.seen.append(json.dumps(socket.messages).encode())
+    assert await world.state() == before
+    assert MARK.encode() not in b"".join(world.seen)
+
+
+def messages(world: World) -> Iterator[dict[str, Any]]:
+    """Return messages that need a workspace, without it."""
+    subscribe = {"type": "subscribe", "sub": "x"}
+    yield subscribe
+    for after in (world.theirs.position, world.theirs.timestamp, MADE_UP.position, BEGINNING):
+        yield subscribe | {"after": after}
+    for name in FILTER_FIELDS:
+        yield subscribe | {name: values(name, world.theirs)}
+    yield subscribe | {"bogus": "x"}
+    stored = make_event(id=world.theirs.event)
+    yield {"type": "publish", "event": stored}
+    yield {"type": "publish", "events": [stored]}
+    yield {"type": "publish", "event": stored, "idempotency_key": world.theirs.idempotency}
+    yield {"type": "publish", "event": {"bogus": 1}}
+    yield {"type": "publish"}
+
+
+async def test_a_ticket_opens_its_workspace_only(world: World) -> None:
+    """A ticket of one workspace is at every other one what no grant is, and is not used up by that; elsewhere it is no credential."""
+    nobody = witness(world.admin, None, world.seen)
+    for route in GUARDED:
+        if route.access.ticket:
+            for headers in ({}, UPGRADE, {"Last-Event-ID": world.theirs.position}):
+                asked = [
+                    {"method": "GET", "path": path_of(route, workspace, things), "headers": headers}
+                    | {"params": {"ticket": world.mine.ticket, "after": things.position}}
+                    for workspace in (THEIRS, NOWHERE)
+                    for things in (world.theirs, MADE_UP)
+                ]
+                answers = [await said(nobody, request) for request in asked]
+                assert all(answer == answers[0] for answer in answers), (route.operation, answers)
+                assert (answers[0][0], answers[0][2]["error"]["code"]) == (404, "workspace_not_found")
+        else:
+            for place in (
+                {"params": {"ticket": world.mine.ticket}},
+                {"headers": {"Authorization": f"Bearer {world.mine.ticket}"}},
+            ):
+                answer = await nobody.request(route.method, path_of(route, MINE, world.mine), **place)
+                assert answer.status == 401, route.operation
+    async with await nobody.stream(MINE, ticket=world.mine.ticket) as stream:
+        assert stream.status == 200
+    assert MARK.encode() not in b"".join(world.seen)
+
+
+@on_sqlite
+async def test_what_is_not_ones_own_is_not_there(world: World) -> None:
+    """Who reads only their own finds others' events of the same workspace as little as such that do not exist."""
+    grants = {THEIRS: [READ_OWN, "audit:read:own"]}
+    own = witness(world.admin, person(world.admin, "own", grants=grants).key, [])
+    for things in (world.theirs, MADE_UP):
+        for event_id in (things.event, things.audit_event):
+            answer = await own.get(f"{events(THEIRS)}/{event_id}")
+            assert (answer.status, answer.error) == (404, "event_not_found")
+    for name in FILTER_FIELDS:
+        page = (await own.get(events(THEIRS), **{name: values(name, world.theirs)})).expect(200)
+        assert {found["action"] for found in page["events"]} <= {"audit.read"}, name
+    (await world.admin.append(THEIRS, id="for-own", actor={"type": "user", "id": "own"})).expect(201)
+    page = (await own.get(events(THEIRS), after=world.theirs.position)).expect(200)
+    assert "for-own" in {found["id"] for found in page["events"]}
+    assert {found["actor"]["id"] for found in page["events"]} == {"own"}
+    assert (await own.get(f"/v1/workspaces/{THEIRS}/keys")).error == "permission_denied"
+
+
+# ---- nothing is asked
+
+
+@contextlib.contextmanager
+def statements() -> Iterator[list[tuple[str, str]]]:
+    """Note what the databases of this process are asked meanwhile."""
+    asked: list[tuple[str, str]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement, repr(parameters)))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+async def test_a_refusal_asks_nothing_of_the_workspace(server: Server, world: World) -> None:
+    """A refused request makes the same statements whether the workspace exists, and none names it: there is nothing to be timed."""
+    for route in GUARDED:
+        if "{ws}" not in route.path and route.operation != "create_ticket":
+            continue
+        for name, caller in world.strangers.items():
+            made = []
+            for workspace, things in ((THEIRS, world.theirs), (NOWHERE, MADE_UP)):
+                request = next(requests_of(route, workspace, things))
+                server.keyring.forget()  # so that each of them looks the credential up
+                with statements() as asked:
+                    assert (await caller.request(**request)).status == 404
+                assert not any(text in parameters for _, parameters in asked for text in (workspace, things.event))
+                made.append([statement for statement, _ in asked if "FROM" in statement])
+            assert made[0] == made[1], (route.operation, name)
+            assert len(made[0]) == 1, (route.operation, name, made)  # the credential, or the person's roles
+    with statements() as asked:  # it does see what is asked
+        (await world.admin.get(events(THEIRS))).expect(200)
+    assert any(THEIRS in parameters for _, parameters in asked)
+
+
+# ---- credentials
+
+ISSUER, AUDIENCE = "https://issuer.example", "streamer"
+OLD, NEW, UNPUBLISHED = issuer_key("RS256", "old", 1), issuer_key("RS256", "new", 2), issuer_key("RS256", "new", 3)
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    """Return what a token of an owner says; None takes a claim away."""
+    now = int(time.time())
+    said = {"sub": "ann", "iat": now, "exp": now + 600, "iss": ISSUER, "aud": AUDIENCE} | changes
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def encoded(value: bytes | object) -> str:
+    """Encode bytes, or a value as JSON, in base64url."""
+    data = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def by_hand(header: object, payload: object, secret: bytes | None = None) -> str:
+    """Write a token that no library would; signed with HS256, or not at all."""
+    text = f"{encoded(header)}.{encoded(payload)}"
+    return f"{text}.{encoded(hmac.digest(secret, text.encode(), 'sha256')) if secret is not None else ''}"
+
+
+def forged_tokens() -> Iterator[tuple[str, str]]:
+    """Return tokens that are not to be taken, by what is wrong with them."""
+    good = jwt.encode(claims(), SECRET, "HS256")
+    head, payload, signature = good.split(".")
+    for alg in ("none", "None", "NONE", "nOnE", "", None):
+        yield f"alg {alg!r}", by_hand({"alg": alg, "typ": "JWT", "kid": "new"}, claims())
+        yield f"alg {alg!r}, signed", f"{encoded({'alg': alg})}.{payload}.{signature}"
+    pem = NEW.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    der = NEW.private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    for name, secret in {"PEM": pem, "DER": der, "JWK": json.dumps(NEW.jwk).encode(), "nothing": b""}.items():
+        yield f"HS256 by the public key as {name}", by_hand({"alg": "HS256", "kid": "new"}, claims(), secret)
+    yield "another secret", jwt.encode(claims(), SECRET + "!", "HS256")
+    yield "a key that is not published", UNPUBLISHED.sign(claims())
+    yield "a key that is published no more", OLD.sign(claims())
+    yield "no signature", f"{head}.{payload}."
+    yield "another payload", f"{head}.{encoded(claims(sub='owner'))}.{signature}"
+    for changes in (
+        {"aud": "another"}, {"aud": ["another"]}, {"aud": None}, {"iss": "https://another.example"}, {"iss": None},
+        {"exp": int(time.time()) - 60}, {"exp": None}, {"nbf": int(time.time()) + 600}, {"iat": int(time.time()) + 600},
+        {"sub": None}, {"sub": ""}, {"grants": {"w": ["admin", "owner"]}},
+    ):  # fmt: skip
+        for key in (None, NEW):
+            token = jwt.encode(claims(**changes), SECRET, "HS256") if key is None else key.sign(claims(**changes))
+            yield f"{changes} by {'the secret' if key is None else 'the issuer'}", token
+    for cut in (1, 2, len(signature), len(signature) + 1, len(signature) + 2, len(good) // 2, len(good) - 4):
+        yield f"{cut} characters less", good[:-cut]
+    for place in (3, len(head) + 5, len(good) - 5):
+        yield f"another character at {place}", good[:place] + ("A" if good[place] != "A" else "B") + good[place + 1 :]
+
+
+def forged_keys(key: str) -> Iterator[tuple[str, str]]:
+    """Return what is nearly a key."""
+    for cut in (1, 2, 10, len(key) - 3, len(key) - 4):
+        yield f"a key, {cut} characters less", key[:-cut]
+    for place in (0, 3, 20, len(key) - 1):
+        yield (
+            f"a key, another character at {place}",
+            key[:place] + ("A" if key[place] != "A" else "B") + key[place + 1 :],
+        )
+    yield "its hash", hash_secret(key)
+    yield "its other case", key.swapcase()
+    yield "one more", key + "A"
+
+
+async def test_every_route_with_a_bad_credential(
+    make_server: MakeServer, http: aiohttp.ClientSession, database: Database
+) -> None:
+    """Each route with each credential that is none: 401 with a text that depends on the credential alone, whatever it is for."""
+    async with Issuer(OLD, NEW) as issuer:
+        options = {"jwt_secret": SECRET, "jwks_url": issuer.url, "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
+        first = Api(http, (await make_server(**options)).url, ADMIN_KEY)
+        (await first.with_key(OLD.sign(claims())).get("/v1/session")).expect(200)
+        issuer.keys.remove(OLD)
+        server = await make_server(**options)  # knows only the keys of now
+        api = Api(http, server.url, ADMIN_KEY)
+        things = await furnish(api, "w", MARK)
+        (await api.put("/v1/workspaces/w/members/ann", {"role": "owner"})).expect(201)
+        made = (await api.post("/v1/workspaces/w/keys", {"name": "x", "scopes": list(SCOPES)})).expect(201)
+        revoked_id, revoked = await store_key(database, "w", SCOPES)
+        (await api.delete(f"/v1/workspaces/w/keys/{revoked_id}")).expect(204)
+        _, expired = await store_key(database, "w", SCOPES, expires_at=1)
+        code = await server.keyring.create_sign_in()
+        session = await server.keyring.sign_in(await server.keyring.create_sign_in())
+        good = {"secret": jwt.encode(claims(), SECRET, "HS256"), "issuer": NEW.sign(claims()), "key": made["key"]}
+        for name, credential in good.items():  # what is forged below is nearly this
+            assert (await api.with_key(credential).get(events("w"))).status == 200, name
+        others = {"revoked": revoked, "expired": expired, "code": code, "session": session, "ticket": things.ticket}
+        bad = [*forged_tokens(), *forged_keys(made["key"]), *others.items(), ("id", made["id"]), ("admin", "admin")]
+        asked: list[tuple[str, dict[str, Any]]] = [("none", {})]
+        asked += [(name, {"headers": {"Authorization": f"Bearer {text}"}}) for name, text in bad]
+        asked += [
+            (f"{name} as ?{parameter}=", {"params": {parameter: text}})
+            for parameter in ("token", "access_token", "jwt", "key", "api_key", "authorization")
+            for name, text in good.items()
+        ]
+        asked += [(f"{name} as a cookie", {"headers": {"Cookie": f"{COOKIE}={text}"}}) for name, text in good.items()]
+        asked += [(f"{name} as a ticket", {"params": {"ticket": text}}) for name, text in good.items()]
+        nobody, seen = witness(api, None, []), dict[str, set[str]]()
+        before = await api.history("w")
+        for route in GUARDED:
+            for name, sent in asked:
+                for workspace, these in (("w", things), (NOWHERE, MADE_UP)):
+                    headers = sent.get("headers", {}) | (UPGRADE if route.operation.endswith("socket") else {})
+                    request = {"method": route.method, "path": path_of(route, workspace, these), **sent}
+                    answer = await nobody.request(**request | {"headers": headers})
+                    assert (answer.status, answer.error) == (401, "unauthenticated"), (
+                        route.operation,
+                        name,
+                        answer.body,
+                    )
+                    way = "ticket" if route.access.ticket else "other"
+                    seen.setdefault(f"{name} {way}", set()).add(answer.json["error"]["message"])
+        assert {name for name, texts in seen.items() if len(texts) > 1} == set()
+        assert await api.history("w") == before
+        assert MARK.encode() not in b"".join(nobody.seen)
+        assert len(set[str]().union(*seen.values())) <= 14  # a few, and one for each claim
+
+
+@on_sqlite
+async def test_a_credential_is_looked_at_first(server: Server, api: Api) -> None:
+    """Without one, no body is waited for and no handshake looked at: the answer is there when the head is."""
+    for route in GUARDED:
+        async with await RawConnection.open(server.url) as connection:
+            sent: dict[str, str | int] = {"Content-Type": "x", "Content-Length": 100, "Expect": "100-continue"}
+            sent |= (
+                {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "1"} if route.streams else {}
+            )
+            await connection.send(request_head(route.method, path_of(route, MINE, MADE_UP), sent))
+            answer = await connection.answer()
+            assert (answer.status, answer.error) == (401, "unauthenticated"), route.operation
+            assert "sec-websocket-version" not in answer.headers
+
+
+# ---- many at once
+
+WAYS = ("asking", *(kind.name for kind in CONNECTED))
+HELD = 100
+"""Readers that a crowd holds open, before the end is near."""
+
+
+class Crowd:
+    """Many who ask and follow at a node, again and again, in the name of a credential that is to end."""
+
+    def __init__(self, api: Api, name: str, refusal: str) -> None:
+        self._api = api
+        self.name = name
+        self._refusal = refusal
+        """The code that tells of the end; a workspace that is about to be made anew is refused for another reason."""
+        self.has_ended = self.is_ending = self.is_over = False
+        """`has_ended`: nothing that is begun from now on may be let in."""
+        self.let_in: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        """Counted by the way that was tried."""
+        self.wrong: list[str] = []
+        """What was begun after the end and let in."""
+        self.readers: list[asyncio.Task[list[Any]]] = []
+        self._tasks = [asyncio.create_task(self._ask(n)) for n in range(6)]
+        self._tasks += [asyncio.create_task(self._open(kind)) for kind in CONNECTED for _ in range(3)]
+
+    async def until(self, condition: Callable[["Crowd"], bool]) -> None:
+        """Wait until the crowd is as the condition says."""
+        await eventually(lambda: condition(self))
+
+    async def stop(self) -> None:
+        """Stop, when what was begun is answered."""
+        self.is_over = True
+        await asyncio.gather(*self._tasks)
+
+    def _note(self, way: str, refusal: str | None, *, after: bool) -> None:
+        if refusal is None:
+            self.let_in[way] += 1
+            self.wrong += [way] if after else []
+        elif refusal == self._refusal:
+            self.refused[way] += 1
+
+    async def _ask(self, number: int) -> None:
+        while not self.is_over:
+            after = self.has_ended
+            if number % 2:
+                answer = await self._api.append("w", actor={"type": "user", "id": "crowd"}, task_id=self.name)
+            else:
+                answer = await self._api.get(events("w"))
+            self._note("asking", None if answer.status < 300 else answer.error, after=after)
+
+    async def _open(self, kind: Kind) -> None:
+        while not self.is_over:
+            after = self.has_ended
+            try:
+                reader = await kind.open(self._api, "w")
+            except Refused as refused:
+                self._note(kind.name, refused.code, after=after)
+                continue
+            begun = asyncio.Event()
+            following = asyncio.create_task(self._follow(reader, begun))
+            await asyncio.wait([following, asyncio.create_task(begun.wait())], return_when=asyncio.FIRST_COMPLETED)
+            refusal = following.exception() if following.done() else None
+            self._note(kind.name, refusal.code if isinstance(refusal, Refused) else None, after=after)
+            if refusal is not None:
+                continue
+            if self.is_ending or len(self.readers) < HELD:
+                self.readers.append(following)
+            else:
+                following.cancel()
+
+    @staticmethod
+    async def _follow(reader: Reader, begun: asyncio.Event) -> list[Any]:
+        """Return what a reader gets until the server ends it. Raises Refused: it is not let in."""
+        found: list[Any] = []
+        try:
+            found += await reader.synced()
+            begun.set()
+            while True:
+                found += await reader.some()
+        except Ended:
+            return found
+        finally:
+            reader.close()
+
+
+def has_refused(counts: dict[str, int], crowd: Crowd) -> bool:
+    """Tell whether a crowd was refused so often."""
+    return all(crowd.refused[way] > count for way, count in counts.items())
+
+
+async def revoke(admin: Api) -> None:
+    """Revoke the workspace's key."""
+    (key,) = (await admin.get("/v1/workspaces/w/keys")).expect(200)["keys"]
+    (await admin.delete(f"/v1/workspaces/w/keys/{key['id']}")).expect(204)
+
+
+async def remove(admin: Api) -> None:
+    """Remove the member."""
+    (await admin.delete("/v1/workspaces/w/members/crowd")).expect(204)
+
+
+async def make_anew(admin: Api) -> None:
+    """Delete the workspace, and have somebody else make one of the same id."""
+    (await admin.delete("/v1/workspaces/w")).expect(204)
+    other = person(admin, "somebody else", grants={"*": ["admin"]})
+    (await other.put("/v1/workspaces/w", {"name": "another"})).expect(201)
+
+
+@pytest.mark.parametrize("end", [revoke, remove, make_anew])
+async def test_a_crowd_at_the_moment_of_the_end(
+    make_server: MakeServer, http: aiohttp.ClientSession, end: Callable[[Api], Awaitable[None]]
+) -> None:
+    """Access ends amid many requests and streams on two nodes: nothing begun later is let in, and no reader gets what came later."""
+    admin, other = [Api(http, (await make_server(jwt_secret=SECRET)).url, ADMIN_KEY) for _ in range(2)]
+    (await admin.put("/v1/workspaces/w")).expect(201)
+    if end is remove:
+        key = (await join(admin, "w", "crowd", "member")).key
+    else:
+        key = await admin.create_key("w", actor={"type": "user", "id": "crowd"})
+    refusal = "workspace_not_found" if end is remove else "unauthenticated"
+    here, there = Crowd(admin.with_key(key), "here", refusal), Crowd(other.with_key(key), "there", refusal)
+    for crowd in (here, there):
+        await crowd.until(lambda crowd: all(crowd.let_in[way] > 10 for way in WAYS))
+        crowd.is_ending = True
+    await end(admin)
+    here.has_ended = True
+    (await admin.append("w", id="too-late")).expect(201)
+    # There it takes up to two seconds. What was refused once stays so.
+    for crowd in (here, there):
+        await crowd.until(lambda crowd: all(crowd.refused[way] for way in WAYS))
+        crowd.has_ended = True
+    for crowd in (here, there):
+        enough = {way: crowd.refused[way] + 10 for way in WAYS}
+        await crowd.until(partial(has_refused, enough))
+        await crowd.stop()
+        assert Counter(crowd.wrong) == {}, (crowd.name, crowd.let_in, crowd.refused)
+        async with asyncio.timeout(SECONDS):
+            read = await asyncio.gather(*crowd.readers)
+        if crowd is here:
+            assert not [found for found in itertools.chain(*read) if found["id"] == "too-late"]
+    if end is make_anew:
+        assert not await admin.history("w", task_id="here")
+
+
+@pytest.mark.parametrize("end", [revoke, remove, make_anew])
+async def test_a_body_that_comes_after_the_end(server: Server, api: Api, end: Callable[[Api], Awaitable[None]]) -> None:
+    """Who was let in with a request whose body is yet to come, and lost access meanwhile, stores nothing with it."""
+    (await api.put("/v1/workspaces/w")).expect(201)
+    await join(api, "w", "ann", "owner")
+    caller = (
+        await join(api, "w", "crowd", "owner")
+        if end is remove
+        else api.with_key(await api.create_key("w", scopes=list(SCOPES)))
+    )
+    attempts = {
+        ("POST", events("w")): make_event(id="too-late", actor={"type": "user", "id": "crowd"}),
+        ("POST", "/v1/workspaces/w/keys"): {"name": "too-late", "template": "full_access"},
+        ("PUT", "/v1/workspaces/w/members/too-late"): {"role": "viewer"},
+        ("PUT", "/v1/workspaces/w"): {"name": "too-late"},
+        ("POST", "/v1/tickets"): {"workspace": "w"},
+    }
+    async with contextlib.AsyncExitStack() as stack:
+        begun = []
+        for (method, path), content in attempts.items():
+            connection = await stack.enter_async_context(await RawConnection.open(server.url))
+            data = json.dumps(content).encode()
+            sent: dict[str, str | int] = {"Content-Type": "application/json", "Content-Length": len(data)}
+            await connection.send(request_head(method, path, {**caller.headers, **sent, "Expect": "100-continue"}))
+            assert (await connection.answer(has_body=False)).status == 100  # access was decided
+            begun.append((path, connection, data))
+        await end(api)
+        for path, connection, data in begun:
+            await connection.send(data)
+            answer = await connection.answer()
+            assert answer.status in {401, 403, 404}, (path, answer.body)
+    assert "too-late" not in {found["id"] for found in await api.history("w")}
+    assert not [
+        key for key in (await api.get("/v1/workspaces/w/keys")).expect(200)["keys"] if key["name"] == "too-late"
+    ]
+
+
+@on_sqlite
+@pytest.mark.parametrize("end", [revoke, remove, make_anew])
+@pytest.mark.parametrize(
+    ("kind", "by"),
+    [*((kind, "key") for kind in KINDS), (SSE, "ticket"), (WEBSOCKET, "ticket")],
+    ids=lambda value: getattr(value, "name", value),
+)
+async def test_access_that_ends_while_a_stream_opens(
+    server: Server, api: Api, end: Callable[[Api], Awaitable[None]], kind: Kind, by: str
+) -> None:
+    """Who was let in, and lost access before their stream was open, gets nothing of what comes then."""
+    (await api.put("/v1/workspaces/w")).expect(201)
+    caller = await join(api, "w", "crowd", "member") if end is remove else api.with_key(await api.create_key("w"))
+    options = {}
+    if by == "ticket":
+        options["ticket"] = (await caller.post("/v1/tickets", {"workspace": "w"})).expect(201)["ticket"]
+        caller = api.with_key(None)
+    follow = server.hub.follow
+    endings: list[asyncio.Task[None]] = []
+
+    async def end_and_append() -> None:
+        await end(api)
+        (await api.append("w", id="too-late")).expect(201)
+
+    async def end_and_follow(workspace: str, account: str) -> Any:
+        if not endings:
+            endings.append(asyncio.create_task(end_and_append()))
+            await asyncio.wait(endings)
+        return await follow(workspace, account)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.hub, "follow", end_and_follow)
+        with contextlib.suppress(Refused, Ended):
+            reader = await kind.open(caller, "w", after="2020-01-01T00:00:00Z", **options)
+            with contextlib.closing(reader):
+                while True:
+                    assert "too-late" not in {found["id"] for found in await reader.some()}
+    await endings[0]
+
+
+@on_sqlite
+async def test_a_socket_that_outlives_its_key_for_a_moment(
+    make_server: MakeServer, http: aiohttp.ClientSession
+) -> None:
+    """On the socket for many, each message counts by the credential as it is then: a workspace that was made anew is not its key's."""
+    server = await make_server(jwt_secret=SECRET)
+    api = Api(http, server.url, ADMIN_KEY)
+    (await api.put("/v1/workspaces/w")).expect(201)
+    async with await open_socket(api.with_key(await api.create_key("w"))) as socket:
+        await make_anew(api)
+        (await api.append("w", id="too-late")).expect(201)
+        with contextlib.suppress(StreamEnded, ConnectionError):
+            subscribe = {"type": "subscribe", "sub": "x", "workspace": "w", "after": "2020-01-01T00:00:00Z"}
+            assert (await socket.ask(subscribe, "events", "synced"))["error"]["code"] == "unauthenticated"
+            publish = {"type": "publish", "workspace": "w", "event": make_event()}
+            assert (await socket.ask(publish, "published"))["error"]["code"] == "unauthenticated"
+        assert await socket.closed() == (4501, "credential_revoked")
+    assert {found["id"] for found in await api.history("w")} == {"too-late"}
+
+
+async def test_a_ticket_for_many_at_once(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """Of two hundred that open with one ticket at the same moment, as streams and sockets on two nodes, one is let in."""
+    nodes = [Api(http, (await make_server()).url, ADMIN_KEY) for _ in range(2)]
+    (await nodes[0].append("w")).expect(201)
+    ticket = (await nodes[0].post("/v1/tickets", {"workspace": "w"})).expect(201)["ticket"]
+
+    async def attempt(number: int) -> int:
+        caller = nodes[number % 2].with_key(None)
+        opened = await (
+            caller.stream("w", ticket=ticket) if number % 4 < 2 else open_socket(caller, "w", ticket=ticket)
+        )
+        opened.close()
+        return opened.status
+
+    found = Counter(await asyncio.gather(*(attempt(number) for number in range(200))))
+    assert found[200] + found[101] == 1
+    assert found[401] == 199, found

@@ -13,8 +13,9 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from streamer.api.base import Parts, expect_later
 from streamer.api.connection import KEPT_SECONDS, LINGER_SECONDS, Runner
-from streamer.api.handlers import Handlers, Parts, expect_later
+from streamer.api.handlers import Handlers
 from streamer.api.middleware import middlewares, set_headers
 from streamer.api.routes import ROUTES, Route
 from streamer.api.socket import SocketLimits

@@ -1,6 +1,8 @@
 """Every change of access is told in the log, together with the change; and so is the reading of what was told."""
 
 import asyncio
+import contextlib
+import sqlite3
 from typing import Any
 
 import aiohttp
@@ -11,11 +13,13 @@ from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events
 from tests.support.readers import BEGINNING, KINDS, Kind
 from tests.support.tokens import SECRET, join
+from tests.support.waiting import eventually
 from tests.support.websocket import open_socket
 
 WS = "w"
 PATH = f"/v1/workspaces/{WS}"
 
+pytestmark = pytest.mark.usefixtures("one_hour")
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
@@ -23,12 +27,6 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def server(make_server: MakeServer) -> Server:
     """A server that takes tokens."""
     return await make_server(jwt_secret=SECRET)
-
-
-@pytest.fixture(autouse=True)
-def _one_hour(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An hour lasts for the whole test, also if the clock strikes meanwhile."""
-    monkeypatch.setattr("streamer.auth.view.HOUR", 10**18)
 
 
 async def trail(api: Api, workspace: str = WS) -> list[dict[str, Any]]:
@@ -320,15 +318,27 @@ async def test_what_a_key_changes_is_the_keys(api: Api) -> None:
     assert (event["action"], event["actor"]["type"], event["actor"]["id"]) == ("member.added", "key", made["id"])
 
 
-async def test_a_reading_that_cannot_be_told_is_refused(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+@on_sqlite
+async def test_a_reading_that_cannot_be_told_is_refused(
+    make_server: MakeServer, http: aiohttp.ClientSession, database_url: str
+) -> None:
     """While nothing can be stored, audit events alone are not shown: there is no reading without its event."""
     api = Api(http, (await make_server(append_queue_events=1)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
-    batch = [{"details": {"n": n}} for n in range(1000)]
-    appending = [asyncio.create_task(api.append_all(WS, batch)) for _ in range(40)]
-    answers = [await api.get(events(WS), category="audit") for _ in range(30)]
-    await asyncio.gather(*appending)
-    for answer in answers:
-        assert answer.status in {200, 503}
-        if answer.status == 200:
-            assert "audit.read" in {event["action"] for event in answer.json["events"]}
+
+    async def waits_for_the_disk(count: int) -> bool:
+        return f"streamer_append_queue_events {count}.0" in (await api.get("/metrics")).body.decode()
+
+    with contextlib.closing(sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # nobody else can write
+        first = asyncio.create_task(api.append(WS))
+        await eventually(lambda: waits_for_the_disk(1))
+        second = asyncio.create_task(api.append(WS))
+        await eventually(lambda: waits_for_the_disk(2))
+        answer = await api.get(events(WS), category="audit")
+        assert (answer.status, answer.error) == (503, "overloaded")
+        assert (await api.get(events(WS))).status == 200
+        other.execute("ROLLBACK")
+    for waiting in (first, second):
+        (await waiting).expect(201)
+    assert [event["action"] for event in await api.history(WS, category="audit")] == ["audit.read"]

@@ -23,14 +23,9 @@ Event = dict[str, Any]
 Params = dict[str, Any]
 W = events("w")
 
+pytestmark = pytest.mark.usefixtures("one_hour")
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For what is decided before any database is asked."""
-
-
-@pytest.fixture(autouse=True)
-def _one_hour(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reading of audit events is told once in a test, also if the clock strikes meanwhile."""
-    monkeypatch.setattr("streamer.auth.view.HOUR", 10**18)
 
 
 async def fill(api: Api, count: int, workspace: str = "w", **event: object) -> list[Event]:

@@ -299,6 +299,14 @@ async def test_a_fault_of_the_server_leads_to_its_log_entry(api: Api, monkeypatc
     assert (await api.get(events("w"))).status == 200
 
 
+def logged_by(program: str) -> str:
+    """Run a program and return what it logs."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    ).stderr
+
+
 @pytest.mark.parametrize("form", ["console", "json"])
 def test_a_traceback_shows_no_values(form: str) -> None:
     """A traceback in the log has the lines of code, not the values of their variables: those may be secrets."""
@@ -314,15 +322,9 @@ def test_a_traceback_shows_no_values(form: str) -> None:
         "    structlog.get_logger('x').exception('failed')\n"
         "    logging.getLogger('y').exception('failed')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.stderr.count("the reason") >= 2
-    assert "hunter2" not in done.stderr
+    log = logged_by(program)
+    assert log.count("the reason") >= 2
+    assert "hunter2" not in log
 
 
 def test_what_is_logged_stays_on_its_line() -> None:
@@ -333,17 +335,11 @@ def test_what_is_logged_stays_on_its_line() -> None:
         "configure('console', 'info')\n"
         "structlog.get_logger('x').info('request', path='/v1/a\\nforged=line', principal='user:\\x1b[2Jgone\\r')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.stderr.count("\n") == 1
-    assert "\x1b" not in done.stderr
-    assert "\r" not in done.stderr
-    assert "forged=line" in done.stderr
+    log = logged_by(program)
+    assert log.count("\n") == 1
+    assert "\x1b" not in log
+    assert "\r" not in log
+    assert "forged=line" in log
 
 
 MALFORMED = [

@@ -20,6 +20,7 @@ Event = Mapping[str, Any]
 WS = "w"
 
 READING = ("workspace:read", "workspace:read:own", "audit:read", "audit:read:own")
+pytestmark = pytest.mark.usefixtures("one_hour")
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
@@ -27,12 +28,6 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def server(make_server: MakeServer) -> Server:
     """A server that takes tokens."""
     return await make_server(jwt_secret=SECRET)
-
-
-@pytest.fixture(autouse=True)
-def _one_hour(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reading of audit events is told once in a test, also if the clock strikes meanwhile."""
-    monkeypatch.setattr("streamer.auth.view.HOUR", 10**18)
 
 
 def corpus() -> list[dict[str, object]]:

@@ -2,9 +2,9 @@
 
 The way of an event, folder by folder::
 
-    api          parse, check the grant
+    api          parse, check the grant; or one of the dialects, which speak a foreign API (`edge` is what they share with it)
     ingest       validate, redact, encode once
-    store        one transaction for many appends: seq and timestamp are given here
+    store        one transaction for many appends: seq and timestamp are given here, entities are kept
     bus          tells the other parts (and nodes), after the commit
     feed         tail ring, cohorts of equal subscriptions, replay joined to live
     transports   SSE: the same bytes to every reader

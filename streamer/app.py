@@ -13,12 +13,8 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from streamer.api.base import Parts, expect_later
-from streamer.api.connection import KEPT_SECONDS, LINGER_SECONDS, Runner
 from streamer.api.handlers import Handlers
-from streamer.api.middleware import middlewares, set_headers
-from streamer.api.routes import ROUTES, Route
-from streamer.api.socket import SocketLimits
+from streamer.api.routes import ROUTES
 from streamer.auth.access import PUBLIC, Gate
 from streamer.auth.administration import Administration
 from streamer.auth.jwks import Jwks, secret_key
@@ -28,7 +24,13 @@ from streamer.auth.tickets import Tickets
 from streamer.auth.view import Views
 from streamer.auth.watch import Watch
 from streamer.bus.local import LocalBus
+from streamer.core.actions import AUDIT_ACTIONS
 from streamer.core.errors import StoreUnavailable
+from streamer.dialects import DIALECTS
+from streamer.edge.base import Parts, SocketLimits, expect_later
+from streamer.edge.connection import KEPT_SECONDS, LINGER_SECONDS, Runner
+from streamer.edge.middleware import middlewares, set_headers
+from streamer.edge.routes import Dialect, Route
 from streamer.feed.feed import Feed
 from streamer.feed.hub import Hub
 from streamer.ingest.intake import Intake, Limits
@@ -38,6 +40,7 @@ from streamer.observe.metrics import Metrics
 from streamer.settings import Settings
 from streamer.store.credentials import Credentials
 from streamer.store.database import Database
+from streamer.store.entities import Entities
 from streamer.store.log import SqlLog
 from streamer.store.members import Members
 from streamer.store.migrate import migrate
@@ -127,44 +130,46 @@ async def running(  # noqa: PLR0915 - the list of all parts
         rate = AppendRate(settings.append_rate, settings.append_burst)
         limits = Limits(settings.max_event_bytes, settings.max_details_depth, settings.max_batch_events)
         cleaner = redactor(settings)
-        intake = Intake(writer, metrics, limits, cleaner, rate)
+        audit_actions = AUDIT_ACTIONS.union(settings.audit_actions)
+        intake = Intake(writer, metrics, limits, cleaner, rate, audit_actions=audit_actions)
         tokens = _tokens(settings, metrics)
         keyring = Keyring(credentials, members, tokens)
         tickets, origins = Tickets(TicketStore(database), keyring), settings.origins
-        gate = Gate(keyring, tickets, origins)
+        gate = Gate(keyring, tickets, origins, keys_in_urls=settings.keys_in_urls)
         administration = Administration(writer, intake, credentials, members, workspaces, keyring, hub)
         chosen = settings.admin_key.get_secret_value() if settings.admin_key else None
         made = await administration.set_admin_key(chosen)
         if made is not None and not show_key:
             _keep_admin_key(settings.data_dir / "admin.key", made)
-        handlers = Handlers(
-            Parts(
-                database=database,
-                log=log,
-                workspaces=workspaces,
-                members=members,
-                administration=administration,
-                views=Views(workspaces, log, intake, writer),
-                intake=intake,
-                redactor=cleaner,
-                hub=hub,
-                feed=Feed(hub, log, metrics, chunk_bytes=2 * settings.write_buffer_bytes),
-                gate=gate,
-                keyring=keyring,
-                tickets=tickets,
-                metrics=metrics,
-                static=_static_dir(),
-                max_body_bytes=settings.max_body_bytes,
-                max_page_events=settings.max_page_events,
-                max_page_bytes=settings.max_page_bytes,
-                max_batch_events=settings.max_batch_events,
-                max_wait_seconds=settings.max_wait_seconds,
-                body_timeout=settings.body_timeout,
-                socket_limits=SocketLimits(
-                    settings.max_subscriptions, settings.max_batch_events, settings.max_messages_per_second
-                ),
-                sink_options={"high_water": settings.write_buffer_bytes, "stall_seconds": settings.stall_seconds},
-            )
+        parts = Parts(
+            database=database,
+            log=log,
+            entities=Entities(database),
+            workspaces=workspaces,
+            members=members,
+            administration=administration,
+            views=Views(workspaces, log, intake, writer),
+            intake=intake,
+            redactor=cleaner,
+            hub=hub,
+            feed=Feed(hub, log, metrics, chunk_bytes=2 * settings.write_buffer_bytes),
+            gate=gate,
+            keyring=keyring,
+            tickets=tickets,
+            metrics=metrics,
+            static=_static_dir(),
+            max_body_bytes=settings.max_body_bytes,
+            max_page_events=settings.max_page_events,
+            max_page_bytes=settings.max_page_bytes,
+            max_batch_events=settings.max_batch_events,
+            max_wait_seconds=settings.max_wait_seconds,
+            body_timeout=settings.body_timeout,
+            socket_limits=SocketLimits(
+                settings.max_subscriptions, settings.max_batch_events, settings.max_messages_per_second
+            ),
+            praisonai_zone=settings.praisonai_zone,
+            evershell_stream_seconds=settings.evershell_stream_seconds,
+            sink_options={"high_water": settings.write_buffer_bytes, "stall_seconds": settings.stall_seconds},
         )
         purging = asyncio.create_task(_purge(workspaces), name="purge")
         stack.push_async_callback(_cancel, purging)
@@ -176,8 +181,9 @@ async def running(  # noqa: PLR0915 - the list of all parts
             await tokens.refresh()  # not to refuse the first of them
             stack.push_async_callback(_cancel, asyncio.create_task(tokens.run(), name="jwks"))
 
-        routes = _routes(handlers, settings)
-        surroundings = middlewares(routes, gate, origins, metrics, cleaner)
+        dialects = [dialect for dialect in DIALECTS if dialect.name in settings.dialects]
+        routes = _routes(parts, dialects, settings)
+        surroundings = middlewares(routes, dialects, gate, origins, metrics, cleaner)
         application = _application(routes, surroundings, settings.max_body_bytes)
         application.on_response_prepare.append(set_headers(routes, origins, rate))
         runner = Runner(
@@ -218,9 +224,13 @@ async def running(  # noqa: PLR0915 - the list of all parts
         )
 
 
-def _routes(handlers: Handlers, settings: Settings) -> dict[Handler, Route]:
-    """Return the route table by handler; the middlewares look a request's route up so."""
+def _routes(parts: Parts, dialects: Sequence[Dialect], settings: Settings) -> dict[Handler, Route]:
+    """Return the route tables by handler; the middlewares look a request's route up so."""
+    handlers = Handlers(parts)
     routes = {getattr(handlers, route.operation): route for route in ROUTES}
+    for dialect in dialects:
+        foreign = dialect.handlers(parts)
+        routes |= {getattr(foreign, route.operation): route for route in dialect.routes}
     if settings.metrics_public:
         routes[handlers.metrics] = replace(routes[handlers.metrics], access=PUBLIC)
     return routes
@@ -231,7 +241,7 @@ def _application(routes: Mapping[Handler, Route], surroundings: Sequence[Middlew
     for handler, route in routes.items():
         resource_ = application.router.add_resource(route.pattern)
         resource_.add_route(route.method, handler, expect_handler=expect_later)
-        if route.method == "GET" and not route.streams:
+        if route.method == "GET" and route.answers_head and not route.streams:
             resource_.add_route("HEAD", handler, expect_handler=expect_later)
     return application
 

@@ -25,11 +25,14 @@ from pydantic import (
 )
 
 from streamer.auth.origins import Origins, parse_origins
+from streamer.core.actions import check_action
 from streamer.ingest.redact import check_shape, words_of
 
 PREFIX = "STREAMER_"
 CLIENT_VARIABLES = ("URL", "KEY", "CONFIG")
 """Variables with our prefix that are not the server's: where and as whom client commands call, and the TOML file's path."""
+
+DIALECT_NAMES = ("praisonai", "paperclip", "evershell")
 
 KiB, MiB = 2**10, 2**20
 
@@ -73,8 +76,22 @@ class Settings(BaseModel):
         "info", description="The least severe level to log."
     )
     metrics_public: bool = Field(False, description="Serve `/metrics` without a key.")
+    audit_actions: _listed(",", check_action) = Field(  # type: ignore[valid-type]
+        (), description="Further actions of category `audit`, separated by commas."
+    )
     cors_origins: str = Field(
         "", description="Origins whose pages may call this server, parted by commas, or `*`; none: its own page only."
+    )
+
+    dialects: _listed(",", str) = Field(  # type: ignore[valid-type]
+        DIALECT_NAMES, description="The foreign APIs that are served, separated by commas, or `none`."
+    )
+    keys_in_urls: bool = Field(
+        True, description="Take keys from the URLs of a dialect's streams, as its clients send them; never elsewhere."
+    )
+    praisonai_zone: bool = Field(False, description="Write PraisonAI's `created_at` with a `Z` at its end.")
+    evershell_stream_seconds: int = Field(
+        300, ge=1, le=86_400, description="Evershell's streams end after this time, and their clients come back."
     )
 
     max_event_bytes: int = Field(256 * KiB, ge=1 * KiB, le=16 * MiB, description="Largest event, as stored.")
@@ -205,6 +222,16 @@ class Settings(BaseModel):
     @classmethod
     def _known_origins(cls, value: str) -> str:
         parse_origins(value)
+        return value
+
+    @field_validator("dialects")
+    @classmethod
+    def _known_dialects(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value == ("none",):
+            return ()
+        unknown = [name for name in value if name not in DIALECT_NAMES]
+        if unknown:
+            raise ValueError(f"there is no dialect {unknown[0]}; there are {', '.join(DIALECT_NAMES)}, or none")
         return value
 
     @field_validator("append_rate")

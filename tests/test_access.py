@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from streamer.api.routes import ROUTES, Route
+from streamer.api.routes import ROUTES
 from streamer.app import Server
 from streamer.auth.access import COOKIE
 from streamer.auth.keys import SESSION_SECONDS, SIGN_IN_SECONDS, Keyring
@@ -31,6 +31,7 @@ from streamer.auth.principal import (
 )
 from streamer.core.clock import format_timestamp, now_us
 from streamer.core.errors import StoreUnavailable, Unauthenticated
+from streamer.edge.routes import Route
 from streamer.settings import load
 from streamer.store.credentials import Credential, Credentials
 from streamer.store.database import Database
@@ -60,7 +61,7 @@ async def mine(api: Api) -> Api:
 
 def path_of(route: Route, workspace: str = "mine") -> str:
     """Return a path of the route."""
-    return route.path.format(ws=workspace, id="some-id", user="ann", file="index.html")
+    return route.path.format(ws=workspace, id="some-id", user="ann", file="index.html", type="issue", entity="i1")
 
 
 def variations() -> Iterator[dict[str, Any]]:
@@ -206,7 +207,7 @@ async def test_each_single_scope(api: Api, mine: Api, scope: str) -> None:
             else:
                 assert (answer.status, answer.error) == (403, "permission_denied"), (route.operation, sent, answer.body)
     reading = {"list_events", "stream_events", "open_socket", "get_event", "get_workspace"}
-    reading |= {"list_members", "get_member"}
+    reading |= {"list_members", "get_member", "get_entity"}
     anyone = {"list_workspaces", "get_session", "sign_out", "open_shared_socket", "create_ticket"}
     assert (
         opened - anyone

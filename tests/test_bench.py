@@ -19,6 +19,7 @@ SMALL = ("--subscribers", "6", "--connections", "2")
 BRIEF = ("--rate", "40", "--seconds", "0.5", "--warmup", "0.1")
 PATIENCE_SECONDS = 50
 """A measurement starts half a dozen processes, each of which a busy machine may take long for."""
+DEPTHS = ("newest", "middle", "deep")
 EXACT = ("lost", "doubled", "out_of_order", "unexpected", "gaps", "failed", "ended")
 
 
@@ -166,6 +167,28 @@ async def test_history(bench_cli: Cli) -> None:
     assert result["pages_per_second_16"] > 0
 
 
+async def test_dialects(bench_cli: Cli) -> None:
+    """The same log is listed by every API, at both ends and in the middle, by one connection and by eight."""
+    document = await measured(bench_cli, "dialects", "--events", "500", "--seconds", "0.5")
+    result = document["result"]
+    kinds = [f"{api}_{length}_{depth}" for api in ("native", "praisonai") for length in (50, 100) for depth in DEPTHS]
+    kinds += [f"paperclip_100_{depth}" for depth in (*DEPTHS, "deep_by_link")]
+    kinds += [f"evershell_100_{depth}" for depth in ("newest", "deep_by_after", "deep_by_cursor")]
+    for kind in (*kinds, "praisonai_member_50_deep"):
+        assert 0 < result[f"{kind}_p50"] <= result[f"{kind}_p99"]
+        assert 0 < result[f"{kind}_by_8_p50"] <= result[f"{kind}_by_8_p99"]
+        assert min(result[f"{kind}_per_second_1"], result[f"{kind}_per_second_8"]) > 0
+        assert result[f"cpu_per_page_{kind}"] >= 0
+    assert result["pages"] >= 9 * (len(kinds) + 1)
+
+
+async def test_only_the_dialects_that_are_served(bench_cli: Cli) -> None:
+    """A dialect that the measured server does not have is not asked."""
+    arguments = ("--events", "200", "--seconds", "0.1", "--set", "dialects=evershell")
+    result = (await measured(bench_cli, "dialects", *arguments))["result"]
+    assert {name.split("_")[0] for name in result if name.endswith("_p50")} == {"native", "evershell"}
+
+
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
 async def test_resume(bench_cli: Cli, transport: str) -> None:
     """Everybody who was cut off gets what was missed, and is live again."""
@@ -210,6 +233,9 @@ async def test_beside_praisonai(bench_cli: Cli) -> None:
     assert json.loads(ended.out)["peer"]["result"]["events"] > 0
     document = await measured(bench_cli, "history", "--events", "500", "--seconds", "0.5", "--peer", "praisonai")
     assert document["ratio"]["deepest_p50"] < 1
+    document = await measured(bench_cli, "dialects", "--events", "500", "--seconds", "0.5", "--peer", "praisonai")
+    assert document["ratio"]["praisonai_50_deep_p50"] < 1
+    assert document["ratio"]["cpu_per_page_praisonai_100_newest"] < 1
 
 
 # ---- what is said

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamer.bench.check import Tally, compare, compare_part, merged, percentiles
+from streamer.bench.dialects import Page
 from streamer.bench.events import DETAILS
+from streamer.bench.ground import BenchError
 from streamer.bench.report import middle, parse_thresholds, ratios
 from streamer.bench.wire import Blob, Mark, Memory, parse_chunked, parse_sse, parse_websocket
 from streamer.core.frame import SSE_HEARTBEAT, Frame, sse_message
@@ -186,6 +188,34 @@ def test_percentiles() -> None:
     found = percentiles(merged([{str(bucket): 1 for bucket in range(0, 5000, 100)}, {"5000": 50}]))
     assert found == {"p50": 49.005, "p95": 50.005, "p99": 50.005, "max": 50.005}
     assert percentiles({100: 98, 200: 1, 300: 1}) == {"p50": 1.005, "p95": 1.005, "p99": 2.005, "max": 3.005}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b'[{"id":"a"}]',
+        b'[{"id":"b"},{"id":"a"}]',
+        b'{"events":[{"id":"a"},{"id":"a"}]}',
+        b'[{"id":"a"},{"id":"b"},{"id":"c"}]',
+    ],
+)
+def test_pages_must_be_the_right_ones(body: bytes) -> None:
+    """A page that is short, long, turned, or holds something twice or something else is none, in either form."""
+    page = Page("/list", "", 2, ["a", "b"])
+    page.check(b'[{"id":"a"},{"id":"b"}]')
+    page.check(b'{"events":[{"id":"a"},{"id":"b"}],"cursor":"c"}')
+    with pytest.raises(BenchError, match="the page /list is wrong"):
+        page.check(body)
+
+
+def test_pages_of_a_peer_are_counted() -> None:
+    """Of a page whose events are not known only the number is, and that they differ."""
+    page = Page("/list", "", 2)
+    page.check(b'[{"id":"b"},{"id":"a"}]')
+    for body in (b'[{"id":"a"}]', b'[{"id":"a"},{"id":"a"}]'):
+        with pytest.raises(BenchError, match="is wrong"):
+            page.check(body)
 
 
 # ---- what came of it

@@ -180,6 +180,23 @@ def test_what_cannot_be_a_server_or_a_key() -> None:
         Client("http://localhost", "sk_\r\nX-Other: 1")
 
 
+async def test_without_a_context_manager(server: Server, proxy: Proxy) -> None:
+    """Calls and streams work at once, each over a connection that ends with it; with one, the calls share theirs."""
+    client = Client(proxy.url, ADMIN_KEY, timing=FAST)
+    for _ in range(2):
+        await client.append("ws", EVENT)
+    async with contextlib.aclosing(client.stream("ws", after="1970-01-01T00:00:00Z")) as stream:
+        assert await seqs(stream, 2) == [1, 2]
+    assert proxy.connections == 3
+    await eventually(lambda: proxy.open == 0)
+    async with client:
+        await client.append("ws", EVENT)
+        await client.append("ws", EVENT)
+    assert proxy.connections == 4
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.append("ws", EVENT)
+
+
 # ---- history
 
 

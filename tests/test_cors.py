@@ -10,9 +10,10 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from streamer.api.routes import ROUTES, Route
+from streamer.api.routes import ROUTES
 from streamer.app import Server
 from streamer.auth.origins import SETTING, Origins, parse_origins
+from streamer.edge.routes import Route
 from streamer.settings import SettingsError, load
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, events, make_event
@@ -28,7 +29,7 @@ WS = "w"
 APP = "https://app.example.com"
 OTHER = "https://other.example.com"
 BEGINNING = "2000-01-01T00:00:00Z"
-EXPOSED = {"Link", "Retry-After", "X-Request-Id", "RateLimit", "RateLimit-Policy"}
+EXPOSED = {"Link", "Retry-After", "X-Next-Cursor", "X-Request-Id", "RateLimit", "RateLimit-Policy"}
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_what_is_no_origin_stops_the_start(text: str, said: str) -> None:
 
 def path_of(route: Route, workspace: str = WS) -> str:
     """Return a path that is the route's."""
-    return route.path.format(ws=workspace, id="nothing", user="nobody", file="app.js")
+    return route.path.format(ws=workspace, id="nothing", user="nobody", file="app.js", type="issue", entity="none")
 
 
 async def test_a_preflight_of_a_listed_origin(listing: Api) -> None:

@@ -80,9 +80,11 @@ class ModelLog:
         max_bytes: int,
         after: Bound = None,
         before: Bound = None,
+        skip: int = 0,
     ) -> Page:
         head = await self.head(workspace)
         assert order == "asc"
+        assert skip == 0
         assert isinstance(after, Position)
         assert isinstance(before, Position)
         if not head.holds(after):
@@ -92,6 +94,9 @@ class ModelLog:
         found = fitting(passed, limit, max_bytes)
         full = len(found) == limit or len(found) < len(passed)
         return Page(head, found, found[-1].seq if full else max(after.seq, ceiling), full, after.seq, ceiling)
+
+    async def position_of(self, workspace: str, event_id: str, selection: Filter) -> Position:
+        raise AssertionError("no reader asks where an event stands")
 
     async def frames(
         self, workspace: str, *, after: int, limit: int, max_bytes: int
@@ -114,7 +119,7 @@ def fitting(events: Sequence[Event], limit: int, max_bytes: int) -> list[Event]:
 
 def facets(seq: int) -> Facets:
     """Return the facets of the model's event `seq`: its action is `even` or `odd`."""
-    return Facets("activity", "odd" if seq % 2 else "even", "user", "u", None, None, None, None, None, None, "")
+    return Facets("activity", "odd" if seq % 2 else "even", "user", "u", None, None, None, None, None, None, None, "")
 
 
 class ModelSink:

@@ -26,6 +26,7 @@ from streamer.core.errors import InvalidCursor, ValidationError
 from streamer.core.filter import CATEGORIES, FILTER_FIELDS, canonical, escape, parse_filter
 from streamer.core.filter import Condition as FilterCondition
 from streamer.core.position import MAX_SEQ, Position
+from streamer.edge.paging import Cursor, parse_bound
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, events
 from tests.support.raw import RawConnection, request_head
@@ -239,7 +240,10 @@ _VALUES = st.sampled_from(
 )  # fmt: skip
 _LATIN = st.text(st.characters(max_codepoint=255), max_size=20)
 _TARGETS = st.sampled_from(
-    [path for route in ROUTES for path in [route.path.format(ws="w", id="known", user="ann", file="index.html")]]
+    [
+        route.path.format(ws="w", id="known", user="ann", file="index.html", type="issue", entity="i1")
+        for route in ROUTES
+    ]
     + ["*", "http://x/v1/ws", "//", "/%", "/%00", "/%ff", "/v1/workspaces/w/events?" + "a=1&" * 50, "/../../etc", "x:1"]
 )
 _METHODS = st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE", "PRI", "get"])
@@ -340,6 +344,7 @@ async def test_any_text_in_every_place(server: Server, api: Api) -> None:
             ("GET", f"{base}/{target}?bogus=1", authorized, {400, 404}),
             ("GET", f"/v1/workspaces/{target}/events?bogus=1", authorized, {400, 404}),
             ("GET", f"/v1/workspaces/w/members/{target}", authorized, {200, 400, 404}),
+            ("GET", f"/v1/workspaces/w/entities/{target}/{target}", authorized, {200, 400, 404}),
             ("DELETE", f"/v1/workspaces/w/members/{target}", authorized, {204, 400, 404, 405}),
             ("DELETE", f"/v1/workspaces/w/keys/{target}", authorized, {404, 405}),
             ("GET", f"/v1/workspaces?org_id={target}&after={target}", authorized, {200, 400}),
@@ -410,8 +415,8 @@ def test_cursors_are_read_as_they_are_written(
 ) -> None:
     """A cursor is what its text says, and there is one text for each."""
     seq, floor, ceiling, head = numbers
-    cursor = query.Cursor(order, epoch, seq, floor if given_[0] else None, ceiling if given_[1] else None, head)
-    assert query.Cursor.parse(str(cursor)) == cursor
+    cursor = Cursor(order, epoch, seq, floor if given_[0] else None, ceiling if given_[1] else None, head)
+    assert Cursor.parse(str(cursor)) == cursor
 
 
 @given(text=st.text(max_size=60) | st.text("ABCabc019-_=.", max_size=60))
@@ -420,7 +425,7 @@ def test_cursors_are_read_as_they_are_written(
 def test_any_cursor(text: str) -> None:
     """What is no cursor is said to be none; what is one is written as it was read."""
     with contextlib.suppress(InvalidCursor):
-        assert str(query.Cursor.parse(text)) == text
+        assert str(Cursor.parse(text)) == text
 
 
 @given(text=st.text(max_size=40) | st.from_regex(r"[a-z0-9]{0,33}\.\d{0,20}", fullmatch=True))
@@ -430,7 +435,7 @@ def test_any_position(text: str) -> None:
         assert str(Position.parse(text)) == text
     except ValueError:
         wrong: dict[str, str] = {}
-        bound = query.parse_bound(text, "after", wrong)
+        bound = parse_bound(text, "after", wrong)
         assert (bound is None) is bool(wrong)
 
 
@@ -438,7 +443,7 @@ def test_any_position(text: str) -> None:
 def test_times_are_read_as_they_are_written(moment: int) -> None:
     """A time is the same after it was written and read."""
     assert parse_timestamp(format_timestamp(moment)) == moment
-    assert query.parse_bound(format_timestamp(moment), "after", {}) == moment
+    assert parse_bound(format_timestamp(moment), "after", {}) == moment
 
 
 _WORD = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12)

@@ -12,7 +12,7 @@ import pytest
 import uvloop
 from aiohttp import HttpVersion11, web
 
-from streamer.api.connection import Runner
+from streamer.edge.connection import Runner
 from streamer.transports.handover import HandedOver, Outlet
 from tests.support.tools import require
 from tests.support.waiting import SECONDS, eventually

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streamer.core.entities import issue_of
 from streamer.core.event import FACET_FIELDS, Facets, search_text
 from streamer.core.filter import CATEGORIES, FILTER_FIELDS, escape, parse_filter
 from tests.conftest import ADMIN_KEY, MakeServer
@@ -296,7 +297,7 @@ def facets_of(event: Event) -> Facets:
     return Facets(
         event["category"], event["action"], event["actor"]["type"], event["actor"]["id"], entity.get("type"),
         entity.get("id"), event["agent_id"], event["run_id"], event["task_id"], event["actor"]["on_behalf_of"],
-        search_text(event),
+        issue_of(event), search_text(event),
     )  # fmt: skip
 
 
@@ -698,7 +699,7 @@ async def test_audit_events_are_for_who_may_read_them(api: Api) -> None:
     """Without `audit:read` audit events are not there: in no page, filter, search or stream, and not by their id."""
     for n in range(4):
         (await api.append("w", id=f"open{n}")).expect(201)
-        (await api.append("w", id=f"hidden{n}", action="policy_decision")).expect(201)
+        (await api.append("w", id=f"hidden{n}", action="policy_decision", description="a decision")).expect(201)
     epoch = await epoch_of(api)
     plain = api.with_key(await api.create_key("w", scopes=["workspace:read"]))
     auditor = api.with_key(await api.create_key("w", scopes=["workspace:read", "audit:read"]))

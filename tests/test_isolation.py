@@ -22,12 +22,13 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Engine, event
 
-from streamer.api.routes import ROUTES, Route
+from streamer.api.routes import ROUTES
 from streamer.app import Server
 from streamer.auth.access import COOKIE
 from streamer.auth.keys import hash_secret
 from streamer.auth.principal import READ_OWN, ROLES, SCOPES
 from streamer.core.filter import FILTER_FIELDS
+from streamer.edge.routes import Route
 from streamer.store.database import Database
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Answer, Api, events, make_event
@@ -198,7 +199,7 @@ async def world(api: Api) -> World:
 def path_of(route: Route, workspace: str, things: Things) -> str:
     """Return a path of the route."""
     identity = things.key if "/keys/" in route.path else things.event
-    return route.path.format(ws=workspace, id=identity, user=things.user)
+    return route.path.format(ws=workspace, id=identity, user=things.user, type="issue", entity=things.entity)
 
 
 def values(name: str, things: Things) -> Any:

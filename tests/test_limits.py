@@ -416,7 +416,7 @@ async def test_a_head_that_never_ends(
     make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, target: str, part: bytes
 ) -> None:
     """A head that comes a byte, or a line, at a time ends with the connection, though it is never quiet."""
-    monkeypatch.setattr("streamer.api.connection.HEAD_SECONDS", 0.5)
+    monkeypatch.setattr("streamer.edge.connection.HEAD_SECONDS", 0.5)
     server = await make_server()
     async with await RawConnection.open(server.url) as connection:
         await connection.send(request_head("GET", target, HANDSHAKE)[:-2])

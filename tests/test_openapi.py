@@ -176,6 +176,8 @@ async def test_successes_and_failures_conform(server: Server, api: Api, document
         ("list_events", 410, await api.get(path, after="a.5")),
         ("get_event", 200, await api.get(f"{path}/e1")),
         ("get_event", 404, await api.get(f"{path}/e2")),
+        ("get_entity", 200, await api.get("/v1/workspaces/w/entities/issue/1")),
+        ("get_entity", 404, await api.get("/v1/workspaces/w/entities/issue/2")),
         ("create_key", 201, created := await api.post("/v1/workspaces/w/keys", {"name": "x", "template": "read_only"})),
         ("create_key", 201, await api.post(
             "/v1/workspaces/w/keys",
@@ -248,9 +250,10 @@ def as_the_admin_key_meets_it(document: Document) -> Document:
         operation["parameters"] = [one for one in operation["parameters"] if one["name"] not in {"cursor", "wait"}]
         for parameter in operation["parameters"]:
             if parameter["in"] == "path":
-                parameter["example"] = (
-                    {"ws": "w", "id": "known", "user": "ann"}[parameter["name"]] if "keys" not in path else "w"
-                )
+                ids = {"id": "known", "user": "ann", "type": "issue", "entity": "1"}
+                # One to be deleted: in which order operations are tried is schemathesis' own affair.
+                ids["ws"] = "gone" if operation["operationId"] == "delete_workspace" else "w"
+                parameter["example"] = "w" if "keys" in path else ids[parameter["name"]]
     return tight
 
 
@@ -318,7 +321,8 @@ def examine(
 
 async def examine_server(server: Server, api: Api, document: Document, **generation: Any) -> None:
     """Examine a server that holds something to be found, and see to it that what was tried went both ways."""
-    (await api.append("w", id="known")).expect(201)
+    (await api.append("w", id="known", entity={"type": "issue", "id": "1"})).expect(201)
+    (await api.append("gone")).expect(201)
     wrong, statuses = await asyncio.to_thread(examine, server.url, as_the_admin_key_meets_it(document), **generation)
     assert wrong == [], f"{len(wrong)}, the first ones:\n" + "\n\n".join(text[:1500] for text in wrong[:5])
     assert len(statuses) == sum(route.documented and not route.streams for route in ROUTES)

@@ -416,6 +416,36 @@ async def test_events_of_the_first_version_get_their_size(database_url: str) -> 
         assert [event.body.decode() for event in (await _all(store))[:-1]] == list(bodies.values())
 
 
+async def test_audit_events_are_counted(database_url: str) -> None:
+    """The counts of audit events are those of the log: as it is written, and for a log that knew none, after its migration."""
+
+    def counted(connection: Connection) -> list[tuple[Any, ...]]:
+        names = "workspace, block, action, events"
+        found = connection.execute(text(f"SELECT {names} FROM audit_counts ORDER BY workspace, block, action"))
+        return [tuple(row) for row in found]
+
+    def there(connection: Connection) -> list[tuple[Any, ...]]:
+        query = "SELECT workspace, seq / 1024, action, count(*) FROM events WHERE category = 'audit' GROUP BY 1, 2, 3"
+        return sorted(tuple(row) for row in connection.execute(text(query)))
+
+    def forget(connection: Connection) -> None:
+        connection.execute(text("DROP TABLE audit_counts"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
+
+    async with opened(database_url) as store:
+        for number in range(6):
+            actions = ["policy_decision", "issue.created", "key.created"][number % 3 :]
+            for workspace in (WS, "other"):
+                batch = [make_event(action=action) for action in actions * 300]
+                await store.intake.append(workspace, batch, ANN, batch=True)
+        found = await store.database.read(counted)
+        assert found == await store.database.read(there)
+        assert {block for _, block, _, _ in found} == {0, 1, 2, 3}
+        await store.database.write(forget)
+        assert await migrate(store.database)
+        assert await store.database.read(counted) == found
+
+
 async def test_any_number_of_nodes_may_migrate_at_once(database_url: str) -> None:
     """Of several that start together on an empty database one migrates; the others wait and go on."""
     database = Database(database_url)

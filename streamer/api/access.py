@@ -5,8 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
-from streamer.api import appending, query, schemas
-from streamer.api.base import Base, json_answer, parameters, readable
+from streamer.api import query, schemas
 from streamer.auth.access import COOKIE, PRINCIPAL
 from streamer.auth.keys import SESSION_SECONDS
 from streamer.auth.principal import TEMPLATES, Principal
@@ -15,6 +14,8 @@ from streamer.core.errors import NotFound, ValidationError
 from streamer.core.filter import MAX_VALUE_LENGTH
 from streamer.core.ids import is_id
 from streamer.core.position import Position
+from streamer.edge.appending import check_writable
+from streamer.edge.base import Base, json_answer, parameters, readable
 from streamer.feed.reasons import Reason
 from streamer.ingest.intake import LIKE_A_SECRET
 from streamer.store.credentials import Credential
@@ -36,7 +37,7 @@ class AccessHandlers(Base):
         return json_answer({"workspaces": [_workspace(workspace) for workspace in found]})
 
     async def put_workspace(self, request: web.Request) -> web.StreamResponse:
-        workspace, principal = appending.check_writable(request.match_info["ws"]), request[PRINCIPAL]
+        workspace, principal = check_writable(request.match_info["ws"]), request[PRINCIPAL]
         query.expect_none(parameters(request))
         if self.parts.redactor.holds_token(workspace):
             raise ValidationError({"workspace": LIKE_A_SECRET})
@@ -49,7 +50,7 @@ class AccessHandlers(Base):
         return json_answer(_workspace(await self.parts.workspaces.get(readable(request))))
 
     async def delete_workspace(self, request: web.Request) -> web.StreamResponse:
-        workspace = appending.check_writable(request.match_info["ws"])
+        workspace = check_writable(request.match_info["ws"])
         query.expect_none(parameters(request))
         await self.parts.administration.delete_workspace(request[PRINCIPAL], workspace)
         return web.Response(status=HTTPStatus.NO_CONTENT)

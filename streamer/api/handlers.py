@@ -8,18 +8,21 @@ from aiohttp import web
 
 from streamer.api import appending, query, schemas
 from streamer.api.access import AccessHandlers
-from streamer.api.base import Parts, json_answer, json_bytes, media_type, parameters, readable
 from streamer.api.openapi import document
 from streamer.api.socket import Socket
 from streamer.auth.access import PRINCIPAL, TICKET
 from streamer.auth.principal import READ, Principal
 from streamer.core.clock import format_timestamp
+from streamer.core.entities import Entity
 from streamer.core.errors import NotFound, StoreUnavailable, WorkspaceNotFound
 from streamer.core.filter import EVERYTHING, parse_filter
 from streamer.core.frame import page_body
 from streamer.core.ids import is_id
-from streamer.core.ports import Page
 from streamer.core.position import Position
+from streamer.edge.appending import check_writable
+from streamer.edge.base import Parts, json_answer, json_bytes, parameters, readable
+from streamer.edge.bodies import JSON_TYPES, NDJSON_TYPES, media_type, parse_json, parse_ndjson
+from streamer.edge.paging import link_to
 from streamer.feed.connection import Reader, Subscription
 from streamer.feed.reasons import Reason
 from streamer.observe.metrics import CONTENT_TYPE
@@ -47,17 +50,26 @@ class Handlers(AccessHandlers):
             file.name: PAGE_TYPES[file.suffix] for file in parts.static.iterdir() if file.suffix in PAGE_TYPES
         }
 
+    # ---- entities
+
+    async def get_entity(self, request: web.Request) -> web.StreamResponse:
+        workspace = readable(request)
+        query.expect_none(parameters(request))
+        await self.parts.views.expect_all(request[PRINCIPAL], workspace)
+        type_, entity_id = request.match_info["type"], request.match_info["entity"]
+        return json_answer(_entity(workspace, await self.parts.entities.get(workspace, type_, entity_id)))
+
     # ---- events
 
     async def append_events(self, request: web.Request) -> web.StreamResponse:
-        workspace, principal = appending.check_writable(request.match_info["ws"]), request[PRINCIPAL]
+        workspace, principal = check_writable(request.match_info["ws"]), request[PRINCIPAL]
         query.expect_none(parameters(request))
         key = request.headers.get("Idempotency-Key")
         appending.check_idempotency_key(key, "Idempotency-Key")
-        kind = media_type(request, schemas.JSON_TYPES | schemas.NDJSON_TYPES)
+        kind = media_type(request, JSON_TYPES | NDJSON_TYPES)
         self.parts.intake.rate.check(principal.account)
         data, principal = await self.read(request, self.parts.max_body_bytes), request[PRINCIPAL]
-        parsed = schemas.parse_ndjson(data) if kind in schemas.NDJSON_TYPES else schemas.parse_json(data)
+        parsed = parse_ndjson(data) if kind in NDJSON_TYPES else parse_json(data)
         stored = await appending.append(
             self.parts.intake,
             principal,
@@ -77,27 +89,9 @@ class Handlers(AccessHandlers):
         wanted = query.parse_history(
             parameters(request), max_limit=self.parts.max_page_events, max_wait=self.parts.max_wait_seconds
         )
-        cursor = wanted.cursor
-        after, before = wanted.after, wanted.before
-        if cursor is not None:
-            at = Position(cursor.epoch, cursor.seq)
-            floor = None if cursor.floor is None else Position(cursor.epoch, cursor.floor)
-            ceiling = None if cursor.ceiling is None else Position(cursor.epoch, cursor.ceiling + 1)
-            after, before = (at, ceiling) if cursor.order == "asc" else (floor, at)
         selection = await self.parts.views.of(principal, workspace, wanted.selection)
 
-        async def read() -> Page:
-            return await self.parts.log.page(
-                workspace,
-                selection=selection,
-                order=wanted.order,
-                limit=wanted.limit,
-                max_bytes=self.parts.max_page_bytes,
-                after=after,
-                before=before,
-            )
-
-        page = await read()
+        page = await self.page_of(workspace, selection, wanted.stretch, wanted.limit)
         if wanted.wait and not page.events:
             start = Position(page.head.epoch, page.examined)
             body = await self._wait(
@@ -107,18 +101,12 @@ class Handlers(AccessHandlers):
             )
             if body is not None:
                 return json_bytes(body)
-            page = await read()
-        following = _next_cursor(wanted, page)
-        if wanted.order == "asc":
-            position = page.examined
-        else:
-            position = cursor.head if cursor else page.head.head
+            page = await self.page_of(workspace, selection, wanted.stretch, wanted.limit)
+        following = wanted.stretch.following(page)
         bodies = [event.body for event in page.events]
-        response = json_bytes(page_body(bodies, Position(page.head.epoch, position), following))
+        response = json_bytes(page_body(bodies, wanted.stretch.position(page), following))
         if following:
-            kept = {n: v for n, v in request.query.items() if n not in {"cursor", "after", "before", "order"}}
-            url = request.rel_url.with_query([*_pairs(request, kept), ("cursor", following)])
-            response.headers["Link"] = f'<{url.raw_path_qs}>; rel="next"'
+            response.headers["Link"] = link_to(request, following, {"cursor", "after", "before", "order"})
         return response
 
     async def get_event(self, request: web.Request) -> web.StreamResponse:
@@ -263,16 +251,16 @@ class Handlers(AccessHandlers):
         )
 
 
-def _pairs(request: web.Request, names: Any) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in request.query.items() if name in names]
-
-
-def _next_cursor(wanted: query.HistoryQuery, page: Page) -> str | None:
-    """Return the cursor behind a page, if there may be more."""
-    if not page.full:
-        return None
-    previous = wanted.cursor
-    floor = previous.floor if previous else page.floor if wanted.after is not None else None
-    ceiling = previous.ceiling if previous else page.ceiling if wanted.before is not None else None
-    head = previous.head if previous else page.head.head
-    return str(query.Cursor(wanted.order, page.head.epoch, page.events[-1].seq, floor, ceiling, head))
+def _entity(workspace: str, entity: Entity) -> dict[str, Any]:
+    return {
+        "workspace_id": workspace,
+        "type": entity.type,
+        "id": entity.id,
+        "identifier": entity.identifier,
+        "name": entity.name,
+        "status": entity.status,
+        "attributes": entity.attributes,
+        "created_at": format_timestamp(entity.created_at),
+        "updated_at": format_timestamp(entity.updated_at),
+        "deleted_at": None if entity.deleted_at is None else format_timestamp(entity.deleted_at),
+    }

@@ -5,11 +5,12 @@ from typing import Any
 
 from streamer import __version__
 from streamer.api import schemas
-from streamer.api.routes import ROUTES, Route
+from streamer.api.routes import ROUTES
 from streamer.auth.principal import ROLES
 from streamer.core import errors
 from streamer.core.filter import CATEGORIES, MAX_VALUE_LENGTH, MAX_VALUES
 from streamer.core.ids import ID_PATTERN
+from streamer.edge.routes import Route
 
 Schema = dict[str, Any]
 
@@ -68,6 +69,8 @@ _HEADERS: dict[str, tuple[str, Schema]] = {
 _PATH: dict[str, tuple[str, Schema]] = {
     "ws": ("The workspace.", {"type": "string", "pattern": ID_PATTERN}),
     "id": ("The event's or key's id.", {"type": "string", "pattern": ID_PATTERN}),
+    "type": ("The entity's type; `heartbeat_run` is a second name of `run`.", _TEXT),
+    "entity": ("The entity's id.", _TEXT),
     "user": ("The person: the `sub` of their tokens.", schemas.USER_SCHEMA),
     "file": ("The file's name.", _TEXT),
 }
@@ -110,11 +113,23 @@ _SCHEMAS: dict[str, Schema] = {
             "run_id": _MAYBE,
             "task_id": _MAYBE,
             "description": _TEXT,
-            "details": {"type": "object"},
+            "details": {"type": ["object", "null"]},
             "changes": {"type": ["object", "null"]},
             "occurred_at": _MAYBE_TIME,
             "timestamp": _TIME,
             "traceparent": _MAYBE,
+        }
+    ),
+    "Entity": _object(
+        {
+            "workspace_id": _TEXT,
+            "type": _TEXT,
+            "id": _TEXT,
+            **dict.fromkeys(("identifier", "name", "status"), _MAYBE),
+            "attributes": {"type": "object", "additionalProperties": _TEXT},
+            "created_at": _TIME,
+            "updated_at": _TIME,
+            "deleted_at": _MAYBE_TIME,
         }
     ),
     "EventList": _list_of("events", "Event"),

@@ -1,60 +1,19 @@
 """Query parameters: what a route does not know is an error, never ignored."""
 
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from streamer.core.clock import parse_timestamp
-from streamer.core.errors import InvalidCursor, ValidationError
+from streamer.core.errors import ValidationError
 from streamer.core.filter import FILTER_FIELDS, MAX_VALUE_LENGTH, Filter, parse_filter
 from streamer.core.ports import Bound, Order
-from streamer.core.position import MAX_SEQ, Position
-
-Query = Mapping[str, Sequence[str]]
-"""Parameter names to all their values, in order."""
+from streamer.core.position import Position
+from streamer.edge.base import Query
+from streamer.edge.paging import Cursor, Stretch, parse_bound
 
 HISTORY_PARAMETERS = frozenset({"order", "limit", "cursor", "after", "before", "wait", *FILTER_FIELDS})
 STREAM_PARAMETERS = frozenset({"after", "ticket", *FILTER_FIELDS})
-
-# The point at the end shows that nothing is cut off.
-_CURSOR = re.compile(r"([ad])\.([a-z0-9]{1,32})\.(\d{1,19})\.(\d{1,19})?\.(\d{1,19})?\.(\d{1,19})\.", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Where a page ended, and what the next ones need: the range that the first page was asked for, and its head."""
-
-    order: Order
-    epoch: str
-    seq: int
-    """The seq of the page's last event."""
-    floor: int | None
-    ceiling: int | None
-    head: int
-
-    def __str__(self) -> str:
-        numbers = (self.seq, self.floor, self.ceiling, self.head)
-        text = ".".join([self.order[0], self.epoch, *("" if n is None else str(n) for n in numbers), ""])
-        return urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-    @classmethod
-    def parse(cls, text: str) -> "Cursor":
-        """Read a cursor. Raises InvalidCursor."""
-        try:
-            plain = urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
-        except ValueError:
-            plain = ""
-        match = _CURSOR.fullmatch(plain)
-        if match is not None:
-            order: Order = "asc" if match[1] == "a" else "desc"
-            seq, floor, ceiling, head = (None if digits is None else int(digits) for digits in match.groups()[2:])
-            if seq is not None and head is not None and max(seq, floor or 0, ceiling or 0, head) <= MAX_SEQ:
-                cursor = cls(order, match[2], seq, floor, ceiling, head)
-                if str(cursor) == text:  # base64 can be written in more than one way
-                    return cursor
-        raise InvalidCursor("not a cursor that this server gave; start again without one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +21,8 @@ class HistoryQuery:
     """A parsed request for a page of history."""
 
     selection: Filter
-    order: Order
+    stretch: Stretch
     limit: int
-    after: Bound
-    before: Bound
-    cursor: Cursor | None
     wait: float
     """Seconds to wait for the first event."""
 
@@ -94,9 +50,11 @@ def parse_history(query: Query, *, max_limit: int, max_wait: int) -> HistoryQuer
     wait = _wait(single, bounds, max_wait, wrong)
     if wrong:
         raise ValidationError(wrong)
+    if cursor is not None:
+        return HistoryQuery(selection, Stretch.behind(cursor), limit, wait)
     default: Order = "asc" if bounds.get("after") is not None else "desc"
-    chosen = cursor.order if cursor else cast("Order", order or default)
-    return HistoryQuery(selection, chosen, limit, bounds.get("after"), bounds.get("before"), cursor, wait)
+    stretch = Stretch(cast("Order", order or default), bounds.get("after"), bounds.get("before"))
+    return HistoryQuery(selection, stretch, limit, wait)
 
 
 def parse_stream(query: Query, last_event_id: str | None, *, by_ticket: bool) -> tuple[Filter, Bound]:
@@ -188,20 +146,6 @@ def _wait(single: Mapping[str, str], bounds: Mapping[str, Bound], longest: int, 
     elif "before" in bounds or single.get("order") == "desc":
         wrong["wait"] = "waits for what comes: neither before nor order=desc goes with it"
     return 0 if "wait" in wrong else float(text)
-
-
-def parse_bound(text: str, name: str, wrong: dict[str, str]) -> Bound:
-    """Read a position or a timestamp; what is neither is noted in `wrong`."""
-    try:
-        return Position.parse(text)
-    except ValueError:
-        pass
-    try:
-        # An unescaped "+" of a zone comes as a space: what was meant is beyond doubt.
-        return parse_timestamp(re.sub(r" (?=\d\d:\d\d$)", "+", text))
-    except ValueError:
-        wrong[name] = "must be a position or an RFC 3339 timestamp with a zone, such as 2026-11-21T06:22:04Z"
-        return None
 
 
 def _filter(query: Query, wrong: dict[str, str]) -> Filter:

@@ -1,50 +1,15 @@
-"""The route table: what the server answers, who may ask, and what the OpenAPI document says of it.
+"""The native route table: what the API answers, who may ask, and what the OpenAPI document says of it.
 
 One list, from which the router, the access check, the document and the tests that walk all routes are made.
 """
-
-from dataclasses import dataclass
-from typing import Any
 
 from streamer.api import schemas
 from streamer.auth.access import ANYONE, PUBLIC, Access
 from streamer.auth.principal import ADMIN, OWNER, READ, WRITE
 from streamer.core.filter import FILTER_FIELDS
-from streamer.core.ids import RESERVED_EVENT_IDS
-
-Schema = dict[str, Any]
+from streamer.edge.routes import Route
 
 _WS = "/v1/workspaces/{ws}"
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One operation."""
-
-    method: str
-    path: str
-    operation: str
-    """The handler's name, and the operation's id in the document."""
-    summary: str
-    access: Access
-    query: tuple[str, ...] = ()
-    headers: tuple[str, ...] = ()
-    body: Any = None
-    """The pydantic adapter of the JSON body."""
-    answers: tuple[tuple[int, str, str], ...] = ()
-    """Status, schema or media type, and meaning of each success."""
-    errors: tuple[int, ...] = ()
-    appends: bool = False
-    """The limit of appends counts for it, and its answers tell of it."""
-    streams: bool = False
-    """The answer goes on; HEAD makes no sense."""
-    documented: bool = True
-    """Part of the OpenAPI document; the page's files are not."""
-
-    @property
-    def pattern(self) -> str:
-        """The path as the router matches it: an event's id is never a word that has a route of its own."""
-        return self.path.replace("/events/{id}", f"/events/{{id:(?!(?:{'|'.join(RESERVED_EVENT_IDS)})$)[^{{}}/]+}}")
 
 
 ROUTES: tuple[Route, ...] = (
@@ -82,6 +47,10 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET", f"{_WS}/events/{{id}}", "get_event", "Return one event", Access(READ),
         answers=((200, "Event", "The event."),), errors=(400, 404),
+    ),
+    Route(
+        "GET", f"{_WS}/entities/{{type}}/{{entity}}", "get_entity", "Return what the log tells of an entity: an issue, a run, …",
+        Access(READ), answers=((200, "Entity", "The entity."),), errors=(400, 404),
     ),
     Route(
         "GET", "/v1/workspaces", "list_workspaces", "List the workspaces that the caller may read", ANYONE,

@@ -33,15 +33,10 @@ MAX_SETTINGS_BYTES = 64 * 1024
 MAX_SETTINGS_DEPTH = 32
 """Of a workspace's own settings, whose changes are told in its log."""
 
-MAX_SMALL_BYTES = 512 * 1024
-"""A body, or a message on a socket, that holds no events."""
 MAX_WIDTH = 32
 """Fields of an object whose fields have fixed names; none has as many."""
 MAX_NAMED = 50
 """Wrong fields that an error names."""
-
-JSON_TYPES = {"application/json"}
-NDJSON_TYPES = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
 
 
 def _event_id(value: str) -> str:
@@ -316,20 +311,6 @@ def _check_width(value: object, where: str) -> None:
 def filter_of(body: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the filter's fields of a checked body in the form of query parameters."""
     return {name: body[name] for name in FILTER_FIELDS if name in body}
-
-
-def parse_json(data: bytes | str, where: str = "body") -> Any:
-    """Parse JSON (RFC 8259): UTF-8, no NaN, no lone surrogates; integers beyond 64 bits become floats."""
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise ValidationError({where: f"not valid JSON: {error}"}) from None
-
-
-def parse_ndjson(data: bytes) -> list[Any]:
-    """Parse newline-delimited JSON; blank lines are passed over."""
-    lines = [line for line in data.split(b"\n") if line.strip()]
-    return [parse_json(line, f"events[{index}]") for index, line in enumerate(lines)]
 
 
 def _path(location: Iterable[int | str], prefix: str) -> str:

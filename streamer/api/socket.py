@@ -1,21 +1,23 @@
 """What happens on a WebSocket: its messages, each answered in order; its subscriptions, each with its own filter and position."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import structlog
 
 from streamer.api import appending, schemas
-from streamer.api.middleware import error_content
-from streamer.api.query import parse_bound
 from streamer.auth.keys import Keyring
 from streamer.auth.principal import READ, WRITE, Principal
 from streamer.auth.view import Views
 from streamer.core.errors import InternalError, RateLimited, StreamerError, ValidationError, WorkspaceNotFound
 from streamer.core.filter import parse_filter
 from streamer.core.ids import is_id
+from streamer.edge.appending import check_writable
+from streamer.edge.base import SocketLimits
+from streamer.edge.bodies import MAX_SMALL_BYTES, parse_json
+from streamer.edge.middleware import error_content
+from streamer.edge.paging import parse_bound
 from streamer.feed.connection import Connection, Reader, Subscription
 from streamer.feed.feed import Feed
 from streamer.feed.reasons import Reason
@@ -26,15 +28,6 @@ from streamer.transports.websocket import WebSocketSink, WebSocketWire, message
 
 DEFAULT = "default"
 """The subscription that the URL of a workspace's socket makes."""
-
-
-@dataclass(frozen=True)
-class SocketLimits:
-    """What one socket may ask for."""
-
-    subscriptions: int
-    batch_events: int
-    messages_per_second: int
 
 
 class Socket:
@@ -84,15 +77,15 @@ class Socket:
         """Do what a message asks for; what is wrong with it is said, and the socket goes on."""
         echo: dict[str, Any] = {}
         try:
-            parsed = schemas.parse_json(text, "message")
+            parsed = parse_json(text, "message")
             if not isinstance(parsed, dict):
                 raise ValidationError({"message": "must be an object"})  # noqa: TRY301
             echo = {name: parsed[name] for name in ("sub", "ref") if isinstance(parsed.get(name), str)}
             kind = parsed.get("type")
             if not isinstance(kind, str) or kind not in self._takers:
                 raise ValidationError({"type": f"must be one of {', '.join(self._takers)}"})  # noqa: TRY301
-            if kind != "publish" and len(text) > schemas.MAX_SMALL_BYTES:
-                raise ValidationError({"message": f"{kind} has at most {schemas.MAX_SMALL_BYTES} bytes"})  # noqa: TRY301
+            if kind != "publish" and len(text) > MAX_SMALL_BYTES:
+                raise ValidationError({"message": f"{kind} has at most {MAX_SMALL_BYTES} bytes"})  # noqa: TRY301
             await self._takers[kind](schemas.check(schemas.MESSAGES[kind], parsed))
         except StreamerError as error:
             self._refuse(error, echo)
@@ -153,7 +146,7 @@ class Socket:
         principal = await self._keyring.current(self._principal)
         principal.need(workspace, WRITE)
         self._intake.rate.check(principal.account)
-        appending.check_writable(workspace)
+        check_writable(workspace)
         appending.check_idempotency_key(key, "idempotency_key")
         if ("event" in body) == ("events" in body):
             raise ValidationError({"event": "send either event or events"})

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from streamer.auth.jwt import MAX_TOKEN
+from streamer.auth.jwt import MAX_TOKEN, looks_like_jwt
 from streamer.auth.keys import Keyring
 from streamer.auth.origins import SETTING, Origins, same_origin
 from streamer.auth.principal import ADMIN, Principal
@@ -30,6 +30,10 @@ class Access:
     """No credential is looked at."""
     ticket: bool = False
     """A ticket for the path's workspace will do."""
+    query_key: str | None = None
+    """The parameter in which a key may come, as a dialect's clients send it."""
+    agents: bool = True
+    """Whoever is bound to act as an agent may use it, too."""
 
 
 ACCESS: web.RequestKey[Access] = web.RequestKey("access", Access)
@@ -43,10 +47,11 @@ ANYONE = Access()
 class Gate:
     """Decides who gets in."""
 
-    def __init__(self, keyring: Keyring, tickets: Tickets, origins: Origins) -> None:
+    def __init__(self, keyring: Keyring, tickets: Tickets, origins: Origins, *, keys_in_urls: bool) -> None:
         self._keyring = keyring
         self._tickets = tickets
         self._origins = origins
+        self._keys_in_urls = keys_in_urls
 
     async def decide(self, request: web.Request, access: Access) -> Principal | None:
         """Return the principal if it may use the route, None on a public one. A ticket stands as `TICKET` in the request.
@@ -60,11 +65,17 @@ class Gate:
         if access.public:
             return None
         by_ticket = access.ticket and "ticket" in request.query
+        by_query = access.query_key is not None and access.query_key in request.query
         if by_ticket:
             principal, request[TICKET] = await _ticket(request, self._tickets)
+        elif by_query:
+            principal = await self._by_query(request, access)
         else:
             principal = await _authenticate(request, self._keyring)
-        _check_page(request, self._origins, by_cookie=not by_ticket and "Authorization" not in request.headers)
+        by_cookie = not by_ticket and not by_query and "Authorization" not in request.headers
+        _check_page(request, self._origins, by_cookie=by_cookie)
+        if not access.agents and principal.actor is not None and principal.actor[0] == "agent":
+            raise PermissionDenied("an agent may not do this")
         if access.scope is None:
             return principal
         workspace = request.match_info.get("ws")
@@ -74,6 +85,16 @@ class Gate:
             return principal
         principal.need(workspace, access.scope)
         return principal
+
+    async def _by_query(self, request: web.Request, access: Access) -> Principal:
+        """Return the principal of a key in the URL, as clients of a dialect send it that cannot set headers. Raises Unauthenticated."""
+        secrets = request.query.getall(access.query_key or "")
+        if len(secrets) > 1 or "Authorization" in request.headers:
+            raise Unauthenticated("send one credential: in the URL, or as a header")
+        # A token cannot be revoked, and URLs are written down in many places.
+        if not self._keys_in_urls or not secrets[0] or len(secrets[0]) > _MAX_CREDENTIAL or looks_like_jwt(secrets[0]):
+            raise Unauthenticated("the credential is not valid, or not taken from a URL")
+        return await self._keyring.principal(secrets[0], "key")
 
     async def again(self, request: web.Request) -> Principal | None:
         """Decide anew on a request that was let in some time ago. Returns and raises as `decide` does."""

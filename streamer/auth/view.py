@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Callable
 from hashlib import sha256
 
-from streamer.auth.principal import AUDIT, AUDIT_OWN, Principal
+from streamer.auth.principal import AUDIT, AUDIT_OWN, READ, Principal
 from streamer.core.clock import format_timestamp, now_us
-from streamer.core.errors import IdConflict
+from streamer.core.errors import IdConflict, PermissionDenied
 from streamer.core.filter import Filter
 from streamer.core.ids import OWN_EVENT_IDS
 from streamer.core.ports import Append, Log, Writer
@@ -39,13 +39,26 @@ class Views:
 
         Raises: WorkspaceNotFound, and what an append raises if the reading cannot be told.
         """
-        made = False
-        if principal.is_narrowed(workspace):
-            made = (await self._workspaces.get(workspace)).created_by in principal.makers
+        made = principal.is_narrowed(workspace) and await self._made(principal, workspace)
         narrowed = selection.narrowed(principal.view(workspace, made=made))
         if narrowed.asks_for_audit() and principal.scopes(workspace) & {AUDIT, AUDIT_OWN}:
             await self._tell(principal, workspace)
         return narrowed
+
+    async def expect_all(self, principal: Principal, workspace: str) -> None:
+        """See that a principal that may read in a workspace may know of everybody's activity. Raises WorkspaceNotFound, PermissionDenied."""
+        if not await self.is_whole(principal, workspace):
+            raise PermissionDenied(f"this needs the scope {READ}")
+
+    async def is_whole(self, principal: Principal, workspace: str) -> bool:
+        """Tell whether a principal that may read in a workspace may read all its activity, and so what is known by it.
+
+        Raises: WorkspaceNotFound.
+        """
+        return READ in principal.scopes(workspace) or await self._made(principal, workspace)
+
+    async def _made(self, principal: Principal, workspace: str) -> bool:
+        return (await self._workspaces.get(workspace)).created_by in principal.makers
 
     async def _tell(self, principal: Principal, workspace: str) -> None:
         hour = self._clock() // HOUR * HOUR

@@ -2,11 +2,17 @@
 
 import re
 import socket
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
+from streamer.bench.check import BUCKET_NS
 from streamer.bench.ground import BenchError
 
+ANSWER_SECONDS = 30.0
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
@@ -23,7 +29,7 @@ def complete(data: bytes) -> int:
 class Asking:
     """One keep-alive connection to a server on 127.0.0.1."""
 
-    def __init__(self, port: int, head: str, *, seconds: float = 30) -> None:
+    def __init__(self, port: int, head: str, *, seconds: float = ANSWER_SECONDS) -> None:
         self._head = head
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -43,6 +49,10 @@ class Asking:
             BenchError: it is not a success.
             OSError: there is none.
         """
+        return self.answer(target, method=method, body=body)[1]
+
+    def answer(self, target: str, *, method: str = "GET", body: bytes = b"") -> tuple[bytes, bytes]:
+        """Return the head and the body of a response. Raises as `ask`."""
         length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
         self._socket.sendall(f"{method} {target} HTTP/1.1\r\nHost: bench\r\n{self._head}{length}\r\n".encode() + body)
         data = b""
@@ -53,4 +63,31 @@ class Asking:
             data += more
         if data[9:10] != b"2":
             raise BenchError(f"{method} {target}: {data[:500].decode(errors='replace')}")
-        return data[data.find(b"\r\n\r\n") + 4 : size]
+        end = data.find(b"\r\n\r\n") + 4
+        return data[:end], data[end:size]
+
+
+def burst(port: int, head: str, target: str, *, connections: int, seconds: float) -> tuple[Counter[int], float]:
+    """Ask for the same again and again over so many connections, at least once over each.
+
+    Returns:
+        How long the answers took, in buckets, and the seconds that all of it took.
+    """
+
+    def ask(asking: Asking) -> Counter[int]:
+        took: Counter[int] = Counter()
+        while not took or time.monotonic() < until:
+            asked = time.monotonic_ns()
+            asking.ask(target)
+            took[(time.monotonic_ns() - asked) // BUCKET_NS] += 1
+        return took
+
+    with ExitStack() as stack, ThreadPoolExecutor(connections) as pool:
+        # Alone it may be quick, in a crowd it waits for all of them.
+        askings = [
+            stack.enter_context(Asking(port, head, seconds=ANSWER_SECONDS * connections)) for _ in range(connections)
+        ]
+        began = time.monotonic()
+        until = began + seconds
+        took = sum(pool.map(ask, askings), Counter[int]())
+        return took, time.monotonic() - began

@@ -1,6 +1,5 @@
 """The scenario `history`: pages of a long log, at its newest end, at its deepest, and by every index."""
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from streamer.bench.asking import Asking
+from streamer.bench.asking import Asking, burst
 from streamer.bench.check import BUCKET_NS, percentiles
 from streamer.bench.crowd import Metrics, Writers
 from streamer.bench.events import ACTIONS, ACTORS, ENTITIES, RUNS, VARIED
@@ -153,19 +152,5 @@ def deepest_by_newest(found: dict[str, dict[str, float | None]]) -> float:
 
 def rate(archive: Archive, page: str, connections: int, seconds: float = 1.0) -> float:
     """Return how many pages a second so many connections get together."""
-    counts = [0] * connections
-    until = time.monotonic() + seconds
-
-    def ask(number: int) -> None:
-        with Asking(archive.port, archive.head) as asking:
-            while time.monotonic() < until:
-                asking.ask(page)
-                counts[number] += 1
-
-    threads = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(connections)]
-    began = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return round(sum(counts) / (time.monotonic() - began), 1)
+    took, spent = burst(archive.port, archive.head, page, connections=connections, seconds=seconds)
+    return round(took.total() / spent, 1)

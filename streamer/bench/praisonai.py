@@ -89,13 +89,16 @@ class PraisonAI:
 
     def questions(self, load: Load) -> dict[str, list[str]]:
         """Return what is asked for each kind of page."""
-        path = f"/api/v1/workspaces/{self._workspace}/activity?limit={PAGE}&offset="
         return {
-            "newest": [f"{path}0"],
-            "next": [f"{path}{PAGE}"],
-            "middle": [f"{path}{load.events // 2}"],
-            "deepest": [f"{path}{load.events - PAGE}"],
+            "newest": [self.page(PAGE, 0)],
+            "next": [self.page(PAGE, PAGE)],
+            "middle": [self.page(PAGE, load.events // 2)],
+            "deepest": [self.page(PAGE, load.events - PAGE)],
         }
+
+    def page(self, limit: int, offset: int) -> str:
+        """Return what asks for a page."""
+        return f"/api/v1/workspaces/{self._workspace}/activity?limit={limit}&offset={offset}"
 
 
 def _installed(ground: Ground) -> Path:

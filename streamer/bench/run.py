@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from streamer.bench.crowd import Metrics
+from streamer.bench.dialects import dialects
 from streamer.bench.fanout import fanout
 from streamer.bench.ground import Ground, ground
 from streamer.bench.history import history
@@ -85,6 +86,9 @@ SCENARIOS = {
     ),
     "fanout": Scenario(fanout, (*_READERS, "filters", *_EVENTS, "batch"), _PLAIN, ("nchan",)),
     "history": Scenario(history, ("events", "connections", "seconds"), replace(_PLAIN, connections=4), ("praisonai",)),
+    "dialects": Scenario(
+        dialects, ("events", "connections", "seconds"), replace(_PLAIN, connections=4, seconds=60), ("praisonai",)
+    ),
     "resume": Scenario(resume, (*_READERS, "filters", "missed", "connections"), replace(_PLAIN, subscribers=2000)),
     "slow": Scenario(slow, (*_READERS, "slow", "slow_rate", *_EVENTS), replace(_PLAIN, slow=0.01), ("nchan",)),
     "idle": Scenario(

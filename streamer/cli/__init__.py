@@ -15,6 +15,7 @@ COMMANDS = {
     "members": "Say who may do what in a workspace.",
     "whoami": "Show who the key is and what it may do.",
     "bench": "Measure a server of its own under load.",
+    "rebuild": "Make entities anew from the logs.",
     "migrate": "Bring the database to this version's tables.",
 }
 """Every command and what it is for."""

@@ -144,6 +144,7 @@ def command(
     ingest   appends: one event a request, or batches
     fanout   events at a rate, to many subscribers
     history  pages of a long log: the newest, the deepest, by every index
+    dialects the same log listed by each API that it is served by
     resume   all subscribers are cut off, miss events, and come back at once
     slow     fan-out with a share of slow subscribers, against one without
     idle     what an open stream costs

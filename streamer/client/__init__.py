@@ -1,9 +1,11 @@
-"""A client for the native API: append, page through history, follow a stream that heals itself; keys and members.
+"""Clients: append, page through history, follow a stream that heals itself; keys and members.
 
     async with Client("http://127.0.0.1:8080", key) as client:
         await client.append("my", {"action": "issue.created", "actor": {"type": "user", "id": "ann"}})
         async for message in client.stream("my", after=position):
             ...
+
+`SyncClient` is the same without an event loop. `PlatformClient` and `SyncPlatformClient` make PraisonAI Platform's calls.
 
 What can go wrong::
 
@@ -18,8 +20,9 @@ removed, in one attempt.
 """
 
 from streamer.client.backoff import Timing
+from streamer.client.calls import host_of
 from streamer.client.errors import ApiError, ClientError, UnexpectedAnswer, Unreachable
-from streamer.client.http import Client, Filters, Page, host_of
+from streamer.client.http import Client, Filters, Page
 from streamer.client.messages import (
     Activity,
     Checkpoint,
@@ -32,9 +35,12 @@ from streamer.client.messages import (
     Synced,
     seq_of,
 )
+from streamer.client.platform import ActivityFilters, PlatformClient
+from streamer.client.sync import SyncClient, SyncPlatformClient
 
 __all__ = [
     "Activity",
+    "ActivityFilters",
     "ApiError",
     "Checkpoint",
     "Client",
@@ -46,7 +52,10 @@ __all__ = [
     "Gap",
     "Lost",
     "Page",
+    "PlatformClient",
     "StreamMessage",
+    "SyncClient",
+    "SyncPlatformClient",
     "Synced",
     "Timing",
     "UnexpectedAnswer",

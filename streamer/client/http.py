@@ -1,25 +1,20 @@
-"""The calls themselves, over aiohttp."""
+"""The calls of the native API."""
 
 import asyncio
 import contextlib
-import io
-import os
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 from urllib.parse import quote
 
-import aiohttp
 import orjson
-from yarl import URL
 
 from streamer.client.backoff import Backoff, Timing
-from streamer.client.errors import ApiError, ClientError, UnexpectedAnswer, Unreachable
+from streamer.client.calls import Caller
+from streamer.client.errors import ClientError, Unreachable
 from streamer.client.messages import Activity, Closed, Connected, Event, Lost, Reader, StreamMessage, epoch_of
 from streamer.eventsource import EventStreamParser
 
@@ -41,7 +36,7 @@ class Page:
 
 
 class Client:
-    """Calls one server with one key. Use it as an asynchronous context manager."""
+    """Calls one server with one key. As an asynchronous context manager it shares connections between its calls."""
 
     def __init__(self, url: str, key: str | None, *, timing: Timing | None = None) -> None:
         """Prepare the client; nothing is sent yet.
@@ -54,31 +49,17 @@ class Client:
         Raises:
             ValueError: the URL is not one of a server or holds a password, or the key could not stand in a header.
         """
-        host_of(url)
-        if key is not None and not (key.isascii() and key.isprintable()):
-            raise ValueError("the key holds characters that no key has")
-        self._base = url.rstrip("/")
         self._timing = timing or Timing()
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._session: aiohttp.ClientSession | None = None
+        self._caller = Caller(url, key, self._timing)
 
     async def __aenter__(self) -> Self:
-        unit = self._timing.unit
-        self._session = aiohttp.ClientSession(
-            headers=self._headers,
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=self._timing.connect * unit, sock_read=self._timing.silence * unit
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._caller.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._caller.close()
 
     @overload
     async def append(self, workspace: str, events: Mapping[str, Any], idempotency_key: str | None = None) -> Event: ...
@@ -300,9 +281,11 @@ class Client:
             headers["Last-Event-ID"] = reader.position
         elif reader.after is not None:
             query.append(("after", reader.after))
-        async with self._send("GET", f"{_path(workspace)}/events/stream", query=query, headers=headers) as response:
+        async with self._caller.send(
+            "GET", f"{_path(workspace)}/events/stream", query=query, headers=headers
+        ) as response:
             if response.status != HTTPStatus.OK or response.content_type != "text/event-stream":
-                raise _refusal(response, await response.read())
+                raise self._caller.refusal(response, await response.read())
             yield reader.connect()
             parser = EventStreamParser(reader.position or "")
             async for chunk in response.content.iter_any():
@@ -313,91 +296,12 @@ class Client:
                     if isinstance(message, Closed):
                         return
 
-    async def _call(  # noqa: PLR0913 - the parts of a request
-        self,
-        method: str,
-        path: str,
-        *,
-        has: Collection[str],
-        query: Sequence[tuple[str, str]] = (),
-        body: object = None,
-        headers: Mapping[str, str] | None = None,
-        once: bool = False,
-    ) -> dict[str, Any]:
-        """Make a call, again if that may help and it is not to be made `once`; return its JSON object, which has these keys."""
-        data = None
-        if body is not None:
-            data, headers = orjson.dumps(body), {"Content-Type": "application/json", **(headers or {})}
-        backoff = Backoff(self._timing)
-        attempt = 1
-        while True:
-            try:
-                async with self._send(method, path, query=query, body=data, headers=headers, once=once) as response:
-                    return _object(response, await response.read(), has)
-            except ClientError as error:
-                if once or not error.temporary or attempt == self._timing.attempts:
-                    raise
-                delay = backoff.delay(error.retry_after or 0)
-            attempt += 1
-            await asyncio.sleep(delay)
-
-    @contextlib.asynccontextmanager
-    async def _send(  # noqa: PLR0913 - the parts of a request
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Sequence[tuple[str, str]],
-        headers: Mapping[str, str] | None,
-        body: bytes | None = None,
-        once: bool = False,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send one request; what breaks before or within the answer is one of our own errors."""
-        if self._session is None:
-            raise RuntimeError("use the client as an asynchronous context manager")
-        url = URL(self._base + path, encoded=True).extend_query(query)
-        try:
-            # A redirect would turn a POST into a GET: it is shown instead.
-            async with self._session.request(
-                method,
-                url,
-                data=None if body is None else io.BytesIO(body),
-                headers=headers,
-                allow_redirects=False,
-                middlewares=(_not_again,) if once else (),
-            ) as response:
-                yield response
-        except TimeoutError:
-            raise Unreachable(f"{self._base} does not answer") from None
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
-            raise Unreachable(f"cannot reach {self._base}: {_reason(error)}") from None
-        except aiohttp.ClientError as error:
-            raise UnexpectedAnswer(f"{self._base} does not answer as a streamer server does: {error}") from None
-
-
-def host_of(url: str) -> str:
-    """Return the host of a server's URL.
-
-    Raises:
-        ValueError: it is not such a URL, or it names a user or a password. The text does not repeat it, for it may hold one.
-    """
-    try:
-        parsed = URL(url)
-    except ValueError:
-        parsed = URL()
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise ValueError("not a URL of a server, such as http://127.0.0.1:8080")
-    if parsed.user is not None or parsed.password is not None:
-        raise ValueError("the URL of a server holds no user and no password")
-    return parsed.host
-
-
-async def _not_again(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Hide from aiohttp that a connection was lost: it would repeat a DELETE by itself."""
-    try:
-        return await send(request)
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise aiohttp.ClientConnectionError(_reason(error)) from None
+    async def _call(self, method: str, path: str, *, has: Collection[str], **request: Any) -> dict[str, Any]:
+        """Make a call; return its JSON object, which has these keys."""
+        answer = await self._caller.call(method, path, **request)
+        if not (isinstance(answer, dict) and answer.keys() >= set(has)):
+            raise self._caller.unexpected()
+        return answer
 
 
 def _path(workspace: str) -> str:
@@ -413,59 +317,5 @@ def _pairs(filters: Filters | None) -> list[tuple[str, str]]:
     return [(name, value) for name, given in named for value in ([given] if isinstance(given, str) else given)]
 
 
-def _object(response: aiohttp.ClientResponse, data: bytes, has: Collection[str]) -> dict[str, Any]:
-    if response.status not in {HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT}:
-        raise _refusal(response, data)
-    try:
-        answer = {} if response.status == HTTPStatus.NO_CONTENT else orjson.loads(data)
-    except ValueError:
-        answer = None
-    if not (isinstance(answer, dict) and answer.keys() >= set(has)):
-        raise UnexpectedAnswer(f"{response.url.origin()} does not answer as a streamer server does")
-    return answer
-
-
-def _refusal(response: aiohttp.ClientResponse, data: bytes) -> ClientError:
-    """Make the error of an answer that is not the one wanted."""
-    if response.status < HTTPStatus.BAD_REQUEST:
-        target = response.headers.get("Location")
-        hint = f"redirects to {target}" if target else "does not answer as a streamer server does"
-        return UnexpectedAnswer(f"{response.url.origin()} {hint}")
-    try:
-        error = orjson.loads(data)["error"]
-        code, message = str(error["code"]), str(error["message"])
-        request_id, details = error.get("request_id"), error.get("details")
-    except (ValueError, KeyError, TypeError, AttributeError):  # a proxy's answer, say
-        code, message, request_id, details = "http_error", response.reason or "error", None, None
-    return ApiError(
-        response.status, code, message, request_id=request_id, details=details,
-        retry_after=_seconds(response.headers.get("Retry-After")),
-    )  # fmt: skip
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Read `Retry-After`: seconds or a date (RFC 9110, 10.2.3)."""
-    if retry_after is None:
-        return None
-    if retry_after.isascii() and retry_after.isdigit():
-        return float(retry_after)
-    try:
-        moment = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
-
-
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _reason(error: BaseException) -> str:
-    """Say why a connection failed, without the library's own words around it."""
-    inner = getattr(error, "os_error", error)
-    number = getattr(inner, "errno", None)
-    if number and number > 0:  # below zero are those of the name service, which have texts of their own
-        return os.strerror(number)
-    return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__

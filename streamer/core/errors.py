@@ -7,12 +7,14 @@
     ├── PermissionDenied       403 permission_denied
     ├── NotFound               404 not_found
     │   ├── WorkspaceNotFound  404 workspace_not_found
-    │   └── EventNotFound      404 event_not_found
+    │   ├── EventNotFound      404 event_not_found
+    │   └── EntityNotFound     404 entity_not_found
     ├── MethodNotAllowed       405 method_not_allowed
     ├── RequestTimeout         408 request_timeout
     ├── IdConflict             409 id_conflict
     ├── IdempotencyConflict    409 idempotency_conflict
     ├── LastOwner              409 last_owner
+    ├── Ambiguous              409 ambiguous
     ├── PositionExpired        410 position_expired     details.earliest, details.head
     ├── PayloadTooLarge        413 payload_too_large
     ├── UnsupportedMediaType   415 unsupported_media_type
@@ -101,6 +103,15 @@ class EventNotFound(NotFound):
         super().__init__("no such event in this workspace")
 
 
+class EntityNotFound(NotFound):
+    """Nothing in the workspace's log tells of such an entity."""
+
+    code = "entity_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("no such entity in this workspace")
+
+
 class MethodNotAllowed(StreamerError):
     """The path exists, the method on it does not; `Allow` names those that do."""
 
@@ -133,6 +144,13 @@ class LastOwner(StreamerError):
     """The workspace would be without an owner."""
 
     code = "last_owner"
+    status = 409
+
+
+class Ambiguous(StreamerError):
+    """What was named without its workspace is in several of those that the caller may read."""
+
+    code = "ambiguous"
     status = 409
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from streamer.core.clock import format_timestamp
+from streamer.core.entities import Trace, issue_of, traces
 
 
 class Facets(NamedTuple):
@@ -27,12 +28,14 @@ class Facets(NamedTuple):
     task_id: str | None
     on_behalf_of: str | None
     """The person behind the actor: with `actor_id`, whose event it is."""
+    issue_id: str | None
+    """The issue that an event about something else belongs to (`core.entities`)."""
     search: str
     """What `q` looks in: description and identifiers, one a line, ASCII letters in lower case."""
 
 
-FACET_FIELDS = Facets._fields[:-2]
-"""The facets that are filters by their own name (all but `on_behalf_of` and `search`)."""
+FACET_FIELDS = Facets._fields[:-3]
+"""The facets that are filters by their own name (all but `on_behalf_of`, `issue_id` and `search`)."""
 
 _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
@@ -80,6 +83,8 @@ class Draft:
     content: bytes
     """From after `seq` to before `timestamp`: all the client's own values but the id."""
     tail: bytes
+    traces: tuple[Trace, ...]
+    """What it tells of entities."""
 
     @property
     def size(self) -> int:
@@ -121,8 +126,10 @@ def encode(event: Mapping[str, Any], *, id: str, given_id: bool) -> Draft:  # no
             values["run_id"],
             values["task_id"],
             actor["on_behalf_of"],
+            issue_of(values),
             search_text(values),
         ),
         content=orjson.dumps(values)[1:-1] + b",",
         tail=orjson.dumps({"traceparent": traceparent})[1:],
+        traces=traces(values),
     )

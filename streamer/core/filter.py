@@ -23,7 +23,7 @@ MAX_TEXT = 2 * MAX_VALUES * (MAX_VALUE_LENGTH + 1)
 FILTER_FIELDS = (*FACET_FIELDS, "q")
 """The names of the query parameters that make a filter."""
 
-_Order = tuple[tuple[str, bool, list[str], tuple[str, ...]], ...]
+_Order = tuple[tuple[str, bool, list[str], tuple[str, ...], tuple[str, ...]], ...]
 
 _INDEX = {name: index for index, name in enumerate(Facets._fields)}
 _SEARCH = _INDEX["search"]
@@ -31,12 +31,16 @@ _SEARCH = _INDEX["search"]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One field's list: `values` match exactly, `prefixes` (of actions) match by their beginning."""
+    """One field's list: `values` match exactly, `prefixes` (of actions) by their beginning, `suffixes` by their end.
+
+    An empty prefix matches whatever is there. The grammar has no suffixes: a dialect does (`dialects.praisonai`).
+    """
 
     field: str
     values: frozenset[str]
     prefixes: tuple[str, ...] = ()
     exclude: bool = False
+    suffixes: tuple[str, ...] = ()
 
     def matches(self, facets: Facets) -> bool:
         """Tell whether an event with these facets passes; an absent value is in no list."""
@@ -44,13 +48,15 @@ class Condition:
             found = any(text in facets.search for text in self.values)
         else:
             value = facets[_INDEX[self.field]]
-            found = value in self.values or (value is not None and value.startswith(self.prefixes))
+            found = value in self.values or (
+                value is not None and (value.startswith(self.prefixes) or value.endswith(self.suffixes))
+            )
         return found is not self.exclude
 
     @property
     def order(self) -> "_Order":
         """What puts conditions in their canonical order."""
-        return ((self.field, self.exclude, sorted(self.values), self.prefixes),)
+        return ((self.field, self.exclude, sorted(self.values), self.prefixes, self.suffixes),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ class Log(Protocol):
         max_bytes: int,
         after: Bound = None,
         before: Bound = None,
+        skip: int = 0,
     ) -> Page:
         """Return the events strictly between two bounds, as many as stay within `limit` and `max_bytes`, but at least one.
 
@@ -108,6 +109,7 @@ class Log(Protocol):
             max_bytes: of the bodies together. Not more than that is read, but for one event that alone is longer.
             after: the end of the range towards the beginning of the log; open: its beginning.
             before: the end of the range towards the head; open: the head.
+            skip: events that are passed over first. Where nothing is filtered but audit events, that costs the same for any number.
 
         Raises: PositionExpired, WorkspaceNotFound, StoreUnavailable.
         """
@@ -119,6 +121,9 @@ class Log(Protocol):
 
         Raises: WorkspaceNotFound, StoreUnavailable.
         """
+
+    async def position_of(self, workspace: str, event_id: str, selection: Filter) -> Position:
+        """Return where an event stands, if the filter lets it be seen. Raises EventNotFound, WorkspaceNotFound."""
 
     async def event(self, workspace: str, event_id: str, selection: Filter) -> Event:
         """Return one event, if the filter lets it be seen. Raises EventNotFound, WorkspaceNotFound."""

@@ -193,5 +193,10 @@ class Reader:
     @property
     def position(self) -> Position:
         """Everything up to here was handed out, or stopped by the filter."""
+        return Position(self.session.epoch, self.seq)
+
+    @property
+    def seq(self) -> int:
+        """The position's."""
         session = self.session
-        return Position(session.epoch, self.channel.flushed if session.state is State.LIVE else session.position)
+        return self.channel.flushed if session.state is State.LIVE else session.position

@@ -1,6 +1,7 @@
 """Moves readers on: from the log or the ring to live, and back when they are slow. A task runs for a reader only while it is not LIVE."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -73,10 +74,10 @@ class Feed:
 
     # ---- what transports call
 
-    def connect(self, sink: Sink, chain: Sequence[str]) -> Connection:
-        """Count a connection in, opened in the name of these credentials (`Connection.chain`)."""
+    def connect(self, sink: Sink, chain: Sequence[str], max_seconds: float = math.inf) -> Connection:
+        """Count a connection in, opened in the name of these credentials (`Connection.chain`), for so long at the most."""
         connection = Connection(sink, chain)
-        self._hub.attach(connection)
+        self._hub.attach(connection, max_seconds)
         return connection
 
     def disconnect(self, connection: Connection) -> None:
@@ -104,7 +105,11 @@ class Feed:
             on_end(Reason.RESET)
             return
         reader.connection, reader.sink, reader.wire, reader.on_end = connection, connection.sink, wire, on_end
-        reader.session.position = reader.channel.flushed  # "from now on" is now
+        # "From now on" is now; whoever asks meanwhile where the reader stands is told where it begins.
+        start, begins = reader.subscription.start, reader.channel.flushed
+        if isinstance(start, Position):
+            begins = min(start.seq, begins) if start.epoch == reader.channel.epoch else 0
+        reader.session.position = begins
         connection.readers.add(reader)
         reader.channel.readers.add(reader)
         reader.task = asyncio.create_task(self._drive(reader, from_start=True))
@@ -115,6 +120,7 @@ class Feed:
         if reader.has_left:
             return
         reader.has_left = True
+        reader.session.position = reader.position.seq  # it stood where its channel does, if it was LIVE
         reader.session.close()
         if reader.task is not None:
             reader.task.cancel()

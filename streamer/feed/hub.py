@@ -7,6 +7,7 @@ wheel; each second one slot gets its heartbeats.
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections import Counter
@@ -267,14 +268,13 @@ class Hub:
 
     # ---- connections
 
-    def attach(self, connection: Connection) -> None:
-        """Count a connection in: heartbeats, closing, rotation."""
+    def attach(self, connection: Connection, max_seconds: float = math.inf) -> None:
+        """Count a connection in: heartbeats, closing, rotation, at the latest after so many seconds."""
         connection.slot = next(self._slots)
         self._wheel[connection.slot].add(connection)
         self._bind(connection, connection.chain)
-        if self._max_age:
-            age = self._max_age * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
-            connection.rotates_at = asyncio.get_running_loop().time() + age
+        age = self._max_age * random.uniform(0.5, 1) if self._max_age else math.inf  # noqa: S311 - jitter, not a secret
+        connection.rotates_at = asyncio.get_running_loop().time() + min(age, max_seconds)
         if self._is_closing:
             connection.close(Reason.SHUTDOWN)
 

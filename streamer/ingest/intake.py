@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import orjson
 
-from streamer.core.actions import category_of, describe
+from streamer.core.actions import AUDIT_ACTIONS, category_of, describe
 from streamer.core.errors import PayloadTooLarge, PermissionDenied, ValidationError
 from streamer.core.event import Draft, encode
 from streamer.core.ids import OWN_EVENT_IDS, SYSTEM_WORKSPACE, Uuid7s
@@ -26,6 +27,7 @@ ENTITY_KEYS = ("type", "id", "identifier", "name")
 # In the order in which they are written.
 _NO_ACTOR: Mapping[str, Any] = dict.fromkeys(ACTOR_KEYS)
 _NO_ENTITY: Mapping[str, Any] = dict.fromkeys(ENTITY_KEYS)
+_EMPTY: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +59,26 @@ _OURSELVES = Author(SYSTEM_WORKSPACE, None, may_create_workspace=False, account=
 class Intake:
     """Turns well-formed native events into drafts and has them stored."""
 
-    def __init__(self, writer: Writer, metrics: Metrics, limits: Limits, redactor: Redactor, rate: AppendRate) -> None:
+    def __init__(  # noqa: PLR0913 - the composition root names each of them
+        self,
+        writer: Writer,
+        metrics: Metrics,
+        limits: Limits,
+        redactor: Redactor,
+        rate: AppendRate,
+        *,
+        audit_actions: AbstractSet[str] = AUDIT_ACTIONS,
+    ) -> None:
         self.rate = rate
         """How much each account may append. Whoever reads a request asks it first: a flood is to cost nothing."""
         self._writer = writer
         self._metrics = metrics
         self._limits = limits
         self._redactor = redactor
+        self._audit_actions = audit_actions
         self._ids = Uuid7s()
 
-    async def append(
+    async def append(  # noqa: PLR0913 - what an append is made of
         self,
         workspace: str,
         events: Sequence[Mapping[str, Any]],
@@ -74,6 +86,7 @@ class Intake:
         *,
         batch: bool,
         idempotency_key: str | None = None,
+        no_details: Mapping[str, Any] | None = _EMPTY,
     ) -> Appended:
         """Store events, all or nothing, in order. Returns after the commit.
 
@@ -83,6 +96,7 @@ class Intake:
             author: who appends.
             batch: the request is a list: errors name its items.
             idempotency_key: the request's own key: the same again gets the same answer.
+            no_details: what an event without `details` has there: an empty object, or None as a dialect tells one from the other.
 
         Raises:
             ValidationError: empty, too many, an id twice, no actor, details too deep, a token for an id; the fields are named.
@@ -104,7 +118,7 @@ class Intake:
                 size = 0
             where = f"events[{index}]" if batch else ""
             try:
-                draft = self._draft(workspace, event, author, where)
+                draft = self._draft(workspace, event, author, where, no_details)
             except ValidationError as error:
                 wrong |= error.fields
                 continue
@@ -127,11 +141,18 @@ class Intake:
     def tell(self, workspace: str, event: Mapping[str, Any]) -> Draft:
         """Return the draft of an event of the server's own; it may be longer than a client's. Any thread may call."""
         event = {"id": OWN_EVENT_IDS + self._ids.make(), **event}
-        complete = _complete(workspace, event, _OURSELVES, "")
+        complete = _complete(workspace, event, _OURSELVES, "", self._audit_actions, _EMPTY)
         return encode(self._redacted(complete), id=event["id"], given_id=True)
 
-    def _draft(self, workspace: str, event: Mapping[str, Any], author: Author, where: str) -> Draft:
-        complete = _complete(workspace, event, author, where)
+    def _draft(
+        self,
+        workspace: str,
+        event: Mapping[str, Any],
+        author: Author,
+        where: str,
+        no_details: Mapping[str, Any] | None,
+    ) -> Draft:
+        complete = _complete(workspace, event, author, where, self._audit_actions, no_details)
         event_id = event.get("id")
         try:
             draft = encode(complete, id=event_id or self._ids.make(), given_id=event_id is not None)
@@ -179,17 +200,26 @@ class Intake:
         return ValidationError({field: f"nested deeper than {self._limits.details_depth} levels"})
 
 
-def _complete(workspace: str, event: Mapping[str, Any], author: Author, where: str) -> dict[str, Any]:
+def _complete(  # noqa: PLR0913, PLR0917 - what an event is made of
+    workspace: str,
+    event: Mapping[str, Any],
+    author: Author,
+    where: str,
+    audit_actions: AbstractSet[str],
+    no_details: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """Return the event with every key of the canonical form, in its order; what is absent and can be derived is."""
     actor = _actor(event.get("actor"), author, where)
     given_entity = event.get("entity")
     entity = {**_NO_ENTITY, **given_entity} if given_entity else None
-    details = event.get("details") or {}
+    details = event.get("details")
+    if details is None:
+        details = no_details
     action = event["action"]
     called = entity or {}
     return {
         "workspace_id": workspace,
-        "category": event.get("category") or category_of(action),
+        "category": event.get("category") or category_of(action, audit_actions),
         "action": action,
         "actor": actor,
         "entity": entity,
@@ -204,7 +234,7 @@ def _complete(workspace: str, event: Mapping[str, Any], author: Author, where: s
             called.get("identifier") or called.get("name") or called.get("id"),
         ),
         "details": details,
-        "changes": event["changes"] if event.get("changes") is not None else _changes(details),
+        "changes": event["changes"] if event.get("changes") is not None else _changes(details or _EMPTY),
         "occurred_at": event.get("occurred_at"),
         "traceparent": event.get("traceparent"),
     }

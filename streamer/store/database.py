@@ -135,6 +135,10 @@ class Database:
             self._writers = _PostgresqlPool(url, size=POSTGRESQL_WRITERS, isolation="READ COMMITTED")
             self._readers = _PostgresqlPool(url, size=POSTGRESQL_READERS, isolation="REPEATABLE READ")
 
+    def exists(self) -> bool:
+        """Tell whether SQLite's file is there, which the first use makes; of PostgreSQL only a connection can tell."""
+        return self._file is None or self._file.exists()
+
     async def write(self, function: Callable[[Connection], T]) -> T:
         """Run a function in a transaction that may write; it is committed when this returns. Raises StoreUnavailable."""
 

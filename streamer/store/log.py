@@ -5,7 +5,15 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, case, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    case,
+    select,
+)
 
 from streamer.core.errors import EventNotFound, PositionExpired, WorkspaceNotFound
 from streamer.core.event import Event, Facets
@@ -15,6 +23,7 @@ from streamer.core.ports import Bound, Order, Page
 from streamer.core.position import LogHead, Position
 from streamer.store.database import Database, reads
 from streamer.store.predicate import branches, lead, predicate
+from streamer.store.ranges import Ranges, in_order, within
 from streamer.store.schema import events, workspaces
 
 SMALL_BYTES = 4 * 2**10
@@ -33,6 +42,7 @@ class SqlLog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._ranges = Ranges(database)
         self._many_heads = select(workspaces.c.id, *_HEAD).where(database.is_any_of(workspaces.c.id, "ids"))
 
     @reads
@@ -64,6 +74,7 @@ class SqlLog:
         max_bytes: int,
         after: Bound = None,
         before: Bound = None,
+        skip: int = 0,
     ) -> Page:
         """Return the events strictly between two bounds, at one moment of the log."""
         key, head = _find(connection, workspace)
@@ -78,8 +89,11 @@ class SqlLog:
         ceiling = min(before.seq - 1 if before else head.head, head.head)
         page: list[Event] = []
         full = False
-        if floor < ceiling:
-            query = self._between(selection, key, floor, ceiling, order, limit)
+        low, high = floor, ceiling
+        if skip and floor < ceiling:
+            low, high = self._ranges.behind(connection, key, selection, (floor, ceiling), order, skip)
+        if low < high:
+            query = self._between(selection, key, low, high, order, limit)
             rows, long, full = _fitting(connection, key, query, limit, max_bytes)
             page = [Event(seq, id_, (body or long[seq]).encode()) for seq, _, body, id_ in rows]
         if full:
@@ -107,6 +121,16 @@ class SqlLog:
         ]
 
     @reads
+    def position_of(self, connection: Connection, workspace: str, event_id: str, selection: Filter) -> Position:
+        """Return where an event stands, if the filter lets it be seen."""
+        key, head = _find(connection, workspace)
+        this = (events.c.workspace == key, events.c.id == event_id, self._passes(selection))
+        seq = connection.execute(select(events.c.seq).where(*this)).scalar_one_or_none()
+        if seq is None:
+            raise EventNotFound
+        return Position(head.epoch, seq)
+
+    @reads
     def event(self, connection: Connection, workspace: str, event_id: str, selection: Filter) -> Event:
         """Return one event, if the filter lets it be seen."""
         key, _ = _find(connection, workspace)
@@ -123,19 +147,29 @@ class SqlLog:
     def _between(  # noqa: PLR0913, PLR0917 - the parts of one query
         self, selection: Filter, key: int, floor: int, ceiling: int, order: Order, limit: int
     ) -> Select[Any]:
-        by_seq = events.c.seq.asc() if order == "asc" else events.c.seq.desc()
-        here = (events.c.workspace == key, events.c.seq > floor, events.c.seq <= ceiling)
-        query = select(*_SIZED, events.c.id).where(events.c.workspace == key).order_by(by_seq).limit(limit)
+        query = select(*_SIZED, events.c.id).where(events.c.workspace == key).order_by(in_order(order)).limit(limit)
         leading = lead(selection)
         ways = branches(leading) if leading else []
-        if len(ways) <= 1:
-            return query.where(*here, self._passes(selection, leading))
-        rest = Filter(tuple(condition for condition in selection.conditions if condition != leading))
-        each = (
-            select(events.c.seq).where(*here, way, self._passes(rest)).order_by(by_seq).limit(limit).subquery()
-            for way in ways
-        )
-        return query.where(events.c.seq.in_(union_all(*(select(branch.c.seq) for branch in each))))
+        if len(ways) > 1:
+            return query.where(events.c.seq.in_(self._ranges.seqs(selection, key, (floor, ceiling), order, limit)))
+        return query.where(*within(key, floor, ceiling), self._passes(selection, leading))
+
+
+def bodies(
+    connection: Connection, key: int, *, after: int, limit: int, max_bytes: int
+) -> tuple[list[tuple[int, int, str]], bool]:
+    """Return seq, timestamp and body of the events behind seq `after`, oldest first, and whether there may be more.
+
+    Bounded as a page is.
+    """
+    query = (
+        select(*_SIZED, events.c.timestamp)
+        .where(events.c.workspace == key, events.c.seq > after)
+        .order_by(events.c.seq)
+        .limit(limit)
+    )
+    rows, long, full = _fitting(connection, key, query, limit, max_bytes)
+    return [(seq, timestamp, body or long[seq]) for seq, _, body, timestamp in rows], full
 
 
 def expired(head: LogHead) -> PositionExpired:

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, and_, bindparam, func, not_, or_
+from sqlalchemy import ColumnElement, Text, and_, bindparam, false, func, not_, or_
 
-from streamer.core.filter import Condition, Either, Filter
+from streamer.core.filter import AUDIT_ONLY, Condition, Either, Filter
 from streamer.store.schema import events
 
 INDEXED = (
-    *("entity_id", "run_id", "task_id", "agent_id", "on_behalf_of", "actor_id"),
+    *("entity_id", "issue_id", "run_id", "task_id", "agent_id", "on_behalf_of", "actor_id"),
     *("action", "category", "actor_type"),
 )
 """The fields with an index (workspace, field, seq), those with the fewest events a value first. Of categories only audit has one."""
@@ -26,7 +26,7 @@ def predicate(selection: Filter, *, is_sqlite: bool, leading: Condition | Either
             or_(
                 *(
                     _condition(part, is_sqlite=is_sqlite, by_index=condition == leading or not is_sqlite)
-                    for part in _parts(condition)
+                    for part in parts_of(condition)
                 )
             )
             for condition in selection.conditions
@@ -40,7 +40,7 @@ def lead(selection: Filter) -> Condition | Either | None:
     If it has several values, each wants a query of its own: the database can walk an index in seq order for one value of a field, not for
     several: it would sort all their events.
     """
-    found = [condition for condition in selection.conditions if all(map(_is_indexed, _parts(condition)))]
+    found = [condition for condition in selection.conditions if all(map(_is_indexed, parts_of(condition)))]
     return min(found, key=_cost, default=None)
 
 
@@ -48,24 +48,32 @@ def branches(leading: Condition | Either) -> list[ColumnElement[bool]]:
     """Return the conditions of the queries that a leading condition wants, each for one value of one index."""
     return [
         _condition(Condition(part.field, frozenset({value})), is_sqlite=False, by_index=True)
-        for part in _parts(leading)
+        for part in parts_of(leading)
         for value in sorted(part.values)
     ]
 
 
-def _parts(condition: Condition | Either) -> tuple[Condition, ...]:
+def parts_of(condition: Condition | Either) -> tuple[Condition, ...]:
+    """Return the conditions of which one has to pass."""
     return condition.conditions if isinstance(condition, Either) else (condition,)
 
 
+def is_audit() -> ColumnElement[bool]:
+    """Return the condition that an event is an audit event, so that the index of those is used."""
+    return _condition(AUDIT_ONLY, is_sqlite=False, by_index=True)
+
+
 def _is_indexed(condition: Condition) -> bool:
-    if condition.exclude or condition.prefixes or condition.field not in INDEXED:
+    if condition.exclude or condition.prefixes or condition.suffixes or condition.field not in INDEXED:
+        return False
+    if not condition.values:
         return False
     return condition.field != "category" or condition.values == {"audit"}
 
 
 def _cost(condition: Condition | Either) -> tuple[bool, int]:
     """Return what is less for the better index: one value before several, then the field of which a value is rarer."""
-    parts = _parts(condition)
+    parts = parts_of(condition)
     return sum(len(part.values) for part in parts) > 1, max(INDEXED.index(part.field) for part in parts)
 
 
@@ -82,12 +90,18 @@ def _condition(condition: Condition, *, is_sqlite: bool, by_index: bool) -> Colu
         events.c[condition.field] if by_index else func.coalesce(events.c[condition.field], None)
     )
     tests = [func.substr(column, 1, len(prefix)) == prefix for prefix in condition.prefixes]
+    tests += [_ending(column, len(suffix), is_sqlite=is_sqlite) == suffix for suffix in condition.suffixes]
     if len(values) == 1:
         # A partial index is used only where the statement's text has its condition.
         literal = condition.field == "category"
         tests.append(column == bindparam(None, values[0], Text(), literal_execute=literal))
     elif values:
         tests.append(column.in_(values))
-    found = or_(*tests)
+    found = or_(false(), *tests)  # nothing is in an empty list
     # An absent value (NULL) is in no list: a list that excludes lets it pass, which SQL's logic would not.
     return or_(column.is_(None), not_(found)) if condition.exclude else found
+
+
+def _ending(column: ColumnElement[Any], length: int, *, is_sqlite: bool) -> ColumnElement[Any]:
+    """Return the last characters of a text."""
+    return func.substr(column, -length) if is_sqlite else func.right(column, length)

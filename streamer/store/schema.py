@@ -50,6 +50,7 @@ events = Table(
     Column("run_id", _Word),
     Column("task_id", _Word),
     Column("on_behalf_of", _Word),
+    Column("issue_id", _Word),
     Column("search", _Word, nullable=False),
     Column("body", Text, nullable=False),
     PrimaryKeyConstraint("workspace", "seq"),
@@ -76,7 +77,7 @@ events = Table(
             sqlite_where=text(f"{name}_id IS NOT NULL"),
             postgresql_where=text(f"{name}_id IS NOT NULL"),
         )
-        for name in ("entity", "agent", "run", "task")
+        for name in ("entity", "agent", "run", "task", "issue")
     ),
     Index(
         "events_on_behalf_of",
@@ -86,6 +87,52 @@ events = Table(
         sqlite_where=text("on_behalf_of IS NOT NULL"),
         postgresql_where=text("on_behalf_of IS NOT NULL"),
     ),
+)
+
+entities = Table(
+    "entities",
+    metadata,
+    # A workspace's key; the negative one while its entities are made anew (`store/entities.py`).
+    Column("workspace", BigInteger, nullable=False),
+    Column("id", _Word, nullable=False),
+    Column("type", _Word, nullable=False),
+    Column("identifier", _Word),
+    Column("name", _Word),
+    Column("status", _Word),
+    Column("attributes", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+    Column("last_seq", BigInteger, nullable=False),
+    PrimaryKeyConstraint("workspace", "id", "type"),
+    Index("entities_by_id", "id"),
+    Index(
+        "entities_by_identifier",
+        "identifier",
+        sqlite_where=text("identifier IS NOT NULL"),
+        postgresql_where=text("identifier IS NOT NULL"),
+    ),
+)
+
+run_issues = Table(
+    "run_issues",
+    metadata,
+    Column("workspace", BigInteger, nullable=False),
+    Column("issue_id", _Word, nullable=False),
+    Column("run_id", _Word, nullable=False),
+    PrimaryKeyConstraint("workspace", "issue_id", "run_id"),
+    Index("run_issues_by_run", "workspace", "run_id"),
+)
+
+# How many audit events a block of seqs has of each action (`store.ranges`).
+audit_counts = Table(
+    "audit_counts",
+    metadata,
+    Column("workspace", BigInteger, nullable=False),
+    Column("block", BigInteger, nullable=False),
+    Column("action", _Word, nullable=False),
+    Column("events", BigInteger, nullable=False),
+    PrimaryKeyConstraint("workspace", "block", "action"),
 )
 
 idempotency = Table(

@@ -13,7 +13,8 @@ from streamer.core.ids import SYSTEM_WORKSPACE, new_epoch
 from streamer.core.ports import Change, Told
 from streamer.core.position import LogHead
 from streamer.store.database import Database, reads, writes
-from streamer.store.schema import credentials, events, idempotency, members, tickets, workspaces
+from streamer.store.entities import cut
+from streamer.store.schema import audit_counts, credentials, events, idempotency, members, tickets, workspaces
 from streamer.store.writer import workspace_row
 
 PURGE_ROWS = 5000
@@ -165,11 +166,14 @@ class Workspaces:
 
     @writes
     def _remove(self, connection: Connection, key: int, bound: int | None) -> None:
-        """Remove a log's events before `bound` (None: all of them)."""
+        """Remove a log's events before `bound` (None: all of them), behind its entities: what is left is found by its events."""
+        if cut(connection, key) or cut(connection, -key):
+            return
         connection.execute(
             delete(events).where(events.c.workspace == key, true() if bound is None else events.c.seq < bound)
         )
-        connection.execute(delete(idempotency).where(idempotency.c.workspace == key))
+        for table in (idempotency, audit_counts):
+            connection.execute(delete(table).where(table.c.workspace == key))
 
 
 def _workspace(row: Any) -> Workspace:

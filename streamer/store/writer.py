@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any, cast
 
 import orjson
@@ -35,16 +35,19 @@ from streamer.core.ports import Append, Appended, Change, Committed, T
 from streamer.core.position import Position
 from streamer.observe.metrics import Metrics
 from streamer.store.database import Database
-from streamer.store.schema import events, idempotency, workspaces
+from streamer.store.entities import Folding, Known, Told
+from streamer.store.ranges import count_audit
+from streamer.store.rows import inserter
+from streamer.store.schema import audit_counts, events, idempotency, workspaces
 
 GROUP_EVENTS = 4096
 """Events in one transaction, unless a single request has more."""
 GROUP_BYTES = 8 * 2**20
-INSERT_ROWS = (256, 64, 16, 4, 1)
-"""Rows that SQLite takes with one statement. Its driver asks for Python's lock after each statement, or each row of many: while the event
-loop prepares the next batch, each of them would be a wait of some milliseconds. With few statements the two work side by side."""
 GATHER_SECONDS = 0.02
 """The longest pause between two groups."""
+KEPT_LOGS = 100
+KEPT_ROWS = 500
+"""How many logs' entities and links a node remembers, and how many of one log; what is more is forgotten and read again."""
 SWEEP_ROWS = 1000
 """Expired idempotency keys that one group removes on its way."""
 
@@ -73,6 +76,10 @@ class _Log:
     by_seq: dict[int, Event] = field(default_factory=dict)
     frames: list[LiveFrame] = field(default_factory=list)
     rows: list[tuple[object, ...]] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    audit: list[tuple[int, int, str]] = field(default_factory=list)
+    """Audit events: key, seq, action."""
+    known: Known = field(default_factory=Known)
     new_keys: list[str] = field(default_factory=list)
 
     def keep(self, event: Event, timestamp: int) -> None:
@@ -89,6 +96,10 @@ class _Log:
         self.frames.append(LiveFrame(Position(self.epoch, event.seq), event.body, draft.facets))
         numbers = self.key, event.seq, self.last_timestamp, len(event.body)
         self.rows.append((*numbers, event.id, *draft.facets, event.body.decode()))
+        if draft.facets.category == "audit":
+            self.audit.append((self.key, event.seq, draft.facets.action))
+        if draft.traces:
+            self.told.append((event.seq, self.last_timestamp, draft.traces))
         return event
 
 
@@ -250,6 +261,7 @@ class GroupCommit:
         else:
             appends = cast("Sequence[Append]", group)  # a change stands alone
             outcomes, logs = await self._database.write(partial(self._apply, group=appends, retried=retried))
+        self._statements.remember(logs)
         self._news += [Committed(log.id, log.epoch, log.frames) for log in logs if log.frames]
         return outcomes
 
@@ -384,15 +396,36 @@ class _Statements:
             .where(workspaces.c.key == bindparam("log"))
             .values(head=bindparam("to"), last_timestamp=bindparam("at"))
         )
-        self._insert = _insert_events(database)
+        self._insert = inserter(database, events, _COLUMNS)
+        self._count = inserter(
+            database,
+            audit_counts,
+            ("workspace", "block", "action", "events"),
+            on_conflict="ON CONFLICT (workspace, block, action) DO UPDATE SET events = audit_counts.events + excluded.events",
+        )
+        self._folding = Folding(database)
+        self._memory: dict[int, tuple[tuple[int, int], Known]] = {}
+        """By a log's key: its head and last timestamp when it was written to, and what is known of its rows then."""
 
     def lock(self, connection: Connection, ids: list[str]) -> tuple[dict[str, _Log], int]:
         rows = connection.execute(self._lock, {"ids": self._database.list_value(ids)})
         now = 0
         found: dict[str, _Log] = {}
         for key, workspace, epoch, head, last_timestamp, now in rows:  # noqa: B007 - the last one is the latest
-            found[workspace] = _Log(key, workspace, epoch, head, last_timestamp)
+            found[workspace] = log = _Log(key, workspace, epoch, head, last_timestamp)
+            # It is taken, not lent: unless this transaction is committed, it is not given back.
+            at, known = self._memory.pop(key, (None, None))
+            if known is not None and at == (head, last_timestamp):
+                log.known = known
         return found, now
+
+    def remember(self, logs: Sequence[_Log]) -> None:
+        """Keep what is known of the rows of these logs, as long as nobody else writes to them; the transaction is committed."""
+        for log in logs:
+            if len(log.known.entities) + len(log.known.links) <= KEPT_ROWS:
+                self._memory[log.key] = (log.head, log.last_timestamp), log.known
+        if len(self._memory) > KEPT_LOGS:
+            self._memory.clear()
 
     def make(self, connection: Connection, creators: dict[str, str], now: int) -> None:
         # In order of id, as the locks: two nodes that make the same workspaces wait for, not on each other.
@@ -421,6 +454,10 @@ class _Statements:
         if grown:
             connection.execute(self._advance, grown)
             self._insert(connection, [row for log in logs for row in log.rows])
+            audit = count_audit(event for log in logs for event in log.audit)
+            if audit:
+                self._count(connection, audit)
+            self._folding.fold(connection, [(log.key, log.told, log.known) for log in logs])
         keys = [
             {
                 "workspace": log.key,
@@ -473,34 +510,3 @@ def workspace_row(workspace: str, *, created_by: str, now: int) -> dict[str, obj
         "created_at": now,
         "created_by": created_by,
     }
-
-
-def _insert_events(
-    database: Database,
-) -> Callable[[Connection, list[tuple[object, ...]]], object]:
-    """Return how rows (tuples in the order of `_COLUMNS`) go into the events table: one statement, its text fixed."""
-    names = ", ".join(_COLUMNS)
-    if database.is_sqlite:
-        marks = f"({', '.join('?' * len(_COLUMNS))})"
-        sizes = [
-            (size, f"INSERT INTO events ({names}) VALUES {', '.join([marks] * size)}")  # noqa: S608 - our own column names
-            for size in INSERT_ROWS
-        ]
-
-        def some_at_once(connection: Connection, rows: list[tuple[object, ...]]) -> object:
-            start = 0
-            for size, sql in sizes:
-                while len(rows) - start >= size:
-                    connection.exec_driver_sql(sql, tuple(chain.from_iterable(rows[start : start + size])))
-                    start += size
-            return None
-
-        return some_at_once
-
-    marks = ", ".join(f"${n}::{'bigint' if n <= 4 else 'text'}[]" for n in range(1, len(_COLUMNS) + 1))  # noqa: PLR2004
-    sql = f"INSERT INTO events ({names}) SELECT * FROM unnest({marks})"  # noqa: S608
-
-    def by_column(connection: Connection, rows: list[tuple[object, ...]]) -> object:
-        return connection.exec_driver_sql(sql, tuple(list(column) for column in zip(*rows, strict=True)))
-
-    return by_column

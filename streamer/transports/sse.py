@@ -4,6 +4,8 @@ aiohttp makes the handshake and hands the connection over; from then on the feed
 copy a reader. (aiohttp-sse would add a ping task a reader.)
 """
 
+import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +19,7 @@ from streamer.feed.connection import Reader
 from streamer.feed.feed import Feed
 from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
-from streamer.transports.handover import HandedOver
+from streamer.transports.handover import HandedOver, Outlet
 from streamer.transports.sink import SocketSink, ending, retry_ms
 
 HEADERS = {
@@ -76,12 +78,40 @@ class SseSink(SocketSink):
     def close(self, reason: Reason) -> None:
         """Say why the stream ends, and when to come back."""
         retry = b"retry: %d\n" % retry_ms() if reason.reconnect else b""
-        self.finish(self._wire.chunk(retry + sse_message("closed", ending(reason))) + self._wire.end)
+        self.end(retry + sse_message("closed", ending(reason)))
+
+    def end(self, farewell: bytes = b"") -> None:
+        """End the stream behind its last bytes."""
+        self.finish((self._wire.chunk(farewell) if farewell else b"") + self._wire.end)
         self._transport.close()  # once all is sent
 
 
-async def stream(
-    request: web.Request, feed: Feed, reader: Reader, chain: Sequence[str], **options: Any
+async def begin(request: web.Request) -> tuple[HandedOver, asyncio.Transport | None, Outlet | None]:
+    """Answer a request with the head of a stream, and take its connection; both are None if the client has gone meanwhile."""
+    response = HandedOver(headers=HEADERS)
+    # Who was told to come back is not to come by this connection: another node may be meant.
+    response.force_close()
+    try:
+        writer = await response.prepare(request)
+    except ConnectionError:
+        writer = None
+    transport = request.transport
+    if writer is None or transport is None:  # gone during the handshake
+        return response, None, None
+    writer.send_headers()
+    return response, transport, response.take(transport)
+
+
+async def stream(  # noqa: PLR0913 - a stream's parts
+    request: web.Request,
+    feed: Feed,
+    reader: Reader,
+    chain: Sequence[str],
+    *,
+    wire: SseWire | None = None,
+    sink_class: type[SseSink] = SseSink,
+    max_seconds: float = math.inf,
+    **options: Any,
 ) -> web.StreamResponse:
     """Answer a request with a workspace's events until either side ends it; returns when the stream has begun.
 
@@ -90,29 +120,29 @@ async def stream(
         feed: moves the reader on.
         reader: what the request asks for; it is forgotten when the stream ends.
         chain: the ids of the credentials by which it is open.
+        wire: how events are written, if not as ours; `is_chunked` tells whether in chunks.
+        sink_class: how it beats and ends, if not as ours.
+        max_seconds: after which the stream is closed, if nothing closes it before.
         options: of the sink.
     """
-    response = HandedOver(headers=HEADERS)
-    # Who was told to come back is not to come by this connection: another node may be meant.
-    response.force_close()
     try:
-        writer = await response.prepare(request)
-    except BaseException as error:
+        response, transport, outlet = await begin(request)
+    except BaseException:
         feed.leave(reader)
-        if not isinstance(error, ConnectionError):
-            raise
-        return response
-    transport = request.transport
-    if writer is None or transport is None:  # gone during the handshake
+        raise
+    if transport is None or outlet is None:
         feed.leave(reader)
         return response
-    writer.send_headers()
-    outlet = response.take(transport)
-    wire = SseWire(chunked=request.version >= HttpVersion11)
-    sink = SseSink(transport, outlet.drain, wire=wire, **options)
+    wire = wire or SseWire(is_chunked(request))
+    sink = sink_class(transport, outlet.drain, wire=wire, **options)
     # A line of the first block, whichever that will be: a block of its own makes some clients fire an empty message.
     sink.write(wire.chunk(b"retry: %d\n" % retry_ms()))
-    connection = feed.connect(sink, chain)
+    connection = feed.connect(sink, chain, max_seconds)
     outlet.when_lost(partial(feed.disconnect, connection))
     feed.start(reader, connection, wire, connection.close)
     return response
+
+
+def is_chunked(request: web.Request) -> bool:
+    """Tell whether the answer to a request comes in chunks (RFC 9112, 7.1); else it goes on until the connection ends."""
+    return request.version >= HttpVersion11

@@ -125,6 +125,7 @@ async def serve(  # noqa: PLR0913 - what a socket is served with
     conversation: Conversation,
     chain: Sequence[str],
     *,
+    sink_type: type[WebSocketSink] = WebSocketSink,
     max_message_bytes: int,
     messages_per_second: int,
     **options: Any,
@@ -136,6 +137,7 @@ async def serve(  # noqa: PLR0913 - what a socket is served with
         feed: forgets the connection's readers at the end.
         conversation: what happens on it.
         chain: the ids of the credentials by which it is open.
+        sink_type: how the connection is written to; another kind says its farewell in another way.
         max_message_bytes: the longest message that the client may send.
         messages_per_second: how many frames are read in a second; what comes faster waits, in the end at the client.
         options: of the sink.
@@ -150,7 +152,7 @@ async def serve(  # noqa: PLR0913 - what a socket is served with
     transport = request.transport
     if writer is None or transport is None:  # gone during the handshake
         return response
-    sink = WebSocketSink(transport, writer.drain, **options)
+    sink = sink_type(transport, writer.drain, **options)
     connection = feed.connect(sink, chain)
     clock, due = asyncio.get_running_loop().time, 0.0
     try:

@@ -107,7 +107,7 @@ class Cli:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        async with _ended(process):
+        async with ended(process):
             yield process
 
     @contextlib.asynccontextmanager
@@ -127,7 +127,7 @@ class Cli:
         os.close(theirs)
         terminal = Terminal(process, ours)
         try:
-            async with _ended(process):
+            async with ended(process):
                 yield terminal
         finally:
             terminal.close()
@@ -175,7 +175,8 @@ class Terminal:
 
 
 @contextlib.asynccontextmanager
-async def _ended(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
+async def ended(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
+    """See to it that a process has ended and left nothing open."""
     note_pid(process.pid)
     try:
         yield

@@ -25,7 +25,13 @@ WORKSPACE = "my"
 
 RUNTIMES = {
     "node": ("eventsource.mjs", "fetch-event-source.mjs", "undici.mjs", "ws.mjs"),
-    "python": ("follow_httpx_sse.py", "follow_aiohttp_sse_client.py", "follow_websockets.py"),
+    "python": (
+        "follow_client.py",
+        "follow_sync_client.py",
+        "follow_httpx_sse.py",
+        "follow_aiohttp_sse_client.py",
+        "follow_websockets.py",
+    ),
     "shell": ("tail.sh", "follow.sh"),
     "chromium": ("browser-eventsource.js", "browser-websocket.js"),
 }

@@ -33,6 +33,11 @@ class Proxy:
         """Return what stands for the target's URL."""
         return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def open(self) -> int:
+        """Return how many connections there are."""
+        return len(self._open) // 2
+
     async def listen(self) -> None:
         """Take connections, on the same port each time."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)

@@ -1,4 +1,4 @@
-"""The programs of docs/streaming.md, as they stand there."""
+"""The programs of the documentation, as they stand there."""
 
 import re
 from functools import cache
@@ -10,10 +10,10 @@ _NAME = re.compile(r"(?://|#) ([\w.-]+)\n")
 
 
 @cache
-def snippets() -> dict[str, str]:
-    """Return each code block by its file name, which its first line says."""
+def snippets(page: str = "streaming.md") -> dict[str, str]:
+    """Return each code block of a page by its file name, which its first line says."""
     found: dict[str, str] = {}
-    for _, text in _BLOCK.findall((ROOT / "docs" / "streaming.md").read_text()):
+    for _, text in _BLOCK.findall((ROOT / "docs" / page).read_text()):
         name = _NAME.match(text)
         assert name, f"a code block without a name:\n{text}"
         assert name[1] not in found, f"{name[1]} is there twice"

@@ -8,8 +8,8 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 
-from streamer.api.middleware import HEADERS, error_response
 from streamer.core.errors import InternalError, StreamerError, UnsupportedMediaType, ValidationError
+from streamer.edge.middleware import HEADERS, error_response
 from streamer.transports.handover import HandedOver, release
 
 HEAD_SECONDS = 30

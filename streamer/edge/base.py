@@ -1,7 +1,7 @@
 """What all handlers share: the parts that they call, how they read a request and write its answer."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -10,26 +10,38 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from streamer.api import query, schemas
-from streamer.api.socket import SocketLimits
 from streamer.auth.access import PRINCIPAL, Gate
 from streamer.auth.administration import Administration
 from streamer.auth.keys import Keyring
 from streamer.auth.tickets import Tickets
 from streamer.auth.view import Views
-from streamer.core.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType, WorkspaceNotFound
+from streamer.core.errors import PayloadTooLarge, RequestTimeout, WorkspaceNotFound
+from streamer.core.filter import Filter
 from streamer.core.ids import is_id
-from streamer.core.ports import Log
+from streamer.core.ports import Log, Page
+from streamer.edge.bodies import JSON_TYPES, MAX_SMALL_BYTES, media_type, parse_json
+from streamer.edge.paging import Stretch
 from streamer.feed.feed import Feed
 from streamer.feed.hub import Hub
 from streamer.ingest.intake import Intake
 from streamer.ingest.redact import Redactor
 from streamer.observe.metrics import Metrics
 from streamer.store.database import Database
+from streamer.store.entities import Entities
 from streamer.store.members import Members
 from streamer.store.workspaces import Workspaces
 
-_ENCODINGS = ("identity", "gzip", "deflate")
+Query = Mapping[str, Sequence[str]]
+"""Parameter names to all their values, in order."""
+
+
+@dataclass(frozen=True)
+class SocketLimits:
+    """What one socket may ask for."""
+
+    subscriptions: int
+    batch_events: int
+    messages_per_second: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,7 @@ class Parts:
 
     database: Database
     log: Log
+    entities: Entities
     workspaces: Workspaces
     members: Members
     administration: Administration
@@ -58,20 +71,35 @@ class Parts:
     max_wait_seconds: int
     body_timeout: float
     socket_limits: SocketLimits
+    praisonai_zone: bool
+    evershell_stream_seconds: int
     sink_options: Mapping[str, Any]
     """How much a connection may hold and how long it may stand still (`transports.sink.SocketSink`)."""
 
 
 class Base:
-    """Has the parts, and reads bodies."""
+    """Has the parts; reads bodies and pages."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
 
+    async def page_of(self, workspace: str, selection: Filter, stretch: Stretch, limit: int) -> Page:
+        """Read a page of at most `limit` events; `selection` is narrowed to what the caller may see."""
+        return await self.parts.log.page(
+            workspace,
+            selection=selection,
+            order=stretch.order,
+            limit=limit,
+            max_bytes=self.parts.max_page_bytes,
+            after=stretch.after,
+            before=stretch.before,
+            skip=stretch.skip,
+        )
+
     async def json_body(self, request: web.Request) -> Any:
         """Read a body that is no event: a few values."""
-        media_type(request, schemas.JSON_TYPES)
-        return schemas.parse_json(await self.read(request, min(schemas.MAX_SMALL_BYTES, self.parts.max_body_bytes)))
+        media_type(request, JSON_TYPES)
+        return parse_json(await self.read(request, min(MAX_SMALL_BYTES, self.parts.max_body_bytes)))
 
     async def read(self, request: web.Request, limit: int) -> bytes:
         """Read the body within its limits of size and time."""
@@ -111,21 +139,14 @@ def readable(request: web.Request) -> str:
     return workspace
 
 
-def parameters(request: web.Request) -> query.Query:
+def parameters(request: web.Request) -> Query:
     """Return the query's parameters, each with all its values."""
     return {name: request.query.getall(name) for name in request.query}
 
 
-def media_type(request: web.Request, known: set[str]) -> str:
-    """Return the body's media type, one of those known. Raises UnsupportedMediaType."""
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in _ENCODINGS:  # aiohttp would hand the bytes on as they are
-        raise UnsupportedMediaType(f"send the body as it is, or with `Content-Encoding: {' or '.join(_ENCODINGS[1:])}`")
-    kind = request.content_type if "Content-Type" in request.headers else ""
-    charset = (request.charset or "utf-8").lower()
-    if kind not in known or charset not in {"utf-8", "utf8"}:
-        raise UnsupportedMediaType(f"send `Content-Type: {' or '.join(sorted(known))}`, in UTF-8")
-    return kind
+def parsed(page: Page) -> list[dict[str, Any]]:
+    """Return a page's events, decoded."""
+    return [orjson.loads(event.body) for event in page.events]
 
 
 def json_bytes(body: bytes, status: int = HTTPStatus.OK) -> web.Response:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any
@@ -13,7 +13,6 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from streamer.api.routes import Route
 from streamer.auth.access import PRINCIPAL, Gate
 from streamer.auth.origins import Origins
 from streamer.core.errors import (
@@ -26,6 +25,7 @@ from streamer.core.errors import (
     Unauthenticated,
     ValidationError,
 )
+from streamer.edge.routes import Dialect, Manner, Route
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
 from streamer.observe.metrics import Metrics
@@ -48,19 +48,25 @@ PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
     "Access-Control-Max-Age": "600",
 }
-EXPOSED_HEADERS = "Link, Retry-After, X-Request-Id, RateLimit, RateLimit-Policy"
+EXPOSED_HEADERS = "Link, Retry-After, X-Next-Cursor, X-Request-Id, RateLimit, RateLimit-Policy"
 """What scripts of other origins may read of an answer."""
 
 _BODY_UNREAD = (PayloadTooLarge, RequestTimeout)
 
 
-def middlewares(
-    routes: Mapping[Any, Route], gate: Gate, origins: Origins, metrics: Metrics, redactor: Redactor
+def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
+    routes: Mapping[Any, Route],
+    dialects: Sequence[Dialect],
+    gate: Gate,
+    origins: Origins,
+    metrics: Metrics,
+    redactor: Redactor,
 ) -> list[Middleware]:
     """Return the middlewares, outermost first.
 
     Args:
         routes: the route of each handler that the router can find.
+        dialects: the foreign APIs, which say errors in their own way.
         gate: decides on access.
         origins: whose pages may call.
         metrics: counts the requests.
@@ -92,7 +98,7 @@ def middlewares(
             response = _preflight(request, origins) or await handler(request)
             status = response.status
         except Exception as error:
-            response = error_response(_known(error, request), request_id, redactor)
+            response = _refuse(_known(error, request), request, _manner(dialects, request.path), redactor)
             if "Content-Encoding" in request.headers:
                 response.force_close()  # the rest of the body may not be readable to its end
             status = response.status
@@ -179,10 +185,38 @@ def error_response(error: StreamerError, request_id: str, redactor: Redactor | N
     response = web.Response(
         body=orjson.dumps({"error": content}), status=error.status, headers={"Content-Type": "application/json"}
     )
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(error.retry_after)
     if error.status == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = 'Bearer realm="streamer"'  # RFC 6750, section 3
+    return _with_advice(response, error)
+
+
+def _manner(dialects: Sequence[Dialect], path: str) -> Manner | None:
+    """Return how errors are said at a path: as the dialect does that the longest prefix belongs to, None: as we do."""
+    found = [(prefix, each.manner) for each in dialects for prefix in each.prefixes if path.startswith(prefix)]
+    return max(found, key=lambda one: len(one[0]))[1] if found else None
+
+
+def _refuse(error: StreamerError, request: web.Request, manner: Manner | None, redactor: Redactor) -> web.Response:
+    if manner is None:
+        return error_response(error, request[REQUEST_ID], redactor)
+    refusal = manner(error, request)
+    # What is said to somebody unknown quotes nothing.
+    body = refusal.body if isinstance(error, Unauthenticated) else redactor.redact_texts(refusal.body)
+    text = isinstance(body, str)
+    response = web.Response(
+        body=body.encode() if text else orjson.dumps(body),
+        status=refusal.status,
+        headers={"Content-Type": "text/plain" if text else "application/json", **refusal.headers},
+    )
+    if "Connection" in refusal.headers:
+        response.force_close()
+    return _with_advice(response, error)
+
+
+def _with_advice(response: web.Response, error: StreamerError) -> web.Response:
+    """Say in headers what may be done about an error."""
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = ", ".join(sorted(error.details.get("allowed", ())))
     if isinstance(error, _BODY_UNREAD):

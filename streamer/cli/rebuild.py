@@ -1,0 +1,97 @@
+"""`streamer rebuild`: entities made anew from the logs, while servers run."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from streamer.core.errors import StreamerError, WorkspaceNotFound
+from streamer.settings import PREFIX, SettingsError, load
+from streamer.store.database import BadDatabaseUrl, Database
+from streamer.store.entities import Entities
+from streamer.store.migrate import migrate
+from streamer.store.workspaces import Workspaces
+
+PAGE = 1000
+
+
+@click.command()
+@click.option("--workspace", metavar="WS", help="Only this workspace [default: all].")
+@click.option("--data-dir", metavar="PATH", help="Folder of the SQLite database [default: data].")
+def command(*, workspace: str | None, data_dir: str | None) -> None:
+    """Make what is known of issues, runs and other entities anew from the logs. Servers may run and append meanwhile.
+
+    It is needed once after an upgrade from a version that kept none.
+
+    \b
+    streamer rebuild
+    streamer rebuild --workspace my
+    STREAMER_DATABASE_URL=postgresql://user:password@db/streamer streamer rebuild
+    """
+    try:
+        settings = load({"data_dir": data_dir})
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        database = Database(settings.database)
+    except BadDatabaseUrl as error:
+        raise click.UsageError(f"{PREFIX}DATABASE_URL: {error}") from None
+    if not database.exists():
+        raise click.ClickException(f"there is no database in {settings.data_dir}: name its folder by --data-dir")
+    try:
+        asyncio.run(_rebuild(database, workspace))
+    except WorkspaceNotFound:
+        raise click.ClickException(f"there is no workspace {workspace}") from None
+    except StreamerError as error:
+        raise click.ClickException(error.message) from None
+
+
+async def _rebuild(database: Database, wanted: str | None) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("events"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    try:
+        await migrate(database)
+        entities, count = Entities(database), 0
+        with bar:
+            async for workspace in _workspaces(database, wanted):
+                task = bar.add_task(workspace, total=None)
+
+                def show(reached: int, head: int, task: TaskID = task) -> None:
+                    bar.update(task, completed=reached, total=head)
+
+                try:
+                    await entities.rebuild(workspace, show)
+                except WorkspaceNotFound:
+                    if wanted is not None:
+                        raise
+                    continue  # it was deleted meanwhile
+                finally:
+                    bar.remove_task(task)
+                count += 1
+                console.print(f"{workspace}: made anew", markup=False)
+        console.print("1 workspace" if count == 1 else f"{count} workspaces")
+    finally:
+        await database.close()
+
+
+async def _workspaces(database: Database, wanted: str | None) -> AsyncIterator[str]:
+    """Yield the ids of the workspaces, in order."""
+    if wanted is not None:
+        yield wanted
+        return
+    records, after = Workspaces(database), ""
+    while page := await records.listing(None, after=after, limit=PAGE):
+        for workspace in page:
+            yield workspace.id
+        after = page[-1].id

@@ -1,0 +1,216 @@
+"""Requests to one server with one credential, over aiohttp: what the clients share."""
+
+import asyncio
+import contextlib
+import io
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from streamer.client.backoff import Backoff, Timing
+from streamer.client.errors import ApiError, ClientError, UnexpectedAnswer, Unreachable
+
+
+class Caller:
+    """Calls one server with one credential: over shared connections while it is open, before that over one for each call."""
+
+    def __init__(self, url: str, key: str | None, timing: Timing) -> None:
+        """Prepare; nothing is sent yet.
+
+        Raises:
+            ValueError: the URL is not one of a server or holds a password, or the key could not stand in a header.
+        """
+        host_of(url)
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise ValueError("the key holds characters that no key has")
+        self.timing = timing
+        self._base = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._session: aiohttp.ClientSession | None = None
+
+    def open(self) -> None:
+        """Share connections from now on."""
+        self._session = self._new_session()
+
+    async def close(self) -> None:
+        """End the shared connections; there are no more calls then."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        unit = self.timing.unit
+        return aiohttp.ClientSession(
+            headers=self._headers,
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self.timing.connect * unit, sock_read=self.timing.silence * unit
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def call(  # noqa: PLR0913 - the parts of a request
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        once: bool = False,
+    ) -> Any:
+        """Make a call, again if that may help and it is not to be made `once`; return the JSON of its answer, {} if it has no content."""
+        data = None
+        if body is not None:
+            data, headers = orjson.dumps(body), {"Content-Type": "application/json", **(headers or {})}
+        backoff = Backoff(self.timing)
+        attempt = 1
+        while True:
+            try:
+                async with self.send(method, path, query=query, body=data, headers=headers, once=once) as response:
+                    return self._answer(response, await response.read())
+            except ClientError as error:
+                if once or not error.temporary or attempt == self.timing.attempts:
+                    raise
+                delay = backoff.delay(error.retry_after or 0)
+            attempt += 1
+            await asyncio.sleep(delay)
+
+    @contextlib.asynccontextmanager
+    async def send(  # noqa: PLR0913 - the parts of a request
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]],
+        headers: Mapping[str, str] | None,
+        body: bytes | None = None,
+        once: bool = False,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send one request; what breaks before or within the answer is one of our own errors."""
+        url = URL(self._base + path, encoded=True).extend_query(query)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                session = self._session
+                if session is None:
+                    session = await stack.enter_async_context(self._new_session())
+                # A redirect would turn a POST into a GET: it is shown instead.
+                yield await stack.enter_async_context(
+                    session.request(
+                        method,
+                        url,
+                        data=None if body is None else io.BytesIO(body),
+                        headers=headers,
+                        allow_redirects=False,
+                        middlewares=(_not_again,) if once else (),
+                    )
+                )
+        except TimeoutError:
+            raise Unreachable(f"{self._base} does not answer") from None
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
+            raise Unreachable(f"cannot reach {self._base}: {_reason(error)}") from None
+        except aiohttp.ClientError as error:
+            raise self.unexpected(f": {error}") from None
+
+    def unexpected(self, why: str = "") -> UnexpectedAnswer:
+        """Make the error of an answer that this API does not give."""
+        return UnexpectedAnswer(f"{self._base} does not answer as a streamer server does{why}")
+
+    def refusal(self, response: aiohttp.ClientResponse, data: bytes) -> ClientError:
+        """Make the error of an answer that is not the one wanted."""
+        if response.status < HTTPStatus.BAD_REQUEST:
+            target = response.headers.get("Location")
+            return UnexpectedAnswer(f"{self._base} redirects to {target}") if target else self.unexpected()
+        code, message, request_id, details = _told(data) or ("http_error", response.reason or "error", None, None)
+        return ApiError(
+            response.status,
+            code,
+            message,
+            request_id=request_id or response.headers.get("X-Request-Id"),
+            details=details,
+            retry_after=_seconds(response.headers.get("Retry-After")),
+        )
+
+    def _answer(self, response: aiohttp.ClientResponse, data: bytes) -> Any:
+        if response.status == HTTPStatus.NO_CONTENT:
+            return {}
+        if response.status not in {HTTPStatus.OK, HTTPStatus.CREATED}:
+            raise self.refusal(response, data)
+        try:
+            return orjson.loads(data)
+        except ValueError:
+            raise self.unexpected() from None
+
+
+def host_of(url: str) -> str:
+    """Return the host of a server's URL.
+
+    Raises:
+        ValueError: it is not such a URL, or it names a user or a password. The text does not repeat it, for it may hold one.
+    """
+    try:
+        parsed = URL(url)
+    except ValueError:
+        parsed = URL()
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise ValueError("not a URL of a server, such as http://127.0.0.1:8080")
+    if parsed.user is not None or parsed.password is not None:
+        raise ValueError("the URL of a server holds no user and no password")
+    return parsed.host
+
+
+async def _not_again(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Hide from aiohttp that a connection was lost: it would repeat a DELETE by itself."""
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(_reason(error)) from None
+
+
+def _told(data: bytes) -> tuple[str, str, str | None, Mapping[str, Any] | None] | None:
+    """Read code, message, request id and details of an error; None if it is none of ours, but a proxy's, say.
+
+    `/v1` has `{"error": {...}}`; `/api/v1` `{"detail": "text"}`, or `{"detail": [{"loc", "msg", ...}]}` for wrong fields.
+    """
+    try:
+        answer = orjson.loads(data)
+        if "error" in answer:
+            error = answer["error"]
+            return str(error["code"]), str(error["message"]), error.get("request_id"), error.get("details")
+        detail = answer["detail"]
+        if isinstance(detail, str):
+            return "http_error", detail, None, None
+        fields = {str(each["loc"][-1]): str(each["msg"]) for each in detail}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return "validation_error", "; ".join(f"{name}: {why}" for name, why in fields.items()), None, {"fields": fields}
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Read `Retry-After`: seconds or a date (RFC 9110, 10.2.3)."""
+    if retry_after is None:
+        return None
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after)
+    try:
+        moment = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def _reason(error: BaseException) -> str:
+    """Say why a connection failed, without the library's own words around it."""
+    inner = getattr(error, "os_error", error)
+    number = getattr(inner, "errno", None)
+    if number and number > 0:  # below zero are those of the name service, which have texts of their own
+        return os.strerror(number)
+    return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__

@@ -1,0 +1,144 @@
+"""PraisonAI Platform's activity calls, as its documents and its released client name them, of the API at `/api/v1`."""
+
+from collections.abc import Collection
+from types import TracebackType
+from typing import Any, Self, TypedDict, Unpack
+from urllib.parse import quote
+
+from streamer.client.backoff import Timing
+from streamer.client.calls import Caller
+
+
+class ActivityFilters(TypedDict, total=False):
+    """What to let through; absent or None: everything. Lists match any of their values."""
+
+    include_system: bool | None
+    """False leaves out what actors of type `system` did."""
+    resource_types: Collection[str] | None
+    actions: Collection[str] | None
+    """In either spelling: `created` or `issue.created`."""
+    start_date: str | None
+    """ISO 8601, included; without a zone it is UTC."""
+    end_date: str | None
+    actor_id: str | None
+    after_id: str | None
+    """Answers what came after this activity, oldest first. Given as None: the newest ones, oldest first, for a loop to begin with."""
+
+
+class PlatformClient:
+    """Calls one server with one token. As an asynchronous context manager it shares connections between its calls.
+
+    The answers are dictionaries as the server sends them, with the meaning of `action` that the documents give (`created` for a
+    `resource_type`). All calls raise the errors of this package. A filter that does not exist, or has a value of
+    another type, is a TypeError.
+    """
+
+    def __init__(self, base_url: str, token: str | None = None, *, timing: Timing | None = None) -> None:
+        """Prepare the client; nothing is sent yet.
+
+        Args:
+            base_url: where the server is, such as `http://127.0.0.1:8080`.
+            token: a JSON Web Token or a key; None sends none.
+            timing: delays and time limits, if not the usual ones: here 5 seconds to connect and between two pieces of an answer.
+
+        Raises:
+            ValueError: the URL is not one of a server or holds a password, or the token could not stand in a header.
+        """
+        self._caller = Caller(base_url, token, timing or Timing(connect=5, silence=5))
+
+    async def __aenter__(self) -> Self:
+        self._caller.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._caller.close()
+
+    async def get_workspace_activity(
+        self, ws_id: str, limit: int = 50, offset: int = 0, **filters: Unpack[ActivityFilters]
+    ) -> list[dict[str, Any]]:
+        """Return a workspace's activities, newest first unless `after_id` is given.
+
+        Args:
+            ws_id: whose activities.
+            limit: how many at the most, 1-200.
+            offset: how many to skip.
+            filters: which ones, by `ActivityFilters`.
+        """
+        return await self._list(f"/workspaces/{_part(ws_id)}/activity", _query(limit, offset, filters))
+
+    async def get_issue_activity(
+        self, issue_id: str, limit: int = 50, offset: int = 0, **filters: Unpack[ActivityFilters]
+    ) -> list[dict[str, Any]]:
+        """Return an issue's activities, wherever it is of the workspaces that the token may read."""
+        return await self._list(f"/issues/{_part(issue_id)}/activity", _query(limit, offset, filters))
+
+    async def get_my_activity(
+        self, limit: int = 50, offset: int = 0, **filters: Unpack[ActivityFilters]
+    ) -> list[dict[str, Any]]:
+        """Return what the token's user did, over all workspaces that it may read."""
+        return await self._list("/users/me/activity", _query(limit, offset, filters))
+
+    async def get_activity(self, ws_id: str, activity_id: str) -> dict[str, Any]:
+        """Return one activity."""
+        answer = await self._caller.call(
+            "GET", f"/api/v1/workspaces/{_part(ws_id)}/activity/{_part(activity_id)}", query=[_VIEW]
+        )
+        if not _is_activity(answer):
+            raise self._caller.unexpected()
+        activity: dict[str, Any] = answer
+        return activity
+
+    async def list_workspace_activity(
+        self, workspace_id: str, limit: int | None = None, offset: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return a workspace's activities as PraisonAI's released client does: `action` is `issue.created`."""
+        return await self._list(f"/workspaces/{_part(workspace_id)}/activity", _page(limit, offset))
+
+    async def list_issue_activity(
+        self, workspace_id: str, issue_id: str, limit: int | None = None, offset: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the activities of a workspace's issue, as `list_workspace_activity` does."""
+        path = f"/workspaces/{_part(workspace_id)}/issues/{_part(issue_id)}/activity"
+        return await self._list(path, _page(limit, offset))
+
+    async def _list(self, path: str, query: list[tuple[str, str]]) -> list[dict[str, Any]]:
+        answer = await self._caller.call("GET", f"/api/v1{path}", query=query)
+        if not (isinstance(answer, list) and all(map(_is_activity, answer))):
+            raise self._caller.unexpected()
+        return answer
+
+
+_VIEW = ("view", "platform")
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _page(limit: int | None, offset: int | None) -> list[tuple[str, str]]:
+    return [(name, str(value)) for name, value in (("limit", limit), ("offset", offset)) if value is not None]
+
+
+def _query(limit: int, offset: int, filters: ActivityFilters) -> list[tuple[str, str]]:
+    unknown = filters.keys() - ActivityFilters.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"there is no filter {', '.join(sorted(unknown))}")
+    query = [_VIEW, *_page(limit, offset or None)]
+    for name, value in filters.items():
+        if isinstance(value, bool):
+            query.append((name, "true" if value else "false"))
+        elif isinstance(value, str):
+            query.append((name, value))
+        elif isinstance(value, Collection):
+            query.append((name, ",".join(value)))
+        elif value is not None:  # to leave it out would let everything through
+            raise TypeError(f"{name}: {type(value).__name__} is no value of a filter")
+        elif name == "after_id":  # given as None: from the newest on, oldest first
+            query.append((name, ""))
+    return query
+
+
+def _is_activity(answer: object) -> bool:
+    return isinstance(answer, dict) and "action" in answer

@@ -1,0 +1,209 @@
+"""What Evershell's routes answer."""
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from streamer.auth.access import PRINCIPAL
+from streamer.auth.principal import AUDIT, AUDIT_OWN, EVERYWHERE, READ, READ_OWN, Principal
+from streamer.core.errors import EventNotFound, PermissionDenied, ValidationError
+from streamer.core.filter import EVERYTHING
+from streamer.core.ids import is_id
+from streamer.core.ports import Bound
+from streamer.core.position import LogHead, Position
+from streamer.dialects.evershell.query import ListQuery, parse_activity, parse_audit, parse_stream
+from streamer.dialects.evershell.shape import shape
+from streamer.dialects.evershell.stream import (
+    HEADS,
+    EvershellSink,
+    EvershellWire,
+    OrgStream,
+    OrgStreams,
+    parse_place,
+)
+from streamer.edge.base import Parts, json_answer, parsed, readable
+from streamer.edge.many import Many, parse_positions
+from streamer.edge.paging import Cursor, Stretch, parse_bound, timestamp_of
+from streamer.feed.connection import Subscription
+from streamer.transports import sse
+from streamer.transports.sink import retry_ms
+
+UNKNOWN = "unknown"
+"""An epoch that no log has: a reader that comes from there is told that what it had is not in this log."""
+
+
+class Handlers(Many):
+    """One method for each operation."""
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._org_streams = OrgStreams(
+            parts.feed, parts.log, parts.views, parts.keyring, self._readable_by, self._orgs_of
+        )
+
+    async def activity(self, request: web.Request) -> web.StreamResponse:
+        return await self._page(request, parse_activity(request))
+
+    async def audit(self, request: web.Request) -> web.StreamResponse:
+        request[PRINCIPAL].need(readable(request), AUDIT)
+        return await self._page(request, parse_audit(request))
+
+    async def org_audit(self, request: web.Request) -> web.StreamResponse:
+        principal, wanted = request[PRINCIPAL], parse_audit(request)
+        workspaces = await self._readable_by(principal, scopes={AUDIT, AUDIT_OWN})
+        found = await self.many(principal, workspaces, wanted.selection, wanted.stretch, wanted.limit, wanted.cursor)
+        orgs = await self._orgs_of({event["workspace_id"] for event in found.events})
+        return _answer([shape(event, orgs.get(event["workspace_id"], "")) for event in found.events], found.cursor)
+
+    async def _page(self, request: web.Request, wanted: ListQuery) -> web.StreamResponse:
+        workspace, principal = readable(request), request[PRINCIPAL]
+        stretch = wanted.stretch if wanted.cursor is None else Stretch.behind(Cursor.parse(wanted.cursor))
+        selection = await self.parts.views.of(principal, workspace, wanted.selection)
+        org_id = (await self.parts.workspaces.get(workspace)).org_id
+        page = await self.page_of(workspace, selection, stretch, wanted.limit)
+        events = [shape(event, org_id) for event in parsed(page)]
+        return _answer(events, stretch.following(page), str(stretch.position(page)))
+
+    # ---- streams
+
+    async def stream_activity(self, request: web.Request) -> web.StreamResponse:
+        workspace, principal = readable(request), request[PRINCIPAL]
+        selection, after = parse_stream(request)
+        wrong: dict[str, str] = {}
+        start = parse_bound(after, "after", wrong) if after is not None else None
+        if wrong:
+            raise ValidationError(wrong)
+        view = await self.parts.views.of(principal, workspace, selection)
+        last = request.headers.get("Last-Event-ID")
+        if last:
+            start = await self._position_of(principal, workspace, last)
+        org_id = (await self.parts.workspaces.get(workspace)).org_id
+        self.parts.hub.see_room(principal.bearer)
+        wanted = Subscription(workspace, principal.account, view, start, principal.links(workspace))
+        return await sse.stream(
+            request,
+            self.parts.feed,
+            await self.parts.feed.follow(wanted),
+            principal.chain,
+            wire=EvershellWire(sse.is_chunked(request), org_id),
+            sink_class=EvershellSink,
+            max_seconds=self.parts.evershell_stream_seconds,
+            **self.parts.sink_options,
+        )
+
+    async def stream_org_activity(self, request: web.Request) -> web.StreamResponse:
+        principal = request[PRINCIPAL]
+        selection, after = parse_stream(request)
+        workspaces = await self._readable_by(principal)
+        self.parts.hub.see_room(principal.bearer)
+        heads: dict[str, LogHead] = {}
+        for first in range(0, len(workspaces), HEADS):
+            heads |= await self.parts.log.heads(workspaces[first : first + HEADS])
+        starts = await self._starts(principal, heads, request.headers.get("Last-Event-ID"), after)
+        stream = OrgStream(principal, selection, sse.is_chunked(request))
+        readers = await self._org_streams.prepare(stream, heads, starts)
+        try:
+            response, transport, outlet = await sse.begin(request)
+            if transport is None or outlet is None:
+                return response
+            wire = sse.SseWire(stream.is_chunked)
+            sink = EvershellSink(transport, outlet.drain, wire=wire, **self.parts.sink_options)
+            sink.write(wire.chunk(b"retry: %d\n" % retry_ms()))
+            connection = self.parts.feed.connect(sink, principal.chain, self.parts.evershell_stream_seconds)
+            outlet.when_lost(partial(self._org_streams.end, stream))
+            self._org_streams.begin(stream, connection, readers)
+            readers = []
+            return response
+        finally:
+            for reader, _ in readers:
+                self.parts.feed.leave(reader)
+
+    async def _starts(
+        self, principal: Principal, heads: Mapping[str, LogHead], last: str | None, after: str | None
+    ) -> dict[str, Bound]:
+        """Return where a stream of many workspaces begins in each: by the positions in its last id, else by an event or a time."""
+        if last or after:
+            positions = _positions(last or after or "", {head.epoch for head in heads.values()})
+            if positions is not None:
+                # What is not among them was made since.
+                return {ws: Position(head.epoch, positions.get(head.epoch, 0)) for ws, head in heads.items()}
+        if last:
+            return await self._around(principal, heads, last)
+        wrong: dict[str, str] = {}
+        start = parse_bound(after, "after", wrong) if after else None
+        if wrong or isinstance(start, Position):
+            raise ValidationError(
+                {"after": "must be an RFC 3339 timestamp with a zone, or the `id` of an earlier event"}
+            )
+        return await self._since(heads, start)
+
+    async def _around(self, principal: Principal, heads: Mapping[str, LogHead], event_id: str) -> dict[str, Bound]:
+        """Return where an event stands, exactly in its own workspace; in all others only its time is known."""
+        for workspace in heads if is_id(event_id) else ():
+            try:
+                view = await self.parts.views.of(principal, workspace, EVERYTHING)
+                at = await self.parts.log.event(workspace, event_id, view)
+            except EventNotFound:
+                continue
+            # Events of other workspaces may be of the same microsecond.
+            before = timestamp_of(_timestamp(at.body)) - 1
+            return await self._since(heads, before) | {workspace: Position(heads[workspace].epoch, at.seq)}
+        raise ValidationError({"Last-Event-ID": "is no id that this server gave to an event of these workspaces"})
+
+    async def _since(self, heads: Collection[str], moment: Bound) -> dict[str, Bound]:
+        """Return the positions at a time; None: none, from now on."""
+        if moment is None:
+            return {}
+        return {workspace: await self.parts.log.resolve(workspace, moment) for workspace in heads}
+
+    async def _position_of(self, principal: Principal, workspace: str, last: str) -> Position:
+        """Return where a stream of one workspace is to be resumed: behind the event with this id, or at a place that we told."""
+        place = parse_place(last)
+        if place is not None:
+            return place
+        if is_id(last):
+            view = await self.parts.views.of(principal, workspace, EVERYTHING)
+            try:
+                return await self.parts.log.position_of(workspace, last, view)
+            except EventNotFound:
+                pass
+        return Position(UNKNOWN, 0)
+
+    # ---- workspaces
+
+    async def _readable_by(self, principal: Principal, scopes: Collection[str] = (READ, READ_OWN)) -> list[str]:
+        """Return the workspaces in which a principal has one of these scopes. Raises PermissionDenied: in none."""
+        readable_ = principal.readable()
+        if readable_ is None and not principal.scopes(EVERYWHERE) & {*scopes}:
+            readable_ = frozenset({*principal.grants, *principal.roles} - {EVERYWHERE})
+        if readable_ is not None:
+            readable_ = frozenset(ws for ws in readable_ if is_id(ws) and principal.scopes(ws) & {*scopes})
+        if readable_ is not None and not readable_:
+            raise PermissionDenied(f"this needs the scope {next(iter(sorted(scopes)))} in a workspace")
+        return await self.workspaces_of(readable_)
+
+    async def _orgs_of(self, workspaces: Collection[str]) -> dict[str, str]:
+        found = await self.parts.workspaces.listing(set(workspaces), after="", limit=max(len(workspaces), 1))
+        return {workspace.id: workspace.org_id for workspace in found}
+
+
+def _positions(text: str, epochs: Collection[str]) -> dict[str, int] | None:
+    """Read the positions in an id of a stream of many workspaces; None if that is none: no log has one of its epochs."""
+    try:
+        positions = parse_positions(text)
+    except ValueError:
+        return None
+    return positions if positions.keys() & set(epochs) else None
+
+
+def _timestamp(body: bytes) -> str:
+    start = body.rindex(b'"timestamp":"') + len(b'"timestamp":"')
+    return body[start : body.index(b'"', start)].decode()
+
+
+def _answer(events: list[dict[str, Any]], cursor: str | None, position: str | None = None) -> web.Response:
+    """Answer with a page; `cursor` only if there may be more, `position` as what a stream or `after` goes on from."""
+    more = {"cursor": cursor} if cursor else {}
+    return json_answer({"events": events, **more, **({"position": position} if position else {})})

@@ -1,0 +1,196 @@
+"""What Paperclip's routes answer."""
+
+import contextlib
+from base64 import b64encode
+from collections.abc import Mapping
+from hashlib import sha256
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from aiohttp import ETag, web
+
+from streamer.auth.access import PRINCIPAL
+from streamer.core.entities import RUN
+from streamer.core.errors import Ambiguous, EventNotFound, PermissionDenied, WorkspaceNotFound
+from streamer.core.filter import EVERYTHING, Condition, Either, Filter, canonical
+from streamer.core.ids import is_id
+from streamer.core.ports import Page
+from streamer.core.position import Position
+from streamer.dialects.paperclip import shape
+from streamer.dialects.paperclip.body import ABSENT, event_of
+from streamer.dialects.paperclip.errors import Invalid, issue
+from streamer.dialects.paperclip.live import Listener, LiveSink
+from streamer.dialects.paperclip.query import MOST, Behind, ListQuery, expect_none, parse_list, parse_live
+from streamer.edge.appending import author_of, check_writable
+from streamer.edge.base import json_answer, parsed, readable
+from streamer.edge.bodies import JSON_TYPES, MAX_SMALL_BYTES, media_type, parse_json
+from streamer.edge.issues import Issues, about_issue
+from streamer.edge.paging import Cursor, Stretch, link_to, parse_bound
+from streamer.feed.connection import Subscription
+from streamer.transports import websocket
+
+USUAL = 100
+"""Events of a company's list, unless it is asked for more or fewer."""
+
+_OUTSIDE = "Activity is outside this actor's authorization boundary"
+_REVALIDATE = "no-cache, private"
+"""A browser may keep the answer, and asks each time whether it is still right; the tag tells."""
+
+
+class Handlers(Issues):
+    """One method for each operation."""
+
+    # ---- events
+
+    async def company_activity(self, request: web.Request) -> web.StreamResponse:
+        wanted = parse_list(request, limit=USUAL)
+        try:
+            page, stretch = await self._read(request, readable(request), wanted, wanted.selection)
+        except WorkspaceNotFound:  # the caller may read it: there is no log of it yet
+            return _answer(request, [])
+        return _list(request, page, stretch)
+
+    async def create_company_activity(self, request: web.Request) -> web.StreamResponse:
+        workspace, principal = check_writable(request.match_info["ws"]), request[PRINCIPAL]
+        expect_none(request)
+        if request.body_exists:
+            media_type(request, JSON_TYPES)
+        self.parts.intake.rate.check(principal.account)
+        data, principal = await self.read(request, self.parts.max_body_bytes), request[PRINCIPAL]
+        author = author_of(principal, workspace)
+        event = event_of(parse_json(data) if data else ABSENT, author)
+        stored = await self.parts.intake.append(workspace, [event], author, batch=False, no_details=None)
+        return json_answer(shape.shape(orjson.loads(stored.events[0].body)), HTTPStatus.CREATED)
+
+    async def activity_of_issue(self, request: web.Request) -> web.StreamResponse:
+        wanted = parse_list(request, limit=MOST)
+        workspace, entity = await self.issue(request[PRINCIPAL], request.match_info["issue"])
+        page, stretch = await self._read(request, workspace, wanted, wanted.selection.narrowed(about_issue(entity.id)))
+        return _list(request, page, stretch)
+
+    async def _read(
+        self, request: web.Request, workspace: str, wanted: ListQuery, selection: Filter
+    ) -> tuple[Page, Stretch]:
+        """Read a page; the newest first, but behind an event the oldest first."""
+        view = await self.parts.views.of(request[PRINCIPAL], workspace, selection)
+        if wanted.cursor is not None:
+            stretch = Stretch.behind(Cursor.parse(wanted.cursor))
+        elif wanted.behind is not None:
+            at = await self._place(request, workspace, wanted.behind)
+            if wanted.after is not None:
+                start = await self.parts.log.resolve(workspace, wanted.after)
+                at = at if isinstance(at, Position) else await self.parts.log.resolve(workspace, at)
+                at = start if at.epoch == start.epoch and at.seq < start.seq else at
+            stretch = Stretch("asc", at, wanted.before, skip=wanted.offset)
+        else:
+            stretch = Stretch("desc", wanted.after, wanted.before, skip=wanted.offset)
+        return await self.page_of(workspace, view, stretch, min(wanted.limit, self.parts.max_page_events)), stretch
+
+    async def _place(self, request: web.Request, workspace: str, behind: Behind) -> Position | int:
+        """Return the place that an event's id, a position or a timestamp names. Raises Invalid."""
+        bound = parse_bound(behind.text, behind.name, {})
+        if isinstance(bound, int):
+            return bound
+        # Ids may look like positions: no event's id is to lead a reader astray who has a position of this log.
+        if bound is not None and bound.epoch == (await self.parts.log.head(workspace)).epoch:
+            return bound
+        if is_id(behind.text):
+            view = await self.parts.views.of(request[PRINCIPAL], workspace, EVERYTHING)
+            with contextlib.suppress(EventNotFound):
+                return await self.parts.log.position_of(workspace, behind.text, view)
+        if bound is not None:
+            return bound
+        raise Invalid(
+            [
+                issue(
+                    behind.name,
+                    "Invalid input: expected the id of an event of this company, a position, or an RFC 3339 timestamp",
+                )
+            ]
+        )
+
+    # ---- issues and runs
+
+    async def issue_runs(self, request: web.Request) -> web.StreamResponse:
+        expect_none(request)
+        principal = request[PRINCIPAL]
+        workspace, entity = await self.issue(principal, request.match_info["issue"])
+        if not await self.parts.views.is_whole(principal, workspace):
+            raise PermissionDenied(_OUTSIDE)
+        runs = await self.parts.entities.runs_of(workspace, entity.id, MOST)
+        told = [run.attributes for run in runs]
+        unnamed = {known["agent_id"] for known in told if "agent_id" in known and "agent_name" not in known}
+        names = await self.parts.entities.names(workspace, "agent", unnamed)
+        return _answer(request, [shape.run(run, names) for run in runs])
+
+    async def run_issues(self, request: web.Request) -> web.StreamResponse:
+        expect_none(request)
+        principal, reference = request[PRINCIPAL], request.match_info["run"]
+        found = await self.visible(principal, RUN, reference, _of_run)
+        if not found:
+            return _answer(request, [])
+        if len(found) > 1:
+            raise Ambiguous("several of your companies have such a run: use a key for one of them")
+        workspace, entity = found[0]
+        if not await self.parts.views.is_whole(principal, workspace):
+            raise PermissionDenied(_OUTSIDE)
+        issues = await self.parts.entities.issues_of(workspace, entity.id, MOST)
+        return _answer(request, [shape.issue(one) for one in issues])
+
+    # ---- live
+
+    async def company_events(self, request: web.Request) -> web.StreamResponse:
+        websocket.check(request)
+        workspace, principal = readable(request), request[PRINCIPAL]
+        selection, behind = parse_live(request)
+        view = await self.parts.views.of(principal, workspace, selection)
+        start = None if behind is None else await self._place(request, workspace, behind)
+        self.parts.hub.see_room(principal.bearer)
+        reader = await self.parts.feed.follow(
+            Subscription(workspace, principal.account, view, start, principal.links(workspace))
+        )
+        try:
+            return await websocket.serve(
+                request,
+                self.parts.feed,
+                Listener(self.parts.feed, reader),
+                principal.chain,
+                sink_type=LiveSink,
+                max_message_bytes=MAX_SMALL_BYTES,
+                messages_per_second=self.parts.socket_limits.messages_per_second,
+                **self.parts.sink_options,
+            )
+        finally:
+            self.parts.feed.leave(reader)
+
+
+def _of_run(run: str) -> Filter:
+    """Return the filter of what a run did, or what was done to it."""
+    this = frozenset({run})
+    by_it = Condition("run_id", this)
+    is_run = Condition("entity_type", frozenset({RUN, "heartbeat_run"}))
+    # (entity_id AND entity_type) OR run_id, as a conjunction: that is what filters are.
+    return canonical((Either((Condition("entity_id", this), by_it)), Either((is_run, by_it))))
+
+
+def _list(request: web.Request, page: Page, stretch: Stretch) -> web.Response:
+    cursor = stretch.following(page)
+    leads_on = {}
+    if cursor is not None:
+        without = {"cursor", "after", "since", "from", "to", "offset"}
+        leads_on = {"Link": link_to(request, cursor, without), "X-Next-Cursor": cursor}
+    return _answer(request, [shape.shape(event) for event in parsed(page)], leads_on)
+
+
+def _answer(request: web.Request, value: Any, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Answer with JSON, or that the client has it already (RFC 9110, 13.1.2)."""
+    body = orjson.dumps(value)
+    tag = f"{len(body):x}-{b64encode(sha256(body).digest()).decode()[:27]}"
+    response = web.Response(headers={"Cache-Control": _REVALIDATE, **(headers or {})})
+    response.etag = ETag(tag, is_weak=True)
+    if any(known.value in {tag, "*"} for known in request.if_none_match or ()):
+        response.set_status(HTTPStatus.NOT_MODIFIED)
+    else:
+        response.body, response.content_type = body, "application/json"
+    return response

@@ -1,0 +1,123 @@
+"""What PraisonAI's routes answer."""
+
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from streamer.auth.access import PRINCIPAL
+from streamer.core.errors import EventNotFound
+from streamer.core.filter import EVERYTHING, Condition, Either, Filter, canonical
+from streamer.core.ids import is_id
+from streamer.core.ports import Page
+from streamer.core.position import Position
+from streamer.dialects.praisonai.errors import Unprocessable, issue
+from streamer.dialects.praisonai.query import ActivityQuery, parse, parse_view
+from streamer.dialects.praisonai.shape import shape
+from streamer.edge.base import json_answer, parsed, readable
+from streamer.edge.issues import Issues, about_issue
+from streamer.edge.many import Many
+from streamer.edge.paging import Cursor, Stretch, link_to
+
+
+class Handlers(Issues, Many):
+    """One method for each operation."""
+
+    async def workspace_activity(self, request: web.Request) -> web.StreamResponse:
+        wanted = parse(request)
+        page, stretch = await self._read(request, readable(request), wanted, wanted.selection)
+        return self._list(request, wanted, parsed(page), stretch.following(page))
+
+    async def activity(self, request: web.Request) -> web.StreamResponse:
+        workspace, principal = readable(request), request[PRINCIPAL]
+        platform = parse_view(request)
+        view = await self.parts.views.of(principal, workspace, EVERYTHING)
+        event_id = request.match_info["id"]
+        if not is_id(event_id):
+            raise EventNotFound
+        event = await self.parts.log.event(workspace, event_id, view)
+        return json_answer(shape(orjson.loads(event.body), zone=self.parts.praisonai_zone, platform=platform))
+
+    async def workspace_issue_activity(self, request: web.Request) -> web.StreamResponse:
+        return await self._issue_activity(request, readable(request))
+
+    async def issue_activity(self, request: web.Request) -> web.StreamResponse:
+        return await self._issue_activity(request, None)
+
+    async def my_activity(self, request: web.Request) -> web.StreamResponse:
+        """List what the caller did, or others for it, in all workspaces that it may read."""
+        principal, wanted = request[PRINCIPAL], parse(request, across=True)
+        me = frozenset({principal.own_id})
+        mine = canonical((Either((Condition("actor_id", me), Condition("on_behalf_of", me))),))
+        found = await self.newest(
+            principal,
+            wanted.selection.narrowed(mine),
+            Stretch("desc", wanted.after, wanted.before, skip=wanted.offset),
+            wanted.limit,
+            wanted.cursor,
+        )
+        return self._list(request, wanted, found.events, found.cursor)
+
+    async def workspace_activity_slash(self, request: web.Request) -> web.StreamResponse:
+        return _without_slash(request)
+
+    async def issue_activity_slash(self, request: web.Request) -> web.StreamResponse:
+        return _without_slash(request)
+
+    async def health(self, _request: web.Request) -> web.StreamResponse:
+        return json_answer({"status": "ok"})
+
+    async def _issue_activity(self, request: web.Request, workspace: str | None) -> web.StreamResponse:
+        principal, wanted = request[PRINCIPAL], parse(request)
+        if workspace is not None:
+            await self.parts.log.head(workspace)  # it exists: an issue that is not found is another matter
+        workspace, entity = await self.issue(principal, request.match_info["issue"], workspace)
+        selection = wanted.selection.narrowed(about_issue(entity.id))
+        page, stretch = await self._read(request, workspace, wanted, selection)
+        return self._list(request, wanted, parsed(page), stretch.following(page))
+
+    async def _read(
+        self, request: web.Request, workspace: str, wanted: ActivityQuery, selection: Filter
+    ) -> tuple[Page, Stretch]:
+        """Read a page; the newest first, but behind an id the oldest first."""
+        view = await self.parts.views.of(request[PRINCIPAL], workspace, selection)
+        if wanted.cursor is not None:
+            stretch = Stretch.behind(Cursor.parse(wanted.cursor))
+        elif wanted.after_id:
+            stretch = Stretch("asc", await self._behind(request, workspace, wanted), wanted.before)
+        else:
+            stretch = Stretch("desc", wanted.after, wanted.before, skip=wanted.offset)
+        return await self.page_of(workspace, view, stretch, wanted.limit), stretch
+
+    async def _behind(self, request: web.Request, workspace: str, wanted: ActivityQuery) -> Position:
+        """Return the position of the activity `after_id`, or of `start_date` if that is later."""
+        view = await self.parts.views.of(request[PRINCIPAL], workspace, EVERYTHING)
+        # What is no id, no activity has.
+        event_id = wanted.after_id if is_id(wanted.after_id or "") else "."
+        try:
+            at = await self.parts.log.position_of(workspace, event_id or "", view)
+        except EventNotFound:
+            raise Unprocessable(
+                [issue("after_id", "Input should be the id of an activity of this workspace", wanted.after_id or "")]
+            ) from None
+        start = await self.parts.log.resolve(workspace, wanted.after) if wanted.after is not None else at
+        return max(at, start, key=lambda position: position.seq)
+
+    def _list(
+        self, request: web.Request, wanted: ActivityQuery, events: list[dict[str, Any]], cursor: str | None
+    ) -> web.Response:
+        zone, platform = self.parts.praisonai_zone, wanted.view is not None
+        found = [shape(event, zone=zone, platform=platform) for event in events]
+        # Who polls by id, and has none yet, gets the newest; in the order in which all later ones come.
+        response = json_answer(found[::-1] if wanted.after_id == "" else found)
+        if cursor and wanted.after_id != "":
+            leads_on = {"cursor", "after_id", "offset", "start_date", "end_date"}
+            response.headers["Link"] = link_to(request, cursor, leads_on)
+        return response
+
+
+def _without_slash(request: web.Request) -> web.Response:
+    """Send a client to the path without the slash at its end, as FastAPI does."""
+    url = request.rel_url.with_path(request.rel_url.raw_path.rstrip("/"), encoded=True, keep_query=True)
+    return web.Response(status=HTTPStatus.TEMPORARY_REDIRECT, headers={"Location": str(url)})

@@ -1,0 +1,68 @@
+"""Issues as some dialects address them: by id or identifier, with or without the workspace."""
+
+from collections.abc import Callable
+
+from streamer.auth.principal import Principal
+from streamer.core.entities import ISSUE, Entity
+from streamer.core.errors import Ambiguous, EntityNotFound
+from streamer.core.filter import Condition, Either, Filter, canonical
+from streamer.core.ids import is_id
+from streamer.edge.base import Base
+from streamer.edge.paging import Stretch
+
+MAX_REFERENCE = 512
+
+
+class Issues(Base):
+    """Finds issues for a caller."""
+
+    async def issue(self, principal: Principal, reference: str, workspace: str | None = None) -> tuple[str, Entity]:
+        """Return the issue that an id or identifier names, with its workspace.
+
+        Args:
+            principal: who asks.
+            reference: the issue's id, else its identifier.
+            workspace: where it is; None: in one of those that the caller may read.
+
+        Raises: EntityNotFound, Ambiguous.
+        """
+        found = await self.visible(principal, ISSUE, reference, about_issue, workspace)
+        if not found:
+            raise EntityNotFound
+        if len(found) > 1:
+            raise Ambiguous("several of your workspaces have such an issue: name the workspace, or use the issue's id")
+        return found[0]
+
+    async def visible(
+        self,
+        principal: Principal,
+        kind: str,
+        reference: str,
+        about: Callable[[str], Filter],
+        workspace: str | None = None,
+    ) -> list[tuple[str, Entity]]:
+        """Return the entities that a reference names, with their workspaces, one of each.
+
+        Who may read only its own events is told of an entity if it sees one that is `about` its id.
+        """
+        among = principal.readable() if workspace is None else {workspace}
+        if "\0" in reference or len(reference) > MAX_REFERENCE or not all(map(is_id, among or ())):
+            return []
+        found = await self.parts.entities.find(kind, reference, among)
+        return [(where, entity) for where, entity in found if await self._sees(principal, where, about(entity.id))]
+
+    async def _sees(self, principal: Principal, workspace: str, selection: Filter) -> bool:
+        if await self.parts.views.is_whole(principal, workspace):
+            return True
+        view = await self.parts.views.of(principal, workspace, selection)
+        return bool((await self.page_of(workspace, view, Stretch("desc"), 1)).events)
+
+
+def about_issue(issue: str) -> Filter:
+    """Return the filter of what is about an issue: done to it, or to something of it, such as a comment."""
+    this = frozenset({issue})
+    of_it = Condition("issue_id", this)
+    # (entity_id AND entity_type) OR issue_id, as a conjunction: that is what filters are.
+    return canonical(
+        (Either((Condition("entity_id", this), of_it)), Either((Condition("entity_type", frozenset({ISSUE})), of_it)))
+    )

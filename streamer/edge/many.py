@@ -1,0 +1,237 @@
+"""Reading over many workspaces: one position for each of them, and the events in the order of their timestamps."""
+
+import asyncio
+import heapq
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from streamer.auth.principal import Principal
+from streamer.core.errors import InvalidCursor, ValidationError, WorkspaceNotFound
+from streamer.core.filter import Filter
+from streamer.core.ports import Bound, Order
+from streamer.core.position import LogHead, Position
+from streamer.edge.base import Base
+from streamer.edge.paging import Stretch
+
+MAX_WORKSPACES = 500
+"""Workspaces that one reader reads at once: a cursor, or the `id:` of a stream, holds a position of each."""
+AT_ONCE = 8
+"""Workspaces that are asked at the same time."""
+LEAST = 4
+"""The least events that one of them is asked for."""
+MOST = 1000
+"""The most, of a page that has no more."""
+
+# Times before 1970 are negative. What the positions are is for `parse_positions` to say.
+_CURSOR = re.compile(r"([ad]);(-?\d{1,18})?;(-?\d{1,18})?;([^;]*);", re.ASCII)
+
+
+def positions_text(positions: Mapping[str, int]) -> str:
+    """Write positions (epoch to seq): an epoch names its workspace, too."""
+    return ",".join([f"{epoch}.{seq}" for epoch, seq in positions.items()])
+
+
+def parse_positions(text: str) -> dict[str, int]:
+    """Read what `positions_text` wrote. Raises ValueError."""
+    if len(text) > MAX_WORKSPACES * 64:
+        raise ValueError("more positions than one reader has")
+    return {one.epoch: one.seq for one in map(Position.parse, text.split(","))}
+
+
+@dataclass(frozen=True, slots=True)
+class ManyCursor:
+    """Where a page over many workspaces ended in each of them, and the times that bound the list."""
+
+    order: Order
+    after: int | None
+    before: int | None
+    seqs: Mapping[str, int]
+    """By epoch."""
+
+    def __str__(self) -> str:
+        bounds = ["" if bound is None else str(bound) for bound in (self.after, self.before)]
+        text = ";".join([self.order[0], *bounds, positions_text(self.seqs), ""])
+        return urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> "ManyCursor":
+        """Read a cursor. Raises InvalidCursor."""
+        try:
+            plain = urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
+            match = _CURSOR.fullmatch(plain)
+            if match is not None:
+                after, before = (None if digits is None else int(digits) for digits in match.groups()[1:3])
+                seqs = parse_positions(match[4]) if match[4] else {}
+                cursor = cls("asc" if match[1] == "a" else "desc", after, before, seqs)
+                if str(cursor) == text:  # base64 can be written in more than one way
+                    return cursor
+        except ValueError:
+            pass
+        raise InvalidCursor("not a cursor that this server gave; start again without one")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page over many workspaces."""
+
+    events: list[dict[str, Any]]
+    cursor: str | None
+    """Leads on, if there may be more."""
+
+
+@dataclass(slots=True)
+class _Source:
+    """One workspace's part of a list."""
+
+    workspace: str
+    log: LogHead
+    selection: Filter
+    at: int | None
+    """The seq of the last event that was taken, or where the list begins; None: not known yet."""
+    waiting: deque[tuple[int, int, dict[str, Any]]] = field(default_factory=deque)
+    """Events that were read and not taken: seq, bytes, event."""
+    is_over: bool = False
+
+
+class _Newer(tuple[str, str, int]):
+    """A place in the list that comes first if it is newer."""
+
+    __slots__ = ()
+
+    def __lt__(self, other: Any) -> bool:
+        return tuple.__gt__(self, other)
+
+
+class Many(Base):
+    """Reads many workspaces as one."""
+
+    async def workspaces_of(self, among: Collection[str] | None) -> list[str]:
+        """Return the workspaces to be read: these, or all (None). Raises ValidationError: they are too many."""
+        if among is None:
+            listed = await self.parts.workspaces.listing(None, after="", limit=MAX_WORKSPACES + 1)
+            among = [workspace.id for workspace in listed]
+        if len(among) > MAX_WORKSPACES:
+            raise ValidationError(
+                {"workspaces": f"more than {MAX_WORKSPACES}: read them one by one, or use a key with fewer grants"}
+            )
+        return sorted(among)
+
+    async def newest(
+        self, principal: Principal, selection: Filter, stretch: Stretch, limit: int, cursor: str | None
+    ) -> Found:
+        """Return a page over all workspaces that a principal may read. Raises ValidationError, InvalidCursor."""
+        return await self.many(
+            principal, await self.workspaces_of(principal.readable()), selection, stretch, limit, cursor
+        )
+
+    async def many(  # noqa: PLR0913, PLR0917 - a page's parts, and the workspaces
+        self,
+        principal: Principal,
+        workspaces: Sequence[str],
+        selection: Filter,
+        stretch: Stretch,
+        limit: int,
+        cursor: str | None,
+    ) -> Found:
+        """Return a page over workspaces, by the events' timestamps; of equal ones by their ids.
+
+        Args:
+            principal: who reads; it may read in each of them.
+            workspaces: which ones.
+            selection: what to let through.
+            stretch: its order, `skip`, and times as its bounds; with a cursor its order alone counts, which is the cursor's.
+            limit: events in the page.
+            cursor: of the page before.
+
+        Raises: InvalidCursor.
+        """
+        previous = None if cursor is None else ManyCursor.parse(cursor)
+        if previous is not None:
+            stretch = Stretch(previous.order, previous.after, previous.before)
+        logs = await self.parts.log.heads(workspaces)
+        sources = [
+            _Source(workspace, log, selection, None if previous is None else previous.seqs[log.epoch])
+            for workspace, log in sorted(logs.items())
+            if previous is None or log.epoch in previous.seqs  # it was made since: it is in no page of this list
+        ]
+        for some in _slices(sources):
+            await asyncio.gather(*(self._narrow(principal, source) for source in some))
+        parts = max(len(sources), 1)
+        # What is skipped is read, too: a small page far behind is not to take a query for each event before it.
+        share = min(max(LEAST, (limit + stretch.skip) // parts + 1), max(limit, MOST))
+        share_bytes = self.parts.max_page_bytes // parts
+        for some in _slices(sources):
+            await asyncio.gather(*(self._fill(source, stretch, share, share_bytes) for source in some))
+        place = _Newer if stretch.order == "desc" else tuple[str, str, int]
+        heap = [_place(place, source, index) for index, source in enumerate(sources) if source.waiting]
+        heapq.heapify(heap)
+        found: list[dict[str, Any]] = []
+        size, left = 0, stretch.skip
+        while heap and len(found) < limit and size < self.parts.max_page_bytes:
+            index = heapq.heappop(heap)[2]
+            source = sources[index]
+            source.at, length, event = source.waiting.popleft()
+            if left:
+                left -= 1
+            else:
+                found.append(event)
+                size += length
+            if not source.waiting and not source.is_over:
+                await self._fill(source, stretch, share, share_bytes)
+            if source.waiting:
+                heapq.heappush(heap, _place(place, source, index))
+        if not heap:
+            return Found(found, None)
+        seqs = {source.log.epoch: source.at for source in sources if source.at is not None}
+        after, before = (bound if isinstance(bound, int) else None for bound in (stretch.after, stretch.before))
+        return Found(found, str(ManyCursor(stretch.order, after, before, seqs)))
+
+    async def _narrow(self, principal: Principal, source: _Source) -> None:
+        """See to it that a source brings only what the caller may see; a workspace that is deleted just now brings nothing."""
+        try:
+            source.selection = await self.parts.views.of(principal, source.workspace, source.selection)
+        except WorkspaceNotFound:
+            source.is_over = True
+
+    async def _fill(self, source: _Source, stretch: Stretch, limit: int, max_bytes: int) -> None:
+        """Read on in one workspace: one event at least, if there is one."""
+        if source.is_over:
+            return
+        after, before = stretch.after, stretch.before
+        here: Bound = None if source.at is None else Position(source.log.epoch, source.at)
+        if here is not None and stretch.order == "asc":
+            after = here
+        elif here is not None:
+            before = here
+        try:
+            page = await self.parts.log.page(
+                source.workspace,
+                selection=source.selection,
+                order=stretch.order,
+                limit=limit,
+                max_bytes=max_bytes,
+                after=after,
+                before=before,
+            )
+        except WorkspaceNotFound:
+            source.is_over = True
+            return
+        if source.at is None:
+            source.at = page.floor if stretch.order == "asc" else page.ceiling + 1
+        source.waiting.extend((event.seq, len(event.body), orjson.loads(event.body)) for event in page.events)
+        source.is_over = not page.full
+
+
+def _place(place: Any, source: _Source, index: int) -> Any:
+    event = source.waiting[0][2]
+    return place((event["timestamp"], event["id"], index))
+
+
+def _slices(sources: Sequence[_Source]) -> list[Sequence[_Source]]:
+    return [sources[start : start + AT_ONCE] for start in range(0, len(sources), AT_ONCE)]

@@ -1,0 +1,339 @@
+"""Entities and the links between runs and issues, as the log tells of them: kept by the writer, read, and made anew.
+
+The rows are a fold of the log (`core.entities`). The writer folds each group's events in its transaction, so they are never behind.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import orjson
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, select, true, update
+
+from streamer.core.entities import ISSUE, MAX_TEXT, RUN, Entity, Trace, entity_type, fold, issue_of, traces
+from streamer.core.errors import EntityNotFound, StreamerError, WorkspaceNotFound
+from streamer.core.ids import new_epoch
+from streamer.store.database import Database, reads
+from streamer.store.log import bodies
+from streamer.store.rows import arrays, columns, inserter
+from streamer.store.schema import entities, events, run_issues, workspaces
+
+FOUND_ROWS = 20
+"""Entities that a reference may find."""
+STEP_EVENTS = 500
+STEP_BYTES = 4 * 2**20
+"""Events that one step of a rebuild folds, while appends to the workspace wait."""
+CUT_ROWS = 5000
+"""Rows that one transaction removes."""
+
+Told = tuple[int, int, Sequence[Trace]]
+"""Of one event: its seq, its timestamp, what it tells."""
+
+_NAMES = ("workspace", *Entity._fields)
+_ENTITY = [entities.c[name] for name in Entity._fields]
+_IDENTIFIER = re.compile("[A-Z][A-Z0-9]*-[0-9]+")
+
+
+@dataclass(slots=True)
+class Known:
+    """Some of what the rows of one log hold: entities by id and type, and links as issue and run."""
+
+    entities: dict[tuple[str, str], Entity] = field(default_factory=dict)
+    links: set[tuple[str, str]] = field(default_factory=set)
+
+
+class Folding:
+    """Lays what events tell onto the rows: three statements at the most, however many events."""
+
+    def __init__(self, database: Database) -> None:
+        self._is_sqlite = database.is_sqlite
+        changed = ", ".join(f"{name} = excluded.{name}" for name in _NAMES if name not in {"workspace", "id", "type"})
+        self._put = inserter(
+            database, entities, _NAMES, on_conflict=f"ON CONFLICT (workspace, id, type) DO UPDATE SET {changed}"
+        )
+        self._link = inserter(
+            database, run_issues, ("workspace", "issue_id", "run_id"), on_conflict="ON CONFLICT DO NOTHING"
+        )
+        asked = ("workspace", "id", "type")
+        rows = f"SELECT {', '.join(f'e.{name}' for name in _NAMES)} FROM"
+        if database.is_sqlite:
+            same = " AND ".join(f"e.{name} = json_extract(w.value, '$[{at}]')" for at, name in enumerate(asked))
+            self._known = f"{rows} json_each(?) AS w CROSS JOIN entities AS e ON {same}"
+        else:
+            wanted = f"unnest({arrays(entities, asked)}) AS w ({', '.join(asked)})"
+            self._known = f"{rows} {wanted} JOIN entities AS e USING ({', '.join(asked)})"
+
+    def fold(self, connection: Connection, logs: Sequence[tuple[int, Sequence[Told], Known]]) -> None:
+        """Lay what events tell, in order of seq, onto what is known; the logs' rows are locked.
+
+        Args:
+            connection: an open transaction.
+            logs: of each its key, its events, and what of its rows is known for sure. What is read and made is added to that.
+        """
+        absent = {
+            (log, trace.id, trace.type)
+            for log, told, known in logs
+            for _, _, found in told
+            for trace in found
+            if (trace.id, trace.type) not in known.entities
+        }
+        if absent:
+            of = {log: known for log, _, known in logs}
+            for log, entity in self._read(connection, absent):
+                of[log].entities[entity.id, entity.type] = entity
+        changed: list[tuple[object, ...]] = []
+        linked: list[tuple[object, ...]] = []
+        for log, told, known in logs:
+            places: dict[tuple[str, str], None] = {}
+            for seq, timestamp, found in told:
+                for trace in found:
+                    place = trace.id, trace.type
+                    places[place] = None
+                    known.entities[place] = fold(known.entities.get(place), trace, seq, timestamp)
+                    if trace.issue is not None and (link := (trace.issue, trace.id)) not in known.links:
+                        known.links.add(link)
+                        linked.append((log, *link))
+            changed += [_row(log, known.entities[place]) for place in places]
+        if changed:
+            self._put(connection, changed)
+        if linked:
+            self._link(connection, linked)
+
+    def _read(self, connection: Connection, places: Collection[tuple[int, str, str]]) -> list[tuple[int, Entity]]:
+        parameters = (orjson.dumps(list(places)).decode(),) if self._is_sqlite else columns(list(places))
+        rows = connection.exec_driver_sql(self._known, parameters)
+        return [(log, _entity(values)) for log, *values in rows]
+
+
+def _row(log: int, entity: Entity) -> tuple[object, ...]:
+    type_, id_, identifier, name, status, attributes, *rest = entity
+    return log, type_, id_, identifier, name, status, orjson.dumps(attributes).decode(), *rest
+
+
+def _entity(values: Iterable[Any]) -> Entity:
+    type_, id_, identifier, name, status, attributes, *rest = values
+    return Entity(type_, id_, identifier, name, status, orjson.loads(attributes), *rest)
+
+
+class RebuildOvertaken(StreamerError):
+    """Another rebuild of the same workspace has begun, or the workspace was deleted, while this one was at work."""
+
+    def __init__(self) -> None:
+        super().__init__("another rebuild of this workspace has begun meanwhile, or the workspace was deleted")
+
+
+class Entities:
+    """Entities of workspaces. `heartbeat_run` is a second name of the type `run`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._folding = Folding(database)
+
+    @reads
+    def get(self, connection: Connection, workspace: str, type_: str, entity_id: str) -> Entity:
+        """Return an entity, a deleted one too. Raises WorkspaceNotFound, EntityNotFound."""
+        key = _key(connection, workspace)
+        if "\0" in type_ + entity_id:
+            raise EntityNotFound
+        this = (entities.c.workspace == key, entities.c.id == entity_id, entities.c.type == entity_type(type_))
+        row = connection.execute(select(*_ENTITY).where(*this)).one_or_none()
+        if row is None:
+            raise EntityNotFound
+        return _entity(row)
+
+    @reads
+    def names(self, connection: Connection, workspace: str, type_: str, ids: Collection[str]) -> dict[str, str]:
+        """Return the names of entities by their ids, as far as they are known, deleted ones' too. Raises WorkspaceNotFound."""
+        query = select(entities.c.id, entities.c.name).where(
+            entities.c.workspace == _key(connection, workspace),
+            entities.c.type == entity_type(type_),
+            entities.c.name.is_not(None),
+            self._database.is_any_of(entities.c.id, "ids"),
+        )
+        return dict(connection.execute(query, {"ids": self._database.list_value(sorted(ids))}).all())
+
+    @reads
+    def find(
+        self, connection: Connection, type_: str, ref: str, among: Collection[str] | None
+    ) -> list[tuple[str, Entity]]:
+        """Return what a reference means in some workspaces (None: in all): an id, else an identifier, else one in other letters (`pap-1`).
+
+        Of a workspace it is one at the most, the newest; deleted ones are left out. In order of the workspaces' ids, at most 20.
+        """
+        if not 0 < len(ref) <= MAX_TEXT or "\0" in ref:
+            return []
+        tried = [entities.c.id == ref, entities.c.identifier == ref]
+        if _IDENTIFIER.fullmatch(upper := ref.strip().upper()):
+            tried.append(entities.c.identifier == upper)
+        newest = func.row_number().over(
+            partition_by=entities.c.workspace, order_by=(entities.c.created_at.desc(), entities.c.id)
+        )
+        for same in tried:
+            each = (
+                select(workspaces.c.id.label("of"), *_ENTITY, newest.label("place"))
+                .join(workspaces, workspaces.c.key == entities.c.workspace)
+                .where(
+                    same,
+                    entities.c.type == entity_type(type_),
+                    entities.c.deleted_at.is_(None),
+                    true() if among is None else self._database.is_any_of(workspaces.c.id, "among"),
+                )
+                .subquery()
+            )
+            query = select(each).where(each.c.place == 1).order_by(each.c.of).limit(FOUND_ROWS)
+            values = {} if among is None else {"among": self._database.list_value(sorted(among))}
+            if rows := connection.execute(query, values).all():
+                return [(of, _entity(values)) for of, *values, _ in rows]
+        return []
+
+    @reads
+    def runs_of(self, connection: Connection, workspace: str, issue_id: str, limit: int) -> list[Entity]:
+        """Return the runs that worked on an issue, the newest first. Raises WorkspaceNotFound."""
+        return _linked(connection, workspace, RUN, run_issues.c.run_id, run_issues.c.issue_id == issue_id, limit)
+
+    @reads
+    def issues_of(self, connection: Connection, workspace: str, run_id: str, limit: int) -> list[Entity]:
+        """Return the issues that a run worked on, as far as they are known, the newest first. Raises WorkspaceNotFound."""
+        return _linked(connection, workspace, ISSUE, run_issues.c.issue_id, run_issues.c.run_id == run_id, limit)
+
+    async def rebuild(self, workspace: str, on_progress: Callable[[int, int], None]) -> None:
+        """Make a workspace's entities anew from its log, while appends go on; also which issue its older events belong to.
+
+        The new rows are made under the negative of the workspace's key, in steps during each of which appends to it wait for some
+        ten milliseconds. The last step, with the log at its end, puts them in the place of the old ones.
+
+        Args:
+            workspace: its id.
+            on_progress: is told the seq that was reached, and the log's head.
+
+        Raises: WorkspaceNotFound, RebuildOvertaken, StoreUnavailable.
+        """
+        token = new_epoch()
+        reached = await self._database.write(lambda connection: _begin(connection, workspace, token))
+        more = True
+        while more:
+            more = await self._database.write(lambda connection: _clear(connection, workspace, token))
+        while True:
+            started = time.perf_counter()
+            step = partial(self._step, workspace=workspace, token=token, after=reached)
+            reached, head, done = await self._database.write(step)
+            on_progress(reached, head)
+            if done:
+                return
+            await asyncio.sleep(time.perf_counter() - started)  # the others' turn
+
+    def _step(self, connection: Connection, workspace: str, token: str, after: int) -> tuple[int, int, bool]:
+        """Fold some events; the last ones with an exchange of the rows. Returns how far it came, the head, whether it is done."""
+        key, head, _ = _lock(connection, workspace)
+        _check(connection, key, token)
+        rows, full = bodies(connection, key, after=after, limit=STEP_EVENTS, max_bytes=STEP_BYTES)
+        told: list[Told] = []
+        belonging: list[dict[str, object]] = []
+        for seq, timestamp, body in rows:
+            event = orjson.loads(body)
+            told.append((seq, timestamp, traces(event)))
+            if issue := issue_of(event):
+                belonging.append({"key": key, "at": seq, "issue": issue})
+        self._folding.fold(connection, [(-key, told, Known())])
+        if belonging:
+            connection.execute(_BELONGS, belonging)
+        if full:
+            return rows[-1][0], head, False
+        _mark(connection, key, None)
+        for table in (entities, run_issues):
+            connection.execute(delete(table).where(table.c.workspace == key))
+            connection.execute(update(table).where(table.c.workspace == -key).values(workspace=key))
+        # By this the writers see that what they remember of the rows is of the past (`store.writer`).
+        later = workspaces.c.last_timestamp + 1
+        connection.execute(update(workspaces).where(workspaces.c.key == key).values(last_timestamp=later))
+        return head, head, True
+
+
+_BELONGS = (
+    update(events)
+    .where(events.c.workspace == bindparam("key"), events.c.seq == bindparam("at"), events.c.issue_id.is_(None))
+    .values(issue_id=bindparam("issue"))
+)
+_MARK = ""
+"""The type and id of the row whose name says which rebuild is at work. No entity has them."""
+
+
+def _key(connection: Connection, workspace: str) -> int:
+    query = select(workspaces.c.key).where(workspaces.c.id == workspace)
+    key: int | None = connection.execute(query).scalar_one_or_none()
+    if key is None:
+        raise WorkspaceNotFound
+    return key
+
+
+def _lock(connection: Connection, workspace: str) -> tuple[int, int, int]:
+    """Lock a workspace's row, as an append does; return its key, head and earliest seq."""
+    columns_ = (workspaces.c.key, workspaces.c.head, workspaces.c.earliest)
+    row = connection.execute(select(*columns_).where(workspaces.c.id == workspace).with_for_update()).one_or_none()
+    if row is None:
+        raise WorkspaceNotFound
+    return row.key, row.head, row.earliest
+
+
+def _begin(connection: Connection, workspace: str, token: str) -> int:
+    """Begin a rebuild; one that is under way is over. Returns the seq behind which the log begins."""
+    key, _, earliest = _lock(connection, workspace)
+    _mark(connection, key, token)
+    return earliest - 1
+
+
+def _mark(connection: Connection, key: int, token: str | None) -> None:
+    """Say whose rebuild it is; None: nobody's any more."""
+    connection.execute(delete(entities).where(entities.c.workspace == -key, entities.c.type == _MARK))
+    if token is not None:
+        mark = Entity(_MARK, _MARK, None, token, None, {}, 0, 0, None, 0)
+        connection.execute(insert(entities).values(dict(zip(_NAMES, _row(-key, mark), strict=True))))
+
+
+def _check(connection: Connection, key: int, token: str) -> None:
+    mark = select(entities.c.name).where(entities.c.workspace == -key, entities.c.id == _MARK, entities.c.type == _MARK)
+    if connection.execute(mark).scalar_one_or_none() != token:
+        raise RebuildOvertaken
+
+
+def _clear(connection: Connection, workspace: str, token: str) -> bool:
+    """Remove some of what a rebuild that broke off has left. Returns whether there may be more."""
+    key, _, _ = _lock(connection, workspace)
+    _check(connection, key, token)
+    more = cut(connection, -key)
+    _mark(connection, key, token)
+    return more
+
+
+def cut(connection: Connection, key: int) -> bool:
+    """Remove some entities and links under a key. Returns whether there may be more."""
+    full = False
+    for column in (entities.c.id, run_issues.c.issue_id):
+        here = column.table.c.workspace == key
+        last = select(column).where(here).order_by(column).limit(1).offset(CUT_ROWS)
+        bound = connection.execute(last).scalar_one_or_none()
+        connection.execute(delete(column.table).where(here, true() if bound is None else column <= bound))
+        full = full or bound is not None
+    return full
+
+
+def _linked(  # noqa: PLR0913, PLR0917 - the parts of one query
+    connection: Connection, workspace: str, type_: str, linked: Any, by: ColumnElement[bool], limit: int
+) -> list[Entity]:
+    query = (
+        select(*_ENTITY)
+        .join(run_issues, and_(run_issues.c.workspace == entities.c.workspace, linked == entities.c.id))
+        .where(
+            entities.c.workspace == _key(connection, workspace),
+            entities.c.type == type_,
+            entities.c.deleted_at.is_(None),
+            by,
+        )
+        .order_by(entities.c.created_at.desc(), entities.c.id)
+        .limit(limit)
+    )
+    return [_entity(row) for row in connection.execute(query)]

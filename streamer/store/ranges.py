@@ -1,0 +1,195 @@
+"""Ranges of a log as SQL: which seqs in them pass a filter, and what of them lies behind an offset.
+
+An offset in an unfiltered log is arithmetic on seq. What most people may see lacks the audit events; those are counted, a row for
+each block of seqs and action that has some, so that there too an offset costs much the same at any depth.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, CompoundSelect, Connection, case, func, select, true, union, union_all
+
+from streamer.core.filter import Condition, Filter
+from streamer.core.ports import Order
+from streamer.store.database import Database
+from streamer.store.predicate import branches, is_audit, lead, parts_of, predicate
+from streamer.store.schema import audit_counts, events
+
+BLOCK = 1024
+"""Seqs that are counted together: `BLOCK * n` … `BLOCK * n + BLOCK - 1`. Migration 0007 counts so, too."""
+
+Range = tuple[int, int]
+"""The seqs above the first number, up to the second."""
+
+_NOT_AUDIT = Condition("category", frozenset({"audit"}), exclude=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A part of a range, and how many of its events do not pass; None: not counted yet."""
+
+    low: int
+    high: int
+    stopped: int | None = None
+
+
+def within(key: int, low: int, high: int) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of a range."""
+    return events.c.workspace == key, events.c.seq > low, events.c.seq <= high
+
+
+def in_order(order: Order) -> ColumnElement[int]:
+    """Return what puts events in an order."""
+    return events.c.seq.asc() if order == "asc" else events.c.seq.desc()
+
+
+def count_audit(rows: Iterable[tuple[int, int, str]]) -> list[tuple[object, ...]]:
+    """Count audit events (log, seq, action) by log, block and action: what is added to the table of counts."""
+    counts = Counter((log, seq // BLOCK, action) for log, seq, action in rows)
+    return [(*place, count) for place, count in sorted(counts.items())]
+
+
+class Ranges:
+    """Finds what passes a filter in a range."""
+
+    def __init__(self, database: Database) -> None:
+        self._is_sqlite = database.is_sqlite
+
+    def seqs(  # noqa: PLR0913, PLR0917 - the parts of one query
+        self,
+        selection: Filter,
+        key: int,
+        inside: Range,
+        order: Order,
+        limit: int,
+        combine: Callable[..., CompoundSelect[Any]] = union_all,
+    ) -> CompoundSelect[Any]:
+        """Return the query for the seqs that pass: the first `limit` of each value of the index that leads to them."""
+        leading = lead(selection)
+        rest = Filter(tuple(condition for condition in selection.conditions if condition != leading))
+        ways = branches(leading) if leading else [true()]
+        each = [
+            select(events.c.seq)
+            .where(*within(key, *inside), way, predicate(rest, is_sqlite=self._is_sqlite))
+            .order_by(in_order(order))
+            .limit(limit)
+            .subquery()
+            for way in ways
+        ]
+        return combine(*(select(found.c.seq) for found in each))
+
+    def behind(  # noqa: PLR0913, PLR0917 - the parts of one query
+        self, connection: Connection, key: int, selection: Filter, inside: Range, order: Order, skip: int
+    ) -> Range:
+        """Return what is left of a range behind its first `skip` events that pass."""
+        low, high = inside
+        if skip >= high - low:
+            return high, high
+        if not selection.conditions:
+            return (low, high - skip) if order == "desc" else (low + skip, high)
+        seen = _audit_actions_seen(selection)
+        if seen is None:
+            return self._walk(connection, key, selection, inside, order, skip) or (high, high)
+        for part in self._stretches(connection, key, seen, inside, order):
+            hidden = self._hidden(connection, key, selection, part) if part.stopped is None else []
+            passing = part.high - part.low - (len(hidden) if part.stopped is None else part.stopped)
+            if skip <= passing:
+                if part.stopped:
+                    hidden = self._hidden(connection, key, selection, part)
+                return (
+                    (low, _down(part.high - skip, hidden)) if order == "desc" else (_up(part.low + skip, hidden), high)
+                )
+            skip -= passing
+        return high, high
+
+    def _walk(  # noqa: PLR0913, PLR0917 - as above
+        self, connection: Connection, key: int, selection: Filter, inside: Range, order: Order, skip: int
+    ) -> Range | None:
+        """Return what is left behind what passes, one by one; None if that is not as much."""
+        # One event may be found by several values.
+        found = self.seqs(selection, key, inside, order, skip, union).subquery()
+        by_seq = found.c.seq.asc() if order == "asc" else found.c.seq.desc()
+        last = connection.execute(select(found.c.seq).order_by(by_seq).offset(skip - 1).limit(1)).scalar_one_or_none()
+        if last is None:
+            return None
+        return (inside[0], last - 1) if order == "desc" else (last, inside[1])
+
+    def _hidden(self, connection: Connection, key: int, selection: Filter, part: _Stretch) -> Sequence[int]:
+        """Return the seqs of the audit events that do not pass, in order."""
+        passes = predicate(selection, is_sqlite=self._is_sqlite)
+        here = (*within(key, part.low, part.high), is_audit(), case((passes, 0), else_=1) == 1)
+        return connection.execute(select(events.c.seq).where(*here).order_by(events.c.seq)).scalars().all()
+
+    def _stretches(
+        self, connection: Connection, key: int, seen: frozenset[str], inside: Range, order: Order
+    ) -> Iterator[_Stretch]:
+        """Cut a range, in its order, into whole blocks that hold audit events which are not seen, what lies between, and its two ends."""
+        low, high = inside
+        first, last = low // BLOCK + 1, (high + 1) // BLOCK - 1  # the blocks that lie wholly within
+        if first > last:
+            yield _Stretch(low, high)
+            return
+        query = (
+            select(audit_counts.c.block, func.sum(audit_counts.c.events))
+            .where(
+                audit_counts.c.workspace == key,
+                audit_counts.c.block.between(first, last),
+                audit_counts.c.action.not_in(sorted(seen)),
+            )
+            .group_by(audit_counts.c.block)
+            .order_by(audit_counts.c.block)
+        )
+        rows = connection.execute(query).all()
+        begin, end = first * BLOCK - 1, (last + 1) * BLOCK - 1
+        middle = list(_cut(rows, begin, end))
+        yield from _ordered([_Stretch(low, begin), *middle, _Stretch(end, high)], order)
+
+
+def _down(at: int, hidden: Sequence[int]) -> int:
+    """Move a place in a range down by one for each hidden event above it."""
+    for seq in reversed(hidden):
+        if seq <= at:
+            break
+        at -= 1
+    return at
+
+
+def _up(at: int, hidden: Sequence[int]) -> int:
+    """Move a place in a range up by one for each hidden event up to it."""
+    for seq in hidden:
+        if seq > at:
+            break
+        at += 1
+    return at
+
+
+def _cut(rows: Sequence[Any], begin: int, end: int) -> Iterator[_Stretch]:
+    """Cut a range of whole blocks at those that have counts."""
+    at = begin
+    for block, stopped in rows:
+        if block * BLOCK - 1 > at:
+            yield _Stretch(at, block * BLOCK - 1, 0)
+        at = (block + 1) * BLOCK - 1
+        yield _Stretch(block * BLOCK - 1, at, int(stopped))
+    if at < end:
+        yield _Stretch(at, end, 0)
+
+
+def _ordered(stretches: Sequence[_Stretch], order: Order) -> Iterator[_Stretch]:
+    found = stretches if order == "asc" else reversed(stretches)
+    return (stretch for stretch in found if stretch.low < stretch.high)
+
+
+def _audit_actions_seen(selection: Filter) -> frozenset[str] | None:
+    """Return the actions whose audit events pass, where every event passes that is no audit event; None if that is not so."""
+    if len(selection.conditions) != 1:
+        return None
+    parts = parts_of(selection.conditions[0])
+    others = [part for part in parts if part != _NOT_AUDIT]
+    if len(others) == len(parts) or any(
+        part.field != "action" or part.exclude or part.prefixes or part.suffixes for part in others
+    ):
+        return None
+    return frozenset().union(*(part.values for part in others))

@@ -1,0 +1,122 @@
+"""Exchanges as data: what is asked and what is answered; played against a server, they are compared."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import EllipsisType
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+
+@dataclass(frozen=True)
+class Count:
+    """An answer that is a list with so many items."""
+
+    items: int
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """An answer that is an error in Evershell's form, which is the native one, too. `fields` are those that it names."""
+
+    code: str
+    fields: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request and its answer. `{name}` in the path, the headers and the answer stands for a value that is filled in."""
+
+    request: str
+    """Method, path and query, as they go over the wire."""
+    status: int
+    answer: Any = field(default=...)
+    """The decoded body, a text that is not JSON, Count or Envelope; `...`: whatever it is."""
+    sent: Mapping[str, str] = field(default_factory=dict)
+    """Headers, also in place of those that all requests of the table have; an empty text leaves one out."""
+    body: Any = None
+    """What is sent as JSON; bytes are sent as they are."""
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+    """Headers of the answer; None: it must not have that one."""
+    instead_of: str = ""
+    """Where we differ from the recorded server: what it answers, and why we do not."""
+
+
+async def play(
+    http: aiohttp.ClientSession,
+    url: str,
+    exchanges: Iterable[Exchange],
+    sent: Mapping[str, str],
+    values: Mapping[str, str],
+) -> None:
+    """Play exchanges, one after the other; `sent` are headers of all requests.
+
+    Raises:
+        AssertionError: with all answers that are not as they should be.
+    """
+    wrong: list[str] = []
+    for exchange in exchanges:
+        method, _, path = _filled(exchange.request, values).partition(" ")
+        given = {name: _filled(value, values) for name, value in {**sent, **exchange.sent}.items()}
+        headers = {name: value for name, value in given.items() if value}
+        body = exchange.body if isinstance(exchange.body, bytes | None) else json.dumps(exchange.body).encode()
+        # Encoded: the path and the query go out as they are.
+        target = URL(url + path, encoded=True)
+        async with http.request(method, target, headers=headers, data=body, allow_redirects=False) as response:
+            text = (await response.read()).decode()
+        if found := _faults(exchange, response, text, values):
+            wrong.append("\n  ".join([f"{exchange.request} {dict(exchange.sent)} {exchange.body!r:.200}", *found]))
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def _faults(exchange: Exchange, response: aiohttp.ClientResponse, text: str, values: Mapping[str, str]) -> list[str]:
+    found = []
+    if response.status != exchange.status:
+        found.append(f"status {response.status}, not {exchange.status}: {text:.500}")
+    if not _is_as_wanted(text, exchange.answer, values):
+        found.append(f"answer {text:.1000}\n  not    {exchange.answer}")
+    for name, value in exchange.headers.items():
+        if response.headers.get(name) != (value and _filled(value, values)):
+            found.append(f"{name}: {response.headers.get(name)}, not {value}")
+    return found
+
+
+def _is_as_wanted(text: str, wanted: Any, values: Mapping[str, str]) -> bool:
+    answer = _decoded(text)
+    match wanted:
+        case EllipsisType():
+            return True
+        case Count():
+            return isinstance(answer, list) and len(answer) == wanted.items
+        case Envelope():
+            error = answer["error"] if isinstance(answer, dict) else {}
+            texts = all(isinstance(error.get(name), str) and error[name] for name in ("message", "request_id"))
+            fields = frozenset(error.get("details", {}).get("fields", {}))
+            return error.get("code") == wanted.code and texts and fields == wanted.fields
+        case _:
+            return bool(answer == _fill_in(wanted, values))
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}}", value)
+    return text
+
+
+def _fill_in(wanted: Any, values: Mapping[str, str]) -> Any:
+    if isinstance(wanted, str):
+        return _filled(wanted, values)
+    if isinstance(wanted, dict):
+        return {name: _fill_in(value, values) for name, value in wanted.items()}
+    if isinstance(wanted, list):
+        return [_fill_in(value, values) for value in wanted]
+    return wanted

@@ -18,18 +18,12 @@ from tests.conftest import MakeServer
 from tests.support.api import Answer, Api, events, make_event
 from tests.support.sse import SseReader
 from tests.support.tokens import SECRET, join, person
-from tests.support.websocket import WsReader
+from tests.support.websocket import UPGRADE, WsReader
 
 Event = Mapping[str, Any]
 WS, THEIRS, NOWHERE = "w", "theirs", "nowhere"
 MARK = "zq7Marker"
 ROUTES = [(dialect.name, route) for dialect in DIALECTS for route in dialect.routes if not route.access.public]
-UPGRADE = {
-    "Upgrade": "websocket",
-    "Connection": "Upgrade",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-}
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

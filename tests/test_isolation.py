@@ -39,18 +39,12 @@ from tests.support.readers import BEGINNING, CONNECTED, KINDS, SSE, WEBSOCKET, E
 from tests.support.sse import StreamEnded
 from tests.support.tokens import SECRET, join, person
 from tests.support.waiting import SECONDS, eventually
-from tests.support.websocket import open_socket
+from tests.support.websocket import UPGRADE, open_socket
 
 MINE, THEIRS, NOWHERE = "mine", "theirs", "nowhere"
 MARK = "zq7Marker"
 """Stands in everything of the foreign workspace that somebody could be shown, and in nothing that is sent."""
 GUARDED = [route for route in ROUTES if not route.access.public]
-UPGRADE = {
-    "Upgrade": "websocket",
-    "Connection": "Upgrade",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-}
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -16,7 +16,7 @@ from tests.support.api import Answer, Api, events
 from tests.support.raw import RawConnection, request_head
 from tests.support.sse import SseReader
 from tests.support.tokens import SECRET, join, person
-from tests.support.websocket import TEXT, WsReader, open_socket
+from tests.support.websocket import TEXT, UPGRADE, WsReader, open_socket
 
 WS = "/api/companies/{}/activity"
 W = WS.format("w")
@@ -42,12 +42,6 @@ BODY = {
     "entityType": "agent",
     "entityId": "agent_eng1",
     "details": {"reason": "Agent was stuck, manually reset session"},
-}
-UPGRADE = {
-    "Upgrade": "websocket",
-    "Connection": "Upgrade",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
 }
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

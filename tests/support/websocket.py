@@ -33,6 +33,15 @@ class Frame:
     payload: bytes
 
 
+UPGRADE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+"""The head of a handshake, for requests that are not to get a socket."""
+
+
 def encode_frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = True, reserved: int = 0) -> bytes:
     """Return a client's frame (RFC 6455, 5.2); the mask is zero, so the payload stays as it is."""
     head = bytes([(0x80 if final else 0) | reserved << 4 | opcode])

@@ -370,8 +370,8 @@ async def test_nodes_that_take_turns_fold_the_same(
     make_server: MakeServer, http: Any, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a node remembers of entities counts only while nobody else wrote: two that take turns keep the fold of the log."""
-    monkeypatch.setattr("streamer.store.writer.KEPT_ROWS", 6)
-    monkeypatch.setattr("streamer.store.writer.KEPT_LOGS", 2)
+    monkeypatch.setattr("streamer.store.statements.KEPT_ROWS", 6)
+    monkeypatch.setattr("streamer.store.statements.KEPT_LOGS", 2)
     nodes = [Api(http, (await make_server()).url, ADMIN_KEY) for _ in range(2)]
     rng = random.Random(3)
     names = ["a", "b", "c"]

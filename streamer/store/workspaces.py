@@ -15,7 +15,7 @@ from streamer.core.position import LogHead
 from streamer.store.database import Database, reads, writes
 from streamer.store.entities import cut
 from streamer.store.schema import audit_counts, credentials, events, idempotency, members, tickets, workspaces
-from streamer.store.writer import workspace_row
+from streamer.store.statements import workspace_row
 
 PURGE_ROWS = 5000
 """Events of deleted workspaces that one transaction removes."""

@@ -8,15 +8,14 @@ number of nodes, and a rollback gives the numbers back. After the commit the wai
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any, cast
 
-import orjson
 import structlog
-from sqlalchemy import BigInteger, Connection, Row, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import Connection
 
 from streamer.core.clock import now_us
 from streamer.core.errors import (
@@ -28,79 +27,18 @@ from streamer.core.errors import (
     StreamerError,
     WorkspaceNotFound,
 )
-from streamer.core.event import Draft, Event, Facets
-from streamer.core.frame import LiveFrame
-from streamer.core.ids import SYSTEM_WORKSPACE, new_epoch
+from streamer.core.event import Event
+from streamer.core.ids import SYSTEM_WORKSPACE
 from streamer.core.ports import Append, Appended, Change, Committed, T
-from streamer.core.position import Position
 from streamer.observe.metrics import Metrics
 from streamer.store.database import Database
-from streamer.store.entities import Folding, Known, Told
-from streamer.store.ranges import count_audit
-from streamer.store.rows import inserter
-from streamer.store.schema import audit_counts, events, idempotency, workspaces
+from streamer.store.statements import LockedLog, Statements
 
 GROUP_EVENTS = 4096
 """Events in one transaction, unless a single request has more."""
 GROUP_BYTES = 8 * 2**20
 GATHER_SECONDS = 0.02
 """The longest pause between two groups."""
-KEPT_LOGS = 100
-KEPT_ROWS = 500
-"""How many logs' entities and links a node remembers, and how many of one log; what is more is forgotten and read again."""
-SWEEP_ROWS = 1000
-"""Expired idempotency keys that one group removes on its way."""
-
-DEFAULT_ORG = "default"
-
-_COLUMNS = ("workspace", "seq", "timestamp", "size", "id", *Facets._fields, "body")
-
-
-@dataclass(slots=True)
-class _Log:
-    """One workspace's log while its row is locked: where it stands, and what this transaction adds."""
-
-    key: int
-    id: str
-    epoch: str
-    head: int
-    last_timestamp: int
-    stored: dict[str, Event] = field(default_factory=dict)
-    """Events by id, of those that the group asked for or made; an event's timestamp is found in `times`.
-
-    The body is empty where the size showed already that the stored event is another than the one that was sent.
-    """
-    times: dict[int, int] = field(default_factory=dict)
-    remembered: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
-    """Idempotency keys: fingerprint, and the seqs of the answer."""
-    by_seq: dict[int, Event] = field(default_factory=dict)
-    frames: list[LiveFrame] = field(default_factory=list)
-    rows: list[tuple[object, ...]] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
-    audit: list[tuple[int, int, str]] = field(default_factory=list)
-    """Audit events: key, seq, action."""
-    known: Known = field(default_factory=Known)
-    new_keys: list[str] = field(default_factory=list)
-
-    def keep(self, event: Event, timestamp: int) -> None:
-        self.stored[event.id] = event
-        self.by_seq[event.seq] = event
-        self.times[event.seq] = timestamp
-
-    def add(self, draft: Draft, now: int) -> Event:
-        """Give a draft its seq and timestamp."""
-        self.head += 1
-        self.last_timestamp = max(now, self.last_timestamp + 1)
-        event = Event(self.head, draft.id, draft.seal(self.head, self.last_timestamp))
-        self.keep(event, self.last_timestamp)
-        self.frames.append(LiveFrame(Position(self.epoch, event.seq), event.body, draft.facets))
-        numbers = self.key, event.seq, self.last_timestamp, len(event.body)
-        self.rows.append((*numbers, event.id, *draft.facets, event.body.decode()))
-        if draft.facets.category == "audit":
-            self.audit.append((self.key, event.seq, draft.facets.action))
-        if draft.traces:
-            self.told.append((event.seq, self.last_timestamp, draft.traces))
-        return event
 
 
 @dataclass(slots=True)
@@ -143,7 +81,7 @@ class GroupCommit:
         self._sweep_at = 0
         self._news: list[Committed] = []
         self._logger = structlog.get_logger("writer")
-        self._statements = _Statements(database)
+        self._statements = Statements(database)
         metrics.append_queue.set_function(lambda: self._events)
 
     async def append(self, request: Append) -> Appended:
@@ -265,7 +203,7 @@ class GroupCommit:
         self._news += [Committed(log.id, log.epoch, log.frames) for log in logs if log.frames]
         return outcomes
 
-    def _change(self, connection: Connection, change: Change[Any]) -> tuple[list[Any], list[_Log]]:
+    def _change(self, connection: Connection, change: Change[Any]) -> tuple[list[Any], list[LockedLog]]:
         """Make a change and store its events; returns its outcome, and the logs that it grows."""
         logs, now = self._lock(connection, {ws: ws if ws == SYSTEM_WORKSPACE else None for ws in change.locks})
         result, told = change.apply(connection, logs)
@@ -280,7 +218,7 @@ class GroupCommit:
 
     def _apply(
         self, connection: Connection, group: Sequence[Append], *, retried: bool
-    ) -> tuple[list[Outcome], list[_Log]]:
+    ) -> tuple[list[Outcome], list[LockedLog]]:
         """Do all that a group asks for; returns its outcomes, and the logs that it changes."""
         logs, now = self._lock(connection, {request.workspace: request.creator for request in reversed(group)})
         for workspace, requests in _by_workspace(group):
@@ -292,7 +230,7 @@ class GroupCommit:
         self._store(connection, changed, now)
         return outcomes, changed
 
-    def _lock(self, connection: Connection, wanted: Mapping[str, str | None]) -> tuple[dict[str, _Log], int]:
+    def _lock(self, connection: Connection, wanted: Mapping[str, str | None]) -> tuple[dict[str, LockedLog], int]:
         """Lock the rows of workspaces, in order of id; make those that have a creator. Returns those that exist, and the time."""
         found, now = self._statements.lock(connection, list(wanted))
         missing = {ws: creator for ws, creator in wanted.items() if ws not in found and creator is not None}
@@ -303,7 +241,7 @@ class GroupCommit:
         return {log.id: log for log in found.values()}, now or self._clock()
 
     def _look_up(
-        self, connection: Connection, log: _Log, requests: Sequence[Append], now: int, *, retried: bool
+        self, connection: Connection, log: LockedLog, requests: Sequence[Append], now: int, *, retried: bool
     ) -> None:
         """Fetch what is stored already of the ids and the idempotency keys that these requests bring."""
         asked = {request.idempotency for request in requests if request.idempotency}
@@ -321,7 +259,7 @@ class GroupCommit:
             for event, timestamp in self._statements.stored(connection, log.key, seqs):
                 log.keep(event, timestamp)
 
-    def _store(self, connection: Connection, logs: Sequence[_Log], now: int) -> None:
+    def _store(self, connection: Connection, logs: Sequence[LockedLog], now: int) -> None:
         if not logs:
             return
         self._statements.store(connection, logs, now + self._remember_us)
@@ -335,7 +273,7 @@ def _by_workspace(group: Sequence[Append]) -> Iterable[tuple[str, list[Append]]]
     return [(ws, list(requests)) for ws, requests in groupby(ordered, key=lambda request: request.workspace)]
 
 
-def _decide(request: Append, log: _Log | None, now: int) -> Outcome:
+def _decide(request: Append, log: LockedLog | None, now: int) -> Outcome:
     """Decide one request against the locked log: answer it as before, refuse it whole, or number its new events."""
     if log is None:
         return WorkspaceNotFound()
@@ -357,156 +295,3 @@ def _decide(request: Append, log: _Log | None, now: int) -> Outcome:
         log.remembered[key] = fingerprint, [event.seq for event in answer]
         log.new_keys.append(key)
     return Appended(answer, created=log.head > before)
-
-
-class _Statements:
-    """The writer's SQL, compiled once."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        clock = literal(0) if database.is_sqlite else _POSTGRESQL_CLOCK
-        self._lock = (
-            select(
-                workspaces.c.key,
-                workspaces.c.id,
-                workspaces.c.epoch,
-                workspaces.c.head,
-                workspaces.c.last_timestamp,
-                clock.label("now"),
-            )
-            .where(database.is_any_of(workspaces.c.id, "ids"))
-            .order_by(workspaces.c.id)
-            .with_for_update()  # SQLite has no such clause: there BEGIN IMMEDIATE locked everything
-        )
-        self._make = database.insert(workspaces).on_conflict_do_nothing()
-        here = events.c.workspace == bindparam("log")
-        self._known = select(events.c.seq, events.c.id, events.c.timestamp, events.c.size).where(
-            here, database.is_any_of(events.c.id, "ids")
-        )
-        self._stored = select(events.c.seq, events.c.id, events.c.body, events.c.timestamp).where(
-            here, events.c.seq.in_(bindparam("seqs", expanding=True))
-        )
-        self._remembered = select(idempotency.c.key, idempotency.c.fingerprint, idempotency.c.seqs).where(
-            idempotency.c.workspace == bindparam("log"),
-            database.is_any_of(idempotency.c.key, "keys"),
-            idempotency.c.expires_at > bindparam("now"),
-        )
-        self._advance = (
-            update(workspaces)
-            .where(workspaces.c.key == bindparam("log"))
-            .values(head=bindparam("to"), last_timestamp=bindparam("at"))
-        )
-        self._insert = inserter(database, events, _COLUMNS)
-        self._count = inserter(
-            database,
-            audit_counts,
-            ("workspace", "block", "action", "events"),
-            on_conflict="ON CONFLICT (workspace, block, action) DO UPDATE SET events = audit_counts.events + excluded.events",
-        )
-        self._folding = Folding(database)
-        self._memory: dict[int, tuple[tuple[int, int], Known]] = {}
-        """By a log's key: its head and last timestamp when it was written to, and what is known of its rows then."""
-
-    def lock(self, connection: Connection, ids: list[str]) -> tuple[dict[str, _Log], int]:
-        rows = connection.execute(self._lock, {"ids": self._database.list_value(ids)})
-        now = 0
-        found: dict[str, _Log] = {}
-        for key, workspace, epoch, head, last_timestamp, now in rows:  # noqa: B007 - the last one is the latest
-            found[workspace] = log = _Log(key, workspace, epoch, head, last_timestamp)
-            # It is taken, not lent: unless this transaction is committed, it is not given back.
-            at, known = self._memory.pop(key, (None, None))
-            if known is not None and at == (head, last_timestamp):
-                log.known = known
-        return found, now
-
-    def remember(self, logs: Sequence[_Log]) -> None:
-        """Keep what is known of the rows of these logs, as long as nobody else writes to them; the transaction is committed."""
-        for log in logs:
-            if len(log.known.entities) + len(log.known.links) <= KEPT_ROWS:
-                self._memory[log.key] = (log.head, log.last_timestamp), log.known
-        if len(self._memory) > KEPT_LOGS:
-            self._memory.clear()
-
-    def make(self, connection: Connection, creators: dict[str, str], now: int) -> None:
-        # In order of id, as the locks: two nodes that make the same workspaces wait for, not on each other.
-        rows = [workspace_row(ws, created_by=creators[ws], now=now) for ws in sorted(creators)]
-        connection.execute(self._make, rows)
-
-    def known(
-        self, connection: Connection, log: int, drafts: Collection[tuple[str, int]]
-    ) -> Sequence[Row[int, str, int, int]]:
-        ids = self._database.list_value([event_id for event_id, _ in drafts])
-        return connection.execute(self._known, {"log": log, "ids": ids}).all()
-
-    def stored(self, connection: Connection, log: int, seqs: Collection[int]) -> list[tuple[Event, int]]:
-        rows = connection.execute(self._stored, {"log": log, "seqs": list(seqs)})
-        return [(Event(row.seq, row.id, row.body.encode()), row.timestamp) for row in rows]
-
-    def remembered(
-        self, connection: Connection, log: int, keys: list[str], now: int
-    ) -> dict[str, tuple[str, list[int]]]:
-        values = {"log": log, "keys": self._database.list_value(keys), "now": now}
-        rows = connection.execute(self._remembered, values)
-        return {row.key: (row.fingerprint, orjson.loads(row.seqs)) for row in rows}
-
-    def store(self, connection: Connection, logs: Sequence[_Log], forget_at: int) -> None:
-        grown = [{"log": log.key, "to": log.head, "at": log.last_timestamp} for log in logs if log.rows]
-        if grown:
-            connection.execute(self._advance, grown)
-            self._insert(connection, [row for log in logs for row in log.rows])
-            audit = count_audit(event for log in logs for event in log.audit)
-            if audit:
-                self._count(connection, audit)
-            self._folding.fold(connection, [(log.key, log.told, log.known) for log in logs])
-        keys = [
-            {
-                "workspace": log.key,
-                "key": key,
-                "fingerprint": log.remembered[key][0],
-                "seqs": orjson.dumps(log.remembered[key][1]).decode(),
-                "expires_at": forget_at,
-            }
-            for log in logs
-            for key in log.new_keys
-        ]
-        if keys:
-            expired = delete(idempotency).where(
-                idempotency.c.workspace == bindparam("log"), idempotency.c.key == bindparam("old")
-            )
-            connection.execute(expired, [{"log": row["workspace"], "old": row["key"]} for row in keys])
-            connection.execute(insert(idempotency), keys)
-
-    def sweep(self, connection: Connection, now: int) -> None:
-        """Forget idempotency keys whose time is over, a bounded number at once."""
-        old = (
-            select(idempotency.c.workspace, idempotency.c.key)
-            .where(idempotency.c.expires_at <= now)
-            .order_by(idempotency.c.expires_at)
-            .limit(SWEEP_ROWS)
-        )
-        rows = connection.execute(old).all()
-        if rows:
-            gone = delete(idempotency).where(
-                idempotency.c.workspace == bindparam("log"), idempotency.c.key == bindparam("old")
-            )
-            connection.execute(gone, [{"log": row.workspace, "old": row.key} for row in rows])
-
-
-_POSTGRESQL_CLOCK = func.floor(func.extract("epoch", func.clock_timestamp()) * 1_000_000).cast(BigInteger)
-"""The database's clock: a node whose own is wrong cannot run ahead."""
-
-
-def workspace_row(workspace: str, *, created_by: str, now: int) -> dict[str, object]:
-    """Return the row of a new workspace with an empty log."""
-    return {
-        "id": workspace,
-        "epoch": new_epoch(),
-        "head": 0,
-        "earliest": 1,
-        "last_timestamp": 0,
-        "name": None,
-        "org_id": DEFAULT_ORG,
-        "settings": "{}",
-        "created_at": now,
-        "created_by": created_by,
-    }

@@ -53,6 +53,18 @@ def _listed(separator: str, check: Callable[[str], str]) -> Any:
     return Annotated[tuple[Annotated[str, AfterValidator(check)], ...], BeforeValidator(split)]
 
 
+def bound(default: Any, description: str, *, at_limit: str, **constraints: Any) -> Any:
+    """Return the field of a setting that is a bound.
+
+    Args:
+        default: its value if it is not set.
+        description: what it bounds.
+        at_limit: what happens at the bound, and what an operator can do; docs/limits.md shows it.
+        constraints: as `pydantic.Field` takes them.
+    """
+    return Field(default, description=description, json_schema_extra={"at_limit": at_limit}, **constraints)
+
+
 class Settings(BaseModel):
     """The server's settings. Sizes are bytes, times are seconds unless the name says otherwise."""
 

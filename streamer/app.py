@@ -41,6 +41,7 @@ from streamer.settings import Settings
 from streamer.store.credentials import Credentials
 from streamer.store.database import Database
 from streamer.store.entities import Entities
+from streamer.store.lock import exclusive
 from streamer.store.log import SqlLog
 from streamer.store.members import Members
 from streamer.store.migrate import migrate
@@ -92,6 +93,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
 
     Raises:
         OSError: the address is in use, or the data directory cannot be written.
+        InUse: another process uses the data directory or the database's file.
         BadDatabaseUrl, StoreUnavailable, DatabaseTooNew: the database cannot be used.
     """
     database = Database(settings.database)  # before anything is made: the URL may be wrong
@@ -99,6 +101,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
     _raise_file_limit()
     metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(exclusive(settings.data_dir, database))
         stack.push_async_callback(database.close)
         await migrate(database)
         bus = LocalBus()

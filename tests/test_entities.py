@@ -5,9 +5,11 @@ import itertools
 import json
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 from alembic import command
 from hypothesis import HealthCheck, given, settings
@@ -24,7 +26,7 @@ from streamer.store.entities import STEP_EVENTS, Entities, RebuildOvertaken
 from streamer.store.log import SqlLog
 from streamer.store.migrate import migrate
 from streamer.store.schema import metadata
-from tests.conftest import ADMIN_KEY, MakeServer
+from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Answer, Api, events
 from tests.support.cli import Cli
 from tests.support.databases import run_sql
@@ -467,6 +469,7 @@ async def test_events_are_found_by_the_issue_they_belong_to(api: Api, database: 
 # ---- made anew
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_a_rebuild_while_events_are_appended(api: Api, database: Database, cli: Cli, database_url: str) -> None:
     """`streamer rebuild` runs beside a server that takes appends all the time: afterwards the rows are the fold of the log."""
     batch = [
@@ -499,21 +502,28 @@ async def test_a_rebuild_while_events_are_appended(api: Api, database: Database,
     assert await run_sql(database, "SELECT 1 FROM entities WHERE workspace < 0") == []
 
 
-async def test_the_command_says_what_is_wrong(cli: Cli, api: Api, database: Database, database_url: str) -> None:
+async def test_the_command_says_what_is_wrong(
+    make_process: MakeProcess, http: aiohttp.ClientSession, database: Database, database_url: str, tmp_path: Path
+) -> None:
     """One workspace alone may be named; one that is not there, and a folder without a database, are failures in words."""
+    process = make_process()
+    await process.start()
+    api = Api(http, process.url, ADMIN_KEY)
     (await api.append(WS, entity=ISSUE)).expect(201)
     (await api.append("other", entity=ISSUE)).expect(201)
+    assert await process.stop() == 0
     await run_sql(database, "UPDATE entities SET name = 'wrong'")
-    here = Cli(cli._folder, {"STREAMER_DATABASE_URL": database_url})
+    here = Cli(tmp_path, {"STREAMER_DATABASE_URL": database_url})
     ended = await here("rebuild", "--workspace", WS)
     assert (ended.code, ended.lines) == (0, [f"{WS}: made anew", "1 workspace"])
-    assert [(await entity(api, "issue", "i1", name)).json["name"] for name in (WS, "other")] == ["Fix login", "wrong"]
     ended = await here("rebuild", "--workspace", "nowhere")
     assert (ended.code, ended.err) == (1, "Error: there is no workspace nowhere\n")
-    ended = await Cli(cli._folder, {})("rebuild", "--data-dir", "empty")
+    ended = await Cli(tmp_path, {})("rebuild", "--data-dir", "empty")
     assert ended.code == 1
     assert "there is no database" in ended.err
-    assert not (cli._folder / "empty").exists()
+    assert not (tmp_path / "empty").exists()
+    await process.start()
+    assert [(await entity(api, "issue", "i1", name)).json["name"] for name in (WS, "other")] == ["Fix login", "wrong"]
 
 
 async def test_of_two_rebuilds_the_later_one_goes_on(api: Api, database: Database) -> None:

@@ -5,8 +5,9 @@ import asyncio
 import click
 
 from streamer.core.errors import StreamerError
-from streamer.settings import PREFIX, SettingsError, load
+from streamer.settings import PREFIX, Settings, SettingsError, load
 from streamer.store.database import BadDatabaseUrl, Database
+from streamer.store.lock import exclusive
 from streamer.store.migrate import HEAD, migrate
 from streamer.store.workspaces import Workspaces
 
@@ -24,6 +25,8 @@ def command(*, data_dir: str | None, restored: bool) -> None:
     \b
     STREAMER_DATABASE_URL=postgresql://user:password@db/streamer streamer migrate
     streamer migrate --restored               once, after a backup was restored, before the server starts
+
+    With SQLite it is refused while a server uses the database.
     """
     try:
         settings = load({"data_dir": data_dir})
@@ -31,7 +34,7 @@ def command(*, data_dir: str | None, restored: bool) -> None:
         raise click.UsageError(str(error)) from None
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is made here
     try:
-        changed, renewed = asyncio.run(_migrate(settings.database, restored=restored))
+        changed, renewed = asyncio.run(_migrate(settings, restored=restored))
     except BadDatabaseUrl as error:
         raise click.UsageError(f"{PREFIX}DATABASE_URL: {error}") from None
     except StreamerError as error:
@@ -41,10 +44,11 @@ def command(*, data_dir: str | None, restored: bool) -> None:
         click.echo(f"{renewed} logs have a new epoch: their readers are told, and read them again from the beginning")
 
 
-async def _migrate(url: str, *, restored: bool) -> tuple[bool, int]:
-    database = Database(url)
-    try:
-        changed = await migrate(database)
-        return changed, await Workspaces(database).renew_epochs() if restored else 0
-    finally:
-        await database.close()
+async def _migrate(settings: Settings, *, restored: bool) -> tuple[bool, int]:
+    database = Database(settings.database)
+    with exclusive(settings.data_dir, database):
+        try:
+            changed = await migrate(database)
+            return changed, await Workspaces(database).renew_epochs() if restored else 0
+        finally:
+            await database.close()

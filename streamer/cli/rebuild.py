@@ -1,4 +1,4 @@
-"""`streamer rebuild`: entities made anew from the logs, while servers run."""
+"""`streamer rebuild`: entities made anew from the logs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,6 +11,7 @@ from streamer.core.errors import StreamerError, WorkspaceNotFound
 from streamer.settings import PREFIX, SettingsError, load
 from streamer.store.database import BadDatabaseUrl, Database
 from streamer.store.entities import Entities
+from streamer.store.lock import exclusive
 from streamer.store.migrate import migrate
 from streamer.store.workspaces import Workspaces
 
@@ -21,9 +22,10 @@ PAGE = 1000
 @click.option("--workspace", metavar="WS", help="Only this workspace [default: all].")
 @click.option("--data-dir", metavar="PATH", help="Folder of the SQLite database [default: data].")
 def command(*, workspace: str | None, data_dir: str | None) -> None:
-    """Make what is known of issues, runs and other entities anew from the logs. Servers may run and append meanwhile.
+    """Make what is known of issues, runs and other entities anew from the logs.
 
-    It is needed once after an upgrade from a version that kept none.
+    With PostgreSQL servers may run and append meanwhile; with SQLite it is refused while a server uses the database. It is needed
+    once after an upgrade from a version that kept none.
 
     \b
     streamer rebuild
@@ -41,7 +43,8 @@ def command(*, workspace: str | None, data_dir: str | None) -> None:
     if not database.exists():
         raise click.ClickException(f"there is no database in {settings.data_dir}: name its folder by --data-dir")
     try:
-        asyncio.run(_rebuild(database, workspace))
+        with exclusive(settings.data_dir, database):
+            asyncio.run(_rebuild(database, workspace))
     except WorkspaceNotFound:
         raise click.ClickException(f"there is no workspace {workspace}") from None
     except StreamerError as error:

@@ -135,6 +135,11 @@ class Database:
             self._writers = _PostgresqlPool(url, size=POSTGRESQL_WRITERS, isolation="READ COMMITTED")
             self._readers = _PostgresqlPool(url, size=POSTGRESQL_READERS, isolation="REPEATABLE READ")
 
+    @property
+    def file(self) -> Path | None:
+        """SQLite's file; None: PostgreSQL."""
+        return self._file
+
     def exists(self) -> bool:
         """Tell whether SQLite's file is there, which the first use makes; of PostgreSQL only a connection can tell."""
         return self._file is None or self._file.exists()

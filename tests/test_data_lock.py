@@ -1,0 +1,55 @@
+"""One process uses a data directory and an SQLite file; a second one says which process has them, and writes nothing."""
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.conftest import ADMIN_KEY, MakeProcess
+from tests.support.api import Api
+from tests.support.cli import Cli
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return what the files are that a start writes."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in {".key", ".db"}}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_second_process_is_refused(make_process: MakeProcess, tmp_path: Path) -> None:
+    """Whatever names the data, the second process ends with one line that names the first; key and database stay as they are.
+
+    The lock ends with its process, also when that is killed.
+    """
+    server = make_process(database_url=None, admin_key=None)
+    await server.start()
+    folder, file = tmp_path / "data", tmp_path / "data" / "streamer.db"
+    before = contents(folder)
+    (tmp_path / "link.db").symlink_to(file)
+    key = {"STREAMER_ADMIN_KEY": "another-key-0123456789", "STREAMER_PORT": "0"}
+    elsewhere = key | {"STREAMER_DATA_DIR": str(tmp_path / "other")}
+    by_folder = Cli(tmp_path, key | {"STREAMER_DATA_DIR": str(folder)})
+    by_file = Cli(tmp_path, elsewhere | {"STREAMER_DATABASE_URL": f"sqlite:///{file}"})
+    by_link = Cli(tmp_path, elsewhere | {"STREAMER_DATABASE_URL": "sqlite:///link.db"})
+    for cli, command, what in ((by_folder, "serve", folder), (by_file, "rebuild", file), (by_link, "migrate", file)):
+        ended = await cli(command)
+        assert (ended.code, ended.out) == (1, "")
+        assert ended.err == f"Error: {what} is in use by process {server.pid}: stop it first\n"
+    assert contents(folder) == before
+    server.kill()
+    assert (await by_link("migrate")).code == 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_nodes_share_a_folder(make_process: MakeProcess, http: aiohttp.ClientSession, tmp_path: Path) -> None:
+    """Nodes on one PostgreSQL may share a data directory, and commands run beside them; a server on SQLite may not join."""
+    one, two = make_process(), make_process()
+    await asyncio.gather(one.start(), two.start())
+    (await Api(http, one.url, ADMIN_KEY).append("w")).expect(201)
+    (await Api(http, two.url, ADMIN_KEY).append("w")).expect(201)
+    lite = make_process(database_url=None)
+    lite.spawn()
+    assert await lite.ended() == 1
+    assert f"{tmp_path}/data is in use by process " in lite.log
+    assert [file.name for file in (tmp_path / "data").iterdir()] == ["streamer.lock"]

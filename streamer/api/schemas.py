@@ -23,6 +23,7 @@ from streamer.core.clock import parse_timestamp
 from streamer.core.errors import ValidationError
 from streamer.core.filter import CATEGORIES, FILTER_FIELDS, MAX_VALUE_LENGTH
 from streamer.core.ids import ID_PATTERN, OWN_EVENT_IDS, RESERVED_EVENT_IDS, is_id
+from streamer.core.quoting import MAX_NAMED
 from streamer.ingest.intake import depth_of
 
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -35,8 +36,6 @@ MAX_SETTINGS_DEPTH = 32
 
 MAX_WIDTH = 32
 """Fields of an object whose fields have fixed names; none has as many."""
-MAX_NAMED = 50
-"""Wrong fields that an error names."""
 
 
 def _event_id(value: str) -> str:
@@ -280,13 +279,9 @@ def check(adapter: TypeAdapter[Body], value: object, *, prefix: str = "") -> Bod
         return adapter.validate_python(value)
     except PydanticError as error:
         found = error.errors(include_url=False, include_input=False)
-        fields = {
-            _path(item["loc"], prefix): _message(item, is_event=adapter in (EVENT, EVENTS))
-            for item in found[:MAX_NAMED]
-        }
-        if len(found) > MAX_NAMED:
-            fields["and more"] = f"{len(found)} fields are wrong; these are the first"
-        raise ValidationError(fields) from None
+        is_event = adapter in (EVENT, EVENTS)
+        fields = {_path(item["loc"], prefix): _message(item, is_event=is_event) for item in found[:MAX_NAMED]}
+        raise ValidationError(fields, total=len(found)) from None
 
 
 def _check_width(value: object, where: str) -> None:

@@ -30,6 +30,8 @@ The text is for people and may change; the code is for programs and does not.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from streamer.core.quoting import cut_names
+
 
 class StreamerError(Exception):
     """An error with a code, a status, a message for people and optional structured details."""
@@ -46,13 +48,17 @@ class StreamerError(Exception):
 
 
 class ValidationError(StreamerError):
-    """The request is wrong; `fields` maps each wrong field to what is wrong with it."""
+    """The request is wrong; `fields` maps each wrong field to what is wrong with it.
+
+    A client chooses the names of unknown fields, so they are cut, and of many only the first are kept; `total` is how many
+    there are if `fields` has not all of them.
+    """
 
     code = "validation_error"
     status = 400
 
-    def __init__(self, fields: Mapping[str, str], message: str | None = None) -> None:
-        self.fields = dict(fields)
+    def __init__(self, fields: Mapping[str, str], message: str | None = None, *, total: int | None = None) -> None:
+        self.fields = cut_names(fields, total)
         names = ", ".join(list(self.fields)[:3]) + (", …" if len(self.fields) > 3 else "")  # noqa: PLR2004
         super().__init__(message or f"invalid: {names}", fields=self.fields)
 

@@ -25,6 +25,7 @@ from streamer.core.errors import (
     Unauthenticated,
     ValidationError,
 )
+from streamer.core.quoting import bounded, cut
 from streamer.edge.routes import Dialect, Manner, Route
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
@@ -170,13 +171,18 @@ def _preflight(request: web.Request, origins: Origins) -> web.Response | None:
 
 
 def error_content(error: StreamerError, redactor: Redactor | None) -> dict[str, Any]:
-    """Return what is said of an error. It may quote the request, a field's name for one, and that may be a secret."""
+    """Return what is said of an error. It may quote the request, which may be a secret, and of any length."""
     content: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.details:
         content["details"] = error.details
     if redactor is None or isinstance(error, Unauthenticated):  # that quotes nothing, and shows how to send a key
         return content
-    return dict(redactor.redact_texts(content))
+    return dict(_quotable(content, redactor))
+
+
+def _quotable(content: Any, redactor: Redactor) -> Any:
+    """Return an error's content without secrets. It is cut first: cleaning takes time in proportion to the text."""
+    return redactor.redact_texts(bounded(content))
 
 
 def error_response(error: StreamerError, request_id: str, redactor: Redactor | None = None) -> web.Response:
@@ -201,7 +207,7 @@ def _refuse(error: StreamerError, request: web.Request, manner: Manner | None, r
         return error_response(error, request[REQUEST_ID], redactor)
     refusal = manner(error, request)
     # What is said to somebody unknown quotes nothing.
-    body = refusal.body if isinstance(error, Unauthenticated) else redactor.redact_texts(refusal.body)
+    body = refusal.body if isinstance(error, Unauthenticated) else _quotable(refusal.body, redactor)
     text = isinstance(body, str)
     response = web.Response(
         body=body.encode() if text else orjson.dumps(body),
@@ -229,7 +235,7 @@ def _known(error: Exception, request: web.Request) -> StreamerError:
     if isinstance(error, StreamerError):
         return error
     if isinstance(error, web.HTTPMethodNotAllowed):
-        return MethodNotAllowed(f"{request.method} is not allowed here", allowed=sorted(error.allowed_methods))
+        return MethodNotAllowed(f"{cut(request.method)} is not allowed here", allowed=sorted(error.allowed_methods))
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return PayloadTooLarge("the body is too large")
     if isinstance(error, web.HTTPNotFound):

@@ -7,6 +7,11 @@ from typing import Any, Literal
 
 import structlog
 
+from streamer.core.quoting import MAX_TEXT, cut
+
+MAX_TRACEBACK = 20_000
+"""Characters of a traceback that are logged; of any other text `quoting.MAX_TEXT`."""
+
 _OURS = frozenset({"request_id", "method", "level", "timestamp"})
 
 
@@ -32,7 +37,10 @@ def configure(log_format: Literal["auto", "console", "json"], level: str, clean:
     renderer: list[structlog.types.Processor] = [
         structlog.processors.format_exc_info,
         lambda _logger, _method, entry: {
-            name: clean(value) if isinstance(value, str) and not _is_ours(name, value) else value
+            # Cut first: cleaning takes time in proportion to the text.
+            name: clean(cut(value, MAX_TRACEBACK if name == "exception" else MAX_TEXT))
+            if isinstance(value, str) and not _is_ours(name, value)
+            else value
             for name, value in entry.items()
         },
         *([_printable] if console else []),

@@ -18,6 +18,7 @@ from streamer.core.errors import (
     ValidationError,
     WorkspaceNotFound,
 )
+from streamer.core.quoting import MAX_NAMED
 from streamer.edge.routes import Refusal
 
 TOKEN = "token"  # noqa: S105 - the name of a parameter
@@ -40,7 +41,7 @@ class Invalid(ValidationError):
 
     def __init__(self, issues: Sequence[Mapping[str, Any]]) -> None:
         super().__init__({".".join(issue["path"]) or "request": issue["message"] for issue in issues})
-        self.issues = list(issues)
+        self.issues = list(issues[:MAX_NAMED])
 
 
 def issue(name: str, message: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from streamer.core.errors import ValidationError
 from streamer.core.filter import MAX_VALUE_LENGTH, Condition, Filter, canonical, parse_filter
+from streamer.core.quoting import MAX_NAMED, cut
 from streamer.dialects.paperclip.errors import TOKEN, Invalid, issue
 from streamer.edge.paging import timestamp_of
 
@@ -103,7 +104,7 @@ def expect_none(request: web.Request) -> None:
 def _singles(request: web.Request, known: Collection[str], wrong: list[dict[str, Any]]) -> dict[str, str]:
     """Return the parameters; an empty one is as if it was not there."""
     query = request.query
-    if unknown := [name for name in dict.fromkeys(query) if name not in known]:
+    if unknown := [cut(name) for name in dict.fromkeys(query) if name not in known][:MAX_NAMED]:
         names = ", ".join(f'"{name}"' for name in unknown)
         message = f"Unrecognized key{'s' if len(unknown) > 1 else ''}: {names}"
         wrong.append({"code": "unrecognized_keys", "keys": unknown, "path": [], "message": message})

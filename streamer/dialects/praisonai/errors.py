@@ -17,6 +17,7 @@ from streamer.core.errors import (
     ValidationError,
     WorkspaceNotFound,
 )
+from streamer.core.quoting import MAX_NAMED, cut
 from streamer.edge.routes import Refusal
 
 _FORBIDDEN = "Not a member of this workspace or insufficient role"
@@ -36,12 +37,18 @@ class Unprocessable(ValidationError):
 
     def __init__(self, issues: Sequence[dict[str, Any]]) -> None:
         super().__init__({str(issue["loc"][-1]): str(issue["msg"]) for issue in issues})
-        self.issues = list(issues)
+        self.issues = [_cut(each) for each in issues[:MAX_NAMED]]
 
 
 def issue(name: str, message: str, value: str, kind: str = "value_error") -> dict[str, Any]:
     """Describe what is wrong with a parameter."""
-    return {"type": kind, "loc": ["query", name], "msg": message, "input": value}
+    return _cut({"type": kind, "loc": ["query", name], "msg": message, "input": value})
+
+
+def _cut(described: dict[str, Any]) -> dict[str, Any]:
+    """Shorten what an issue quotes: the name of a parameter and what it was given."""
+    kind, name = described["loc"]
+    return {**described, "loc": [kind, cut(str(name))], "input": cut(str(described["input"]))}
 
 
 def manner(error: StreamerError, request: web.Request) -> Refusal:

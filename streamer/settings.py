@@ -87,6 +87,14 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least severe level to log."
     )
+    log_queue_bytes: int = bound(
+        1 * MiB,
+        "Bytes of log lines that wait while they cannot be written: the disk is full, or a pipe's reader has stopped.",
+        at_limit="Further lines are dropped and counted in `streamer_log_lines_dropped_total`; requests are not held up. Once writing "
+        "works again, a line `log_lines_dropped` says how many are missing. Make room on the disk, or see to the pipe's reader.",
+        ge=16 * KiB,
+        le=1024 * MiB,
+    )
     metrics_public: bool = Field(False, description="Serve `/metrics` without a key.")
     audit_actions: _listed(",", check_action) = Field(  # type: ignore[valid-type]
         (), description="Further actions of category `audit`, separated by commas."

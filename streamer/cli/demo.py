@@ -30,6 +30,7 @@ from streamer.demo.history import Past, history
 from streamer.demo.living import living
 from streamer.demo.story import Event
 from streamer.observe.logs import configure
+from streamer.observe.output import never_block
 from streamer.settings import PREFIX, Settings, SettingsError, load
 
 BATCH = 500
@@ -128,6 +129,7 @@ def command(  # noqa: PLR0913 - the options
             settings = load({"data_dir": folder, "host": host, "port": port}, environment)
         except SettingsError as error:
             raise click.UsageError(str(error)) from None
+        never_block(settings.log_queue_bytes)
         configure(settings.log_format, "warning", redactor(settings).redact_text)
         try:
             with runner() as loop:
@@ -169,8 +171,7 @@ async def _demo(settings: Settings, play: Play) -> None:
         key = server.admin_key or _kept_key(settings.data_dir)
         async with Client(server.url, key) as client:
             playing = asyncio.create_task(_play(client, play, await reading))
-            with contextlib.suppress(BrokenPipeError):
-                click.echo(await _welcome(server, settings, play.workspace))
+            click.echo(await _welcome(server, settings, play.workspace))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait({playing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()

@@ -1,7 +1,6 @@
 """`streamer serve`: the server in the foreground."""
 
 import asyncio
-import contextlib
 import gc
 import signal
 import sys
@@ -12,6 +11,7 @@ import click
 from streamer.app import Server, redactor, running
 from streamer.core.errors import StreamerError
 from streamer.observe.logs import configure
+from streamer.observe.output import never_block
 from streamer.settings import PREFIX, Settings, SettingsError, load
 from streamer.store.database import BadDatabaseUrl
 
@@ -49,6 +49,7 @@ def serve(**flags: Any) -> None:
         settings = load(flags)
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
+    never_block(settings.log_queue_bytes)
     configure(settings.log_format, settings.log_level, redactor(settings).redact_text)
     try:
         with runner() as loop:
@@ -78,8 +79,7 @@ async def _serve(settings: Settings) -> None:
     stop = _stopped_by_signal()
     terminal = sys.stdout.isatty()
     async with running(settings, show_key=terminal) as server:
-        with contextlib.suppress(BrokenPipeError):
-            click.echo(await _welcome(server, terminal=terminal), err=not terminal)
+        click.echo(await _welcome(server, terminal=terminal), err=not terminal)
         _tune_interpreter()
         await stop.wait()
         window = f"within {settings.drain_seconds:g} s"

@@ -1,13 +1,15 @@
 """Structured logs: one line an event, JSON for machines or columns for people, never a credential."""
 
+import functools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import structlog
 
 from streamer.core.quoting import MAX_TEXT, cut
+from streamer.observe.output import Output
 
 MAX_TRACEBACK = 20_000
 """Characters of a traceback that are logged; of any other text `quoting.MAX_TEXT`."""
@@ -52,9 +54,11 @@ def configure(log_format: Literal["auto", "console", "json"], level: str, clean:
     structlog.configure(
         processors=[*shared, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    if isinstance(sys.stderr, Output):
+        sys.stderr.notice = functools.partial(_dropped, [*shared, *renderer])
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -67,6 +71,14 @@ def configure(log_format: Literal["auto", "console", "json"], level: str, clean:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+
+
+def _dropped(processors: Sequence[structlog.types.Processor], lines: int) -> str:
+    """Return the line that stands in the place of lines that could not be written."""
+    entry: Any = {"event": "log_lines_dropped", "lines": lines}
+    for processor in processors:
+        entry = processor(None, "warning", entry)
+    return str(entry)
 
 
 def _printable(_logger: Any, _method: str, entry: structlog.types.EventDict) -> structlog.types.EventDict:

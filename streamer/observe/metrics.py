@@ -1,11 +1,16 @@
 """The server's metrics, in a registry of their own: many servers may run in one process."""
 
 import asyncio
+from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from streamer.observe.output import dropped_lines
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
@@ -17,6 +22,15 @@ def _tasks() -> int:
         return len(asyncio.all_tasks())
     except RuntimeError:  # no event loop: nothing runs
         return 0
+
+
+class _DroppedLines(Collector):
+    """Counts for the process, as its streams are."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the one metric."""
+        text = "Lines of logs that were dropped because they could not be written."
+        yield CounterMetricFamily("streamer_log_lines_dropped", text, value=dropped_lines())
 
 
 class Metrics:
@@ -63,6 +77,7 @@ class Metrics:
         self.store_up = gauge("store_up", "1 while the database answers the readiness check, else 0.")
         self.jwks_keys = gauge("jwks_keys", "Keys of the tokens' issuer in use.")
         self.jwks_fetches = counter("jwks_fetches_total", "Fetches of the keys of the tokens' issuer.", "outcome")
+        registry.register(_DroppedLines())
         gauge("tasks", "Tasks of the event loop.").set_function(_tasks)
 
     def render(self) -> bytes:

@@ -44,21 +44,21 @@ class ServerProcess:
         """Return what the server has written, over all its starts."""
         return self.log_file.read_text()
 
-    async def start(self) -> None:
-        """Start the server and wait until it is ready."""
-        self.spawn()
+    async def start(self, redirect: str = "") -> None:
+        """Start the server and wait until it is ready; `redirect` is a shell's, such as `2>/dev/full`."""
+        self.spawn(redirect)
         async with aiohttp.ClientSession() as session:
             try:
                 await eventually(lambda: self._is_ready(session))
             except AssertionError:
                 raise AssertionError(f"the server is not ready:\n{self.log}") from None
 
-    def spawn(self) -> None:
+    def spawn(self, redirect: str = "") -> None:
         """Start the server without waiting."""
         assert self._process is None, "started already"
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "streamer", "serve"],
+                ["sh", "-c", f'exec "$@" {redirect}', "sh", sys.executable, "-P", "-m", "streamer", "serve"],
                 env=self._environment,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,

@@ -29,6 +29,7 @@ from streamer.core.errors import StoreUnavailable
 from streamer.dialects import DIALECTS
 from streamer.edge.base import Parts, SocketLimits, expect_later
 from streamer.edge.connection import KEPT_SECONDS, LINGER_SECONDS, Runner
+from streamer.edge.listening import bind, urls
 from streamer.edge.middleware import middlewares, set_headers
 from streamer.edge.routes import Dialect, Route
 from streamer.feed.feed import Feed
@@ -60,7 +61,8 @@ PURGE_SECONDS = 5
 class Server:
     """A running server."""
 
-    url: str
+    urls: Sequence[str]
+    """Where it can be reached from this machine, the one to use first."""
     admin_key: str | None
     """The admin key if this start made it, or if it was given; else nobody knows it here."""
     first_start: bool
@@ -70,6 +72,11 @@ class Server:
     keyring: Keyring
     administration: Administration
     hub: Hub
+
+    @property
+    def url(self) -> str:
+        """Where it can be reached from this machine."""
+        return self.urls[0]
 
     async def sign_in_link(self) -> str:
         """Make a link that signs a browser in to the page, once, within ten minutes."""
@@ -97,10 +104,14 @@ async def running(  # noqa: PLR0915 - the list of all parts
         BadDatabaseUrl, StoreUnavailable, DatabaseTooNew: the database cannot be used.
     """
     database = Database(settings.database)  # before anything is made: the URL may be wrong
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is made here
     _raise_file_limit()
     metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
+        # A start that fails must not have written anything: another server may be at work on this port or these data.
+        sockets = await bind(settings.host, settings.port)
+        for bound in sockets:
+            stack.callback(bound.close)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is made here
         stack.enter_context(exclusive(settings.data_dir, database))
         stack.push_async_callback(database.close)
         await migrate(database)
@@ -212,12 +223,10 @@ async def running(  # noqa: PLR0915 - the list of all parts
         application.on_cleanup.append(lambda _: hub.finish(max(ends - loop.time(), 0)))
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
-        await site.start()
-        port = runner.addresses[0][1]
-        host = settings.host if settings.host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104 - shown, not bound
+        for bound in sockets:
+            await web.SockSite(runner, bound, backlog=BACKLOG).start()
         yield Server(
-            url=f"http://{f'[{host}]' if ':' in host else host}:{port}",
+            urls=urls(settings.host, sockets),
             admin_key=made or chosen,
             first_start=made is not None,
             key_file=settings.data_dir / "admin.key",

@@ -70,7 +70,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address or host name to listen on; a name's addresses all. `0.0.0.0`: all of IPv4; `::`: IPv4 and IPv6.",
+    )
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="Port to listen on; 0 takes a free one.")
     data_dir: Path = Field(Path("data"), description="Folder of the SQLite database and the admin key's file.")
     database_url: SecretStr | None = Field(

@@ -118,7 +118,8 @@ def _stopped_by_signal() -> asyncio.Event:
 async def _welcome(server: Server, *, terminal: bool) -> str:
     """Say where the server is and what to type next. Credentials appear on a terminal only, never in a log."""
     key = server.admin_key if terminal and server.first_start else "$STREAMER_KEY"
-    lines = [f"streamer listens on {server.url}"]
+    first, *others = server.urls
+    lines = [f"streamer listens on {first}" + (f" ({', '.join(others)})" if others else "")]
     if terminal:
         lines.append(f"\n  page    {await server.sign_in_link()}\n          (signs in once, within ten minutes)")
     if server.first_start and terminal:

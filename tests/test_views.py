@@ -123,9 +123,9 @@ async def test_a_ticket_keeps_to_what_is_own(api: Api) -> None:
 
 
 async def test_who_made_a_workspace_owns_what_is_in_it(api: Api) -> None:
-    """For who made the workspace all of it is their own: events of others, audit events with `audit:read:own`."""
-    maker = person(api, "ann", grants={"*": ["workspace:write"], WS: ["workspace:read:own"]})
-    (await maker.post(events(WS), {"action": "first.event"})).expect(201)
+    """The creator of a workspace owns all of it: events of others, audit events with `audit:read:own`."""
+    (await person(api, "ann", grants={"*": ["admin"]}).put(f"/v1/workspaces/{WS}")).expect(201)
+    maker = person(api, "ann", grants={WS: ["workspace:read:own"]})
     assert (await api.get(f"/v1/workspaces/{WS}")).expect(200)["created_by"] == "user:ann"
     stored: list[Event] = (await api.append_all(WS, corpus())).expect(201)["events"]
     known = {event["id"] for event in stored}
@@ -141,6 +141,28 @@ async def test_who_made_a_workspace_owns_what_is_in_it(api: Api) -> None:
         own_id = "bob" if caller.key and "user:bob" in str((await caller.get("/v1/session")).json) else "ann"
         expected = [event["id"] for event in stored if sees(event, scopes, own_id, made=made)]
         assert ids(await caller.history(WS, order="asc"), known) == expected
+
+
+async def test_an_append_that_makes_a_workspace_owns_only_itself(api: Api) -> None:
+    """Who appends first under an id makes the workspace, and still reads only its own events there, by every way of reading."""
+    both = {"*": ["workspace:write", "workspace:read:own", "audit:read:own"]}
+    first = person(api, "eve", grants=both)
+    (await first.post(events(WS), {"action": "first.event"})).expect(201)
+    assert (await api.get(f"/v1/workspaces/{WS}")).expect(200)["created_by"] == "user:eve"
+    stored: list[Event] = (await api.append_all(WS, corpus())).expect(201)["events"]
+    known = {event["id"] for event in stored}
+    assert ids(await first.history(WS, order="asc"), known) == []
+    # Changing its values is no making, either.
+    (await person(api, "eve", grants={"*": ["admin"]}).put(f"/v1/workspaces/{WS}", {"name": "mine"})).expect(200)
+    assert ids(await first.history(WS, order="asc"), known) == []
+    assert (await first.get(f"{events(WS)}/{stored[0]['id']}")).error == "event_not_found"
+    reader = await KINDS[0].open(first, WS, after=BEGINNING)
+    assert ids(await reader.synced(), known) == []
+    reader.close()
+    for path in (f"/api/companies/{WS}/activity", f"/api/v1/workspaces/{WS}/activity", "/api/v1/users/me/activity"):
+        assert ids((await first.get(path)).expect(200), known) == []
+    for path in (f"/v1/workspaces/{WS}/activity", f"/v1/workspaces/{WS}/audit", "/v1/audit"):
+        assert ids((await first.get(path)).expect(200)["events"], known) == []
 
 
 async def test_a_key_without_an_actor_owns_what_says_so(api: Api) -> None:

@@ -58,7 +58,8 @@ class Views:
         return READ in principal.scopes(workspace) or await self._made(principal, workspace)
 
     async def _made(self, principal: Principal, workspace: str) -> bool:
-        return (await self._workspaces.get(workspace)).created_by in principal.makers
+        # Not `created_by`: whoever appends first under an id makes it, too, and would read all that others append there later.
+        return (await self._workspaces.get(workspace)).maker in principal.makers
 
     async def _tell(self, principal: Principal, workspace: str) -> None:
         hour = self._clock() // HOUR * HOUR

@@ -27,6 +27,8 @@ workspaces = Table(
     Column("settings", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", _Word, nullable=False),
+    # `created_by` if that made it on purpose (`PUT`); null if an append did, which gives no right to what is in it.
+    Column("maker", _Word),
     # A deleted workspace's number must never come back: its events may still be there.
     sqlite_autoincrement=True,
 )

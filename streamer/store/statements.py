@@ -231,4 +231,5 @@ def workspace_row(workspace: str, *, created_by: str, now: int) -> dict[str, obj
         "settings": "{}",
         "created_at": now,
         "created_by": created_by,
+        "maker": None,
     }

@@ -31,6 +31,8 @@ class Workspace:
     settings: Mapping[str, Any]
     created_at: int
     created_by: str
+    maker: str | None
+    """Who made it on purpose; None: an append made it."""
     log: LogHead
 
 
@@ -79,7 +81,7 @@ class Workspaces:
         this = workspaces.c.id == workspace
 
         def apply(connection: Connection, found: Collection[str]) -> tuple[tuple[Workspace, bool], list[Told]]:
-            row = workspace_row(workspace, created_by=creator, now=self._clock())
+            row = workspace_row(workspace, created_by=creator, now=self._clock()) | {"maker": creator}
             insertion = self._database.insert(workspaces).on_conflict_do_nothing()
             before = None
             if not connection.execute(insertion, row | values).rowcount:
@@ -184,5 +186,6 @@ def _workspace(row: Any) -> Workspace:
         orjson.loads(row.settings),
         row.created_at,
         row.created_by,
+        row.maker,
         LogHead(row.epoch, row.head, row.earliest),
     )

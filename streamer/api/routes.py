@@ -83,7 +83,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "DELETE", f"{_WS}/members/{{user}}", "remove_member",
-        "Take a person out of the workspace; their streams are closed, keys that act as them revoked", Access(ADMIN),
+        "Take a person out of the workspace; their streams are closed, keys that act as them revoked",
+        Access(ADMIN, oneself="user"),
         answers=((204, "", "Removed."),), errors=(400, 404, 409),
     ),
     Route(

@@ -32,6 +32,8 @@ class Access:
     """A ticket for the path's workspace will do."""
     query_key: str | None = None
     """The parameter in which a key may come, as a dialect's clients send it."""
+    oneself: str | None = None
+    """The part of the path that names a person, who needs only to be a member to do this to themselves."""
     agents: bool = True
     """Whoever is bound to act as an agent may use it, too."""
 
@@ -83,7 +85,9 @@ class Gate:
             if not (access.scope == ADMIN and principal.is_admin()):
                 raise PermissionDenied("this needs the admin key")
             return principal
-        principal.need(workspace, access.scope)
+        is_oneself = access.oneself is not None and request.match_info[access.oneself] == principal.own_id
+        if not (is_oneself and principal.is_person and workspace in principal.roles):
+            principal.need(workspace, access.scope)
         return principal
 
     async def _by_query(self, request: web.Request, access: Access) -> Principal:

@@ -1,6 +1,6 @@
 """A principal: a caller with its grants; what each scope and role lets it do, and which events it may see."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -68,7 +68,7 @@ class Principal:
     derived_from: str = ""
     """The account of the credential that this one was made from."""
     roles: Mapping[str, str] = field(default_factory=dict)
-    """A person's roles in workspaces, which stand for scopes there."""
+    """A person's roles in workspaces, which stand for scopes there; in the order of preference (`rank`)."""
     actor_name: str | None = None
     """What people call the actor, if the credential says so."""
     may_claim: frozenset[str] = frozenset()
@@ -154,6 +154,16 @@ class Principal:
         opening = {READ, READ_OWN, ADMIN}
         readable = frozenset([*(ws for ws, scopes in self.grants.items() if scopes & opening), *self.roles])
         return None if EVERYWHERE in readable else readable
+
+    def rank(self) -> Callable[[str], int]:
+        """Return what ranks workspaces for routes that name none: the lowest is preferred.
+
+        First those that the credential names, then the memberships in their order, then what only a grant for `*` reaches. Anybody
+        may add a person to a workspace of theirs: that must not change what the person's routes answer.
+        """
+        ranks = {**{workspace: at for at, workspace in enumerate(self.roles, 1)}, **dict.fromkeys(self.grants, 0)}
+        others = len(self.roles) + 1
+        return lambda workspace: ranks.get(workspace, others)
 
     def is_narrowed(self, workspace: str) -> bool:
         """Tell whether it matters in a workspace who made it."""

@@ -1,6 +1,6 @@
 """Issues as some dialects address them: by id or identifier, with or without the workspace."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from streamer.auth.principal import Principal
 from streamer.core.entities import ISSUE, Entity
@@ -9,6 +9,7 @@ from streamer.core.filter import Condition, Either, Filter, canonical
 from streamer.core.ids import is_id
 from streamer.edge.base import Base
 from streamer.edge.paging import Stretch
+from streamer.store.entities import FOUND_ROWS
 
 MAX_REFERENCE = 512
 
@@ -17,7 +18,7 @@ class Issues(Base):
     """Finds issues for a caller."""
 
     async def issue(self, principal: Principal, reference: str, workspace: str | None = None) -> tuple[str, Entity]:
-        """Return the issue that an id or identifier names, with its workspace.
+        """Return the issue that an id or identifier names, with its workspace: of several workspaces the one that the caller prefers.
 
         Args:
             principal: who asks.
@@ -41,14 +42,32 @@ class Issues(Base):
         about: Callable[[str], Filter],
         workspace: str | None = None,
     ) -> list[tuple[str, Entity]]:
-        """Return the entities that a reference names, with their workspaces, one of each.
+        """Return the entities that a reference names, with their workspaces: all of the caller's most preferred workspaces that have one.
 
-        Who may read only its own events is told of an entity if it sees one that is `about` its id.
+        Several are returned only if the caller prefers none of their workspaces (`Principal.rank`). Who may read only its own events is
+        told of an entity if it sees one that is `about` its id.
         """
         among = principal.readable() if workspace is None else {workspace}
         if "\0" in reference or len(reference) > MAX_REFERENCE or not all(map(is_id, among or ())):
             return []
-        found = await self.parts.entities.find(kind, reference, among)
+        rank = principal.rank()
+        # What the credential or a membership names, before what only a grant for `*` reaches.
+        left: set[str] | None = {*filter(is_id, (*principal.grants, *principal.roles))} if among is None else {*among}
+        while left:
+            found = await self.parts.entities.find(kind, reference, left, rank)
+            if seen := await self._seen(principal, found, about):
+                return seen
+            left = {one for one in left if found and rank(one) > rank(found[0][0])}
+        if among is not None:
+            return []
+        found = await self.parts.entities.find(kind, reference, None)
+        if len(found) == FOUND_ROWS:
+            raise Ambiguous("too many workspaces have it: name the workspace, or use a key for one of them")
+        return await self._seen(principal, found, about)
+
+    async def _seen(
+        self, principal: Principal, found: Sequence[tuple[str, Entity]], about: Callable[[str], Filter]
+    ) -> list[tuple[str, Entity]]:
         return [(where, entity) for where, entity in found if await self._sees(principal, where, about(entity.id))]
 
     async def _sees(self, principal: Principal, workspace: str, selection: Filter) -> bool:

@@ -6,7 +6,7 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -21,6 +21,7 @@ from streamer.edge.paging import Stretch
 
 MAX_WORKSPACES = 500
 """Workspaces that one reader reads at once: a cursor, or the `id:` of a stream, holds a position of each."""
+OMITTED = "X-Workspaces-Omitted"
 AT_ONCE = 8
 """Workspaces that are asked at the same time."""
 LEAST = 4
@@ -83,6 +84,8 @@ class Found:
     events: list[dict[str, Any]]
     cursor: str | None
     """Leads on, if there may be more."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What the answer says beside it."""
 
 
 @dataclass(slots=True)
@@ -111,24 +114,33 @@ class _Newer(tuple[str, str, int]):
 class Many(Base):
     """Reads many workspaces as one."""
 
-    async def workspaces_of(self, among: Collection[str] | None) -> list[str]:
-        """Return the workspaces to be read: these, or all (None). Raises ValidationError: they are too many."""
+    async def workspaces_of(self, principal: Principal, among: Collection[str] | None) -> tuple[list[str], int]:
+        """Return the workspaces to be read, these or all (None), the preferred ones first; and how many memberships are left out.
+
+        Memberships beyond `MAX_WORKSPACES` are left out: others add a person to workspaces, and must not be able to end the person's
+        routes.
+
+        Raises: ValidationError: the workspaces that the credential itself grants are too many.
+        """
+        everywhere = among is None
         if among is None:
             listed = await self.parts.workspaces.listing(None, after="", limit=MAX_WORKSPACES + 1)
             among = [workspace.id for workspace in listed]
-        if len(among) > MAX_WORKSPACES:
+        rank = principal.rank()
+        found = sorted(among, key=lambda workspace: (rank(workspace), workspace))
+        if len(found) > MAX_WORKSPACES and (everywhere or rank(found[MAX_WORKSPACES]) == 0):
             raise ValidationError(
                 {"workspaces": f"more than {MAX_WORKSPACES}: read them one by one, or use a key with fewer grants"}
             )
-        return sorted(among)
+        return found[:MAX_WORKSPACES], len(found[MAX_WORKSPACES:])
 
     async def newest(
         self, principal: Principal, selection: Filter, stretch: Stretch, limit: int, cursor: str | None
     ) -> Found:
         """Return a page over all workspaces that a principal may read. Raises ValidationError, InvalidCursor."""
-        return await self.many(
-            principal, await self.workspaces_of(principal.readable()), selection, stretch, limit, cursor
-        )
+        workspaces, left_out = await self.workspaces_of(principal, principal.readable())
+        found = await self.many(principal, workspaces, selection, stretch, limit, cursor)
+        return replace(found, headers=said_of(left_out))
 
     async def many(  # noqa: PLR0913, PLR0917 - a page's parts, and the workspaces
         self,
@@ -226,6 +238,11 @@ class Many(Base):
             source.at = page.floor if stretch.order == "asc" else page.ceiling + 1
         source.waiting.extend((event.seq, len(event.body), orjson.loads(event.body)) for event in page.events)
         source.is_over = not page.full
+
+
+def said_of(left_out: int) -> dict[str, str]:
+    """Return the header that says how many workspaces a page leaves out."""
+    return {OMITTED: str(left_out)} if left_out else {}
 
 
 def _place(place: Any, source: _Source, index: int) -> Any:

@@ -49,7 +49,7 @@ PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
     "Access-Control-Max-Age": "600",
 }
-EXPOSED_HEADERS = "Link, Retry-After, X-Next-Cursor, X-Request-Id, RateLimit, RateLimit-Policy"
+EXPOSED_HEADERS = "Link, Retry-After, X-Next-Cursor, X-Request-Id, X-Workspaces-Omitted, RateLimit, RateLimit-Policy"
 """What scripts of other origins may read of an answer."""
 
 _BODY_UNREAD = (PayloadTooLarge, RequestTimeout)

@@ -158,11 +158,17 @@ class Entities:
 
     @reads
     def find(
-        self, connection: Connection, type_: str, ref: str, among: Collection[str] | None
+        self,
+        connection: Connection,
+        type_: str,
+        ref: str,
+        among: Collection[str] | None,
+        rank: Callable[[str], int] = lambda _workspace: 0,
     ) -> list[tuple[str, Entity]]:
         """Return what a reference means in some workspaces (None: in all): an id, else an identifier, else one in other letters (`pap-1`).
 
-        Of a workspace it is one at the most, the newest; deleted ones are left out. In order of the workspaces' ids, at most 20.
+        Only those of the workspaces with the lowest `rank` that have one. Of a workspace it is one at the most, the newest; deleted ones
+        are left out. In order of the workspaces' ids; of all workspaces at most `FOUND_ROWS`.
         """
         if not 0 < len(ref) <= MAX_TEXT or "\0" in ref:
             return []
@@ -172,6 +178,7 @@ class Entities:
         newest = func.row_number().over(
             partition_by=entities.c.workspace, order_by=(entities.c.created_at.desc(), entities.c.id)
         )
+        found: list[tuple[str, Entity]] = []
         for same in tried:
             each = (
                 select(workspaces.c.id.label("of"), *_ENTITY, newest.label("place"))
@@ -184,11 +191,16 @@ class Entities:
                 )
                 .subquery()
             )
-            query = select(each).where(each.c.place == 1).order_by(each.c.of).limit(FOUND_ROWS)
+            query = (
+                select(each).where(each.c.place == 1).order_by(each.c.of).limit(FOUND_ROWS if among is None else None)
+            )
             values = {} if among is None else {"among": self._database.list_value(sorted(among))}
-            if rows := connection.execute(query, values).all():
-                return [(of, _entity(values)) for of, *values, _ in rows]
-        return []
+            rows = connection.execute(query, values).all()
+            lowest = min([rank(row.of) for row in rows], default=0)
+            # An id wins over an identifier only in workspaces of the same rank.
+            if rows and (not found or lowest < rank(found[0][0])):
+                found = [(of, _entity(values)) for of, *values, _ in rows if rank(of) == lowest]
+        return found
 
     @reads
     def runs_of(self, connection: Connection, workspace: str, issue_id: str, limit: int) -> list[Entity]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, select, tuple_
 
 from streamer.core.errors import NotFound, WorkspaceNotFound
 from streamer.core.event import Draft
@@ -15,6 +15,8 @@ from streamer.store.schema import members
 AT_ONCE = 5000
 """Memberships that one query asks for."""
 OWNER = "owner"
+PERSON = "user:"
+"""What `added_by` begins with for a person; their id follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,14 @@ class Members:
 
     @reads
     def roles(self, connection: Connection, user: str) -> dict[str, str]:
-        """Return a person's roles by workspace."""
-        rows = connection.execute(select(members.c.workspace, members.c.role).where(members.c.user_id == user))
+        """Return a person's roles by workspace, in the order of preference (`auth.principal.Principal.rank`).
+
+        Workspaces that they added themselves to come first, then the others in the order in which they were added: whoever adds them
+        to one more cannot move it before those that they had.
+        """
+        by_others = case((members.c.added_by == PERSON + user, 0), else_=1)
+        query = select(members.c.workspace, members.c.role).where(members.c.user_id == user)
+        rows = connection.execute(query.order_by(by_others, members.c.added_at, members.c.workspace))
         return {row.workspace: row.role for row in rows}
 
     @reads

@@ -24,7 +24,7 @@ from streamer.dialects.evershell.stream import (
     parse_place,
 )
 from streamer.edge.base import Parts, json_answer, parsed, readable
-from streamer.edge.many import Many, parse_positions
+from streamer.edge.many import Many, parse_positions, said_of
 from streamer.edge.paging import Cursor, Stretch, parse_bound, timestamp_of
 from streamer.feed.connection import Subscription
 from streamer.transports import sse
@@ -52,10 +52,12 @@ class Handlers(Many):
 
     async def org_audit(self, request: web.Request) -> web.StreamResponse:
         principal, wanted = request[PRINCIPAL], parse_audit(request)
-        workspaces = await self._readable_by(principal, scopes={AUDIT, AUDIT_OWN})
+        workspaces, left_out = await self._readable_by(principal, scopes={AUDIT, AUDIT_OWN})
         found = await self.many(principal, workspaces, wanted.selection, wanted.stretch, wanted.limit, wanted.cursor)
         orgs = await self._orgs_of({event["workspace_id"] for event in found.events})
-        return _answer([shape(event, orgs.get(event["workspace_id"], "")) for event in found.events], found.cursor)
+        response = _answer([shape(event, orgs.get(event["workspace_id"], "")) for event in found.events], found.cursor)
+        response.headers.update(said_of(left_out))
+        return response
 
     async def _page(self, request: web.Request, wanted: ListQuery) -> web.StreamResponse:
         workspace, principal = readable(request), request[PRINCIPAL]
@@ -96,7 +98,7 @@ class Handlers(Many):
     async def stream_org_activity(self, request: web.Request) -> web.StreamResponse:
         principal = request[PRINCIPAL]
         selection, after = parse_stream(request)
-        workspaces = await self._readable_by(principal)
+        workspaces, left_out = await self._readable_by(principal)
         self.parts.hub.see_room(principal.bearer)
         heads: dict[str, LogHead] = {}
         for first in range(0, len(workspaces), HEADS):
@@ -110,7 +112,8 @@ class Handlers(Many):
                 return response
             wire = sse.SseWire(stream.is_chunked)
             sink = EvershellSink(transport, outlet.drain, wire=wire, **self.parts.sink_options)
-            sink.write(wire.chunk(b"retry: %d\n" % retry_ms()))
+            omitted = b": %d workspaces omitted\n" % left_out if left_out else b""
+            sink.write(wire.chunk(omitted + b"retry: %d\n" % retry_ms()))
             connection = self.parts.feed.connect(sink, principal.chain, self.parts.evershell_stream_seconds)
             outlet.when_lost(partial(self._org_streams.end, stream))
             self._org_streams.begin(stream, connection, readers)
@@ -141,7 +144,8 @@ class Handlers(Many):
 
     async def _around(self, principal: Principal, heads: Mapping[str, LogHead], event_id: str) -> dict[str, Bound]:
         """Return where an event stands, exactly in its own workspace; in all others only its time is known."""
-        for workspace in heads if is_id(event_id) else ():
+        # The preferred first: whoever adds the caller to a workspace can copy an event's id into it.
+        for workspace in sorted(heads, key=principal.rank()) if is_id(event_id) else ():
             try:
                 view = await self.parts.views.of(principal, workspace, EVERYTHING)
                 at = await self.parts.log.event(workspace, event_id, view)
@@ -173,8 +177,10 @@ class Handlers(Many):
 
     # ---- workspaces
 
-    async def _readable_by(self, principal: Principal, scopes: Collection[str] = (READ, READ_OWN)) -> list[str]:
-        """Return the workspaces in which a principal has one of these scopes. Raises PermissionDenied: in none."""
+    async def _readable_by(
+        self, principal: Principal, scopes: Collection[str] = (READ, READ_OWN)
+    ) -> tuple[list[str], int]:
+        """Return the workspaces in which a principal has one of these scopes, as `workspaces_of` does. Raises PermissionDenied: in none."""
         readable_ = principal.readable()
         if readable_ is None and not principal.scopes(EVERYWHERE) & {*scopes}:
             readable_ = frozenset({*principal.grants, *principal.roles} - {EVERYWHERE})
@@ -182,7 +188,7 @@ class Handlers(Many):
             readable_ = frozenset(ws for ws in readable_ if is_id(ws) and principal.scopes(ws) & {*scopes})
         if readable_ is not None and not readable_:
             raise PermissionDenied(f"this needs the scope {next(iter(sorted(scopes)))} in a workspace")
-        return await self.workspaces_of(readable_)
+        return await self.workspaces_of(principal, readable_)
 
     async def _orgs_of(self, workspaces: Collection[str]) -> dict[str, str]:
         found = await self.parts.workspaces.listing(set(workspaces), after="", limit=max(len(workspaces), 1))

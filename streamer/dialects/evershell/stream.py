@@ -28,6 +28,7 @@ from streamer.core.frame import Frame, sse_message
 from streamer.core.ports import Bound, Log
 from streamer.core.position import LogHead, Position
 from streamer.dialects.evershell.shape import shape
+from streamer.edge import many
 from streamer.edge.many import positions_text
 from streamer.feed.connection import Connection, Reader, Subscription
 from streamer.feed.feed import Feed
@@ -284,18 +285,22 @@ class OrgStreams:
     async def _look(self) -> None:
         """Read on where somebody may read now what it did not: the log is asked once for all streams."""
         wanted: dict[OrgStream, set[str]] = {}
-        known: dict[frozenset[str] | None, list[str]] = {}
+        known: dict[object, list[str]] = {}
         for stream in list(self._open):
             stream.principal = await self._keyring.current(stream.principal)
-            may = stream.principal.readable()
+            may = stream.principal.readable(), tuple(stream.principal.roles)
             try:
-                known[may] = known.get(may) or await self._workspaces_of(stream.principal)
+                if may not in known:
+                    known[may], _ = await self._workspaces_of(stream.principal)
             except PermissionDenied:
                 continue  # all that it could read is closed, or about to be
             except ValidationError:
                 _turn_away(stream)  # more than one stream can bring
                 continue
             wanted[stream] = set(known[may]) - set(stream.readers)
+            if len(wanted[stream]) + len(stream.readers) > many.MAX_WORKSPACES:
+                del wanted[stream]
+                _turn_away(stream)  # others are preferred now
         missing = sorted(set().union(*wanted.values()))
         heads: dict[str, LogHead] = {}
         for start in range(0, len(missing), HEADS):

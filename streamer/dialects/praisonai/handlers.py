@@ -57,7 +57,9 @@ class Handlers(Issues, Many):
             wanted.limit,
             wanted.cursor,
         )
-        return self._list(request, wanted, found.events, found.cursor)
+        response = self._list(request, wanted, found.events, found.cursor)
+        response.headers.update(found.headers)
+        return response
 
     async def workspace_activity_slash(self, request: web.Request) -> web.StreamResponse:
         return _without_slash(request)

@@ -254,7 +254,15 @@ async def test_mixed_history_is_not_told(api: Api) -> None:
         {},
         {"category": "audit,activity"},
         {"category": "activity"},
-        {"action": "key.*"},
+        {"action": "issue.*"},
+        {"action": "key.*,issue.*"},
+        {"action": "!key.*"},
+        {"action": "*"},
+        {"action": "key.created,issue.created"},
+        {"actor_type": "key,user"},
+        {"actor_id": "admin"},
+        {"entity_id": "i1"},
+        {"q": "key"},
     ):
         await api.history(WS, **params)
     assert [event["action"] for event in await trail(api)] == ["key.created"]

@@ -15,7 +15,7 @@ from streamer.auth.principal import READ, Principal
 from streamer.core.clock import format_timestamp
 from streamer.core.entities import Entity
 from streamer.core.errors import NotFound, StoreUnavailable, WorkspaceNotFound
-from streamer.core.filter import EVERYTHING, parse_filter
+from streamer.core.filter import parse_filter
 from streamer.core.frame import page_body
 from streamer.core.ids import is_id
 from streamer.core.position import Position
@@ -112,11 +112,7 @@ class Handlers(AccessHandlers):
     async def get_event(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = readable(request), request[PRINCIPAL]
         query.expect_none(parameters(request))
-        event_id = request.match_info["id"]
-        if not is_id(event_id):
-            event_id = "."  # no event has it: the answer is the same as for one that does not exist
-        selection = await self.parts.views.of(principal, workspace, EVERYTHING)
-        event = await self.parts.log.event(workspace, event_id, selection)
+        event = await self.parts.views.event(principal, workspace, request.match_info["id"])
         return json_bytes(event.body)
 
     async def stream_events(self, request: web.Request) -> web.StreamResponse:

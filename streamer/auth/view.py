@@ -4,11 +4,15 @@ import contextlib
 from collections.abc import Callable
 from hashlib import sha256
 
+import orjson
+
 from streamer.auth.principal import AUDIT, AUDIT_OWN, READ, Principal
+from streamer.core.auditing import asks_for_audit
 from streamer.core.clock import format_timestamp, now_us
 from streamer.core.errors import IdConflict, PermissionDenied
-from streamer.core.filter import Filter
-from streamer.core.ids import OWN_EVENT_IDS
+from streamer.core.event import Event
+from streamer.core.filter import EVERYTHING, Filter
+from streamer.core.ids import OWN_EVENT_IDS, is_id
 from streamer.core.ports import Append, Log, Writer
 from streamer.ingest.intake import Intake
 from streamer.store.workspaces import Workspaces
@@ -41,9 +45,21 @@ class Views:
         """
         made = principal.is_narrowed(workspace) and await self._made(principal, workspace)
         narrowed = selection.narrowed(principal.view(workspace, made=made))
-        if narrowed.asks_for_audit() and principal.scopes(workspace) & {AUDIT, AUDIT_OWN}:
+        if asks_for_audit(narrowed, self._intake.audit_actions):
             await self._tell(principal, workspace)
         return narrowed
+
+    async def event(self, principal: Principal, workspace: str, event_id: str) -> Event:
+        """Return one event of a workspace in which the principal may read. Reading an audit event so is recorded as `of` does.
+
+        Raises: EventNotFound, WorkspaceNotFound, and what an append raises if the reading cannot be recorded.
+        """
+        view = await self.of(principal, workspace, EVERYTHING)
+        # What is no id, no event has: the answer is the same as for one that does not exist.
+        event = await self._log.event(workspace, event_id if is_id(event_id) else ".", view)
+        if orjson.loads(event.body)["category"] == "audit":
+            await self._tell(principal, workspace)
+        return event
 
     async def expect_all(self, principal: Principal, workspace: str) -> None:
         """See that a principal that may read in a workspace may know of everybody's activity. Raises WorkspaceNotFound, PermissionDenied."""
@@ -62,6 +78,9 @@ class Views:
         return (await self._workspaces.get(workspace)).maker in principal.makers
 
     async def _tell(self, principal: Principal, workspace: str) -> None:
+        """Record that a principal reads audit events, if it may read more of them than everybody may."""
+        if not principal.scopes(workspace) & {AUDIT, AUDIT_OWN}:
+            return
         hour = self._clock() // HOUR * HOUR
         # The log knows an id only once: whichever node tells first.
         event_id = f"{OWN_EVENT_IDS}audit-read:" + sha256(f"{principal.account}\0{hour}".encode()).hexdigest()[:32]

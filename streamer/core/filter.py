@@ -92,16 +92,6 @@ class Filter:
         """Return the filter of what passes both."""
         return canonical((*self.conditions, *other.conditions)) if other.conditions else self
 
-    def asks_for_audit(self) -> bool:
-        """Tell whether nothing but audit events is asked for, by their category."""
-        asked = [
-            condition
-            for condition in self.conditions
-            if isinstance(condition, Condition) and condition.field == "category"
-        ]
-        passing = [name for name in CATEGORIES if all((name in one.values) is not one.exclude for one in asked)]
-        return passing == ["audit"]
-
 
 EVERYTHING = Filter()
 AUDIT_ONLY = Condition("category", frozenset({"audit"}))

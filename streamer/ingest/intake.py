@@ -75,7 +75,8 @@ class Intake:
         self._metrics = metrics
         self._limits = limits
         self._redactor = redactor
-        self._audit_actions = audit_actions
+        self.audit_actions = audit_actions
+        """The actions whose events are audit events."""
         self._ids = Uuid7s()
 
     async def append(  # noqa: PLR0913 - what an append is made of
@@ -141,7 +142,7 @@ class Intake:
     def tell(self, workspace: str, event: Mapping[str, Any]) -> Draft:
         """Return the draft of an event of the server's own; it may be longer than a client's. Any thread may call."""
         event = {"id": OWN_EVENT_IDS + self._ids.make(), **event}
-        complete = _complete(workspace, event, _OURSELVES, "", self._audit_actions, _EMPTY)
+        complete = _complete(workspace, event, _OURSELVES, "", self.audit_actions, _EMPTY)
         return encode(self._redacted(complete), id=event["id"], given_id=True)
 
     def _draft(
@@ -152,7 +153,7 @@ class Intake:
         where: str,
         no_details: Mapping[str, Any] | None,
     ) -> Draft:
-        complete = _complete(workspace, event, author, where, self._audit_actions, no_details)
+        complete = _complete(workspace, event, author, where, self.audit_actions, no_details)
         event_id = event.get("id")
         try:
             draft = encode(complete, id=event_id or self._ids.make(), given_id=event_id is not None)

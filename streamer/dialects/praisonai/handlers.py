@@ -32,11 +32,7 @@ class Handlers(Issues, Many):
     async def activity(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = readable(request), request[PRINCIPAL]
         platform = parse_view(request)
-        view = await self.parts.views.of(principal, workspace, EVERYTHING)
-        event_id = request.match_info["id"]
-        if not is_id(event_id):
-            raise EventNotFound
-        event = await self.parts.log.event(workspace, event_id, view)
+        event = await self.parts.views.event(principal, workspace, request.match_info["id"])
         return json_answer(shape(orjson.loads(event.body), zone=self.parts.praisonai_zone, platform=platform))
 
     async def workspace_issue_activity(self, request: web.Request) -> web.StreamResponse:

@@ -7,9 +7,9 @@ import resource
 import stat
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
@@ -22,10 +22,9 @@ from streamer.auth.jwt import Rules, Tokens
 from streamer.auth.keys import Keyring
 from streamer.auth.tickets import Tickets
 from streamer.auth.view import Views
-from streamer.auth.watch import Watch
+from streamer.auth.watch import WATCH_SECONDS, Watch
 from streamer.bus.local import LocalBus
 from streamer.core.actions import AUDIT_ACTIONS
-from streamer.core.errors import StoreUnavailable
 from streamer.dialects import DIALECTS
 from streamer.edge.base import Parts, SocketLimits, expect_later
 from streamer.edge.connection import KEPT_SECONDS, LINGER_SECONDS, Runner
@@ -37,7 +36,9 @@ from streamer.feed.hub import Hub
 from streamer.ingest.intake import Intake, Limits
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
+from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
+from streamer.observe.watchdog import Watchdog
 from streamer.settings import Settings
 from streamer.store.credentials import Credentials
 from streamer.store.database import Database
@@ -72,6 +73,7 @@ class Server:
     keyring: Keyring
     administration: Administration
     hub: Hub
+    loops: Loops
 
     @property
     def url(self) -> str:
@@ -113,6 +115,9 @@ async def running(  # noqa: PLR0915 - the list of all parts
             stack.callback(bound.close)
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is made here
         stack.enter_context(exclusive(settings.data_dir, database))
+        watchdog, loops = Watchdog(metrics), Loops(metrics)
+        watchdog.watch(asyncio.get_running_loop())
+        stack.callback(watchdog.unwatch, asyncio.get_running_loop())
         stack.push_async_callback(database.close)
         await migrate(database)
         bus = LocalBus()
@@ -124,8 +129,9 @@ async def running(  # noqa: PLR0915 - the list of all parts
             max_waiting_bytes=settings.append_queue_bytes,
             idempotency_seconds=settings.idempotency_hours * 3600,
         )
-        writing = asyncio.create_task(writer.run(), name="writer")
-        stack.push_async_callback(_finish, writer, writing)
+        stack.push_async_callback(loops.stop)
+        loops.start("writer", writer.turn, nudge=writer.nudge)
+        stack.push_async_callback(writer.close)
         log = SqlLog(database)
         workspaces, members, credentials = Workspaces(database), Members(database), Credentials(database)
         hub = Hub(
@@ -171,6 +177,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             keyring=keyring,
             tickets=tickets,
             metrics=metrics,
+            loops=loops,
             static=_static_dir(),
             max_body_bytes=settings.max_body_bytes,
             max_page_events=settings.max_page_events,
@@ -185,15 +192,14 @@ async def running(  # noqa: PLR0915 - the list of all parts
             evershell_stream_seconds=settings.evershell_stream_seconds,
             sink_options={"high_water": settings.write_buffer_bytes, "stall_seconds": settings.stall_seconds},
         )
-        purging = asyncio.create_task(_purge(workspaces), name="purge")
-        stack.push_async_callback(_cancel, purging)
-        hub.start()
+        loops.start("purge", partial(_purge, workspaces), every=PURGE_SECONDS)
+        hub.start(loops)
         stack.push_async_callback(hub.stop)
-        watching = asyncio.create_task(Watch(hub, credentials, members, tickets, tokens).run(), name="watch")
-        stack.push_async_callback(_cancel, watching)
+        loops.start("watch", Watch(hub, credentials, members, tickets, tokens).look, every=WATCH_SECONDS)
         if tokens is not None:
             await tokens.refresh()  # not to refuse the first of them
-            stack.push_async_callback(_cancel, asyncio.create_task(tokens.run(), name="jwks"))
+            tokens.start(loops)
+            stack.callback(tokens.close)
 
         dialects = [dialect for dialect in DIALECTS if dialect.name in settings.dialects]
         routes = _routes(parts, dialects, settings)
@@ -233,6 +239,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             keyring=keyring,
             administration=administration,
             hub=hub,
+            loops=loops,
         )
 
 
@@ -270,30 +277,9 @@ def _tokens(settings: Settings, metrics: Metrics) -> Tokens | None:
     )
 
 
-async def _finish(writer: GroupCommit, writing: asyncio.Task[None]) -> None:
-    """Store what waits, then stop the writer."""
-    await writer.close()
-    await writing
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait for its end: it may be in the middle of a query."""
-    task.cancel()
-    await asyncio.wait([task])
-
-
-async def _purge(workspaces: Workspaces) -> None:
-    """Remove the events of deleted workspaces, a bounded number at once, whenever there are some."""
-    logger = structlog.get_logger("purge")
-    while True:
-        try:
-            more = await workspaces.purge()
-        except StoreUnavailable:
-            more = False
-        except Exception:
-            logger.exception("purge_failed")
-            more = False
-        await asyncio.sleep(0 if more else PURGE_SECONDS)
+async def _purge(workspaces: Workspaces) -> float | None:
+    """Remove the events of deleted workspaces, a bounded number at once. Returns 0 if there may be more."""
+    return 0.001 if await workspaces.purge() else None
 
 
 def _keep_admin_key(path: Path, key: str) -> None:

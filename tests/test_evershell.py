@@ -51,7 +51,7 @@ async def server(make_server: MakeServer) -> Server:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """New workspaces are looked for so often that no test waits for it."""
-    monkeypatch.setattr("streamer.dialects.evershell.stream.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("streamer.dialects.evershell.handlers.LOOK_SECONDS", 0.05)
 
 
 def activity(workspace: str = WS) -> str:
@@ -1037,7 +1037,7 @@ async def test_a_place_is_kept_where_nobody_reads_just_now(
     make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the end of a workspace's reader and the next one's start, ids hold its place: who comes back misses and doubles nothing."""
-    monkeypatch.setattr("streamer.dialects.evershell.stream.LOOK_SECONDS", 3600)
+    monkeypatch.setattr("streamer.dialects.evershell.handlers.LOOK_SECONDS", 3600)
     api = Api(http, (await make_server(jwt_secret=SECRET)).url, ADMIN_KEY)
     for workspace in ("a", "b"):
         await stored(api, workspace, [f"{workspace}1", f"{workspace}2"])
@@ -1166,7 +1166,7 @@ async def test_organisations_of_events(api: Api) -> None:
 
 
 async def test_a_stream_that_vanishes_leaves_nothing_behind(api: Api, server: Server) -> None:
-    """When the last stream of all is gone, so is what it read by, and what looked for workspaces."""
+    """When the last stream of all is gone, so is what it read by."""
     for workspace in ("a", "b", "c"):
         await stored(api, workspace, [workspace])
 
@@ -1179,4 +1179,3 @@ async def test_a_stream_that_vanishes_leaves_nothing_behind(api: Api, server: Se
     await asyncio.gather(*(come_and_go(index) for index in range(30)))
     await eventually(lambda: not server.hub._channels)
     assert not server.hub._places
-    await eventually(lambda: not any(task.get_name() == "evershell" for task in asyncio.all_tasks()))

@@ -45,6 +45,7 @@ from streamer.auth.principal import SCOPES
 from streamer.cli import main
 from streamer.core.clock import LAST
 from streamer.core.errors import IssuerUnavailable, Unauthenticated
+from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.settings import Settings, SettingsError, load
 from tests.support.issuer import Issuer, IssuerKey, hangs, issuer_key, private_key, says
@@ -221,7 +222,8 @@ async def test_neither_is_the_others(issuer: Issuer, metrics: Metrics) -> None:
     assert await refusal(only_secret, issuer_key("RS256", "rs256").sign(claims())) == REFUSED
     assert not issuer.requests
     await only_secret.refresh()
-    await only_secret.run()
+    only_secret.start(Loops(metrics))
+    only_secret.close()
 
 
 def test_thumbprints() -> None:
@@ -913,56 +915,58 @@ async def test_a_crowd_waits_for_one_fetch(tokens: Tokens, issuer: Issuer) -> No
     assert len(issuer.requests) == 1
 
 
-async def test_refreshing_in_the_background(make_tokens: MakeTokens, issuer: Issuer) -> None:
+async def test_refreshing_in_the_background(make_tokens: MakeTokens, issuer: Issuer, metrics: Metrics) -> None:
     """The keys are fetched again and again without being asked for, so a key that was removed goes by itself."""
     tokens = make_tokens(refresh_seconds=0.01)
-    running = asyncio.create_task(tokens.run())
+    loops = Loops(metrics)
+    tokens.start(loops)
     found = await tokens.verify(RSA.sign(claims()))
     issuer.keys = [EC]
     await eventually(lambda: not tokens.stands(found.signer), timeout=PAUSE_SECONDS / 2)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    tokens.close()
+    await loops.stop()
 
 
 async def test_trying_again_in_the_background(make_tokens: MakeTokens, issuer: Issuer, metrics: Metrics) -> None:
     """While the issuer is away it is asked more often than usual, so the keys are there soon after it is back."""
     tokens = make_tokens(refresh_seconds=3600, pause_seconds=0.01)
     issuer.answer = says(500)
-    running = asyncio.create_task(tokens.run())
+    loops = Loops(metrics)
+    tokens.start(loops)
     await eventually(lambda: len(issuer.requests) > 2)
     issuer.answer = None
     await eventually(lambda: keys_in_use(metrics) == 3)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    tokens.close()
+    await loops.stop()
 
 
-async def test_background_fetches_leave_the_next_one_to_tokens(tokens: Tokens, issuer: Issuer) -> None:
+async def test_background_fetches_leave_the_next_one_to_tokens(
+    tokens: Tokens, issuer: Issuer, metrics: Metrics
+) -> None:
     """A key that appears right after a background fetch is picked up at once, not ten seconds later."""
     issuer.keys = [RSA]
     known = read_key(RSA.jwk)
     assert known
-    running = asyncio.create_task(tokens.run())
+    loops = Loops(metrics)
+    tokens.start(loops)
     await eventually(lambda: tokens.stands(known.identity))
     issuer.keys = [RSA, EC]
     await tokens.verify(EC.sign(claims()))
     assert len(issuer.requests) == 2
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    tokens.close()
+    await loops.stop()
 
 
-async def test_stopping_amid_a_fetch(make_tokens: MakeTokens, issuer: Issuer) -> None:
+async def test_stopping_amid_a_fetch(make_tokens: MakeTokens, issuer: Issuer, metrics: Metrics) -> None:
     """When the server stops, a fetch that hangs stops too."""
     tokens = make_tokens(fetch_seconds=600)
     before = asyncio.all_tasks()
     issuer.answer = hangs
-    running = asyncio.create_task(tokens.run())
+    loops = Loops(metrics)
+    tokens.start(loops)
     await eventually(lambda: issuer.requests)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    tokens.close()
+    await loops.stop()
     await eventually(lambda: not [task for task in asyncio.all_tasks() - before if "_fetch" in str(task.get_coro())])
 
 

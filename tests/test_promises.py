@@ -18,6 +18,7 @@ from streamer.core.errors import StreamerError
 from streamer.ingest.intake import Author, Intake, Limits
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
+from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.settings import Settings
 from streamer.store.database import Database
@@ -136,12 +137,13 @@ async def _node(url: str, mutate: Mutate) -> AsyncIterator[Intake]:
         idempotency_seconds=60,
     )
     mutate(database, writer)
-    running = asyncio.create_task(writer.run())
+    loops = Loops(metrics)
+    loops.start("writer", writer.turn)
     yield Intake(
         writer, metrics, Limits(event_bytes=2**18, details_depth=32, batch_events=1000), Redactor(), AppendRate(0, 1)
     )
     await writer.close()
-    await running
+    await loops.stop()
     await database.close()
 
 

@@ -26,6 +26,7 @@ from streamer.core.position import Position
 from streamer.ingest.intake import Author, Intake, Limits
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
+from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.store import migrate as migrations
 from streamer.store.database import Database
@@ -72,10 +73,11 @@ class Store:
 async def opened(url: str) -> AsyncIterator[Store]:
     """Run a store while the block runs."""
     store = Store(url)
-    running = asyncio.create_task(store.writer.run())
+    loops = Loops(Metrics())
+    loops.start("writer", store.writer.turn)
     yield store
     await store.writer.close()
-    await running
+    await loops.stop()
     await store.database.close()
 
 

@@ -23,6 +23,7 @@ from streamer.feed.feed import Feed
 from streamer.feed.reasons import Reason
 from streamer.ingest.intake import Intake
 from streamer.ingest.redact import Redactor
+from streamer.observe.watchdog import OPERATION
 from streamer.transports.sink import ending
 from streamer.transports.websocket import WebSocketSink, WebSocketWire, message
 
@@ -86,6 +87,7 @@ class Socket:
                 raise ValidationError({"type": f"must be one of {', '.join(self._takers)}"})  # noqa: TRY301
             if kind != "publish" and len(text) > MAX_SMALL_BYTES:
                 raise ValidationError({"message": f"{kind} has at most {MAX_SMALL_BYTES} bytes"})  # noqa: TRY301
+            OPERATION.set(kind)
             await self._takers[kind](schemas.check(schemas.MESSAGES[kind], parsed))
         except StreamerError as error:
             self._refuse(error, echo)

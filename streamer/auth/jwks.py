@@ -222,16 +222,16 @@ class Jwks:
             self._asked = now
         await self._fetch_once()
 
-    async def run(self) -> None:
-        """Fetch the set now and again, until cancelled."""
-        try:
-            while True:
-                await self._fetch_once()
-                seconds = self._pause_seconds if self._is_away else self._refresh_seconds
-                await asyncio.sleep(seconds * random.uniform(0.8, 1))  # noqa: S311 - nodes that began together spread
-        finally:
-            if self._fetching is not None:
-                self._fetching.cancel()
+    async def turn(self) -> float:
+        """Fetch the set. Returns the seconds until the next fetch."""
+        await self._fetch_once()
+        seconds = self._pause_seconds if self._is_away else self._refresh_seconds
+        return seconds * random.uniform(0.8, 1)  # noqa: S311 - nodes that began together spread
+
+    def close(self) -> None:
+        """End a fetch under way."""
+        if self._fetching is not None:
+            self._fetching.cancel()
 
     async def _fetch_once(self) -> None:
         if self._fetching is None:

@@ -11,6 +11,7 @@ from streamer.auth.principal import EVERYWHERE, SCOPES
 from streamer.core.clock import LAST, now_us
 from streamer.core.errors import Unauthenticated
 from streamer.core.ids import is_id
+from streamer.observe.loops import Loops
 
 MAX_TOKEN = 8 * 1024
 MAX_SUBJECT = 512
@@ -102,10 +103,15 @@ class Tokens:
         if self._jwks is not None:
             await self._jwks.refresh()
 
-    async def run(self) -> None:
-        """Keep the issuer's keys fresh until cancelled; without an issuer there is nothing to do."""
+    def start(self, loops: Loops) -> None:
+        """Keep the issuer's keys fresh; without an issuer there is nothing to do."""
         if self._jwks is not None:
-            await self._jwks.run()
+            loops.start("jwks", self._jwks.turn)
+
+    def close(self) -> None:
+        """End a fetch under way."""
+        if self._jwks is not None:
+            self._jwks.close()
 
 
 def _parse(token: str) -> tuple[str, str | None, bytes, bytes, bytes]:

@@ -3,16 +3,12 @@
 What has to be valid for a connection is its chain (`auth.principal.Principal.links`); here is what each kind of link means.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
-
-import structlog
 
 from streamer.auth.jwt import Tokens
 from streamer.auth.principal import MEMBER, PERSON, SIGNER, TICKET, UNTIL
 from streamer.auth.tickets import Tickets
 from streamer.core.clock import now_us
-from streamer.core.errors import StoreUnavailable
 from streamer.feed.hub import Hub
 from streamer.feed.reasons import Reason
 from streamer.store.credentials import Credentials
@@ -40,18 +36,6 @@ class Watch:
         self._tickets = tickets
         self._tokens = tokens
         self._clock = clock
-
-    async def run(self) -> None:
-        """Look until cancelled."""
-        logger = structlog.get_logger("watch")
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            try:
-                await self.look()
-            except StoreUnavailable:
-                pass  # nothing can be stored meanwhile, so nothing is read that should not be
-            except Exception:
-                logger.exception("watch_failed")
 
     async def look(self) -> None:
         """End the connections whose access has ended. Raises StoreUnavailable."""

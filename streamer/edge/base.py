@@ -25,6 +25,7 @@ from streamer.feed.feed import Feed
 from streamer.feed.hub import Hub
 from streamer.ingest.intake import Intake
 from streamer.ingest.redact import Redactor
+from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.store.database import Database
 from streamer.store.entities import Entities
@@ -63,6 +64,7 @@ class Parts:
     keyring: Keyring
     tickets: Tickets
     metrics: Metrics
+    loops: Loops
     static: Path
     max_body_bytes: int
     max_page_events: int

@@ -30,6 +30,7 @@ from streamer.edge.routes import Dialect, Manner, Route
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
 from streamer.observe.metrics import Metrics
+from streamer.observe.watchdog import OPERATION
 from streamer.transports.handover import HandedOver
 
 OnPrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
@@ -91,6 +92,7 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
         """Give the request its id; whatever happens, the answer is one that the API documents."""
         request_id = request[REQUEST_ID] = f"{random.getrandbits(64):016x}"  # to tell requests apart
         route = routes.get(request.match_info.handler)
+        OPERATION.set(route.operation if route else "unknown")
         started = time.perf_counter()
         # The client left before an answer, as nginx logs it; leaving is how a stream ends.
         status = 200 if route and route.streams else 499

@@ -21,6 +21,7 @@ from streamer.core.ports import Committed, Log
 from streamer.feed.channel import Channel
 from streamer.feed.connection import Connection, Reader
 from streamer.feed.reasons import Reason
+from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.observe.tasks import outlasting
 
@@ -73,6 +74,7 @@ class Hub:
         self._filling: dict[Channel, asyncio.Task[None]] = {}
         self._wheel: list[set[Connection]] = [set() for _ in range(heartbeat_seconds)]
         self._slots = cycle(range(heartbeat_seconds))
+        self._beats = cycle(range(heartbeat_seconds))
         self._by_link: dict[str, set[Connection | Reader]] = {}
         """What depends on a link (`auth.principal.Principal.chain`): connections on credentials, subscriptions on roles."""
         self._ended: dict[str, tuple[float, Reason]] = {}
@@ -84,18 +86,18 @@ class Hub:
         self._is_closing = False
         self._is_empty = asyncio.Event()
         """There are no connections. Set only while the hub closes."""
-        self._tasks: list[asyncio.Task[None]] = []
         self._logger = structlog.get_logger("feed")
 
-    def start(self) -> None:
-        """Start the hub's two timers."""
-        self._tasks = [asyncio.create_task(self._poll()), asyncio.create_task(self._beat())]
+    def start(self, loops: Loops) -> None:
+        """Start the hub's two loops."""
+        loops.start("poll", self.poll)
+        loops.start("beat", self.beat_next, every=1)
 
     async def stop(self) -> None:
-        """Stop the timers."""
-        for task in (*self._tasks, *self._filling.values()):
+        """Stop what fills holes."""
+        for task in self._filling.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._filling.values(), return_exceptions=True)
+        await asyncio.gather(*self._filling.values(), return_exceptions=True)
 
     # ---- news
 
@@ -158,8 +160,12 @@ class Hub:
                     return
         except WorkspaceNotFound:
             self.close_workspace(channel.workspace, Reason.WORKSPACE_DELETED)
-        except StoreUnavailable:
-            self._logger.warning("fill_failed", workspace=channel.workspace)  # the next poll tries again
+        except StoreUnavailable as error:
+            self._logger.warning(
+                "fill_failed", workspace=channel.workspace, code=error.code
+            )  # the next poll tries again
+        except Exception:
+            self._logger.exception("fill_failed", workspace=channel.workspace)  # as above
         finally:
             self._filling.pop(channel, None)
 
@@ -349,15 +355,14 @@ class Hub:
 
     # ---- timers
 
-    async def _poll(self) -> None:
-        while True:
-            # Some at a time: an answer for thousands of workspaces at once would keep their readers waiting.
-            channels = list(self._channels.values())
-            parts = [channels[start : start + HEADS] for start in range(0, len(channels), HEADS)] or [[]]
-            for part in parts:
-                await asyncio.sleep(self._poll_seconds / len(parts))
-                with contextlib.suppress(StoreUnavailable):  # the next time, then
-                    await self.check(part)
+    async def poll(self) -> None:
+        """Check all followed logs once, over one poll's time. Raises StoreUnavailable."""
+        # Some at a time: an answer for thousands of workspaces at once would keep their readers waiting.
+        channels = list(self._channels.values())
+        parts = [channels[start : start + HEADS] for start in range(0, len(channels), HEADS)] or [[]]
+        for part in parts:
+            await asyncio.sleep(self._poll_seconds / len(parts))
+            await self.check(part)
 
     async def check(self, channels: Collection[Channel]) -> None:
         """Ask the log how far these workspaces are, and see to what the bus did not tell. Raises StoreUnavailable."""
@@ -380,10 +385,9 @@ class Hub:
                 if head.head > channel.tail.last:
                     self._fill(channel)
 
-    async def _beat(self) -> None:
-        for slot in cycle(range(len(self._wheel))):
-            await asyncio.sleep(1)
-            self.beat(slot)
+    async def beat_next(self) -> None:
+        """See to the connections in the wheel's next slot."""
+        self.beat(next(self._beats))
 
     def beat(self, slot: int) -> None:
         """See to the connections in one slot of the wheel: a sign of life, or the end of what is old or stalled."""

@@ -79,6 +79,16 @@ class Metrics:
         self.jwks_fetches = counter("jwks_fetches_total", "Fetches of the keys of the tokens' issuer.", "outcome")
         registry.register(_DroppedLines())
         gauge("tasks", "Tasks of the event loop.").set_function(_tasks)
+        self.loop_stalls = histogram(
+            "loop_stall_seconds", "CPU time of single steps of the event loop that took at least 10 ms."
+        )
+        self.loop_lag = histogram(
+            "loop_lag_seconds", "How late a timer of the event loop fired; measured once a second."
+        )
+        self.loop_last_turn = gauge(
+            "background_last_turn_seconds", "Seconds since a background loop last finished a turn.", "loop"
+        )
+        self.loop_failures = counter("background_failures_total", "Turns of background loops that failed.", "loop")
 
     def render(self) -> bytes:
         """Write all metrics in Prometheus' text format."""

@@ -53,7 +53,7 @@ Outcome = Appended | StreamerError
 
 
 class GroupCommit:
-    """The writer as `core.ports.Writer` describes it; `run` is its loop."""
+    """The writer as `core.ports.Writer` describes it; its loop takes one `turn` after another."""
 
     def __init__(  # noqa: PLR0913 - the composition root names each of them
         self,
@@ -77,6 +77,9 @@ class GroupCommit:
         self._events = 0
         self._bytes = 0
         self._wake = asyncio.Event()
+        self._is_idle = asyncio.Event()
+        """Nothing waits, and nothing is being committed."""
+        self._is_idle.set()
         self._closing = False
         self._sweep_at = 0
         self._news: list[Committed] = []
@@ -106,45 +109,61 @@ class GroupCommit:
         self._queue.append(_Waiting(request, answer, events, size))
         self._events += events
         self._bytes += size
+        self._is_idle.clear()
         self._wake.set()
         return await answer
 
-    async def run(self) -> None:
-        """Commit group after group until `close`.
+    async def turn(self) -> None:
+        """Commit the next group; wait for one if there is none, or for `nudge`.
 
         While several append at once, a pause as long as the commit lets the next group grow: a commit costs much the same whatever its
-        size. Who appends alone never waits.
+        size. A lone append never waits.
         """
-        while self._queue or not self._closing:
-            if not self._queue:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            group = self._take()
-            started = time.perf_counter()
+        if not self._queue:
+            self._wake.clear()
+            await self._wake.wait()
+        group = self._take()
+        if not group:
+            return
+        self._is_idle.clear()
+        started = time.perf_counter()
+        try:
             outcomes = await self._commit([waiting.request for waiting in group])
-            spent = time.perf_counter() - started
-            self._metrics.commit_seconds.observe(spent)
-            for waiting, outcome in zip(group, outcomes, strict=True):
-                self._events -= waiting.events
-                self._bytes -= waiting.size
-                if waiting.answer.done():  # its client left: what is stored is stored
-                    continue
-                if isinstance(outcome, StreamerError):
-                    waiting.answer.set_exception(outcome)
-                else:
-                    waiting.answer.set_result(outcome)
-            news, self._news = self._news, []
-            for committed in news:
-                self._metrics.events_appended.inc(len(committed.frames))
-                self._publish(committed)
-            if len(group) > 1:
-                await asyncio.sleep(min(spent, GATHER_SECONDS))
+        except BaseException:
+            outcomes = [InternalError("the append failed; repeat it with the same id or Idempotency-Key")] * len(group)
+            raise
+        finally:
+            self._answer(group, outcomes)
+        spent = time.perf_counter() - started
+        self._metrics.commit_seconds.observe(spent)
+        news, self._news = self._news, []
+        for committed in news:
+            self._metrics.events_appended.inc(len(committed.frames))
+            self._publish(committed)
+        if len(group) > 1:
+            await asyncio.sleep(min(spent, GATHER_SECONDS))
+
+    def _answer(self, group: Sequence[_Waiting], outcomes: Sequence[Any]) -> None:
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            self._events -= waiting.events
+            self._bytes -= waiting.size
+            if waiting.answer.done():  # its client left: what is stored is stored
+                continue
+            if isinstance(outcome, StreamerError):
+                waiting.answer.set_exception(outcome)
+            else:
+                waiting.answer.set_result(outcome)
+        if not self._queue:
+            self._is_idle.set()
+
+    def nudge(self) -> None:
+        """End a turn that waits for appends."""
+        self._wake.set()
 
     async def close(self) -> None:
-        """Take no more appends; `run` returns once those that wait are stored."""
+        """Take no more appends; return once those that wait are answered."""
         self._closing = True
-        self._wake.set()
+        await self._is_idle.wait()
 
     def _take(self) -> list[_Waiting]:
         """Take the next group from the queue; a change stands alone, for what comes behind it may depend on it."""

@@ -17,6 +17,7 @@ from streamer.dialects.evershell.query import ListQuery, parse_activity, parse_a
 from streamer.dialects.evershell.shape import shape
 from streamer.dialects.evershell.stream import (
     HEADS,
+    LOOK_SECONDS,
     EvershellSink,
     EvershellWire,
     OrgStream,
@@ -42,6 +43,7 @@ class Handlers(Many):
         self._org_streams = OrgStreams(
             parts.feed, parts.log, parts.views, parts.keyring, self._readable_by, self._orgs_of
         )
+        parts.loops.start("evershell", self._org_streams.look, every=LOOK_SECONDS)
 
     async def activity(self, request: web.Request) -> web.StreamResponse:
         return await self._page(request, parse_activity(request))

@@ -3,14 +3,12 @@
 Its document has the client resume by time and drop what it had already. Ours resume exactly, by `Last-Event-ID`.
 """
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import orjson
-import structlog
 
 from streamer.auth.keys import Keyring
 from streamer.auth.principal import Principal
@@ -19,7 +17,6 @@ from streamer.core.errors import (
     Overloaded,
     PermissionDenied,
     RateLimited,
-    StreamerError,
     ValidationError,
     WorkspaceNotFound,
 )
@@ -180,7 +177,7 @@ class OrgWire:
 
 
 class OrgStreams:
-    """All such streams of a node. One task, while there are any, sees to the workspaces that are made or opened to their readers."""
+    """All such streams of a node. One loop opens the workspaces to them that were made, or that their readers may read since."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what they read with
         self,
@@ -198,8 +195,6 @@ class OrgStreams:
         self._workspaces_of = workspaces_of
         self._orgs_of = orgs_of
         self._open: set[OrgStream] = set()
-        self._looking: asyncio.Task[None] | None = None
-        self._logger = structlog.get_logger("evershell")
 
     async def prepare(
         self, stream: OrgStream, heads: Mapping[str, LogHead], starts: Mapping[str, Bound]
@@ -239,17 +234,12 @@ class OrgStreams:
         stream.connection = connection
         self._open.add(stream)
         self._start(stream, readers)
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look_on(), name="evershell")
 
     def end(self, stream: OrgStream) -> None:
         """Forget a stream: its connection is gone."""
         self._open.discard(stream)
         if stream.connection is not None:
             self._feed.disconnect(stream.connection)
-        if not self._open and self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
 
     def _start(self, stream: OrgStream, readers: Iterable[tuple[Reader, str]]) -> None:
         connection = stream.connection
@@ -272,17 +262,7 @@ class OrgStreams:
         if reader is not None and reason is not Reason.WORKSPACE_DELETED:
             stream.left[workspace] = reader.position
 
-    async def _look_on(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            try:
-                await self._look()
-            except StreamerError as error:
-                self._logger.warning("look_failed", code=error.code)  # the next look, then
-            except Exception:
-                self._logger.exception("look_failed")
-
-    async def _look(self) -> None:
+    async def look(self) -> None:
         """Read on where somebody may read now what it did not: the log is asked once for all streams."""
         wanted: dict[OrgStream, set[str]] = {}
         known: dict[object, list[str]] = {}

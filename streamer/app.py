@@ -137,6 +137,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
         hub = Hub(
             log,
             metrics,
+            watchdog,
             ring_bytes=settings.ring_bytes,
             flush_seconds=settings.flush_window_ms / 1000,
             heartbeat_seconds=settings.heartbeat_seconds,

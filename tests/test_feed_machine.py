@@ -7,8 +7,10 @@ must be able to lose, hold and reorder what real ones do only by chance; `test_s
 import asyncio
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import accumulate
+from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -25,6 +27,7 @@ from streamer.feed.feed import Feed
 from streamer.feed.hub import Hub
 from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
+from streamer.observe.watchdog import Watchdog
 from streamer.transports.sse import SseWire
 
 WORKSPACE = "ws"
@@ -33,7 +36,17 @@ FILTERS = [
     parse_filter({"action": ["even"]}),
     parse_filter({"action": ["!even"]}),
     parse_filter({"action": ["x"]}),
+    parse_filter({"q": ["even", "nothing"]}),
 ]
+
+
+BOUNDS: list[dict[str, int]] = [
+    {},
+    {"channel.COHORT_READERS": 2, "channel.STEP_DELIVERIES": 1},
+    {"channel.STEP_DELIVERIES": 1, "cohort.TURN_BYTES": 100, "cohort.TURN_FRAME_BYTES": 10},
+    {"channel.STEP_DELIVERIES": 2, "cohort.TURN_SEARCH": 20, "pace.FREE": 0, "pace.SEARCHED_A_SECOND": 100},
+]
+"""Bounds of a turn of the fan-out: those of the product, and such that a pass takes many turns and steps."""
 
 
 class ModelLog:
@@ -119,7 +132,8 @@ def fitting(events: Sequence[Event], limit: int, max_bytes: int) -> list[Event]:
 
 def facets(seq: int) -> Facets:
     """Return the facets of the model's event `seq`: its action is `even` or `odd`."""
-    return Facets("activity", "odd" if seq % 2 else "even", "user", "u", None, None, None, None, None, None, None, "")
+    action = "odd" if seq % 2 else "even"
+    return Facets("activity", action, "user", "u", None, None, None, None, None, None, None, f"an {action} event")
 
 
 class ModelSink:
@@ -195,8 +209,11 @@ class FeedMachine(RuleBasedStateMachine):
     clients: Bundle[Client] = Bundle("clients")
     held: Bundle[LiveFrame] = Bundle("held")
 
-    @initialize(ring=st.sampled_from([1, 3000, 10_000_000]), before=st.integers(0, 30))
-    def start(self, ring: int, before: int) -> None:
+    @initialize(ring=st.sampled_from([1, 3000, 10_000_000]), before=st.integers(0, 30), bounds=st.sampled_from(BOUNDS))
+    def start(self, ring: int, before: int, bounds: dict[str, int]) -> None:
+        self.bounds = ExitStack()
+        for name, value in bounds.items():
+            self.bounds.enter_context(mock.patch(f"streamer.feed.{name}", value))
         self.loop = asyncio.new_event_loop()
         self.now = 0.0
         self.loop.time = lambda: self.now  # type: ignore[method-assign] # flush windows end when the machine says so
@@ -208,6 +225,7 @@ class FeedMachine(RuleBasedStateMachine):
         self.hub = Hub(
             self.log,
             self.metrics,
+            Watchdog(self.metrics),
             ring_bytes=ring,
             flush_seconds=0.005,
             heartbeat_seconds=1,
@@ -329,7 +347,7 @@ class FeedMachine(RuleBasedStateMachine):
         """The heart beats: readers whose filter stops everything are told where they are, those that take nothing are closed."""
 
         async def now() -> None:
-            self.hub.beat(0)
+            self.hub.beat(list(self.hub._wheel[0]))
 
         self.loop.run_until_complete(now())
 
@@ -382,6 +400,7 @@ class FeedMachine(RuleBasedStateMachine):
             assert not self.hub._places
             assert not self.hub._channels
             self.loop.close()
+            self.bounds.close()
 
 
 TestFeedMachine = FeedMachine.TestCase

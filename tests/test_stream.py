@@ -246,7 +246,7 @@ async def test_no_task_of_ours_and_no_queue_for_a_reader(api: Api, server: Serve
     for stream in streams:
         await stream.next("synced")
     assert ours() == before
-    (cohort,) = server.hub._channels[WS].cohorts.values()
+    ((cohort,),) = server.hub._channels[WS].cohorts.values()
     assert len(cohort.members) == 50, "equal subscriptions are one cohort"
     (await api.append(WS)).expect(201)
     for stream in streams:

@@ -3,6 +3,7 @@
 What has to be valid for a connection is its chain (`auth.principal.Principal.links`); here is what each kind of link means.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from streamer.auth.jwt import Tokens
@@ -15,7 +16,9 @@ from streamer.store.credentials import Credentials
 from streamer.store.members import Members
 
 WATCH_SECONDS = 1
-"""Time between looks: one query for each kind of link, whatever the number of connections."""
+"""Time between looks."""
+AT_ONCE = 1000
+"""Links that are looked at before others have their turn: one query for each kind among them."""
 
 
 class Watch:
@@ -40,6 +43,11 @@ class Watch:
     async def look(self) -> None:
         """End the connections whose access has ended. Raises StoreUnavailable."""
         links = self._hub.links()
+        for start in range(0, len(links), AT_ONCE):
+            await self._look_at(links[start : start + AT_ONCE])
+            await asyncio.sleep(0)
+
+    async def _look_at(self, links: Sequence[str]) -> None:
         kinds: dict[str, list[str]] = {}
         for link in links:
             kind = next((prefix for prefix in (TICKET, PERSON, UNTIL, SIGNER, MEMBER) if link.startswith(prefix)), "")

@@ -81,6 +81,14 @@ class Filter:
 
     conditions: tuple[Condition | Either, ...] = ()
 
+    def count_searches(self) -> int:
+        """Return how many texts are looked for in an event's search text: what makes a filter expensive."""
+        return sum(
+            len(condition.values)
+            for condition in self.conditions
+            if isinstance(condition, Condition) and condition.field == "q"
+        )
+
     def matches(self, facets: Facets) -> bool:
         """Tell whether an event with these facets passes every condition."""
         for condition in self.conditions:  # noqa: SIM110 - a plain loop: this runs for each event and each distinct filter

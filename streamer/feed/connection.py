@@ -14,6 +14,7 @@ from streamer.feed.session import Gap, Session, State
 
 if TYPE_CHECKING:
     from streamer.feed.channel import Channel
+    from streamer.feed.cohort import Cohort
 
 
 class Wire(Protocol):
@@ -144,6 +145,7 @@ class Reader:
 
     __slots__ = (
         "channel",
+        "cohort",
         "connection",
         "driver",
         "has_left",
@@ -170,6 +172,8 @@ class Reader:
         self.subscription = subscription
         self.selection = subscription.selection
         self.channel = channel
+        self.cohort: Cohort | None = None
+        """Those it is live with; None while it is not."""
         self.session = Session(channel.log)
         self.task: Cancellable | None = None
         """What drives the reader; none while it is LIVE."""
@@ -198,5 +202,5 @@ class Reader:
     @property
     def seq(self) -> int:
         """The position's."""
-        session = self.session
-        return self.channel.flushed if session.state is State.LIVE else session.position
+        cohort = self.cohort
+        return self.session.position if cohort is None else cohort.at

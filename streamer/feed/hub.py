@@ -20,15 +20,19 @@ from streamer.core.errors import Overloaded, RateLimited, StoreUnavailable, Work
 from streamer.core.ports import Committed, Log
 from streamer.feed.channel import Channel
 from streamer.feed.connection import Connection, Reader
+from streamer.feed.pace import Paces
 from streamer.feed.reasons import Reason
 from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.observe.tasks import outlasting
+from streamer.observe.watchdog import Watchdog
 
 FILL_EVENTS = 500
 """The most events that one query brings while a hole is filled; their bytes are bounded by the ring's."""
 HEADS = 200
 """Workspaces whose heads one query asks for."""
+AT_ONCE = 500
+"""Connections that are closed, or given a sign of life, before others have their turn."""
 DRAIN_RATE = 500
 """Connections closed each second when the server stops; more if its window is short. They all come back at once somewhere."""
 FLUSH_PAUSE = 1
@@ -46,6 +50,7 @@ class Hub:
         self,
         log: Log,
         metrics: Metrics,
+        watchdog: Watchdog,
         *,
         ring_bytes: int,
         flush_seconds: float,
@@ -58,6 +63,8 @@ class Hub:
     ) -> None:
         self._log = log
         self._metrics = metrics
+        self._watchdog = watchdog
+        self._paces = Paces()
         self._ring_bytes = ring_bytes
         self._flush_seconds = flush_seconds
         self._poll_seconds = poll_seconds
@@ -116,28 +123,38 @@ class Hub:
             self._fill(channel)
 
     def _flush_soon(self, channel: Channel) -> None:
-        """Flush now if the last flush is a window ago, else when the window ends: coalesce under load, never when idle.
+        """Begin a pass now if the last one began a window ago, else when the window ends: coalesce under load, never when idle.
 
         The more readers there are, the longer the window (`FLUSH_PAUSE`), and the more events go with each write.
         """
         if channel not in self._in_window:
             self._in_window.add(channel)
-            started = time.perf_counter()
+            channel.aim()
             self._flush(channel)
-            window = max(self._flush_seconds, FLUSH_PAUSE * (time.perf_counter() - started))
-            asyncio.get_running_loop().call_later(window, self._end_window, channel)
 
-    def _end_window(self, channel: Channel) -> None:
-        self._in_window.discard(channel)
-        if channel.tail.last > channel.flushed:
-            self._flush_soon(channel)
-
-    def _flush(self, channel: Channel) -> None:
-        delivered, fallen = channel.flush()
+    def _flush(self, channel: Channel, spent: float = 0) -> None:
+        """Go on with a pass, with room for others between its steps; `spent` is what the steps before took."""
+        loop = asyncio.get_running_loop()
+        started = time.perf_counter()
+        delivered, fallen = self._watchdog.call("fan_out", channel.step, loop.time())
         if delivered:
             self._metrics.deliveries.inc(delivered)
         if fallen:
             self._metrics.catch_ups.inc(fallen)
+        spent += time.perf_counter() - started
+        if channel.has_more:
+            loop.call_soon(self._flush, channel, spent)
+            return
+        loop.call_later(max(self._flush_seconds, FLUSH_PAUSE * spent), self._end_window, channel)
+        if channel.late_until is not None:
+            loop.call_at(channel.late_until, self._flush_soon, channel)
+
+    def _end_window(self, channel: Channel) -> None:
+        self._in_window.discard(channel)
+        late = channel.late_until
+        is_due = late is not None and late <= asyncio.get_running_loop().time()
+        if channel.tail.last > channel.flushed or channel.has_more or is_due:
+            self._flush_soon(channel)
 
     def _fill(self, channel: Channel) -> None:
         if channel not in self._filling:
@@ -236,7 +253,7 @@ class Hub:
         finally:
             del self._opening[workspace]
             heard = self._heard.pop(workspace)
-        channel = self._channels[workspace] = Channel(workspace, log, ring_bytes=self._ring_bytes)
+        channel = self._channels[workspace] = Channel(workspace, log, ring_bytes=self._ring_bytes, paces=self._paces)
         self._metrics.feeds.set(len(self._channels))
         if heard > channel.tail.last:
             channel.heard = heard
@@ -252,7 +269,10 @@ class Hub:
             await asyncio.wait([self._filling[channel]])
             if channel.tail.last == before:
                 raise StoreUnavailable("the log could not be read")
-        self._flush(channel)
+        channel.aim()
+        if channel not in self._in_window:  # else the pass under way goes on, or the window's end begins one
+            self._in_window.add(channel)
+            self._flush(channel)
 
     def enter(self, reader: Reader) -> None:
         """Count a subscription in."""
@@ -269,8 +289,7 @@ class Hub:
         channel = self._channels.get(workspace)
         if channel is not None:
             self._forget(channel)
-            for reader in list(channel.readers):
-                reader.close(reason)
+            self._close(list(channel.readers), reason)
 
     # ---- connections
 
@@ -299,8 +318,14 @@ class Hub:
 
     def close_link(self, link: str, reason: Reason) -> None:
         """End the connections and subscriptions that depend on a link."""
-        for one in list(self._by_link.get(link, ())):
+        self._close(list(self._by_link.get(link, ())), reason)
+
+    def _close(self, ones: Sequence[Connection | Reader], reason: Reason) -> None:
+        """Close some at once, and the others one bounded part after another: closing takes some microseconds each."""
+        for one in ones[:AT_ONCE]:
             one.close(reason)
+        if len(ones) > AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._close, ones[AT_ONCE:], reason)
 
     def end_links(self, links: Collection[str], reason: Reason) -> None:
         """End what depends on these links, and what some request opens a moment later that was let in just before."""
@@ -386,13 +411,16 @@ class Hub:
                     self._fill(channel)
 
     async def beat_next(self) -> None:
-        """See to the connections in the wheel's next slot."""
-        self.beat(next(self._beats))
+        """See to the connections in the wheel's next slot, a bounded part at once."""
+        connections = list(self._wheel[next(self._beats)])
+        for start in range(0, len(connections), AT_ONCE):
+            self.beat(connections[start : start + AT_ONCE])
+            await asyncio.sleep(0)
 
-    def beat(self, slot: int) -> None:
-        """See to the connections in one slot of the wheel: a sign of life, or the end of what is old or stalled."""
+    def beat(self, connections: Collection[Connection]) -> None:
+        """See to connections: a sign of life, or the end of what is old or stalled."""
         now = asyncio.get_running_loop().time()
-        for connection in list(self._wheel[slot]):
+        for connection in connections:
             if connection.closed:
                 continue  # its handler is about to detach it
             if connection.stalls(now, self._stall_seconds):

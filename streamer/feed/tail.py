@@ -43,8 +43,12 @@ class Tail:
             self._size -= self._frames.popleft().size
 
     def after(self, seq: int) -> list[LiveFrame] | None:
-        """Return the frames behind `seq`, or None if the ring has moved past it (or has not come to it)."""
+        """Return the frames after `seq`, or None if the ring has moved past it (or has not come to it)."""
+        return self.between(seq, self.last)
+
+    def between(self, seq: int, last: int) -> list[LiveFrame] | None:
+        """Return the frames after `seq` up to `last`; None as in `after`."""
         count = self.last - seq
         if not 0 <= count <= len(self._frames):
             return None
-        return [self._frames[index] for index in range(-count, 0)]
+        return [self._frames[index] for index in range(-count, last - self.last)]

@@ -47,6 +47,7 @@ from streamer.store.lock import exclusive
 from streamer.store.log import SqlLog
 from streamer.store.members import Members
 from streamer.store.migrate import migrate
+from streamer.store.readiness import Readiness
 from streamer.store.tickets import TicketStore
 from streamer.store.workspaces import Workspaces
 from streamer.store.writer import GroupCommit
@@ -56,6 +57,7 @@ BACKLOG = 4096
 MAX_HEADER = 16 * 1024
 """Bytes of one header field and of the request line."""
 PURGE_SECONDS = 5
+PROBE_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,9 @@ async def running(  # noqa: PLR0915 - the list of all parts
         made = await administration.set_admin_key(chosen)
         if made is not None and not show_key:
             _keep_admin_key(settings.data_dir / "admin.key", made)
+        readiness = Readiness(database, metrics)
         parts = Parts(
-            database=database,
+            readiness=readiness,
             log=log,
             entities=Entities(database),
             workspaces=workspaces,
@@ -193,6 +196,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             evershell_stream_seconds=settings.evershell_stream_seconds,
             sink_options={"high_water": settings.write_buffer_bytes, "stall_seconds": settings.stall_seconds},
         )
+        loops.start("probe", readiness.turn, every=PROBE_SECONDS)
         loops.start("purge", partial(_purge, workspaces), every=PURGE_SECONDS)
         hub.start(loops)
         stack.push_async_callback(hub.stop)

@@ -3,8 +3,11 @@
 A test that takes `database_url`, or any server, runs once on SQLite and once on PostgreSQL. Each gets a database of its own.
 """
 
+import asyncio
 import gc
 import os
+import signal
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -22,7 +25,7 @@ from tests.support import run_dir
 from tests.support.api import Api
 from tests.support.browser import chromium
 from tests.support.cli import Cli
-from tests.support.databases import Cluster, fresh_database, shared_cluster, sqlite_url
+from tests.support.databases import Cluster, OwnCluster, fresh_database, shared_cluster, sqlite_url
 from tests.support.nginx import Nginx
 from tests.support.process import ServerProcess
 from tests.support.tools import IN_CI, TOOLS, find, require
@@ -117,6 +120,19 @@ def postgresql_url(postgresql: Cluster) -> Iterator[str]:
     """A fresh PostgreSQL database, migrated."""
     with fresh_database(postgresql) as url:
         yield url
+
+
+@pytest.fixture
+async def own_cluster() -> AsyncIterator[OwnCluster]:
+    """A PostgreSQL of the test's own, running."""
+    # A short path: a socket's name has about a hundred characters.
+    cluster = OwnCluster(require("postgresql"), run_dir.run_dir() / f"pg-{uuid.uuid4().hex[:8]}")
+    await asyncio.to_thread(cluster.start)
+    yield cluster
+    if (cluster.folder / "data" / "postmaster.pid").exists():
+        for process in cluster.processes():
+            process.send_signal(signal.SIGCONT)
+        await asyncio.to_thread(cluster.stop)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -5,18 +5,14 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import stat
 import subprocess
 import sys
-import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
-import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
@@ -30,11 +26,10 @@ from streamer.store.database import Database
 from streamer.store.migrate import HEAD
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events
-from tests.support.databases import Cluster
+from tests.support.databases import OwnCluster
 from tests.support.process import free_port
 from tests.support.raw import RawConnection
-from tests.support.run_dir import forget_pid, run_dir
-from tests.support.tools import ROOT, require
+from tests.support.tools import ROOT
 from tests.support.waiting import eventually
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -61,42 +56,6 @@ async def test_a_healthy_server(api: Api) -> None:
         assert (await nobody.request("HEAD", path)).status == 200
 
 
-class OwnCluster(Cluster):
-    """A PostgreSQL that a test may stop."""
-
-    def stop(self) -> None:
-        """Stop it as a crash would."""
-        forget_pid(self.pid)
-        self._run("pg_ctl", "stop", "--wait", "-m", "immediate", "-D", self.folder / "data")
-
-    def restart(self) -> None:
-        """Start it again, on what it held."""
-        self._run("pg_ctl", "start", "--wait", "-D", self.folder / "data", "-l", self.folder / "log")
-
-    @property
-    def pid(self) -> int:
-        """Return its first process."""
-        return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
-
-    def processes(self) -> list[psutil.Process]:
-        """Return all of its processes."""
-        first = psutil.Process(self.pid)
-        return [first, *first.children(recursive=True)]
-
-
-@pytest.fixture
-async def own_cluster() -> AsyncIterator[OwnCluster]:
-    """A PostgreSQL of the test's own, running."""
-    # A short path: a socket's name has about a hundred characters.
-    cluster = OwnCluster(require("postgresql"), run_dir() / f"pg-{uuid.uuid4().hex[:8]}")
-    await asyncio.to_thread(cluster.start)
-    yield cluster
-    if (cluster.folder / "data" / "postmaster.pid").exists():
-        for process in cluster.processes():
-            process.send_signal(signal.SIGCONT)
-        await asyncio.to_thread(cluster.stop)
-
-
 async def is_ready(api: Api) -> bool:
     """Tell whether the server says that it is."""
     return (await api.get("/readyz")).status == 200
@@ -105,6 +64,11 @@ async def is_ready(api: Api) -> bool:
 async def unready_within(api: Api, seconds: float) -> None:
     """Check that the server says, and soon, that it cannot work."""
     clock = asyncio.get_running_loop().time
+
+    async def unready() -> bool:
+        return not await is_ready(api)
+
+    await eventually(unready)  # the last outcome is kept for a second
     started = clock()
     answer = await api.with_key(None).get("/readyz")
     assert clock() - started < seconds

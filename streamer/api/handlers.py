@@ -1,6 +1,5 @@
 """The handlers: read the request, call the part that knows, write its answer. One method for each operation of the route table."""
 
-import asyncio
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +13,7 @@ from streamer.auth.access import PRINCIPAL, TICKET
 from streamer.auth.principal import READ, Principal
 from streamer.core.clock import format_timestamp
 from streamer.core.entities import Entity
-from streamer.core.errors import NotFound, StoreUnavailable, WorkspaceNotFound
+from streamer.core.errors import NotFound, ValidationError, WorkspaceNotFound
 from streamer.core.filter import parse_filter
 from streamer.core.frame import page_body
 from streamer.core.ids import is_id
@@ -28,8 +27,8 @@ from streamer.feed.reasons import Reason
 from streamer.observe.metrics import CONTENT_TYPE
 from streamer.transports import longpoll, sse, websocket
 
-READY_SECONDS = 1.0
-"""How long the readiness check waits for the database."""
+READY_FOR = ("all", "reads")
+"""What a node can be asked to be ready for."""
 PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 """The kinds of files in the page's folder that are served, by their endings."""
 PAGE_HEADERS = {
@@ -212,17 +211,12 @@ class Handlers(AccessHandlers):
     async def livez(self, _request: web.Request) -> web.StreamResponse:
         return json_answer({"status": "ok"})
 
-    async def readyz(self, _request: web.Request) -> web.StreamResponse:
-        try:
-            async with asyncio.timeout(READY_SECONDS):
-                await self.parts.database.ping()
-        except TimeoutError:
-            self.parts.metrics.store_up.set(0)
-            raise StoreUnavailable("the database does not answer") from None
-        except StoreUnavailable:
-            self.parts.metrics.store_up.set(0)
-            raise
-        self.parts.metrics.store_up.set(1)
+    async def readyz(self, request: web.Request) -> web.StreamResponse:
+        """Fail unless this node can serve: `for=reads` asks for less. What else makes a node unfit is asked here, too."""
+        wanted = request.query.get("for", "all")
+        if wanted not in READY_FOR:
+            raise ValidationError({"for": f"must be one of {', '.join(READY_FOR)}"})
+        await self.parts.readiness.expect(writes=wanted == "all")
         return json_answer({"status": "ok"})
 
     async def metrics(self, _request: web.Request) -> web.StreamResponse:

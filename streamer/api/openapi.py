@@ -46,6 +46,10 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
     "ticket": ("A ticket, in place of another credential; it carries the filter.", _TEXT),
     "listing_after": ("Only ids behind this one.", {"type": "string", "pattern": "^[^\\u0000]*$"}),
     "org_id": ("Only those of this organisation.", {"type": "string", "minLength": 1, "maxLength": MAX_VALUE_LENGTH}),
+    "for": (
+        "`reads`: the node is ready if it can serve reads, whether or not it can write.",
+        {"enum": ["all", "reads"]},
+    ),
     "category": ("Filter. " + _LIST, _words("category")),
     "action": ("Filter; `*` as the last part stands for any rest (`issue.*`). " + _LIST, _words("action")),
     "q": (

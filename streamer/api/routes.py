@@ -113,8 +113,8 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "/livez", "livez", "Tell whether the process answers", PUBLIC, answers=((200, "Health", "It does."),)),
     Route(
-        "GET", "/readyz", "readyz", "Tell whether appends and reads can work now", PUBLIC,
-        answers=((200, "Health", "They can."),), errors=(503,),
+        "GET", "/readyz", "readyz", "Tell whether this node can serve appends and reads", PUBLIC,
+        query=("for",), answers=((200, "Health", "It can."),), errors=(400, 503),
     ),
     Route(
         "GET", "/metrics", "metrics", "Return the metrics in Prometheus' text format", Access(ADMIN),

@@ -27,9 +27,9 @@ from streamer.ingest.intake import Intake
 from streamer.ingest.redact import Redactor
 from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
-from streamer.store.database import Database
 from streamer.store.entities import Entities
 from streamer.store.members import Members
+from streamer.store.readiness import Readiness
 from streamer.store.workspaces import Workspaces
 
 Query = Mapping[str, Sequence[str]]
@@ -49,7 +49,7 @@ class SocketLimits:
 class Parts:
     """What the handlers call."""
 
-    database: Database
+    readiness: Readiness
     log: Log
     entities: Entities
     workspaces: Workspaces

@@ -68,6 +68,8 @@ def configure(log_format: Literal["auto", "console", "json"], level: str, clean:
     )
     # It quotes the subprotocols that a client offers, which some misuse for credentials.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
+    # It logs a traceback for each connection that an outage broke, with the database's texts. We log the outage, once.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))

@@ -75,6 +75,7 @@ class Metrics:
         )
         self.feeds = gauge("feeds", "Workspaces that have readers here.")
         self.store_up = gauge("store_up", "1 while the database answers the readiness check, else 0.")
+        self.store_writable = gauge("store_writable", "1 while the database can be written, else 0.")
         self.jwks_keys = gauge("jwks_keys", "Keys of the tokens' issuer in use.")
         self.jwks_fetches = counter("jwks_fetches_total", "Fetches of the keys of the tokens' issuer.", "outcome")
         registry.register(_DroppedLines())

@@ -7,8 +7,10 @@ throughout. Every failure to reach or use the database becomes `StoreUnavailable
 
 import asyncio
 import contextlib
+import errno
 import functools
 import os
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +18,14 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import orjson
+import structlog
 from sqlalchemy import (
     ARRAY,
     BindParameter,
     ColumnElement,
     Connection,
+    Engine,
+    ExceptionContext,
     Table,
     Text,
     any_,
@@ -37,6 +42,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from streamer.core.errors import StoreUnavailable
 from streamer.observe.tasks import outlasting
+from streamer.store.outages import Cause, Contended, Outage, cause_of, is_conflict, is_outage, refusal_of, spoils
 
 SQLITE_READERS = 4
 POSTGRESQL_READERS = 8
@@ -48,23 +54,10 @@ LOCK_WAIT_SECONDS = 5
 COMMAND_SECONDS = 30
 """How long PostgreSQL may take for one statement, waits for row locks included."""
 CONNECT_SECONDS = 5
-
-_WRONG_STATEMENT = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
-_OUTAGE_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
-"""Classes of SQLSTATE (PostgreSQL's documentation, appendix A) that speak of the server's state, not of the statement:
-connection, transaction rollback, resources (a full disk), object state (locks), operator intervention, system."""
-
-
-def is_outage(error: BaseException) -> bool:
-    """Tell whether an error means that the database is away, full or locked, not that we asked for something wrong."""
-    if isinstance(error, exc.DBAPIError):
-        state = getattr(error.orig, "sqlstate", None)
-        if error.connection_invalidated or state is None:
-            return error.connection_invalidated or not isinstance(error, _WRONG_STATEMENT)
-        return state[:2] in _OUTAGE_CLASSES
-    # asyncpg raises its own classes while it connects, before SQLAlchemy can translate them.
-    return isinstance(error, OSError | TimeoutError | exc.TimeoutError) or type(error).__module__.startswith("asyncpg")
-
+TRIES = 3
+"""How often a transaction is tried that another one was in the way of, or a read whose connection had been closed."""
+CONFLICT_PAUSE = 0.05
+"""Seconds, at most, between two tries: at random, so that two that met do not meet again."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -117,9 +110,8 @@ class Database:
         if parsed.drivername not in {"postgresql+asyncpg", "sqlite"}:
             raise BadDatabaseUrl(f"must begin with sqlite:// or postgresql://, not {parsed.drivername}://")
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        self._file: Path | None = None
-        self._identity: tuple[int, int] | None = None
-        """Device and inode of SQLite's file, since it was first written to."""
+        self.reading, self.writing = Outage("reads"), Outage("writes")
+        self._file: _File | None = None
         self._readers: _Pool
         self._writers: _Pool
         url = parsed.render_as_string(hide_password=False)
@@ -128,30 +120,29 @@ class Database:
                 raise BadDatabaseUrl(
                     "an SQLite database must be a file: readers and the writer have connections of their own"
                 )
-            self._file = Path(parsed.database or "")
-            self._writers = _SqlitePool(url, size=1, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",))
-            self._readers = _SqlitePool(url, size=SQLITE_READERS, begin="BEGIN", pragmas=("query_only=1",))
+            self._file = file = _File(Path(parsed.database or ""))
+            self._writers = _SqlitePool(
+                url, file, self.writing, size=1, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",)
+            )
+            self._readers = _SqlitePool(
+                url, file, self.reading, size=SQLITE_READERS, begin="BEGIN", pragmas=("query_only=1",)
+            )
         else:
-            self._writers = _PostgresqlPool(url, size=POSTGRESQL_WRITERS, isolation="READ COMMITTED")
-            self._readers = _PostgresqlPool(url, size=POSTGRESQL_READERS, isolation="REPEATABLE READ")
+            self._writers = _PostgresqlPool(url, self.writing, size=POSTGRESQL_WRITERS, isolation="READ COMMITTED")
+            self._readers = _PostgresqlPool(url, self.reading, size=POSTGRESQL_READERS, isolation="REPEATABLE READ")
 
     @property
     def file(self) -> Path | None:
         """SQLite's file; None: PostgreSQL."""
-        return self._file
+        return None if self._file is None else self._file.path
 
     def exists(self) -> bool:
         """Tell whether SQLite's file is there, which the first use makes; of PostgreSQL only a connection can tell."""
-        return self._file is None or self._file.exists()
+        return self._file is None or self._file.path.exists()
 
     async def write(self, function: Callable[[Connection], T]) -> T:
         """Run a function in a transaction that may write; it is committed when this returns. Raises StoreUnavailable."""
-
-        def checked(connection: Connection) -> T:
-            self._check_file()
-            return function(connection)
-
-        return await self._writers.run(checked)
+        return await self._writers.run(function)
 
     async def read(self, function: Callable[[Connection], T]) -> T:
         """Run a function in a transaction that only reads and sees one moment throughout. Raises StoreUnavailable."""
@@ -161,23 +152,11 @@ class Database:
         """Ask the database for an answer. Raises StoreUnavailable."""
 
         def ask(connection: Connection) -> None:
-            self._check_file()
+            if self._file is not None:
+                self._file.check()
             connection.execute(select(1))
 
         await self.read(ask)
-
-    def _check_file(self) -> None:
-        """See that SQLite's file is still the one that is open.
-
-        The system goes on writing to a file that was removed or replaced, and all of it would be gone with this process.
-        """
-        if self._file is None:
-            return
-        status = self._file.stat()
-        identity = status.st_dev, status.st_ino
-        if self._identity not in {None, identity}:
-            raise FileNotFoundError(f"{self._file} was replaced")
-        self._identity = identity
 
     async def close(self) -> None:
         """Close all connections, when what was begun is finished."""
@@ -204,6 +183,40 @@ class Database:
         return orjson.dumps(values).decode() if self.is_sqlite else values
 
 
+class _File:
+    """SQLite's file, as the path names it now and as it was when it was opened first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._identity: tuple[int, int] | None = None
+        """Device and inode, since it was first used."""
+
+    def check(self) -> None:
+        """Ensure that the path still names the file that is open.
+
+        The system goes on writing to a file that was removed or replaced, and all of it would be gone with this process.
+
+        Raises: FileNotFoundError.
+        """
+        status = self.path.stat()
+        identity = status.st_dev, status.st_ino
+        if self._identity not in {None, identity}:
+            raise FileNotFoundError(errno.ENOENT, "the file was replaced", str(self.path))
+        self._identity = identity
+
+    def create(self) -> None:
+        """Make the file before SQLite makes it with the umask's mode; the files beside this one get its mode.
+
+        One that exists must not be opened: closing it would take away the locks that SQLite has on it in this process. One that was
+        there and is gone is not made again: it would be an empty database in the place of a full one.
+        """
+        if self._identity is not None:
+            self.check()
+            return
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path.resolve(), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
 class _Pool(ABC):
     """Some connections. A function that has got one is run to its end, though its caller may leave.
 
@@ -211,8 +224,13 @@ class _Pool(ABC):
     begun for them is finished. What waits for its turn is not begun.
     """
 
-    def __init__(self, size: int) -> None:
+    _locks_rows = True
+    """A transaction can wait for another one while the rest of the database is free."""
+
+    def __init__(self, size: int, outage: Outage) -> None:
         self._size = size
+        self._outage = outage
+        self._only_reads = outage.use == "reads"
         self._turns = asyncio.Semaphore(size)
 
     async def run(self, function: Callable[[Connection], T]) -> T:
@@ -221,18 +239,47 @@ class _Pool(ABC):
             async with asyncio.timeout(TURN_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:
-            raise StoreUnavailable("too many requests wait for the database") from None
+            self._outage.failed(Cause("TimeoutError", None, "busy", f"no connection was free for {TURN_SECONDS} s"))
+            raise StoreUnavailable("too many requests wait for the database", reason="busy") from None
         return await asyncio.shield(outlasting(self._finish(function)))
 
     async def _finish(self, function: Callable[[Connection], T]) -> T:
         try:
-            return await self._transact(function)
-        except Exception as error:
-            if is_outage(error):
-                raise StoreUnavailable("the database does not answer or cannot write") from error
-            raise
+            return await self._attempt(function)
         finally:
             self._turns.release()
+
+    async def _attempt(self, function: Callable[[Connection], T], tries: int = TRIES) -> T:
+        try:
+            result = await self._transact(function)
+        except Exception as error:
+            if tries > 1 and self._can_try_again(error):
+                await asyncio.sleep(random.uniform(0, CONFLICT_PAUSE))  # noqa: S311 - no secret
+                return await self._attempt(function, tries - 1)
+            if is_outage(error):
+                raise self._unavailable(error) from None
+            refused = refusal_of(error)
+            if refused is None:
+                raise
+            raise refused from None
+        self._outage.worked()
+        return result
+
+    def _can_try_again(self, error: Exception) -> bool:
+        """Tell whether nothing was done, so that the same transaction may be tried at once."""
+        if self._locks_rows and is_conflict(error):
+            return True
+        # The server closed a connection that nobody used; of a write nobody knows whether it was committed.
+        return self._only_reads and spoils(error) and not isinstance(error, TimeoutError)
+
+    def _unavailable(self, error: Exception) -> StoreUnavailable:
+        cause = cause_of(error)
+        if is_conflict(error) and self._locks_rows:
+            # One workspace's row, most of the time: the database as a whole works.
+            structlog.get_logger("database").warning("database_conflict", use=self._outage.use, **cause.fields)
+            return Contended("another transaction is in the way", reason=cause.reason)
+        self._outage.failed(cause)
+        return StoreUnavailable(f"the database does not answer or cannot write: {cause.reason}", reason=cause.reason)
 
     async def close(self) -> None:
         """Wait for what was begun, then close the connections."""
@@ -252,23 +299,26 @@ class _Pool(ABC):
 class _SqlitePool(_Pool):
     """SQLite has no server to wait for: a transaction runs on a thread, at once, without a hop between threads for each statement."""
 
-    def __init__(self, url: str, *, size: int, begin: str, pragmas: tuple[str, ...]) -> None:
-        super().__init__(size)
+    _locks_rows = False
+
+    def __init__(  # noqa: PLR0913 - what the writer and the readers differ in
+        self, url: str, file: _File, outage: Outage, *, size: int, begin: str, pragmas: tuple[str, ...]
+    ) -> None:
+        super().__init__(size, outage)
+        self._file = file if begin == "BEGIN IMMEDIATE" else None
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="sqlite")
         self._engine = create_engine(
             url,
             pool_size=size,
             max_overflow=0,
+            hide_parameters=True,
             # isolation_level None: the driver leaves BEGIN to us (otherwise it begins late, and DEFERRED).
             connect_args={"timeout": LOCK_WAIT_SECONDS, "isolation_level": None},
         )
 
         @event.listens_for(self._engine, "do_connect")
-        def _create(_dialect: object, _record: object, arguments: list[str], _parameters: object) -> None:
-            # Before SQLite does it with the umask's mode; the files beside this one get its mode. One that exists must not be opened:
-            # closing it would take away the locks that SQLite has on it in this process.
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(Path(arguments[0]).resolve(), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        def _create(*_: object) -> None:
+            file.create()
 
         @event.listens_for(self._engine, "connect")
         def _configure(connection: Any, _record: object) -> None:
@@ -281,9 +331,13 @@ class _SqlitePool(_Pool):
         def _begin(connection: Any) -> None:
             connection.exec_driver_sql(begin)
 
+        _drop_spoilt(self._engine)
+
     async def _transact(self, function: Callable[[Connection], T]) -> T:
         def run() -> T:
             with self._engine.begin() as connection:
+                if self._file is not None:
+                    self._file.check()
                 return function(connection)
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, run)
@@ -294,12 +348,13 @@ class _SqlitePool(_Pool):
 
 
 class _PostgresqlPool(_Pool):
-    def __init__(self, url: str, *, size: int, isolation: str) -> None:
-        super().__init__(size)
+    def __init__(self, url: str, outage: Outage, *, size: int, isolation: str) -> None:
+        super().__init__(size, outage)
         self._engine = create_async_engine(
             url,
             pool_size=size,
             max_overflow=0,
+            hide_parameters=True,
             isolation_level=isolation,
             connect_args={
                 "timeout": CONNECT_SECONDS,
@@ -307,6 +362,7 @@ class _PostgresqlPool(_Pool):
                 "server_settings": {"application_name": "streamer", "jit": "off"},
             },
         )
+        _drop_spoilt(self._engine.sync_engine)
 
     async def _transact(self, function: Callable[[Connection], T]) -> T:
         async with self._engine.begin() as connection:
@@ -314,3 +370,13 @@ class _PostgresqlPool(_Pool):
 
     async def _dispose(self) -> None:
         await self._engine.dispose()
+
+
+def _drop_spoilt(engine: Engine) -> None:
+    """Have connections closed, and those as old as they are, after an error that speaks of the session or the server."""
+
+    @event.listens_for(engine, "handle_error")
+    def _judge(context: ExceptionContext) -> None:
+        context.is_disconnect = context.is_disconnect or spoils(
+            context.sqlalchemy_exception or context.original_exception
+        )

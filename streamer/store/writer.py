@@ -32,6 +32,7 @@ from streamer.core.ids import SYSTEM_WORKSPACE
 from streamer.core.ports import Append, Appended, Change, Committed, T
 from streamer.observe.metrics import Metrics
 from streamer.store.database import Database
+from streamer.store.outages import Refused
 from streamer.store.statements import LockedLog, Statements
 
 GROUP_EVENTS = 4096
@@ -200,9 +201,12 @@ class GroupCommit:
         return outcomes
 
     def _failure(self, error: Exception) -> StreamerError:
-        if isinstance(error, StreamerError):
+        if isinstance(error, Refused):
+            self._logger.error("append_refused_by_database", error=str(error))
+        elif isinstance(error, StreamerError):
             return error
-        self._logger.error("append_refused_by_database", exc_info=error)
+        else:
+            self._logger.error("append_failed", exc_info=error)
         return InternalError("the database refused the append; nothing of it was stored")
 
     async def _transact(self, group: Sequence[Append | Change[Any]], *, retried: bool) -> list[Any]:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
+import psutil
 from sqlalchemy import Connection, delete, text, update
 
 from streamer.store.database import Database
 from streamer.store.migrate import migrate
 from streamer.store.schema import events as event_rows
 from streamer.store.schema import workspaces
-from tests.support.run_dir import note_pid, run_dir
+from tests.support.run_dir import forget_pid, note_pid, run_dir
 
 TEMPLATE = "streamer_template"
 
@@ -150,6 +151,29 @@ class Cluster:
         if done.returncode:
             raise RuntimeError(f"{program} failed:\n{text}")
         return text.strip()
+
+
+class OwnCluster(Cluster):
+    """A PostgreSQL that a test may stop."""
+
+    def stop(self) -> None:
+        """Stop it as a crash would."""
+        forget_pid(self.pid)
+        self._run("pg_ctl", "stop", "--wait", "-m", "immediate", "-D", self.folder / "data")
+
+    def restart(self) -> None:
+        """Start it again, on what it held."""
+        self._run("pg_ctl", "start", "--wait", "-D", self.folder / "data", "-l", self.folder / "log")
+
+    @property
+    def pid(self) -> int:
+        """Return its first process."""
+        return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all of its processes."""
+        first = psutil.Process(self.pid)
+        return [first, *first.children(recursive=True)]
 
 
 def _unprivileged() -> pwd.struct_passwd:

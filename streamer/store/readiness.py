@@ -1,0 +1,110 @@
+"""Whether this node can serve: whether the database can be read, and whether it can be written."""
+
+import asyncio
+import base64
+import os
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy import Connection, delete, insert
+
+from streamer.core.clock import now_us
+from streamer.core.errors import StoreUnavailable
+from streamer.observe.metrics import Metrics
+from streamer.observe.tasks import outlasting
+from streamer.store.database import Database
+from streamer.store.schema import idempotency
+
+ANSWER_SECONDS = 1.0
+"""How long a check may take; one that takes longer has failed."""
+FRESH_SECONDS = 1.0
+"""How long the outcome of a check is used again, so that a thousand callers cost no more than one."""
+FILLER_BYTES = 48 * 1024
+"""Bytes that are written after a failure: a few would still fit on a disk that is too full for events."""
+
+_NO_WORKSPACE = 0
+"""No workspace has this key, so the row is nobody's `Idempotency-Key`."""
+_ROW_US = 24 * 3600 * 1_000_000
+"""When the row of a node that is gone expires; it is swept as other keys are."""
+
+
+class Readiness:
+    """Checks the database: by a read, and by a write that is committed. An append that was just stored counts as a check."""
+
+    def __init__(self, database: Database, metrics: Metrics) -> None:
+        self._database = database
+        self._row = f"probe:{secrets.token_hex(8)}"  # a row for each node, so that no other node's lock is in the way
+        self._reads, self._writes = _Check(database.ping), _Check(self._write)
+        metrics.store_up.set(1)  # the database was migrated
+        self._store_up = metrics.store_up
+        metrics.store_writable.set_function(lambda: int(database.writing.cause is None and self._writes.error is None))
+
+    async def expect(self, *, writes: bool) -> None:
+        """Return if the database can be read, and if asked for written. Takes at most about a second.
+
+        Raises: StoreUnavailable, with the reason.
+        """
+        # Both at once: a frozen database would otherwise take the time of both.
+        checks = [self._reads, self._writes] if writes else [self._reads]
+        await asyncio.gather(*(check.done() for check in checks))
+        self._store_up.set(int(self._reads.error is None))
+        for check in checks:
+            if check.error is not None:
+                raise StoreUnavailable(check.error.message, **check.error.details)
+
+    async def turn(self) -> None:
+        """Try again what failed last, so that the end of an outage is noticed though nobody calls."""
+        if self._database.writing.cause is not None:
+            await self._writes.done()
+        if self._database.reading.cause is not None:
+            await self._reads.done()
+
+    async def _write(self) -> None:
+        writing = self._database.writing
+        if writing.cause is not None or time.monotonic() - writing.worked_at >= FRESH_SECONDS:
+            await self._database.write(self._probe)
+
+    def _probe(self, connection: Connection) -> None:
+        failing = self._database.writing.cause is not None
+        filler = base64.b64encode(os.urandom(FILLER_BYTES)).decode() if failing else ""
+        here = idempotency.c.workspace == _NO_WORKSPACE, idempotency.c.key == self._row
+        connection.execute(delete(idempotency).where(*here))
+        row = {"workspace": _NO_WORKSPACE, "key": self._row, "fingerprint": "", "seqs": filler}
+        connection.execute(insert(idempotency).values(**row, expires_at=now_us() + _ROW_US))
+
+
+class _Check:
+    """Something that is tried once at a time, and not again while its outcome is fresh."""
+
+    def __init__(self, try_it: Callable[[], Awaitable[None]]) -> None:
+        self._try = try_it
+        self._trying: asyncio.Task[None] | None = None
+        self._began = self._ended = float("-inf")
+        self.error: StoreUnavailable | None = None
+        """How it ended last, None if well."""
+
+    async def done(self) -> None:
+        """Return when the outcome is fresh, or has not come in time and so is a failure."""
+        now = time.monotonic()
+        if self._trying is None or self._trying.done():
+            if now - self._ended < FRESH_SECONDS:
+                return
+            self._began = now
+            self._trying = outlasting(self._run())
+        done, _ = await asyncio.wait([self._trying], timeout=max(self._began + ANSWER_SECONDS - now, 0))
+        if not done:
+            self.error = StoreUnavailable("the database does not answer", reason="timeout")
+
+    async def _run(self) -> None:
+        try:
+            await self._try()
+        except StoreUnavailable as error:
+            self.error = error
+        except Exception:
+            self.error = StoreUnavailable("the check of the database failed", reason="error")
+            raise
+        else:
+            self.error = None
+        finally:
+            self._ended = time.monotonic()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import signal
+import unicodedata
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -134,13 +135,17 @@ async def test_pretty_is_one_line_an_event_and_cannot_steer_the_terminal(cli: Cl
     assert (await cli("tail", "my", "-o", "pretty", "--time", "relative")).out.split()[1:3] == ["s", "ago"]
 
 
-@given(st.text())
+BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
+@given(st.text() | st.text(st.sampled_from(BIDI_CONTROLS + "a\u3000\u200d\u2028\x1b\x9b")))
 def test_printable(text: str) -> None:
-    """Printable text stays; what is not printable is replaced, one for one."""
-    assert printable(text).isprintable()
-    assert len(printable(text)) == len(text)
-    if text.isprintable():
-        assert printable(text) == text
+    """What could steer a terminal is replaced, one for one; all else stays."""
+    shown = printable(text)
+    assert len(shown) == len(text)
+    for before, after in zip(text, shown, strict=True):
+        steers = unicodedata.category(before) in {"Cc", "Zl", "Zp"} or before in BIDI_CONTROLS
+        assert after == ("\N{REPLACEMENT CHARACTER}" if steers else before)
 
 
 # ---- tail: following
@@ -324,7 +329,7 @@ def test_the_cursor_file(tmp_path: Path) -> None:
         ("publish my", 0, ""),
         ("publish my --actor-id ann", 2, "--action"),
         ("publish my --action a.b", 1, "actor.type: required"),
-        ("publish my --action a.b --details {", 1, "--details is not JSON"),
+        ("publish my --action a.b --details {", 2, "--details is not JSON"),
         ("publish my --action a.b --actor-type user --actor-id a --key sk_wrong", 4, "STREAMER_KEY"),
         ("publish my --action a.b --actor-type user --actor-id a --key READER", 4, "scope"),
     ],
@@ -453,7 +458,7 @@ async def test_publish_says_which_line_is_wrong(cli: Cli, api: Api, tmp_path: Pa
     assert (await cli("publish", "my", "--file", "in", "--idempotency-key", "k")).code == 0
     assert len(await api.history("my", limit=1000)) == 1201
     broken = await cli("publish", "my", stdin=lines_of(2) + b'{"action":')
-    assert (broken.code, "line 3 is not JSON" in broken.err) == (1, True)
+    assert (broken.code, "line 3 is not JSON" in broken.err) == (2, True)
 
 
 async def test_publish_does_not_hold_events_back(cli: Cli, api: Api) -> None:

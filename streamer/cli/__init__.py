@@ -1,10 +1,14 @@
 """The command line. A command's module is imported when the command runs, so that each starts fast."""
 
+import sys
+from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
 from streamer import __version__
+from streamer.cli.streams import guarded
 
 COMMANDS = {
     "serve": "Run the server.",
@@ -22,6 +26,12 @@ COMMANDS = {
 
 
 class _Lazy(click.Group):
+    def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:  # type: ignore[override]
+        """Run the command line."""
+        arguments = sys.argv[1:] if args is None else args
+        with guarded(arguments):
+            return super().main(arguments, **options)
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
 

@@ -23,6 +23,8 @@ FIELDS: Mapping[str, tuple[str, ...] | None] = {
 """An event's fields, and what each holds: nothing more, these, or (None) whatever the publisher put there."""
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\", "{{": "{", "}}": "}"}
+_NONCHARACTERS = "".join(f"{chr(plane << 16 | 0xFFFE)}{chr(plane << 16 | 0xFFFF)}" for plane in range(17))
+_NOT_IN_ATTRIBUTES = re.compile(rf"[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef{_NONCHARACTERS}]")
 _TOKEN = re.compile(r"(?P<escape>\\[nt\\]|\{\{|\}\})|\{(?P<path>[^{}]*)\}|(?P<stray>[{}])|(?P<text>[^\\{}]+|\\)")
 
 
@@ -85,14 +87,19 @@ def cloud_event(workspace: str, activity: Activity) -> bytes:
         "specversion": "1.0",
         "id": event["id"],
         "source": f"/v1/workspaces/{quote(workspace, safe='')}",
-        "type": printable(event["action"]),  # attributes may not hold control characters
-        "subject": printable(subject),
+        "type": _attribute(event["action"]),
+        "subject": _attribute(subject),
         "time": event["timestamp"],
         "traceparent": event["traceparent"],
         "datacontenttype": "application/json",
     }
     given: dict[str, Any] = {name: value for name, value in attributes.items() if value}
     return orjson.dumps(given | {"data": orjson.Fragment(activity.body)}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _attribute(text: str) -> str:
+    """Replace what no attribute of a CloudEvent may hold: control characters and noncharacters (1.0.2, "Type System")."""
+    return _NOT_IN_ATTRIBUTES.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def template(text: str) -> Callable[[Activity], bytes]:

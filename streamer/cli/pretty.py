@@ -1,5 +1,6 @@
 """Events as lines for people."""
 
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -13,6 +14,10 @@ TimeStyle = Literal["local", "utc", "relative"]
 
 _COLOURS = {"user": "green", "agent": "magenta", "system": "cyan"}
 _OTHER = "yellow"
+_STEERING = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
+"""Control characters, those of lines and paragraphs, those of direction (Unicode's `Bidi_Control`), and surrogates."""
 
 
 class EventLines:
@@ -61,9 +66,5 @@ class EventLines:
 
 
 def printable(text: str) -> str:
-    """Replace what could steer a terminal, end a line or hide text in it: events come from anyone."""
-    return (
-        text
-        if text.isprintable()
-        else "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-    )
+    """Replace what could steer a terminal, end a line or turn its direction: events come from anyone. All else stays, or an id would be another."""
+    return text if text.isprintable() else _STEERING.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,5 +1,7 @@
 """`streamer publish`: events from options, a file or a pipe into a workspace."""
 
+import codecs
+import json
 import os
 import re
 import select
@@ -21,8 +23,19 @@ BATCH_EVENTS = 1000
 BATCH_BYTES = 4 * 2**20
 """Half of what the server takes at once: no input line is written longer than it was read, but for the commas between."""
 READ_BYTES = 2**20
+LONGEST_INPUT = 64 * 2**20
+"""Bytes of one line, or of one JSON document over several lines: all of it is in memory at once."""
+
+_LONGEST = f"{LONGEST_INPUT // 2**20} MiB"
+_ONE_A_LINE = "Write one event a line: there may be any number of lines."
 
 _FIELD = re.compile(r"events\[(\d+)\]\.?(.*)", re.DOTALL)
+
+
+class BadInput(Failure):
+    """The input is not what can be published."""
+
+    exit_code = 2
 
 
 @dataclass
@@ -91,7 +104,8 @@ def command(  # noqa: PLR0913 - the options
     streamer tail old --since all | jq -c 'del(.seq, .timestamp, .workspace_id)' | streamer publish new
 
     Input is one JSON object a line, or a JSON object or array. It goes in batches of up to 1,000, each stored whole or not
-    at all; a lost connection is repaired without storing anything twice.
+    at all; a lost connection is repaired without storing anything twice. A line that is not JSON ends the command at once,
+    with its number and exit code 2. A line, or a document over several lines, may have up to 64 MiB.
     """
     event = _event(options)
     if event is not None and file is not None:
@@ -132,7 +146,7 @@ def _json(text: str | bytes, where: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise Failure(f"{where} is not JSON: {error}") from None
+        raise BadInput(f"{where} is not JSON: {error}") from None
 
 
 async def _publish(
@@ -212,10 +226,10 @@ async def _events(descriptor: int) -> AsyncIterator[tuple[object, str, int] | No
         try:
             value = orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            if count:
-                raise Failure(f"{place} is not JSON: {error}") from None
+            if count or not _may_go_on(text):
+                raise BadInput(f"{place} is not JSON: {error}") from None
             # Not one event a line: then it is one document over several lines.
-            place, text = "the input", b"\n".join([line, *[rest async for rest in lines if rest is not None]])
+            place, text = "the input", await _document(text, lines)
             value = _json(text, place)
         count += 1
         if isinstance(value, list):
@@ -225,19 +239,63 @@ async def _events(descriptor: int) -> AsyncIterator[tuple[object, str, int] | No
             yield value, place, len(text)
 
 
+async def _document(first: bytes, lines: AsyncIterator[bytes | None]) -> bytes:
+    """Return the whole input, which begins as a JSON document does. It is looked at whenever it has doubled, not only at its end."""
+    parts, size, looked_at = [first], len(first), len(first)
+    async for line in lines:
+        if line is None:
+            continue
+        parts.append(line)
+        size += 1 + len(line)
+        if size > LONGEST_INPUT:
+            raise BadInput(f"the input is one JSON document of more than {_LONGEST}", hint=_ONE_A_LINE)
+        if size >= 2 * looked_at:
+            looked_at = size
+            text = b"\n".join(parts)
+            if not _may_go_on(text):
+                _json(text, "the input")
+    return b"\n".join(parts)
+
+
+def _may_go_on(text: bytes) -> bool:
+    """Tell whether a text is JSON, or all that it lacks is its end."""
+    try:
+        decoded = text.decode().rstrip()
+        json.loads(decoded)
+    except UnicodeDecodeError:
+        return False
+    except json.JSONDecodeError as error:
+        # No string, number or name goes over the end of a line, so what lacks only its end is understood up to there.
+        return error.pos >= len(decoded)
+    except RecursionError:
+        return False
+    return True
+
+
 async def _lines(descriptor: int) -> AsyncIterator[bytes | None]:
     """Yield the input's lines; None whenever nothing more is waiting to be read."""
     rest: list[bytes] = []
+    number, size = 1, 0
+    start = True
     while True:
         await readable(descriptor)
-        data = os.read(descriptor, READ_BYTES)
+        try:
+            data = os.read(descriptor, READ_BYTES)
+        except OSError as error:
+            raise Failure(f"cannot read the input: {error.strerror}") from None
         if not data:
             break
+        if start:
+            start, data = False, data.removeprefix(codecs.BOM_UTF8)
         first, *others = data.split(b"\n")
         rest.append(first)
+        size += len(first)
         for following in others:
             yield b"".join(rest)
-            rest = [following]
+            number += 1
+            rest, size = [following], len(following)
+        if size > LONGEST_INPUT:
+            raise BadInput(f"line {number} is longer than {_LONGEST}", hint=_ONE_A_LINE)
         if not select.select([descriptor], [], [], 0)[0]:
             yield None
     if any(rest):

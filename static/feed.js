@@ -70,15 +70,25 @@ export function clearRows() {
   showEnds();
 }
 
+/** Fetch a page of history before a position; go on where the server stopped looking before it found anything. */
+export async function pageBefore(view, before) {
+  const query = new URLSearchParams(view.filters);
+  for (let position = null; ; ) {
+    if (before) query.set("before", before);
+    const page = await call("GET", `${view.path}?${query}`, { signal: view.signal });
+    position ??= page.position;
+    if (page.events.length || !page.scanned_to) return { ...page, position };
+    before = page.scanned_to;
+  }
+}
+
 export async function loadOlder() {
   const from = state.view;
   const last = feed.querySelector(".row:nth-last-child(1 of .row)");
-  const query = new URLSearchParams(from.filters);
-  if (last) query.set("before", last.dataset.position);
   $("older").disabled = true;
   feed.setAttribute("aria-busy", "true");
   try {
-    const page = await call("GET", `${from.path}?${query}`, { signal: from.signal });
+    const page = await pageBefore(from, last?.dataset.position);
     if (from.signal.aborted) return;
     append(page);
     say(`${events(page.events.length)} loaded`);

@@ -33,7 +33,7 @@ export class View {
   async start() {
     setState("connecting");
     if (!state.workspaces.some(({ id }) => id === this.workspace)) loadWorkspaces();
-    const page = await this.insist(() => call("GET", `${this.path}?${this.filters}`, { signal: this.signal }));
+    const page = await this.insist(() => pageBefore(this));
     if (!page) return;
     state.empty = "quiet";
     append(page);

@@ -30,6 +30,7 @@ from streamer.edge.base import Parts, SocketLimits, expect_later
 from streamer.edge.connection import KEPT_SECONDS, LINGER_SECONDS, Runner
 from streamer.edge.listening import bind, urls
 from streamer.edge.middleware import middlewares, set_headers
+from streamer.edge.reading import PageTurns
 from streamer.edge.routes import Dialect, Route
 from streamer.feed.feed import Feed
 from streamer.feed.hub import Hub
@@ -107,7 +108,8 @@ async def running(  # noqa: PLR0915 - the list of all parts
         InUse: another process uses the data directory or the database's file.
         BadDatabaseUrl, StoreUnavailable, DatabaseTooNew: the database cannot be used.
     """
-    database = Database(settings.database)  # before anything is made: the URL may be wrong
+    # Before anything is made: the URL may be wrong.
+    database = Database(settings.database, read_seconds=settings.read_seconds)
     _raise_file_limit()
     metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
@@ -168,6 +170,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
         parts = Parts(
             readiness=readiness,
             log=log,
+            turns=PageTurns(metrics, pages=max(database.page_readers // 2, 1), scans=settings.max_scans_per_key),
             entities=Entities(database),
             workspaces=workspaces,
             members=members,
@@ -188,6 +191,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             max_page_bytes=settings.max_page_bytes,
             max_batch_events=settings.max_batch_events,
             max_wait_seconds=settings.max_wait_seconds,
+            read_seconds=settings.read_seconds,
             body_timeout=settings.body_timeout,
             socket_limits=SocketLimits(
                 settings.max_subscriptions, settings.max_batch_events, settings.max_messages_per_second

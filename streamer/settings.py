@@ -128,6 +128,21 @@ class Settings(BaseModel):
     max_page_bytes: int = Field(
         8 * MiB, ge=1 * KiB, le=256 * MiB, description="Bytes of events in a page of history; one event always fits."
     )
+    read_seconds: float = bound(
+        5,
+        "Time for one read of the database; a page of history that takes longer ends early, with a cursor.",
+        at_limit="The page holds what was found so far, says how far it looked (`scanned_to`) and has a cursor. A dialect without cursors,"
+        " and any other read, answers 503 `read_timeout`. Filter by an indexed field or a range of time, or raise it.",
+        ge=0.1,
+        le=60,
+    )
+    max_scans_per_key: int = bound(
+        2,
+        "Reads of history that no index answers (`q`, several filters together) that one key may run at once on a node.",
+        at_limit="A further scan waits up to 2 seconds, then gets 429 `rate_limited`. Run one after the other, or raise it.",
+        ge=1,
+        le=100,
+    )
     body_timeout: float = Field(30, gt=0, le=3600, description="Seconds in which a request's body must arrive.")
     append_queue_events: int = Field(
         20_000, ge=1, description="Events that may wait for the disk before appends get 503."

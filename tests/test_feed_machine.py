@@ -94,6 +94,7 @@ class ModelLog:
         after: Bound = None,
         before: Bound = None,
         skip: int = 0,
+        seconds: float | None = None,
     ) -> Page:
         head = await self.head(workspace)
         assert order == "asc"

@@ -9,7 +9,7 @@ import pytest
 
 from streamer.app import Server
 from streamer.core.actions import OPEN_AUDIT_ACTIONS
-from streamer.store.log import SqlLog
+from streamer.store.scan import Scan
 from tests.conftest import MakeServer
 from tests.support.api import Api, events, make_event
 from tests.support.readers import BEGINNING, KINDS, Kind, take
@@ -209,14 +209,14 @@ async def test_what_is_own_is_found_by_index(api: Api, monkeypatch: pytest.Monke
     (await api.append(WS, id="b", actor={"type": "agent", "id": "x", "on_behalf_of": "zoe"})).expect(201)
     (await api.append_all(WS, [{}] * 500)).expect(201)
     statements: list[str] = []
-    between = SqlLog._between
+    between = Scan._between
 
-    def watched(self: SqlLog, *args: Any) -> Any:
+    def watched(self: Scan, *args: Any) -> Any:
         query = between(self, *args)
         statements.append(str(query.compile(compile_kwargs={"literal_binds": False})))
         return query
 
-    monkeypatch.setattr(SqlLog, "_between", watched)
+    monkeypatch.setattr(Scan, "_between", watched)
     zoe = person(api, "zoe", grants={WS: ["workspace:read:own"]})
     assert [event["id"] for event in await zoe.history(WS, order="asc")] == ["a", "b"]
     assert statements[0].count("UNION ALL") == 1

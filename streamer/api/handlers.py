@@ -90,8 +90,8 @@ class Handlers(AccessHandlers):
         )
         selection = await self.parts.views.of(principal, workspace, wanted.selection)
 
-        page = await self.page_of(workspace, selection, wanted.stretch, wanted.limit)
-        if wanted.wait and not page.events:
+        page = await self.page_of(principal, workspace, selection, wanted.stretch, wanted.limit)
+        if wanted.wait and not page.events and not page.is_cut:
             start = Position(page.head.epoch, page.examined)
             body = await self._wait(
                 principal,
@@ -100,10 +100,11 @@ class Handlers(AccessHandlers):
             )
             if body is not None:
                 return json_bytes(body)
-            page = await self.page_of(workspace, selection, wanted.stretch, wanted.limit)
+            page = await self.page_of(principal, workspace, selection, wanted.stretch, wanted.limit)
         following = wanted.stretch.following(page)
         bodies = [event.body for event in page.events]
-        response = json_bytes(page_body(bodies, wanted.stretch.position(page), following))
+        scanned_to = Position(page.head.epoch, page.examined) if page.is_cut else None
+        response = json_bytes(page_body(bodies, wanted.stretch.position(page), following, scanned_to))
         if following:
             response.headers["Link"] = link_to(request, following, {"cursor", "after", "before", "order"})
         return response

@@ -138,8 +138,13 @@ _SCHEMAS: dict[str, Schema] = {
     ),
     "EventList": _list_of("events", "Event"),
     "EventPage": _object(
-        {"events": {"type": "array", "items": _ref("Event")}, "cursor": _TEXT, "position": _POSITION},
-        optional=("cursor",),
+        {
+            "events": {"type": "array", "items": _ref("Event")},
+            "cursor": _TEXT,
+            "position": _POSITION,
+            "scanned_to": _POSITION,
+        },
+        optional=("cursor", "scanned_to"),
     ),
     "Workspace": _object(
         {

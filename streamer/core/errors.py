@@ -22,6 +22,7 @@
     ├── InternalError          500 internal_error
     ├── Overloaded             503 overloaded           Retry-After
     ├── StoreUnavailable       503 store_unavailable    Retry-After
+    │   └── ReadTimeout        503 read_timeout         Retry-After
     └── IssuerUnavailable      503 issuer_unavailable   Retry-After
 
 The text is for people and may change; the code is for programs and does not.
@@ -213,6 +214,19 @@ class StoreUnavailable(StreamerError):
     code = "store_unavailable"
     status = 503
     retry_after = 2
+
+
+class ReadTimeout(StoreUnavailable):
+    """The database could not answer a read within its deadline. Nothing is wrong with the database: the read asks for too much."""
+
+    code = "read_timeout"
+    retry_after = 5
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the database did not finish this read in time; ask for a shorter range of time, or filter by a field with an index,"
+            " such as `entity_id` or `actor_id`"
+        )
 
 
 class IssuerUnavailable(StreamerError):

@@ -46,12 +46,15 @@ class LiveFrame(Frame):
         return 2 * len(self.body) + len(self.facets.search) + 1000
 
 
-def page_body(bodies: Sequence[bytes], position: Position, cursor: str | None = None) -> bytes:
+def page_body(
+    bodies: Sequence[bytes], position: Position, cursor: str | None = None, scanned_to: Position | None = None
+) -> bytes:
     """Join the bodies of events to the body of a page."""
-    return b'{"events":[%b],%b"position":"%b"}' % (
+    return b'{"events":[%b],%b"position":"%b"%b}' % (
         b",".join(bodies),
         b'"cursor":"%b",' % cursor.encode() if cursor else b"",
         str(position).encode(),
+        b',"scanned_to":"%b"' % str(scanned_to).encode() if scanned_to else b"",
     )
 
 

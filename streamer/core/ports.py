@@ -73,6 +73,8 @@ class Page:
     """The seq behind which the range begins, as `after` was understood."""
     ceiling: int
     """The last seq of the range, as `before` was understood."""
+    is_cut: bool = False
+    """The time was up before the range was: `examined` is how far the page looked, and there may be more behind it."""
 
 
 class Log(Protocol):
@@ -98,8 +100,11 @@ class Log(Protocol):
         after: Bound = None,
         before: Bound = None,
         skip: int = 0,
+        seconds: float | None = None,
     ) -> Page:
         """Return the events strictly between two bounds, as many as stay within `limit` and `max_bytes`, but at least one.
+
+        A page that takes too long ends early (`Page.is_cut`), with what it found so far.
 
         Args:
             workspace: whose log.
@@ -110,8 +115,10 @@ class Log(Protocol):
             after: the end of the range towards the beginning of the log; open: its beginning.
             before: the end of the range towards the head; open: the head.
             skip: events that are passed over first. Where nothing is filtered but audit events, that costs the same for any number.
+            seconds: how long it may look, about; None: the store's deadline for reads, 0: it looks for nothing but the bounds. A page that
+                looks always gets past one event at least.
 
-        Raises: PositionExpired, WorkspaceNotFound, StoreUnavailable.
+        Raises: PositionExpired, WorkspaceNotFound, ReadTimeout, StoreUnavailable.
         """
 
     async def frames(

@@ -13,14 +13,16 @@ from aiohttp import web
 from streamer.auth.access import PRINCIPAL, Gate
 from streamer.auth.administration import Administration
 from streamer.auth.keys import Keyring
+from streamer.auth.principal import Principal
 from streamer.auth.tickets import Tickets
 from streamer.auth.view import Views
-from streamer.core.errors import PayloadTooLarge, RequestTimeout, WorkspaceNotFound
+from streamer.core.errors import PayloadTooLarge, ReadTimeout, RequestTimeout, WorkspaceNotFound
 from streamer.core.filter import Filter
 from streamer.core.ids import is_id
 from streamer.core.ports import Log, Page
 from streamer.edge.bodies import JSON_TYPES, MAX_SMALL_BYTES, media_type, parse_json
 from streamer.edge.paging import Stretch
+from streamer.edge.reading import PageTurns
 from streamer.feed.feed import Feed
 from streamer.feed.hub import Hub
 from streamer.ingest.intake import Intake
@@ -51,6 +53,7 @@ class Parts:
 
     readiness: Readiness
     log: Log
+    turns: PageTurns
     entities: Entities
     workspaces: Workspaces
     members: Members
@@ -71,6 +74,7 @@ class Parts:
     max_page_bytes: int
     max_batch_events: int
     max_wait_seconds: int
+    read_seconds: float
     body_timeout: float
     socket_limits: SocketLimits
     praisonai_zone: bool
@@ -85,18 +89,36 @@ class Base:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
 
-    async def page_of(self, workspace: str, selection: Filter, stretch: Stretch, limit: int) -> Page:
-        """Read a page of at most `limit` events; `selection` is narrowed to what the caller may see."""
-        return await self.parts.log.page(
-            workspace,
-            selection=selection,
-            order=stretch.order,
-            limit=limit,
-            max_bytes=self.parts.max_page_bytes,
-            after=stretch.after,
-            before=stretch.before,
-            skip=stretch.skip,
-        )
+    async def page_of(
+        self, principal: Principal, workspace: str, selection: Filter, stretch: Stretch, limit: int
+    ) -> Page:
+        """Read a page of at most `limit` events; `selection` is narrowed to what the caller may see.
+
+        The page may be cut (`Page.is_cut`). Raises: RateLimited, and what `Log.page` raises.
+        """
+        async with self.parts.turns.turn(principal.account, selection):
+            page = await self.parts.log.page(
+                workspace,
+                selection=selection,
+                order=stretch.order,
+                limit=limit,
+                max_bytes=self.parts.max_page_bytes,
+                after=stretch.after,
+                before=stretch.before,
+                skip=stretch.skip,
+            )
+        if page.is_cut:
+            self.parts.metrics.scans_cut.inc()
+        return page
+
+    async def whole_page_of(
+        self, principal: Principal, workspace: str, selection: Filter, stretch: Stretch, limit: int
+    ) -> Page:
+        """Read a page for an answer that cannot say that it was cut. Raises: ReadTimeout, and what `page_of` raises."""
+        page = await self.page_of(principal, workspace, selection, stretch, limit)
+        if page.is_cut:
+            raise ReadTimeout
+        return page
 
     async def json_body(self, request: web.Request) -> Any:
         """Read a body that is no event: a few values."""

@@ -74,7 +74,7 @@ class Issues(Base):
         if await self.parts.views.is_whole(principal, workspace):
             return True
         view = await self.parts.views.of(principal, workspace, selection)
-        return bool((await self.page_of(workspace, view, Stretch("desc"), 1)).events)
+        return bool((await self.whole_page_of(principal, workspace, view, Stretch("desc"), 1)).events)
 
 
 def about_issue(issue: str) -> Filter:

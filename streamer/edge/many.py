@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import re
+import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
@@ -24,6 +25,8 @@ MAX_WORKSPACES = 500
 OMITTED = "X-Workspaces-Omitted"
 AT_ONCE = 8
 """Workspaces that are asked at the same time."""
+MANY = 2
+"""So many times as long as one read a page over many workspaces may take."""
 LEAST = 4
 """The least events that one of them is asked for."""
 MOST = 1000
@@ -84,6 +87,8 @@ class Found:
     events: list[dict[str, Any]]
     cursor: str | None
     """Leads on, if there may be more."""
+    is_cut: bool = False
+    """The time was up before the page was full."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """What the answer says beside it."""
 
@@ -100,6 +105,14 @@ class _Source:
     waiting: deque[tuple[int, int, dict[str, Any]]] = field(default_factory=deque)
     """Events that were read and not taken: seq, bytes, event."""
     is_over: bool = False
+    is_cut: bool = False
+    """The time was up: behind `at`, or behind what waits, nobody has looked yet."""
+
+    def leave_at(self, order: Order) -> int | None:
+        """Return where the next page goes on here: before the first event that was not taken, however far it was looked for."""
+        if not self.waiting:
+            return self.at
+        return self.waiting[0][0] - 1 if order == "asc" else self.waiting[0][0] + 1
 
 
 class _Newer(tuple[str, str, int]):
@@ -161,11 +174,27 @@ class Many(Base):
             limit: events in the page.
             cursor: of the page before.
 
-        Raises: InvalidCursor.
+        Raises: InvalidCursor, RateLimited, StoreUnavailable.
         """
+        async with self.parts.turns.turn(principal.account, None):
+            found = await self._many(principal, workspaces, selection, stretch, limit, cursor)
+        if found.is_cut:
+            self.parts.metrics.scans_cut.inc()
+        return found
+
+    async def _many(  # noqa: PLR0913, PLR0917 - as above
+        self,
+        principal: Principal,
+        workspaces: Sequence[str],
+        selection: Filter,
+        stretch: Stretch,
+        limit: int,
+        cursor: str | None,
+    ) -> Found:
         previous = None if cursor is None else ManyCursor.parse(cursor)
         if previous is not None:
             stretch = Stretch(previous.order, previous.after, previous.before)
+        ends = time.monotonic() + MANY * self.parts.read_seconds
         logs = await self.parts.log.heads(workspaces)
         sources = [
             _Source(workspace, log, selection, None if previous is None else previous.seqs[log.epoch])
@@ -179,13 +208,15 @@ class Many(Base):
         share = min(max(LEAST, (limit + stretch.skip) // parts + 1), max(limit, MOST))
         share_bytes = self.parts.max_page_bytes // parts
         for some in _slices(sources):
-            await asyncio.gather(*(self._fill(source, stretch, share, share_bytes) for source in some))
+            await asyncio.gather(*(self._fill(source, stretch, share, share_bytes, ends) for source in some))
         place = _Newer if stretch.order == "desc" else tuple[str, str, int]
         heap = [_place(place, source, index) for index, source in enumerate(sources) if source.waiting]
         heapq.heapify(heap)
         found: list[dict[str, Any]] = []
         size, left = 0, stretch.skip
-        while heap and len(found) < limit and size < self.parts.max_page_bytes:
+        # Which event comes next is known as long as each workspace has one that waits, or has no more.
+        is_stuck = any(source.is_cut for source in sources)
+        while heap and len(found) < limit and size < self.parts.max_page_bytes and not is_stuck:
             index = heapq.heappop(heap)[2]
             source = sources[index]
             source.at, length, event = source.waiting.popleft()
@@ -195,14 +226,17 @@ class Many(Base):
                 found.append(event)
                 size += length
             if not source.waiting and not source.is_over:
-                await self._fill(source, stretch, share, share_bytes)
+                await self._fill(source, stretch, share, share_bytes, ends)
+                is_stuck = source.is_cut
             if source.waiting:
                 heapq.heappush(heap, _place(place, source, index))
-        if not heap:
-            return Found(found, None)
-        seqs = {source.log.epoch: source.at for source in sources if source.at is not None}
+        if not heap and not is_stuck:
+            return Found(found, None, is_cut=False)
+        is_cut = is_stuck and len(found) < limit and size < self.parts.max_page_bytes
+        left_at = {source.log.epoch: source.leave_at(stretch.order) for source in sources}
+        seqs = {epoch: at for epoch, at in left_at.items() if at is not None}
         after, before = (bound if isinstance(bound, int) else None for bound in (stretch.after, stretch.before))
-        return Found(found, str(ManyCursor(stretch.order, after, before, seqs)))
+        return Found(found, str(ManyCursor(stretch.order, after, before, seqs)), is_cut)
 
     async def _narrow(self, principal: Principal, source: _Source) -> None:
         """See to it that a source brings only what the caller may see; a workspace that is deleted just now brings nothing."""
@@ -211,8 +245,8 @@ class Many(Base):
         except WorkspaceNotFound:
             source.is_over = True
 
-    async def _fill(self, source: _Source, stretch: Stretch, limit: int, max_bytes: int) -> None:
-        """Read on in one workspace: one event at least, if there is one."""
+    async def _fill(self, source: _Source, stretch: Stretch, limit: int, max_bytes: int, ends: float) -> None:
+        """Read on in one workspace: one event at least, if there is one and the time suffices."""
         if source.is_over:
             return
         after, before = stretch.after, stretch.before
@@ -230,6 +264,7 @@ class Many(Base):
                 max_bytes=max_bytes,
                 after=after,
                 before=before,
+                seconds=max(ends - time.monotonic(), 0),
             )
         except WorkspaceNotFound:
             source.is_over = True
@@ -237,7 +272,10 @@ class Many(Base):
         if source.at is None:
             source.at = page.floor if stretch.order == "asc" else page.ceiling + 1
         source.waiting.extend((event.seq, len(event.body), orjson.loads(event.body)) for event in page.events)
-        source.is_over = not page.full
+        source.is_over = not page.full and not page.is_cut
+        source.is_cut = page.is_cut and not source.waiting
+        if source.is_cut:
+            source.at = page.examined
 
 
 def said_of(left_out: int) -> dict[str, str]:

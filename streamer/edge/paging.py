@@ -23,7 +23,7 @@ class Cursor:
     order: Order
     epoch: str
     seq: int
-    """The seq of the page's last event."""
+    """The seq of the last event that the page looked at."""
     floor: int | None
     ceiling: int | None
     head: int
@@ -73,13 +73,13 @@ class Stretch:
 
     def following(self, page: Page) -> str | None:
         """Return the cursor behind a page of this stretch, if there may be more."""
-        if not page.full:
+        if not page.full and not page.is_cut:
             return None
         previous = self.cursor
         floor = previous.floor if previous else page.floor if self.after is not None else None
         ceiling = previous.ceiling if previous else page.ceiling if self.before is not None else None
         head = previous.head if previous else page.head.head
-        return str(Cursor(self.order, page.head.epoch, page.events[-1].seq, floor, ceiling, head))
+        return str(Cursor(self.order, page.head.epoch, page.examined, floor, ceiling, head))
 
     def position(self, page: Page) -> Position:
         """Return how far a reader has come by a page: ascending, all that was examined; descending, the head when it began."""

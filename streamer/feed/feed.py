@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -11,12 +12,12 @@ from streamer.core.filter import Filter
 from streamer.core.frame import Frame
 from streamer.core.ports import Log
 from streamer.core.position import Position
-from streamer.feed.channel import Channel
 from streamer.feed.connection import Connection, Reader, Sink, Subscription, Wire
 from streamer.feed.hub import Hub
 from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
 from streamer.observe.tasks import outlasting
+from streamer.observe.turns import Turns
 
 USUAL_BYTES = 512
 """About what an event has: a query for a chunk asks for so many as may fill it."""
@@ -24,6 +25,10 @@ USUAL_BYTES = 512
 LOG_TURNS = 3
 """Readings of the log at once, for all readers: however many catch up, the database has room for other requests, and they wait here,
 where nothing times out."""
+ACCOUNT_TURNS = LOG_TURNS - 1
+"""How many of these one account has at once."""
+READ_SECONDS = 0.5
+"""How long one reading looks for events. A reader whose filter lets few through moves on by checkpoints, and lets others have their turn."""
 
 
 KEPT_CHUNKS = 32
@@ -68,6 +73,7 @@ class Feed:
         self._log_reads = metrics.log_reads
         self._chunk_bytes = chunk_bytes
         self._log_turns = asyncio.Semaphore(LOG_TURNS)
+        self._account_turns = Turns(ACCOUNT_TURNS)
         self._readings: dict[tuple[str, str, int, Filter], asyncio.Task[Chunk]] = {}
         """By workspace, epoch, the seq that they begin behind and filter: those in work, and the last ones that are done."""
         self._logger = structlog.get_logger("feed")
@@ -166,7 +172,7 @@ class Feed:
         if start is None:
             return
         if isinstance(start, int):
-            async with self._log_turns:
+            async with self._turn(reader):
                 start = await self._log.resolve(channel.workspace, start)
         if start.epoch == channel.epoch and start.seq > channel.flushed:
             # The reader is ahead of this node's channel, as after reading on another node: is it ahead of the log, too?
@@ -239,7 +245,7 @@ class Feed:
         asked = (channel.workspace, channel.epoch, after, selection)
         reading = self._readings.get(asked)
         if reading is None:
-            reading = self._readings[asked] = outlasting(self._read(channel, after, selection))
+            reading = self._readings[asked] = outlasting(self._read(reader, after))
             reading.add_done_callback(lambda done: self._keep(asked, done))
         return await asyncio.shield(reading)  # who leaves does not take it from the others
 
@@ -253,9 +259,15 @@ class Feed:
             for other in done[:-KEPT_CHUNKS]:
                 del self._readings[other]
 
-    async def _read(self, channel: Channel, after: int, selection: Filter) -> Chunk:
-        epoch = channel.epoch
-        async with self._log_turns:
+    @asynccontextmanager
+    async def _turn(self, reader: Reader) -> AsyncIterator[None]:
+        """Wait for a turn at reading the log: the account's first, so that it never keeps the others from theirs."""
+        async with self._account_turns.turn(reader.subscription.account), self._log_turns:
+            yield
+
+    async def _read(self, reader: Reader, after: int) -> Chunk:
+        channel, epoch, selection = reader.channel, reader.channel.epoch, reader.selection
+        async with self._turn(reader):
             self._log_reads.inc()
             page = await self._log.page(
                 channel.workspace,
@@ -265,6 +277,7 @@ class Feed:
                 max_bytes=self._chunk_bytes,
                 after=Position(epoch, after),
                 before=Position(epoch, channel.flushed + 1),
+                seconds=READ_SECONDS,
             )
         return Chunk([Frame(Position(epoch, event.seq), event.body) for event in page.events], page.examined)
 

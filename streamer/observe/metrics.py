@@ -73,6 +73,9 @@ class Metrics:
         self.log_reads = counter(
             "log_reads_total", "Readings of the log for readers that catch up; one serves all that ask for the same."
         )
+        self.scans = gauge("scans", "Reads of history that run now and that no index answers alone.")
+        self.scans_refused = counter("scans_refused_total", "Scans answered 429: the key had as many as it may.")
+        self.scans_cut = counter("scans_cut_total", "Pages that ended early, with what was found in the time.")
         self.feeds = gauge("feeds", "Workspaces that have readers here.")
         self.store_up = gauge("store_up", "1 while the database answers the readiness check, else 0.")
         self.store_writable = gauge("store_writable", "1 while the database can be written, else 0.")

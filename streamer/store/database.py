@@ -3,6 +3,9 @@
 SQLite: a file for its user only, WAL, one writer connection whose transactions begin IMMEDIATE, a few readers that cannot write.
 PostgreSQL: writers at READ COMMITTED, where row locks do the ordering; readers at REPEATABLE READ. So on both a reader sees one moment
 throughout. Every failure to reach or use the database becomes `StoreUnavailable`.
+
+Reads have a deadline; the database itself ends what takes longer. Pages of events, which may take long, have connections of their
+own, so that sign-in, tickets, positions and readiness never queue behind them.
 """
 
 import asyncio
@@ -11,11 +14,12 @@ import errno
 import functools
 import os
 import random
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import orjson
 import structlog
@@ -40,12 +44,24 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from streamer.core.errors import StoreUnavailable
+from streamer.core.errors import ReadTimeout, StoreUnavailable
 from streamer.observe.tasks import outlasting
-from streamer.store.outages import Cause, Contended, Outage, cause_of, is_conflict, is_outage, refusal_of, spoils
+from streamer.store.outages import (
+    Cause,
+    Contended,
+    Outage,
+    cause_of,
+    is_conflict,
+    is_cut_short,
+    is_outage,
+    refusal_of,
+    spoils,
+)
 
-SQLITE_READERS = 4
-POSTGRESQL_READERS = 8
+SQLITE_READERS = 2
+SQLITE_PAGES = 4
+POSTGRESQL_READERS = 4
+POSTGRESQL_PAGES = 6
 POSTGRESQL_WRITERS = 2
 TURN_SECONDS = 5
 """How long a function waits for one of them."""
@@ -54,6 +70,12 @@ LOCK_WAIT_SECONDS = 5
 COMMAND_SECONDS = 30
 """How long PostgreSQL may take for one statement, waits for row locks included."""
 CONNECT_SECONDS = 5
+READ_SECONDS = 5.0
+"""How long one read may take, unless a setting says otherwise."""
+WINDOW_SECONDS = 0.25
+"""How long one statement for a page of events may take: a page that needs more is read in parts (`store.scan`)."""
+INTERRUPT_AGAIN_SECONDS = 0.02
+"""Time between interrupts of a function on SQLite: one that falls between two statements has no effect."""
 TRIES = 3
 """How often a transaction is tried that another one was in the way of, or a read whose connection had been closed."""
 CONFLICT_PAUSE = 0.05
@@ -99,8 +121,16 @@ class BadDatabaseUrl(ValueError):
 class Database:
     """One database: functions that are given a connection read or write it, each in a transaction of its own."""
 
-    def __init__(self, url: str) -> None:
-        """Prepare the pools; nothing is opened yet. Raises BadDatabaseUrl."""
+    def __init__(self, url: str, *, read_seconds: float = READ_SECONDS, window_seconds: float = WINDOW_SECONDS) -> None:
+        """Prepare the pools; nothing is opened yet.
+
+        Args:
+            url: which database.
+            read_seconds: how long a read may take, and a page of events in all.
+            window_seconds: how long one statement for a page may take.
+
+        Raises: BadDatabaseUrl.
+        """
         try:
             parsed = make_url(url)
         except (exc.ArgumentError, ValueError):
@@ -112,7 +142,10 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self.reading, self.writing = Outage("reads"), Outage("writes")
         self._file: _File | None = None
+        self.read_seconds = read_seconds
+        self.window_seconds = min(window_seconds, read_seconds)
         self._readers: _Pool
+        self._pages: _Pool
         self._writers: _Pool
         url = parsed.render_as_string(hide_password=False)
         if self.is_sqlite:
@@ -124,12 +157,15 @@ class Database:
             self._writers = _SqlitePool(
                 url, file, self.writing, size=1, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",)
             )
-            self._readers = _SqlitePool(
-                url, file, self.reading, size=SQLITE_READERS, begin="BEGIN", pragmas=("query_only=1",)
-            )
+            reading = functools.partial(_SqlitePool, url, file, begin="BEGIN", pragmas=("query_only=1",))
+            self._readers = reading(self.reading, size=SQLITE_READERS, seconds=read_seconds)
+            self._pages = reading(Outage("reads"), size=SQLITE_PAGES, seconds=self.window_seconds)
         else:
             self._writers = _PostgresqlPool(url, self.writing, size=POSTGRESQL_WRITERS, isolation="READ COMMITTED")
-            self._readers = _PostgresqlPool(url, self.reading, size=POSTGRESQL_READERS, isolation="REPEATABLE READ")
+            looking = functools.partial(_PostgresqlPool, url, isolation="REPEATABLE READ")
+            self._readers = looking(self.reading, size=POSTGRESQL_READERS, seconds=read_seconds)
+            self._pages = looking(Outage("reads"), size=POSTGRESQL_PAGES, seconds=self.window_seconds)
+        self.page_readers = SQLITE_PAGES if self.is_sqlite else POSTGRESQL_PAGES
 
     @property
     def file(self) -> Path | None:
@@ -145,8 +181,18 @@ class Database:
         return await self._writers.run(function)
 
     async def read(self, function: Callable[[Connection], T]) -> T:
-        """Run a function in a transaction that only reads and sees one moment throughout. Raises StoreUnavailable."""
+        """Run a function in a transaction that only reads and sees one moment throughout.
+
+        For what an index answers at once. Raises ReadTimeout, StoreUnavailable.
+        """
         return await self._readers.run(function)
+
+    async def page(self, function: Callable[[Connection], T], seconds: float | None = None) -> T:
+        """Do the same for a page of events, or a part of one, with so many seconds for each statement; None: `window_seconds`.
+
+        Raises: ReadTimeout, StoreUnavailable.
+        """
+        return await self._pages.run(function, seconds)
 
     async def ping(self) -> None:
         """Ask the database for an answer. Raises StoreUnavailable."""
@@ -160,8 +206,8 @@ class Database:
 
     async def close(self) -> None:
         """Close all connections, when what was begun is finished."""
-        await self._readers.close()
-        await self._writers.close()
+        for pool in (self._pages, self._readers, self._writers):
+            await pool.close()
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         """Return an INSERT that may say what to do about a conflict; each database has a class of its own for it."""
@@ -221,41 +267,45 @@ class _Pool(ABC):
     """Some connections. A function that has got one is run to its end, though its caller may leave.
 
     What is cancelled half-way costs its connection: the pool cannot know in which state it is. Clients leave at any time, so what was
-    begun for them is finished. What waits for its turn is not begun.
+    begun for them is finished, and readers have a deadline. What waits for its turn is not begun.
     """
 
     _locks_rows = True
     """A transaction can wait for another one while the rest of the database is free."""
 
-    def __init__(self, size: int, outage: Outage) -> None:
+    def __init__(self, size: int, outage: Outage, seconds: float | None) -> None:
+        """Make a pool of `size` connections; `seconds` is how long the database may work for a function, or for ever."""
         self._size = size
+        self._seconds = seconds
         self._outage = outage
         self._only_reads = outage.use == "reads"
         self._turns = asyncio.Semaphore(size)
 
-    async def run(self, function: Callable[[Connection], T]) -> T:
-        """Run a function in a transaction. Raises StoreUnavailable."""
+    async def run(self, function: Callable[[Connection], T], seconds: float | None = None) -> T:
+        """Run a function in a transaction; `seconds` instead of the pool's deadline. Raises ReadTimeout, StoreUnavailable."""
         try:
             async with asyncio.timeout(TURN_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:
             self._outage.failed(Cause("TimeoutError", None, "busy", f"no connection was free for {TURN_SECONDS} s"))
             raise StoreUnavailable("too many requests wait for the database", reason="busy") from None
-        return await asyncio.shield(outlasting(self._finish(function)))
+        return await asyncio.shield(outlasting(self._finish(function, seconds)))
 
-    async def _finish(self, function: Callable[[Connection], T]) -> T:
+    async def _finish(self, function: Callable[[Connection], T], seconds: float | None) -> T:
         try:
-            return await self._attempt(function)
+            return await self._attempt(function, seconds)
         finally:
             self._turns.release()
 
-    async def _attempt(self, function: Callable[[Connection], T], tries: int = TRIES) -> T:
+    async def _attempt(self, function: Callable[[Connection], T], seconds: float | None, tries: int = TRIES) -> T:
         try:
-            result = await self._transact(function)
+            result = await self._transact(function, seconds)
         except Exception as error:
+            if self._seconds is not None and is_cut_short(error):
+                raise ReadTimeout from None
             if tries > 1 and self._can_try_again(error):
                 await asyncio.sleep(random.uniform(0, CONFLICT_PAUSE))  # noqa: S311 - no secret
-                return await self._attempt(function, tries - 1)
+                return await self._attempt(function, seconds, tries - 1)
             if is_outage(error):
                 raise self._unavailable(error) from None
             refused = refusal_of(error)
@@ -288,7 +338,7 @@ class _Pool(ABC):
         await self._dispose()
 
     @abstractmethod
-    async def _transact(self, function: Callable[[Connection], T]) -> T:
+    async def _transact(self, function: Callable[[Connection], T], seconds: float | None) -> T:
         """Run a function in a transaction of a connection that nobody uses."""
 
     @abstractmethod
@@ -302,9 +352,17 @@ class _SqlitePool(_Pool):
     _locks_rows = False
 
     def __init__(  # noqa: PLR0913 - what the writer and the readers differ in
-        self, url: str, file: _File, outage: Outage, *, size: int, begin: str, pragmas: tuple[str, ...]
+        self,
+        url: str,
+        file: _File,
+        outage: Outage,
+        *,
+        size: int,
+        begin: str,
+        pragmas: tuple[str, ...],
+        seconds: float | None = None,
     ) -> None:
-        super().__init__(size, outage)
+        super().__init__(size, outage, seconds)
         self._file = file if begin == "BEGIN IMMEDIATE" else None
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="sqlite")
         self._engine = create_engine(
@@ -333,23 +391,60 @@ class _SqlitePool(_Pool):
 
         _drop_spoilt(self._engine)
 
-    async def _transact(self, function: Callable[[Connection], T]) -> T:
+    async def _transact(self, function: Callable[[Connection], T], seconds: float | None) -> T:
+        work = _Interruptible(function)
+
         def run() -> T:
             with self._engine.begin() as connection:
                 if self._file is not None:
                     self._file.check()
-                return function(connection)
+                return work.run(connection)
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+        loop = asyncio.get_running_loop()
+        seconds = self._seconds if seconds is None else seconds
+        if seconds is None:
+            return await loop.run_in_executor(self._threads, run)
+        timer = loop.call_later(seconds, work.interrupt, loop)
+        try:
+            return await loop.run_in_executor(self._threads, run)
+        finally:
+            timer.cancel()
 
     async def _dispose(self) -> None:
         self._engine.dispose()
         self._threads.shutdown()
 
 
+class _Interruptible(Generic[T]):
+    """A function on an SQLite connection that another thread can interrupt; never what comes after it on this connection."""
+
+    def __init__(self, function: Callable[[Connection], T]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+        self._driver: Any = None
+        """The connection while the function runs."""
+
+    def run(self, connection: Connection) -> T:
+        """Run the function."""
+        with self._lock:
+            self._driver = connection.connection.driver_connection
+        try:
+            return self._function(connection)
+        finally:
+            with self._lock:
+                self._driver = None
+
+    def interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Break off the statement that runs, and each later one, until the function ends."""
+        with self._lock:
+            if self._driver is not None:
+                self._driver.interrupt()
+                loop.call_later(INTERRUPT_AGAIN_SECONDS, self.interrupt, loop)
+
+
 class _PostgresqlPool(_Pool):
-    def __init__(self, url: str, outage: Outage, *, size: int, isolation: str) -> None:
-        super().__init__(size, outage)
+    def __init__(self, url: str, outage: Outage, *, size: int, isolation: str, seconds: float | None = None) -> None:
+        super().__init__(size, outage, seconds)
         self._engine = create_async_engine(
             url,
             pool_size=size,
@@ -359,17 +454,24 @@ class _PostgresqlPool(_Pool):
             connect_args={
                 "timeout": CONNECT_SECONDS,
                 "command_timeout": COMMAND_SECONDS,
-                "server_settings": {"application_name": "streamer", "jit": "off"},
+                "server_settings": {"application_name": "streamer", "jit": "off", **_deadline(seconds)},
             },
         )
         _drop_spoilt(self._engine.sync_engine)
 
-    async def _transact(self, function: Callable[[Connection], T]) -> T:
+    async def _transact(self, function: Callable[[Connection], T], seconds: float | None) -> T:
         async with self._engine.begin() as connection:
+            for name, value in _deadline(seconds).items():
+                await connection.exec_driver_sql(f"SET LOCAL {name} = {value}")
             return await connection.run_sync(function)
 
     async def _dispose(self) -> None:
         await self._engine.dispose()
+
+
+def _deadline(seconds: float | None) -> Mapping[str, str]:
+    """Return PostgreSQL's settings by which the server itself ends a statement that takes longer; 0 would be no limit."""
+    return {} if seconds is None else {"statement_timeout": str(max(int(seconds * 1000), 1))}
 
 
 def _drop_spoilt(engine: Engine) -> None:

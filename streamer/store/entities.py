@@ -18,7 +18,7 @@ from streamer.core.entities import ISSUE, MAX_TEXT, RUN, Entity, Trace, entity_t
 from streamer.core.errors import EntityNotFound, StreamerError, WorkspaceNotFound
 from streamer.core.ids import new_epoch
 from streamer.store.database import Database, reads
-from streamer.store.log import bodies
+from streamer.store.lookup import bodies
 from streamer.store.rows import arrays, columns, inserter
 from streamer.store.schema import entities, events, run_issues, workspaces
 

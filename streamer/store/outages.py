@@ -128,6 +128,12 @@ def is_conflict(error: BaseException) -> bool:
     return _state(source) in _CONFLICTS or _sqlite_code(source) in {5, 6}
 
 
+def is_cut_short(error: BaseException) -> bool:
+    """Tell whether the database ended a statement because its time was up."""
+    source = _source(error)
+    return _state(source) == "57014" or _sqlite_code(source) == 9  # noqa: PLR2004 - query_canceled, SQLITE_INTERRUPT
+
+
 def spoils(error: BaseException) -> bool:
     """Tell whether the connection on which an error happened must not be used again, nor any other of its age."""
     state, number = _state(source := _source(error)), _sqlite_code(source)

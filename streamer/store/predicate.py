@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, and_, bindparam, false, func, not_, or_
+from sqlalchemy import ColumnElement, Text, and_, bindparam, false, func, not_, or_, select
 
 from streamer.core.filter import AUDIT_ONLY, Condition, Either, Filter
 from streamer.store.schema import events
@@ -83,6 +83,9 @@ def _condition(condition: Condition, *, is_sqlite: bool, by_index: bool) -> Colu
     if condition.field == "q":
         position = func.instr if is_sqlite else func.strpos
         tests = [position(events.c.search, text) > 0 for text in values]
+        if not is_sqlite and len(tests) > 1:
+            # PostgreSQL looks whether its time is up between subqueries, not between the terms of an expression.
+            tests = [select(test).correlate(events).scalar_subquery() for test in tests]
         found = or_(*tests)
         return not_(found) if condition.exclude else found
     # What is computed is in no index.

@@ -24,6 +24,7 @@ Range = tuple[int, int]
 """The seqs above the first number, up to the second."""
 
 _NOT_AUDIT = Condition("category", frozenset({"audit"}), exclude=True)
+_ACTIVITY = Condition("category", frozenset({"activity"}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,11 @@ class Ranges:
             for way in ways
         ]
         return combine(*(select(found.c.seq) for found in each))
+
+    def count(self, connection: Connection, key: int, selection: Filter, inside: Range, most: int) -> int:
+        """Count the events of a range that pass, up to `most`."""
+        found = self.seqs(selection, key, inside, "asc", most, union).limit(most).subquery()
+        return connection.execute(select(func.count()).select_from(found)).scalar_one()
 
     def behind(  # noqa: PLR0913, PLR0917 - the parts of one query
         self, connection: Connection, key: int, selection: Filter, inside: Range, order: Order, skip: int
@@ -180,6 +186,15 @@ def _cut(rows: Sequence[Any], begin: int, end: int) -> Iterator[_Stretch]:
 def _ordered(stretches: Sequence[_Stretch], order: Order) -> Iterator[_Stretch]:
     found = stretches if order == "asc" else reversed(stretches)
     return (stretch for stretch in found if stretch.low < stretch.high)
+
+
+def is_scan(selection: Filter) -> bool:
+    """Tell whether the database may have to look at many events that do not pass: no index finds just those that do.
+
+    What hides audit events does not count, for nearly all events are activity.
+    """
+    rest = [each for each in selection.conditions if each != _ACTIVITY and _audit_actions_seen(Filter((each,))) is None]
+    return bool(rest) and (len(rest) > 1 or lead(Filter(tuple(rest))) is None)
 
 
 def _audit_actions_seen(selection: Filter) -> frozenset[str] | None:

@@ -66,7 +66,7 @@ class Handlers(Many):
         stretch = wanted.stretch if wanted.cursor is None else Stretch.behind(Cursor.parse(wanted.cursor))
         selection = await self.parts.views.of(principal, workspace, wanted.selection)
         org_id = (await self.parts.workspaces.get(workspace)).org_id
-        page = await self.page_of(workspace, selection, stretch, wanted.limit)
+        page = await self.page_of(principal, workspace, selection, stretch, wanted.limit)
         events = [shape(event, org_id) for event in parsed(page)]
         return _answer(events, stretch.following(page), str(stretch.position(page)))
 

@@ -85,7 +85,8 @@ class Handlers(Issues):
             stretch = Stretch("asc", at, wanted.before, skip=wanted.offset)
         else:
             stretch = Stretch("desc", wanted.after, wanted.before, skip=wanted.offset)
-        return await self.page_of(workspace, view, stretch, min(wanted.limit, self.parts.max_page_events)), stretch
+        limit = min(wanted.limit, self.parts.max_page_events)
+        return await self.whole_page_of(request[PRINCIPAL], workspace, view, stretch, limit), stretch
 
     async def _place(self, request: web.Request, workspace: str, behind: Behind) -> Position | int:
         """Return the place that an event's id, a position or a timestamp names. Raises Invalid."""

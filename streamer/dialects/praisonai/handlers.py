@@ -7,7 +7,7 @@ import orjson
 from aiohttp import web
 
 from streamer.auth.access import PRINCIPAL
-from streamer.core.errors import EventNotFound
+from streamer.core.errors import EventNotFound, ReadTimeout
 from streamer.core.filter import EVERYTHING, Condition, Either, Filter, canonical
 from streamer.core.ids import is_id
 from streamer.core.ports import Page
@@ -53,6 +53,8 @@ class Handlers(Issues, Many):
             wanted.limit,
             wanted.cursor,
         )
+        if found.is_cut:
+            raise ReadTimeout
         response = self._list(request, wanted, found.events, found.cursor)
         response.headers.update(found.headers)
         return response
@@ -86,7 +88,7 @@ class Handlers(Issues, Many):
             stretch = Stretch("asc", await self._behind(request, workspace, wanted), wanted.before)
         else:
             stretch = Stretch("desc", wanted.after, wanted.before, skip=wanted.offset)
-        return await self.page_of(workspace, view, stretch, wanted.limit), stretch
+        return await self.whole_page_of(request[PRINCIPAL], workspace, view, stretch, wanted.limit), stretch
 
     async def _behind(self, request: web.Request, workspace: str, wanted: ActivityQuery) -> Position:
         """Return the position of the activity `after_id`, or of `start_date` if that is later."""

@@ -1,0 +1,102 @@
+"""Finding a log, a place in it, and events whose bodies fit."""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, bindparam, case, select
+
+from streamer.core.errors import PositionExpired, WorkspaceNotFound
+from streamer.core.event import Facets
+from streamer.core.ports import Bound
+from streamer.core.position import LogHead, Position
+from streamer.store.schema import events, workspaces
+
+SMALL_BYTES = 4 * 2**10
+"""A body up to this size is read together with its row, without asking whether it fits."""
+
+FACETS = [events.c[name] for name in Facets._fields]
+# Of a long body only the size is read. Rows of many events are unpacked, not asked by name: that is quicker.
+SIZED = [events.c.seq, events.c.size, case((events.c.size <= bindparam("small"), events.c.body))]
+HEAD = [workspaces.c.key, workspaces.c.epoch, workspaces.c.head, workspaces.c.earliest]
+
+_ONE_HEAD = select(*HEAD).where(workspaces.c.id == bindparam("id"))
+
+
+def bodies(
+    connection: Connection, key: int, *, after: int, limit: int, max_bytes: int
+) -> tuple[list[tuple[int, int, str]], bool]:
+    """Return seq, timestamp and body of the events behind seq `after`, oldest first, and whether there may be more.
+
+    Bounded as a page is.
+    """
+    query = (
+        select(*SIZED, events.c.timestamp)
+        .where(events.c.workspace == key, events.c.seq > after)
+        .order_by(events.c.seq)
+        .limit(limit)
+    )
+    rows, long, full = fitting(connection, key, query, limit, max_bytes)
+    return [(seq, timestamp, body or long[seq]) for seq, _, body, timestamp in rows], full
+
+
+def expired(head: LogHead) -> PositionExpired:
+    """Make the error for a position that does not lie in the log."""
+    return PositionExpired(
+        "the position is not in the log: its events were removed, or the log was made anew",
+        earliest=str(Position(head.epoch, head.earliest - 1)),
+        head=str(head.position),
+    )
+
+
+def log_head(row: Row[tuple[int, str, int, int]]) -> LogHead:
+    """Return what a row of `HEAD` says."""
+    return LogHead(row.epoch, row.head, row.earliest)
+
+
+def find(connection: Connection, workspace: str) -> tuple[int, LogHead]:
+    """Return a log's key, and what it holds. Raises WorkspaceNotFound."""
+    row = connection.execute(_ONE_HEAD, {"id": workspace}).one_or_none()
+    if row is None:
+        raise WorkspaceNotFound
+    return row.key, log_head(row)
+
+
+def fitting(  # noqa: PLR0913, PLR0917 - the parts of one query
+    connection: Connection, key: int, query: Select[Any], limit: int, max_bytes: int, least: int = 1
+) -> tuple[Sequence[Any], Mapping[int, str], bool]:
+    """Run a query for `SIZED` and more; keep the first rows whose bodies together have at most `max_bytes`, but always `least`.
+
+    A body that fits however many there are comes with its row. A longer one is fetched when it is known to be kept. So what is
+    read never has more than `max_bytes` (or `limit` small bodies), and small events, which is most of them, take one statement.
+
+    Returns:
+        The rows, the bodies that they lack by seq, and whether there may be more of them.
+    """
+    small = max(max_bytes // limit, SMALL_BYTES)
+    found = connection.execute(query, {"small": small}).all()
+    through = list(accumulate([row[1] for row in found]))
+    rows = found[: max(bisect_right(through, max_bytes), least)]
+    long: dict[int, str] = {}
+    absent = [row[0] for row in rows if row[2] is None]
+    if absent:
+        bodies = select(events.c.seq, events.c.body).where(events.c.workspace == key, events.c.seq.in_(absent))
+        long = dict(connection.execute(bodies).all())
+    return rows, long, len(found) == limit or len(rows) < len(found)
+
+
+def seq_of(connection: Connection, key: int, head: LogHead, bound: Bound, *, default: int) -> int:
+    """Return the seq of the last event up to and including `bound`."""
+    if bound is None:
+        return default
+    if isinstance(bound, Position):
+        return bound.seq
+    query = (
+        select(events.c.seq)
+        .where(events.c.workspace == key, events.c.timestamp <= bound)
+        .order_by(events.c.timestamp.desc())
+        .limit(1)
+    )
+    found = connection.execute(query).scalar_one_or_none()
+    return head.earliest - 1 if found is None else found

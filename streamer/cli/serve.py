@@ -1,7 +1,6 @@
 """`streamer serve`: the server in the foreground."""
 
 import asyncio
-import gc
 import signal
 import sys
 from typing import Any
@@ -10,14 +9,13 @@ import click
 
 from streamer.app import Server, redactor, running
 from streamer.core.errors import StreamerError
+from streamer.observe.collector import TURN_SECONDS, Collector
 from streamer.observe.logs import configure
 from streamer.observe.output import never_block
 from streamer.settings import PREFIX, Settings, SettingsError, load
 from streamer.store.database import BadDatabaseUrl
 
 SWITCH_SECONDS = 0.001
-COLLECT_AFTER = 10_000
-"""Objects made, and not freed, between two looks of the garbage collector at the youngest."""
 
 
 def _flags(command: click.Command) -> click.Command:
@@ -80,23 +78,12 @@ async def _serve(settings: Settings) -> None:
     terminal = sys.stdout.isatty()
     async with running(settings, show_key=terminal) as server:
         click.echo(await _welcome(server, terminal=terminal), err=not terminal)
-        _tune_interpreter()
+        # A database's thread that wants the GIL waits for a busy event loop for 5 ms by default, several times in each commit.
+        sys.setswitchinterval(SWITCH_SECONDS)
+        server.loops.start("collector", Collector().turn, every=TURN_SECONDS)
         await stop.wait()
         window = f"within {settings.drain_seconds:g} s"
         click.echo(f"stopping {window}: no new connections, streams are closed (again to stop at once)", err=True)
-
-
-def _tune_interpreter() -> None:
-    """Have the garbage collector look less often, and not at what the start made, which stays; and threads wait less for each other.
-
-    Reference counts free nearly all that a request makes. Looking after every 700 objects, the default, finds little but the requests
-    under way, again and again: a quarter of the time of an append when hundreds are. And a database's thread that wants Python's lock waits
-    for a busy event loop for 5 ms by default, several times in each commit.
-    """
-    sys.setswitchinterval(SWITCH_SECONDS)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)
 
 
 def _stopped_by_signal() -> asyncio.Event:

@@ -95,9 +95,9 @@ class Watchdog:
                 result: T = end.value
                 return result
             finally:
+                failure = None  # its traceback leads to this frame: together they would be a cycle
                 if clock() - started > STALL_SECONDS:
                     self._judge(started, None)
-            failure = None
             try:
                 value = yield waits_for
             except GeneratorExit:

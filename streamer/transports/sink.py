@@ -88,7 +88,7 @@ class SocketSink:
         pending = self._transport.get_write_buffer_size()
         info = b""
         if self._tcp is not None:
-            with contextlib.suppress(OSError, AttributeError):  # as above
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # as above, or closed
                 info = self._tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         if len(info) < _INFO_BYTES:
             return pending or None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import resource
 import stat
@@ -59,6 +60,8 @@ MAX_HEADER = 16 * 1024
 """Bytes of one header field and of the request line."""
 PURGE_SECONDS = 5
 PROBE_SECONDS = 1
+LAST_WORDS_SECONDS = 1.0
+"""Before the end of the drain's window: the time for the answers to requests that the database has left waiting."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,8 @@ async def running(  # noqa: PLR0915 - the list of all parts
         watchdog, loops = Watchdog(metrics), Loops(metrics)
         watchdog.watch(asyncio.get_running_loop())
         stack.callback(watchdog.unwatch, asyncio.get_running_loop())
-        stack.push_async_callback(database.close)
+        loop, ends = asyncio.get_running_loop(), math.inf
+        stack.push_async_callback(lambda: database.close(max(ends - loop.time(), 0)))
         await migrate(database)
         bus = LocalBus()
         writer = GroupCommit(
@@ -225,12 +229,14 @@ async def running(  # noqa: PLR0915 - the list of all parts
             max_field_size=MAX_HEADER,
         )
 
-        loop, ends = asyncio.get_running_loop(), 0.0
-
         async def drain(_application: web.Application) -> None:
             """Close the streams, in half of the window at the most; the rest of it is for what else is open."""
             nonlocal ends
             ends = loop.time() + settings.drain_seconds
+            # What still waits for the database then is answered, while there is time to send it.
+            last_words = min(LAST_WORDS_SECONDS, settings.drain_seconds / 4)
+            loop.call_at(ends - last_words, writer.give_up)
+            loop.call_at(ends - last_words, database.give_up)
             await hub.drain(settings.drain_seconds / 2)
             runner.leave_open_requests(max(ends - loop.time(), 0))
 

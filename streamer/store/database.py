@@ -12,9 +12,13 @@ import asyncio
 import contextlib
 import errno
 import functools
+import math
 import os
 import random
+import sqlite3
 import threading
+import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +55,7 @@ from streamer.store.outages import (
     Contended,
     Outage,
     cause_of,
+    is_collision,
     is_conflict,
     is_cut_short,
     is_outage,
@@ -70,6 +75,20 @@ LOCK_WAIT_SECONDS = 5
 COMMAND_SECONDS = 30
 """How long PostgreSQL may take for one statement, waits for row locks included."""
 CONNECT_SECONDS = 5
+POSTGRESQL_SESSION = {
+    "statement_timeout": "30s",
+    "idle_in_transaction_session_timeout": "30s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+"""What PostgreSQL does by itself when this node has stopped in the middle of a transaction, or is gone without a word."""
+POSTGRESQL_WRITING = {"lock_timeout": "1s", "idle_in_transaction_session_timeout": "10s"}
+"""A stopped node's locks end soon; and who waits for a lock gives up sooner, so that it can do other work (`store.writer`)."""
+LOCK_STEP_MS = 250
+LEAVE_SECONDS = 1
+"""How long PostgreSQL has to take leave of a connection that is closed."""
 READ_SECONDS = 5.0
 """How long one read may take, unless a setting says otherwise."""
 WINDOW_SECONDS = 0.25
@@ -80,6 +99,9 @@ TRIES = 3
 """How often a transaction is tried that another one was in the way of, or a read whose connection had been closed."""
 CONFLICT_PAUSE = 0.05
 """Seconds, at most, between two tries: at random, so that two that met do not meet again."""
+CONFLICT_LOG_SECONDS = 10
+"""One conflict in so many seconds is logged."""
+STOPPING = "the server stops; whether this was stored is unknown"
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -159,12 +181,21 @@ class Database:
             )
             reading = functools.partial(_SqlitePool, url, file, begin="BEGIN", pragmas=("query_only=1",))
             self._readers = reading(self.reading, size=SQLITE_READERS, seconds=read_seconds)
-            self._pages = reading(Outage("reads"), size=SQLITE_PAGES, seconds=self.window_seconds)
+            self._pages = reading(self.reading, size=SQLITE_PAGES, seconds=self.window_seconds)
         else:
-            self._writers = _PostgresqlPool(url, self.writing, size=POSTGRESQL_WRITERS, isolation="READ COMMITTED")
-            looking = functools.partial(_PostgresqlPool, url, isolation="REPEATABLE READ")
-            self._readers = looking(self.reading, size=POSTGRESQL_READERS, seconds=read_seconds)
-            self._pages = looking(Outage("reads"), size=POSTGRESQL_PAGES, seconds=self.window_seconds)
+            self._writers = _PostgresqlPool(
+                url,
+                self.writing,
+                size=POSTGRESQL_WRITERS,
+                isolation="READ COMMITTED",
+                session=POSTGRESQL_SESSION | POSTGRESQL_WRITING,
+            )
+            looking = functools.partial(
+                _PostgresqlPool, url, self.reading, isolation="REPEATABLE READ", session=POSTGRESQL_SESSION
+            )
+            self._readers = looking(size=POSTGRESQL_READERS, seconds=read_seconds)
+            self._pages = looking(size=POSTGRESQL_PAGES, seconds=self.window_seconds)
+        self._pools = self._pages, self._readers, self._writers
         self.page_readers = SQLITE_PAGES if self.is_sqlite else POSTGRESQL_PAGES
 
     @property
@@ -204,10 +235,14 @@ class Database:
 
         await self.read(ask)
 
-    async def close(self) -> None:
-        """Close all connections, when what was begun is finished."""
-        for pool in (self._pages, self._readers, self._writers):
-            await pool.close()
+    def give_up(self) -> None:
+        """Answer everyone who waits for the database with StoreUnavailable; what is under way may still be finished."""
+        for pool in self._pools:
+            pool.give_up()
+
+    async def close(self, seconds: float = math.inf) -> None:
+        """Close all connections, when what was begun is finished, or has been ended after so many seconds."""
+        await asyncio.gather(*(pool.close(seconds) for pool in self._pools))
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         """Return an INSERT that may say what to do about a conflict; each database has a class of its own for it."""
@@ -279,17 +314,36 @@ class _Pool(ABC):
         self._seconds = seconds
         self._outage = outage
         self._only_reads = outage.use == "reads"
+        self._conflict_logged_at = float("-inf")
+        self._answers: set[asyncio.Future[Any]] = set()
+        """What callers wait for."""
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._queued = 0
+        """How many wait for a turn."""
+        self._given_up = False
         self._turns = asyncio.Semaphore(size)
 
     async def run(self, function: Callable[[Connection], T], seconds: float | None = None) -> T:
         """Run a function in a transaction; `seconds` instead of the pool's deadline. Raises ReadTimeout, StoreUnavailable."""
+        self._queued += 1
         try:
             async with asyncio.timeout(TURN_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:
             self._outage.failed(Cause("TimeoutError", None, "busy", f"no connection was free for {TURN_SECONDS} s"))
             raise StoreUnavailable("too many requests wait for the database", reason="busy") from None
-        return await asyncio.shield(outlasting(self._finish(function, seconds)))
+        finally:
+            self._queued -= 1
+        if self._given_up:
+            self._turns.release()
+            raise StoreUnavailable(STOPPING)
+        task = outlasting(self._finish(function, seconds))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        answer = asyncio.shield(task)
+        self._answers.add(answer)
+        answer.add_done_callback(self._answers.discard)
+        return await answer
 
     async def _finish(self, function: Callable[[Connection], T], seconds: float | None) -> T:
         try:
@@ -317,7 +371,7 @@ class _Pool(ABC):
 
     def _can_try_again(self, error: Exception) -> bool:
         """Tell whether nothing was done, so that the same transaction may be tried at once."""
-        if self._locks_rows and is_conflict(error):
+        if is_collision(error):
             return True
         # The server closed a connection that nobody used; of a write nobody knows whether it was committed.
         return self._only_reads and spoils(error) and not isinstance(error, TimeoutError)
@@ -326,16 +380,34 @@ class _Pool(ABC):
         cause = cause_of(error)
         if is_conflict(error) and self._locks_rows:
             # One workspace's row, most of the time: the database as a whole works.
-            structlog.get_logger("database").warning("database_conflict", use=self._outage.use, **cause.fields)
+            if time.monotonic() - self._conflict_logged_at > CONFLICT_LOG_SECONDS:
+                self._conflict_logged_at = time.monotonic()
+                structlog.get_logger("database").warning("database_conflict", use=self._outage.use, **cause.fields)
             return Contended("another transaction is in the way", reason=cause.reason)
         self._outage.failed(cause)
         return StoreUnavailable(f"the database does not answer or cannot write: {cause.reason}", reason=cause.reason)
 
-    async def close(self) -> None:
-        """Wait for what was begun, then close the connections."""
-        for _ in range(self._size):
-            await self._turns.acquire()
+    def give_up(self) -> None:
+        """Answer all that wait, and will: the server stops, and its time is over."""
+        self._given_up = True
+        for answer in [*self._answers]:
+            if not answer.done():
+                answer.set_exception(StoreUnavailable(STOPPING))
+        for _ in range(self._queued):
+            self._turns.release()
+
+    async def close(self, seconds: float) -> None:
+        """Wait at most so long for what was begun, then close the connections."""
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=seconds if seconds < math.inf else None)
+            if late:
+                self._abort()
+                await asyncio.wait(late, timeout=LEAVE_SECONDS)
         await self._dispose()
+
+    @abstractmethod
+    def _abort(self) -> None:
+        """End what goes on."""
 
     @abstractmethod
     async def _transact(self, function: Callable[[Connection], T], seconds: float | None) -> T:
@@ -364,6 +436,7 @@ class _SqlitePool(_Pool):
     ) -> None:
         super().__init__(size, outage, seconds)
         self._file = file if begin == "BEGIN IMMEDIATE" else None
+        self._opened: set[sqlite3.Connection] = set()
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="sqlite")
         self._engine = create_engine(
             url,
@@ -383,10 +456,26 @@ class _SqlitePool(_Pool):
             cursor = connection.cursor()
             for pragma in ("journal_mode=WAL", "temp_store=MEMORY", "cache_size=-32768", *pragmas):
                 cursor.execute(f"PRAGMA {pragma}")
+            cursor.execute(f"PRAGMA busy_timeout={LOCK_STEP_MS}")
             cursor.close()
+            self._opened.add(connection)
+
+        @event.listens_for(self._engine, "close")
+        def _forget(connection: Any, _record: object) -> None:
+            self._opened.discard(connection)
 
         @event.listens_for(self._engine, "begin")
-        def _begin(connection: Any) -> None:
+        def _begin(connection: Connection) -> None:
+            # Waiting for another process's lock is done in steps: within one, nothing can end it.
+            until = time.monotonic() + LOCK_WAIT_SECONDS
+            while time.monotonic() < until and not self._given_up:
+                try:
+                    connection.connection.cursor().execute(begin)
+                except sqlite3.OperationalError as error:
+                    if not is_conflict(error):
+                        break
+                else:
+                    return
             connection.exec_driver_sql(begin)
 
         _drop_spoilt(self._engine)
@@ -409,6 +498,11 @@ class _SqlitePool(_Pool):
             return await loop.run_in_executor(self._threads, run)
         finally:
             timer.cancel()
+
+    def _abort(self) -> None:
+        for connection in [*self._opened]:
+            with contextlib.suppress(sqlite3.ProgrammingError):  # closed already
+                connection.interrupt()
 
     async def _dispose(self) -> None:
         self._engine.dispose()
@@ -443,7 +537,16 @@ class _Interruptible(Generic[T]):
 
 
 class _PostgresqlPool(_Pool):
-    def __init__(self, url: str, outage: Outage, *, size: int, isolation: str, seconds: float | None = None) -> None:
+    def __init__(  # noqa: PLR0913 - what the writers and the readers differ in
+        self,
+        url: str,
+        outage: Outage,
+        *,
+        size: int,
+        isolation: str,
+        session: Mapping[str, str],
+        seconds: float | None = None,
+    ) -> None:
         super().__init__(size, outage, seconds)
         self._engine = create_async_engine(
             url,
@@ -454,9 +557,15 @@ class _PostgresqlPool(_Pool):
             connect_args={
                 "timeout": CONNECT_SECONDS,
                 "command_timeout": COMMAND_SECONDS,
-                "server_settings": {"application_name": "streamer", "jit": "off", **_deadline(seconds)},
+                "server_settings": {"application_name": "streamer", "jit": "off", **session, **_deadline(seconds)},
             },
         )
+        self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
+
+        @event.listens_for(self._engine.sync_engine, "connect")
+        def _note(connection: Any, _record: object) -> None:
+            self._opened.add(connection.driver_connection)
+
         _drop_spoilt(self._engine.sync_engine)
 
     async def _transact(self, function: Callable[[Connection], T], seconds: float | None) -> T:
@@ -465,8 +574,16 @@ class _PostgresqlPool(_Pool):
                 await connection.exec_driver_sql(f"SET LOCAL {name} = {value}")
             return await connection.run_sync(function)
 
+    def _abort(self) -> None:
+        for connection in [*self._opened]:
+            connection.terminate()
+
     async def _dispose(self) -> None:
-        await self._engine.dispose()
+        # A frozen server would not take leave.
+        await asyncio.wait([closing := asyncio.ensure_future(self._engine.dispose())], timeout=LEAVE_SECONDS)
+        if not closing.done():
+            self._abort()
+            await asyncio.wait([closing], timeout=LEAVE_SECONDS)
 
 
 def _deadline(seconds: float | None) -> Mapping[str, str]:

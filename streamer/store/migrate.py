@@ -44,6 +44,9 @@ def _upgrade(connection: Connection, *, is_sqlite: bool) -> bool:
 
     # SQLite is locked by BEGIN IMMEDIATE already. The lock ends with the transaction, also if this process dies.
     if not is_sqlite:
+        # Another node may take its time, and so may a migration.
+        connection.execute(text("SET LOCAL lock_timeout = 0"))
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     found = _version(connection)
     if found == HEAD:  # another node was faster

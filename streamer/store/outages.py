@@ -122,6 +122,11 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, exc.DBAPIError | exc.TimeoutError | exc.PendingRollbackError) or _is_from_below(error)
 
 
+def is_collision(error: BaseException) -> bool:
+    """Tell whether two transactions met, so that this one was rolled back and may be tried at once: nobody holds a lock for long."""
+    return _state(_source(error)) in {"40001", "40P01"}
+
+
 def is_conflict(error: BaseException) -> bool:
     """Tell whether another transaction was in the way, so that this one was rolled back."""
     source = _source(error)

@@ -94,6 +94,13 @@ class Statements:
             .order_by(workspaces.c.id)
             .with_for_update()  # SQLite has no such clause: there BEGIN IMMEDIATE locked everything
         )
+        self._there = select(workspaces.c.id).where(database.is_any_of(workspaces.c.id, "ids"))
+        self._free = (
+            select(workspaces.c.id)
+            .where(database.is_any_of(workspaces.c.id, "ids"))
+            .order_by(workspaces.c.id)
+            .with_for_update(skip_locked=True)
+        )
         self._make = database.insert(workspaces).on_conflict_do_nothing()
         here = events.c.workspace == bindparam("log")
         self._known = select(events.c.seq, events.c.id, events.c.timestamp, events.c.size).where(
@@ -135,6 +142,12 @@ class Statements:
             if known is not None and at == (head, last_timestamp):
                 log.known = known
         return found, now
+
+    def locked_by_others(self, connection: Connection, ids: list[str]) -> set[str]:
+        """Return those of these workspaces whose rows another transaction holds; a workspace that does not exist is not among them."""
+        values = {"ids": self._database.list_value(ids)}
+        there = set(connection.execute(self._there, values).scalars())
+        return there - set(connection.execute(self._free, values).scalars())
 
     def remember(self, logs: Sequence[LockedLog]) -> None:
         """Keep what is known of the rows of these logs, as long as nobody else writes to them; the transaction is committed."""

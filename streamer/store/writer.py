@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any, cast
@@ -31,8 +30,9 @@ from streamer.core.event import Event
 from streamer.core.ids import SYSTEM_WORKSPACE
 from streamer.core.ports import Append, Appended, Change, Committed, T
 from streamer.observe.metrics import Metrics
-from streamer.store.database import Database
-from streamer.store.outages import Refused
+from streamer.store.database import STOPPING, Database
+from streamer.store.held import HELD, LOCKED, Held, Waiting, locks_of
+from streamer.store.outages import Contended, Refused
 from streamer.store.statements import LockedLog, Statements
 
 GROUP_EVENTS = 4096
@@ -40,14 +40,6 @@ GROUP_EVENTS = 4096
 GROUP_BYTES = 8 * 2**20
 GATHER_SECONDS = 0.02
 """The longest pause between two groups."""
-
-
-@dataclass(slots=True)
-class _Waiting:
-    request: Append | Change[Any]
-    answer: asyncio.Future[Any]
-    events: int
-    size: int
 
 
 Outcome = Appended | StreamerError
@@ -74,14 +66,16 @@ class GroupCommit:
         self._max_bytes = max_waiting_bytes
         self._remember_us = idempotency_seconds * 1_000_000
         self._clock = clock
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[Waiting] = deque()
+        self._held = Held()
+        self._under_way: Sequence[Waiting] = ()
         self._events = 0
         self._bytes = 0
         self._wake = asyncio.Event()
         self._is_idle = asyncio.Event()
         """Nothing waits, and nothing is being committed."""
         self._is_idle.set()
-        self._closing = False
+        self._closing = self._given_up = False
         self._sweep_at = 0
         self._news: list[Committed] = []
         self._logger = structlog.get_logger("writer")
@@ -107,7 +101,7 @@ class GroupCommit:
             self._metrics.appends_refused.inc()
             raise Overloaded("too many appends wait for the disk; nothing of this request was stored")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(request, answer, events, size))
+        self._queue.append(Waiting(request, answer, events, size))
         self._events += events
         self._bytes += size
         self._is_idle.clear()
@@ -122,12 +116,15 @@ class GroupCommit:
         """
         if not self._queue:
             self._wake.clear()
-            await self._wake.wait()
-        group = self._take()
+            await self._held.until(self._wake)
+        if self._held:
+            await self._look_at_held()
+        group = self._under_way = self._take()
         if not group:
             return
         self._is_idle.clear()
         started = time.perf_counter()
+        outcomes: list[Any]
         try:
             outcomes = await self._commit([waiting.request for waiting in group])
         except BaseException:
@@ -144,8 +141,12 @@ class GroupCommit:
         if len(group) > 1:
             await asyncio.sleep(min(spent, GATHER_SECONDS))
 
-    def _answer(self, group: Sequence[_Waiting], outcomes: Sequence[Any]) -> None:
+    def _answer(self, group: Sequence[Waiting], outcomes: Sequence[Any]) -> None:
+        self._under_way = ()
         for waiting, outcome in zip(group, outcomes, strict=True):
+            if outcome is HELD and not self._given_up:
+                self._held.add(waiting)
+                continue
             self._events -= waiting.events
             self._bytes -= waiting.size
             if waiting.answer.done():  # its client left: what is stored is stored
@@ -154,8 +155,35 @@ class GroupCommit:
                 waiting.answer.set_exception(outcome)
             else:
                 waiting.answer.set_result(outcome)
-        if not self._queue:
+        if not self._queue and not self._held:
             self._is_idle.set()
+
+    async def _look_at_held(self) -> None:
+        """Put requests back into the queue whose workspaces are free again; refuse those that have waited for too long."""
+        late = self._held.late()
+        self._answer(late, [StoreUnavailable(LOCKED, reason="locked")] * len(late))
+        if self._held.is_due():
+            locked = await self._locked(self._held.workspaces())
+            self._queue.extendleft(reversed(self._held.release(locked)))
+
+    async def _locked(self, workspaces: Sequence[str]) -> set[str]:
+        """Return those of these workspaces that another transaction holds: all, if even that cannot be found out."""
+        try:
+            return await self._database.write(
+                lambda connection: self._statements.locked_by_others(connection, [*workspaces])
+            )
+        except StoreUnavailable:
+            return set(workspaces)
+
+    def give_up(self) -> None:
+        """Answer all that wait, and will: the server stops, and its time is over."""
+        self._closing = self._given_up = True
+        waiting = [*self._under_way, *self._queue, *self._held.release(())]
+        self._queue.clear()
+        for each in waiting:
+            if not each.answer.done():
+                each.answer.set_exception(StoreUnavailable(STOPPING))
+        self._is_idle.set()
 
     def nudge(self) -> None:
         """End a turn that waits for appends."""
@@ -166,12 +194,15 @@ class GroupCommit:
         self._closing = True
         await self._is_idle.wait()
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[Waiting]:
         """Take the next group from the queue; a change stands alone, for what comes behind it may depend on it."""
-        group: list[_Waiting] = []
+        group: list[Waiting] = []
         count = size = 0
         while self._queue:
             first = self._queue[0]
+            if self._held and self._held.concerns(first.request):
+                self._held.add(self._queue.popleft())
+                continue
             count += first.events
             size += first.size
             if group and (count > GROUP_EVENTS or size > GROUP_BYTES or isinstance(first.request, Change)):
@@ -181,17 +212,23 @@ class GroupCommit:
                 break
         return group
 
-    async def _commit(self, group: Sequence[Append | Change[Any]]) -> list[Any]:
-        """Store a group; if that fails, its requests one by one, so that one bad append fails alone."""
+    async def _commit(self, group: Sequence[Append | Change[Any]], *, parted: bool = False) -> list[Any]:
+        """Store a group; if that fails, its requests one by one, so that one bad append fails alone.
+
+        If others hold its workspaces, those requests are set apart; `parted`: that was done.
+        """
         try:
             return await self._transact(group, retried=False)
+        except Contended as error:
+            if error.details.get("reason") == "locked":
+                return [HELD] * len(group) if parted else await self._without_locked(group)
         except Exception as error:  # noqa: BLE001 - each request gets its own error below
             if len(group) == 1 and not isinstance(error, StoreUnavailable):
                 return [self._failure(error)]
         outcomes: list[Any] = []
         for request in group:
             last = outcomes[-1] if outcomes else None
-            if isinstance(last, StoreUnavailable):
+            if isinstance(last, StoreUnavailable) and not isinstance(last, Contended):
                 outcomes.append(last)  # do not try a database that is away once for each request
                 continue
             try:
@@ -199,6 +236,16 @@ class GroupCommit:
             except Exception as error:  # noqa: BLE001
                 outcomes.append(self._failure(error))
         return outcomes
+
+    async def _without_locked(self, group: Sequence[Append | Change[Any]]) -> list[Any]:
+        """Store those requests of a group whose workspaces nobody else holds. The outcome of the others is `HELD`."""
+        wanted = sorted({workspace for request in group for workspace in locks_of(request)})
+        locked = await self._locked(wanted)
+        free = [not locked.intersection(locks_of(request)) for request in group]
+        self._logger.warning("workspaces_locked", workspaces=sorted(locked)[:10], count=len(locked))
+        rest = [request for request, is_free in zip(group, free, strict=True) if is_free]
+        outcomes = iter(await self._commit(rest, parted=True) if rest else ())
+        return [next(outcomes) if is_free else HELD for is_free in free]
 
     def _failure(self, error: Exception) -> StreamerError:
         if isinstance(error, Refused):

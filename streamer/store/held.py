@@ -1,0 +1,106 @@
+"""Requests whose workspaces another transaction holds: they wait apart, so that the writer goes on with all others.
+
+A node that was stopped in the middle of a transaction keeps its locks until PostgreSQL ends the transaction
+(`idle_in_transaction_session_timeout`). Only the workspaces that it was writing to wait for that.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from streamer.core.ports import Append, Change
+
+HELD_SECONDS = 15.0
+"""How long a request waits for a locked workspace: longer than PostgreSQL leaves a lock to a node that has stopped."""
+LOOK_SECONDS = 0.1
+LONGEST_LOOK_SECONDS = 2.0
+"""Time between two looks at whether the workspaces are free again: doubled when one seemed so and was not, for that costs all others a
+lock's time-out."""
+
+HELD: Final = object()
+"""The outcome of a request that waits for a locked workspace."""
+LOCKED = "another node holds this workspace; nothing of this request was stored"
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A request in the writer's queue, and where its answer goes."""
+
+    request: Append | Change[Any]
+    answer: asyncio.Future[Any]
+    events: int
+    size: int
+    held_at: float = field(default=0.0)
+    """When it was set apart first, by the monotonic clock; 0: never."""
+
+
+def locks_of(request: Append | Change[Any]) -> tuple[str, ...]:
+    """Return the workspaces that a request locks."""
+    return request.locks if isinstance(request, Change) else (request.workspace,)
+
+
+class Held:
+    """The requests that are set apart, in their order."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Waiting] = []
+        self._workspaces: set[str] = set()
+        self._look_at = 0.0
+        self._pause = LOOK_SECONDS
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, waiting: Waiting) -> None:
+        """Set a request apart."""
+        now = time.monotonic()
+        if waiting.held_at:
+            self._pause = min(2 * self._pause, LONGEST_LOOK_SECONDS)
+        elif not self._waiting:
+            self._pause = LOOK_SECONDS
+        if not self._waiting:
+            self._look_at = now + self._pause
+        waiting.held_at = waiting.held_at or now
+        self._waiting.append(waiting)
+        self._workspaces.update(locks_of(waiting.request))
+
+    def concerns(self, request: Append | Change[Any]) -> bool:
+        """Tell whether a request must wait, too: it would meet the same lock."""
+        return not self._workspaces.isdisjoint(locks_of(request))
+
+    def workspaces(self) -> list[str]:
+        """Return the workspaces that are waited for."""
+        return sorted(self._workspaces)
+
+    def is_due(self) -> bool:
+        """Tell whether it is time to look."""
+        return bool(self._waiting) and time.monotonic() >= self._look_at
+
+    async def until(self, wake: asyncio.Event) -> None:
+        """Wait for an event, but not beyond the time of the next look."""
+        if not self._waiting:
+            await wake.wait()
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(self._look_at - time.monotonic(), 0)):
+                await wake.wait()
+
+    def late(self) -> list[Waiting]:
+        """Take out the requests that have waited for too long."""
+        before = time.monotonic() - HELD_SECONDS
+        return self._take([waiting for waiting in self._waiting if waiting.held_at < before])
+
+    def release(self, locked: Collection[str]) -> list[Waiting]:
+        """Take out the requests whose workspaces are not locked."""
+        self._look_at = time.monotonic() + self._pause
+        return self._take([each for each in self._waiting if not set(locked).intersection(locks_of(each.request))])
+
+    def _take(self, taken: list[Waiting]) -> list[Waiting]:
+        if taken:
+            gone = set(map(id, taken))
+            self._waiting = [waiting for waiting in self._waiting if id(waiting) not in gone]
+            self._workspaces = {workspace for each in self._waiting for workspace in locks_of(each.request)}
+        return taken

@@ -1,0 +1,117 @@
+"""Locks that somebody else holds, transactions that collide, and a stop while the database does not answer."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import asyncpg  # type: ignore[import-untyped]
+import pytest
+
+from streamer.store.database import Database
+from tests.conftest import ADMIN_KEY, MakeProcess
+from tests.support.api import Api
+from tests.support.databases import OwnCluster, nothing_written, run_sql
+from tests.support.waiting import eventually
+
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@asynccontextmanager
+async def held(url: str, workspace: str) -> AsyncIterator[None]:
+    """Hold a workspace's row, as a node does that was stopped in the middle of a transaction."""
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT 1 FROM workspaces WHERE id = $1 FOR UPDATE", workspace)
+            yield
+    finally:
+        await connection.close()
+
+
+@on_postgresql
+async def test_a_locked_workspace_holds_up_no_other(api: Api, database_url: str) -> None:
+    """While somebody holds one workspace, appends and changes in all others are stored; its own follow, in order, when it is free."""
+    for workspace in ("locked", "free"):
+        (await api.append(workspace)).expect(201)
+    async with held(database_url, "locked"):
+        waiting = [asyncio.create_task(api.append("locked", action=f"n.{n}")) for n in range(3)]
+        mixed = asyncio.create_task(api.append("free"))
+        assert (await mixed).expect(201)["seq"] == 2
+        for number in range(3, 6):
+            assert (await api.append("free")).expect(201)["seq"] == number
+        (await api.put("/v1/workspaces/free", {"name": "Free"})).expect(200)
+        assert not any(task.done() for task in waiting)
+    answers = [answer.expect(201) for answer in await asyncio.gather(*waiting)]
+    assert sorted(answer["seq"] for answer in answers) == [2, 3, 4]
+    assert (await api.append("locked")).expect(201)["seq"] == 5
+
+
+@on_postgresql
+async def test_postgresql_ends_what_a_stopped_node_left(database: Database) -> None:
+    """The sessions that write are ended when they stand still in a transaction, and do not wait long for a lock."""
+    for setting, value in (("idle_in_transaction_session_timeout", "10s"), ("lock_timeout", "1s")):
+        assert await run_sql(database, f"SHOW {setting}") == [(value,)]
+
+
+@on_postgresql
+@pytest.mark.parametrize("state", ["40P01", "40001"])
+async def test_a_collision_is_tried_again(api: Api, database: Database, state: str) -> None:
+    """A deadlock or a serialization failure is nobody's answer: the group is tried again."""
+    (await api.append("w")).expect(201)
+    await run_sql(
+        database,
+        "CREATE SEQUENCE tries",
+        f"CREATE FUNCTION collide() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('tries') < 3 THEN "
+        f"RAISE EXCEPTION 'collision' USING ERRCODE = '{state}'; END IF; RETURN NULL; END $$",
+        "CREATE TRIGGER collide AFTER INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION collide()",
+    )
+    answers = await asyncio.gather(*(api.append("w") for _ in range(5)))
+    assert sorted(answer.expect(201)["seq"] for answer in answers) == [2, 3, 4, 5, 6]
+
+
+async def test_a_stop_while_appends_wait_for_a_lock(
+    make_process: MakeProcess, http: aiohttp.ClientSession, database_url: str
+) -> None:
+    """The drain's window holds, and appends that wait for somebody's lock are answered."""
+    process = make_process(drain_seconds=3)
+    await process.start()
+    api = Api(http, process.url, ADMIN_KEY)
+    (await api.append("w")).expect(201)
+    async with nothing_written(database_url):
+        waiting = [asyncio.create_task(api.append("w")) for _ in range(3)]
+        await eventually(lambda: queued(api))
+        process.send(signal.SIGTERM)
+        for answer in await asyncio.gather(*waiting):
+            assert (answer.status, answer.error) == (503, "store_unavailable")
+        assert await process.ended() == 0
+
+
+async def queued(api: Api) -> bool:
+    """Tell whether three events wait to be stored."""
+    return b"streamer_append_queue_events 3.0" in (await api.get("/metrics")).body
+
+
+@on_sqlite
+async def test_a_stop_while_postgresql_is_frozen(
+    own_cluster: OwnCluster, make_process: MakeProcess, http: aiohttp.ClientSession
+) -> None:
+    """The drain's window holds though PostgreSQL does not even take leave."""
+    process = make_process(drain_seconds=3, database_url=own_cluster.url("postgres"))
+    await process.start()
+    api = Api(http, process.url, ADMIN_KEY)
+    (await api.append("w")).expect(201)
+    for each in own_cluster.processes():
+        each.suspend()
+    asking = asyncio.create_task(api.append("w"))
+    await eventually(lambda: unready(api))
+    process.send(signal.SIGTERM)
+    assert (await asking).status == 503
+    assert await process.ended() == 0
+
+
+async def unready(api: Api) -> bool:
+    """Tell whether the server says that it cannot work."""
+    return (await api.get("/readyz")).status == 503

@@ -59,12 +59,6 @@ class Socket:
         self._redactor = redactor
         self._workspace = workspace
         self._readers: dict[str, Reader] = {DEFAULT: reader} if reader else {}
-        self._takers = {
-            "subscribe": self._subscribe,
-            "unsubscribe": self._unsubscribe,
-            "publish": self._publish,
-            "ping": self._ping,
-        }
 
     # ---- as transports/websocket calls it
 
@@ -83,12 +77,19 @@ class Socket:
                 raise ValidationError({"message": "must be an object"})  # noqa: TRY301
             echo = {name: parsed[name] for name in ("sub", "ref") if isinstance(parsed.get(name), str)}
             kind = parsed.get("type")
-            if not isinstance(kind, str) or kind not in self._takers:
-                raise ValidationError({"type": f"must be one of {', '.join(self._takers)}"})  # noqa: TRY301
+            if not isinstance(kind, str) or kind not in schemas.MESSAGES:
+                raise ValidationError({"type": f"must be one of {', '.join(schemas.MESSAGES)}"})  # noqa: TRY301
             if kind != "publish" and len(text) > MAX_SMALL_BYTES:
                 raise ValidationError({"message": f"{kind} has at most {MAX_SMALL_BYTES} bytes"})  # noqa: TRY301
             OPERATION.set(kind)
-            await self._takers[kind](schemas.check(schemas.MESSAGES[kind], parsed))
+            # Not an attribute: with its own bound methods the socket would be a cycle.
+            takers = {
+                "subscribe": self._subscribe,
+                "unsubscribe": self._unsubscribe,
+                "publish": self._publish,
+                "ping": self._ping,
+            }
+            await takers[kind](schemas.check(schemas.MESSAGES[kind], parsed))
         except StreamerError as error:
             self._refuse(error, echo)
         except Exception:  # noqa: BLE001

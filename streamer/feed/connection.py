@@ -186,8 +186,9 @@ class Reader:
     def close(self, reason: Reason) -> None:
         """End the subscription from the server's side."""
         if not self.has_left:
+            on_end = self.on_end
             self.driver.leave(self)
-            self.on_end(reason)
+            on_end(reason)
 
     def checkpoint(self) -> bytes | None:
         """Return what moves a live reader's resume point to where its channel stands, if it was not told already."""

@@ -128,6 +128,7 @@ class Feed:
         reader.has_left = True
         reader.session.position = reader.position.seq  # it stood where its channel does, if it was LIVE
         reader.session.close()
+        reader.on_end = _ignore  # it leads back to the reader: together they would be a cycle
         if reader.task is not None:
             reader.task.cancel()
             reader.task = None
@@ -296,3 +297,7 @@ class Feed:
 
 class _Moved(Exception):
     """The log is not the one that the channel stands for: who comes back gets a new channel."""
+
+
+def _ignore(_reason: Reason) -> None:
+    """Do nothing."""

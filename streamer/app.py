@@ -38,6 +38,7 @@ from streamer.feed.hub import Hub
 from streamer.ingest.intake import Intake, Limits
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
+from streamer.ingest.worker import Worker
 from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.observe.watchdog import Watchdog
@@ -160,7 +161,9 @@ async def running(  # noqa: PLR0915 - the list of all parts
         limits = Limits(settings.max_event_bytes, settings.max_details_depth, settings.max_batch_events)
         cleaner = redactor(settings)
         audit_actions = AUDIT_ACTIONS.union(settings.audit_actions)
-        intake = Intake(writer, metrics, limits, cleaner, rate, audit_actions=audit_actions)
+        worker = Worker(settings.append_queue_bytes)
+        stack.callback(worker.close)
+        intake = Intake(writer, metrics, limits, cleaner, rate, worker=worker, audit_actions=audit_actions)
         tokens = _tokens(settings, metrics)
         keyring = Keyring(credentials, members, tokens)
         tickets, origins = Tickets(TicketStore(database), keyring), settings.origins
@@ -191,6 +194,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             loops=loops,
             static=_static_dir(),
             max_body_bytes=settings.max_body_bytes,
+            max_body_values=settings.max_body_values,
             max_page_events=settings.max_page_events,
             max_page_bytes=settings.max_page_bytes,
             max_batch_events=settings.max_batch_events,
@@ -198,7 +202,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             read_seconds=settings.read_seconds,
             body_timeout=settings.body_timeout,
             socket_limits=SocketLimits(
-                settings.max_subscriptions, settings.max_batch_events, settings.max_messages_per_second
+                settings.max_subscriptions, settings.max_body_values, settings.max_messages_per_second
             ),
             praisonai_zone=settings.praisonai_zone,
             evershell_stream_seconds=settings.evershell_stream_seconds,

@@ -18,6 +18,7 @@ from streamer.core.errors import StreamerError
 from streamer.ingest.intake import Author, Intake, Limits
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
+from streamer.ingest.worker import Worker
 from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.settings import Settings
@@ -140,7 +141,12 @@ async def _node(url: str, mutate: Mutate) -> AsyncIterator[Intake]:
     loops = Loops(metrics)
     loops.start("writer", writer.turn)
     yield Intake(
-        writer, metrics, Limits(event_bytes=2**18, details_depth=32, batch_events=1000), Redactor(), AppendRate(0, 1)
+        writer,
+        metrics,
+        Limits(event_bytes=2**18, details_depth=32, batch_events=1000),
+        Redactor(),
+        AppendRate(0, 1),
+        worker=Worker(2**20),
     )
     await writer.close()
     await loops.stop()

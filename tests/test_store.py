@@ -26,6 +26,7 @@ from streamer.core.position import Position
 from streamer.ingest.intake import Author, Intake, Limits
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
+from streamer.ingest.worker import Worker
 from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.store import migrate as migrations
@@ -57,7 +58,9 @@ class Store:
             idempotency_seconds=3600,
             clock=lambda: self.now,
         )
-        self.intake = Intake(self.writer, Metrics(), Limits(2**18, 32, 1000), Redactor(), AppendRate(0, 1))
+        self.intake = Intake(
+            self.writer, Metrics(), Limits(2**18, 32, 1000), Redactor(), AppendRate(0, 1), worker=Worker(2**20)
+        )
 
     async def append(self, *batch: dict[str, Any], key: str | None = None) -> Appended:
         """Append a batch in Ann's name."""

@@ -20,7 +20,7 @@ from streamer.core.ids import is_id
 from streamer.core.position import Position
 from streamer.edge.appending import check_writable
 from streamer.edge.base import Parts, json_answer, json_bytes, parameters, readable
-from streamer.edge.bodies import JSON_TYPES, NDJSON_TYPES, media_type, parse_json, parse_ndjson
+from streamer.edge.bodies import JSON_TYPES, NDJSON_TYPES, media_type, parse_json
 from streamer.edge.paging import link_to
 from streamer.feed.connection import Reader, Subscription
 from streamer.feed.reasons import Reason
@@ -68,18 +68,22 @@ class Handlers(AccessHandlers):
         kind = media_type(request, JSON_TYPES | NDJSON_TYPES)
         self.parts.intake.rate.check(principal.account)
         data, principal = await self.read(request, self.parts.max_body_bytes), request[PRINCIPAL]
-        parsed = parse_ndjson(data) if kind in NDJSON_TYPES else parse_json(data)
-        stored = await appending.append(
-            self.parts.intake,
-            principal,
-            workspace,
-            parsed,
-            idempotency_key=key,
-            max_events=self.parts.max_batch_events,
-        )
+        target = self.parts.intake, principal, workspace
+        if batch := kind in NDJSON_TYPES:
+            stored = await appending.append_ndjson(
+                *target,
+                data,
+                idempotency_key=key,
+                max_events=self.parts.max_batch_events,
+                max_values=self.parts.max_body_values,
+            )
+        else:
+            parsed = await parse_json(data, self.parts.max_body_values)
+            batch = isinstance(parsed, list)
+            stored = await appending.append(*target, parsed, idempotency_key=key)
         bodies = [event.body for event in stored.events]
         return json_bytes(
-            b'{"events":[%b]}' % b",".join(bodies) if isinstance(parsed, list) else bodies[0],
+            b'{"events":[%b]}' % b",".join(bodies) if batch else bodies[0],
             HTTPStatus.CREATED if stored.created else HTTPStatus.OK,
         )
 

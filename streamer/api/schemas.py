@@ -1,6 +1,6 @@
 """What bodies hold: checked with pydantic on their way in, and described in `/openapi.json`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar
 
 import orjson
@@ -8,6 +8,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     StringConstraints,
     TypeAdapter,
@@ -62,10 +63,10 @@ def _settings(value: dict[str, Any]) -> dict[str, Any]:
         size = len(orjson.dumps(value))
     except orjson.JSONEncodeError:  # 254 levels
         size = 0
-    if not size or depth_of(value) > MAX_SETTINGS_DEPTH:
-        raise ValueError(f"nested deeper than {MAX_SETTINGS_DEPTH} levels")
     if size > MAX_SETTINGS_BYTES:
         raise ValueError(f"has {size} bytes as JSON; at most {MAX_SETTINGS_BYTES} are kept")
+    if not size or depth_of(value) > MAX_SETTINGS_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_SETTINGS_DEPTH} levels")
     return value
 
 
@@ -107,6 +108,9 @@ class EntityIn(TypedDict, total=False):
     name: str | None
 
 
+FIRST_ONLY = FailFast()
+"""Of what a client may send any number of, the first wrong one is named: to make an error for each would hold the event loop."""
+
 # Written as a call because `from` is a word of Python's own.
 ChangeIn = TypedDict("ChangeIn", {"from": Any, "to": Any}, total=False)
 ChangeIn.__doc__ = "One changed value."
@@ -131,7 +135,9 @@ class EventIn(_RequiredEvent, total=False):
     description: Annotated[str | None, Field(description="A sentence; made if absent.")]
     details: Annotated[dict[str, Any] | None, Field(description="Free data, at most 32 levels deep.")]
     changes: Annotated[
-        dict[str, ChangeIn] | None, Field(description="Before and after, by name; derived from `details._previous`.")
+        dict[str, ChangeIn] | None,
+        FIRST_ONLY,
+        Field(description="Before and after, by name; derived from `details._previous`."),
     ]
     occurred_at: Annotated[Timestamp | None, Field(description="What the client's clock said; it orders nothing.")]
     traceparent: Annotated[TraceParent | None, Field(description="W3C trace context.")]
@@ -205,7 +211,7 @@ def _filter_value(name: str) -> Any:
     one = {"type": "string", "pattern": FILTER_PATTERNS[name], "maxLength": MAX_VALUE_LENGTH}
     shown = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
     described = WithJsonSchema({"description": "As the query parameter; several in a list."} | shown)
-    return Annotated[list[str], Field(min_length=1), BeforeValidator(_several), described]
+    return Annotated[list[str], FIRST_ONLY, Field(min_length=1), BeforeValidator(_several), described]
 
 
 _FILTER: Any = {name: _filter_value(name) for name in FILTER_FIELDS}
@@ -256,7 +262,6 @@ class PingIn(TypedDict):
     ref: NotRequired[Ref]
 
 
-EVENTS: TypeAdapter[list[EventIn]] = TypeAdapter(list[EventIn])
 EVENT: TypeAdapter[EventIn] = TypeAdapter(EventIn)
 WORKSPACE: TypeAdapter[WorkspaceIn] = TypeAdapter(WorkspaceIn)
 MEMBER: TypeAdapter[MemberIn] = TypeAdapter(MemberIn)
@@ -279,8 +284,7 @@ def check(adapter: TypeAdapter[Body], value: object, *, prefix: str = "") -> Bod
         return adapter.validate_python(value)
     except PydanticError as error:
         found = error.errors(include_url=False, include_input=False)
-        is_event = adapter in (EVENT, EVENTS)
-        fields = {_path(item["loc"], prefix): _message(item, is_event=is_event) for item in found[:MAX_NAMED]}
+        fields = {_path(item["loc"], prefix): _message(item, is_event=adapter is EVENT) for item in found[:MAX_NAMED]}
         raise ValidationError(fields, total=len(found)) from None
 
 
@@ -289,18 +293,21 @@ def _check_width(value: object, where: str) -> None:
 
     Raises: ValidationError.
     """
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            _check_width(item, f"{where}[{index}]")
-    elif isinstance(value, dict):
-        parts = {"": value, **{name: value.get(name) for name in ("actor", "entity")}}
-        changes = value.get("changes")
-        if isinstance(changes, dict):
-            parts |= {f"changes.{name}": change for name, change in changes.items()}
-        for name, part in parts.items():
-            if isinstance(part, dict) and len(part) > MAX_WIDTH:
-                path = ".".join(filter(None, (where, name))) or "body"
-                raise ValidationError({path: f"{len(part)} fields; it has no more than {MAX_WIDTH}"})
+    if not isinstance(value, dict):
+        return
+    changes = value.get("changes")
+    for name, part in (("", value), ("actor", value.get("actor")), ("entity", value.get("entity"))):
+        if isinstance(part, dict) and len(part) > MAX_WIDTH:
+            raise _too_wide(part, where, name)
+    for name, change in changes.items() if isinstance(changes, dict) else ():
+        if isinstance(change, dict) and len(change) > MAX_WIDTH:
+            raise _too_wide(change, where, f"changes.{name}")
+
+
+def _too_wide(part: Sized, *path: str) -> ValidationError:
+    return ValidationError(
+        {".".join(filter(None, path)) or "body": f"{len(part)} fields; it has no more than {MAX_WIDTH}"}
+    )
 
 
 def filter_of(body: Mapping[str, Any]) -> dict[str, list[str]]:

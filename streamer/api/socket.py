@@ -72,7 +72,7 @@ class Socket:
         """Do what a message asks for; what is wrong with it is said, and the socket goes on."""
         echo: dict[str, Any] = {}
         try:
-            parsed = parse_json(text, "message")
+            parsed = await parse_json(text.encode(), self._limits.message_values, "message")
             if not isinstance(parsed, dict):
                 raise ValidationError({"message": "must be an object"})  # noqa: TRY301
             echo = {name: parsed[name] for name in ("sub", "ref") if isinstance(parsed.get(name), str)}
@@ -160,7 +160,6 @@ class Socket:
                 workspace,
                 body["events"] if "events" in body else body["event"],
                 idempotency_key=key,
-                max_events=self._limits.batch_events,
             )
         except ValidationError as error:
             if "events" in body:

@@ -37,12 +37,15 @@ class Facets(NamedTuple):
 FACET_FIELDS = Facets._fields[:-3]
 """The facets that are filters by their own name (all but `on_behalf_of`, `issue_id` and `search`)."""
 
-_ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
-
 
 def fold(text: str) -> str:
     """Lower the ASCII letters, and only those: the same on every database and in memory."""
-    return text.lower() if text.isascii() else text.translate(_ASCII_LOWER)
+    # `bytes.lower` knows no other letters, and takes a hundredth of the time of `str.translate`.
+    return (
+        text.lower()
+        if text.isascii()
+        else text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
+    )
 
 
 def search_text(event: Mapping[str, Any]) -> str:
@@ -89,7 +92,7 @@ class Draft:
     @property
     def size(self) -> int:
         """The length of the sealed body in bytes, but for the digits of its seq."""
-        return len(self.id) + len(self.content) + len(self.tail) + 58
+        return size_of(self.id, (self.content, self.tail))
 
     def seal(self, seq: int, timestamp_us: int) -> bytes:
         """Return the canonical body with this seq and timestamp in place."""
@@ -102,34 +105,46 @@ class Draft:
         )
 
 
-def encode(event: Mapping[str, Any], *, id: str, given_id: bool) -> Draft:  # noqa: A002 - the field's name
-    """Encode a complete event (all keys of the canonical form but `id`, `seq` and `timestamp`) into a draft.
+def encode(event: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """Encode a complete event (all keys of the canonical form but `id`, `seq` and `timestamp`): a draft's content and its tail.
 
     Raises:
         orjson.JSONEncodeError: the value nests deeper than orjson writes (254 levels).
     """
     values = dict(event)
     traceparent = values.pop("traceparent")
-    entity = values["entity"] or {}
-    actor = values["actor"]
+    return orjson.dumps(values)[1:-1] + b",", orjson.dumps({"traceparent": traceparent})[1:]
+
+
+def draft_of(event: Mapping[str, Any], encoded: tuple[bytes, bytes], *, id: str, given_id: bool) -> Draft:  # noqa: A002 - the field's name
+    """Return the draft of a complete event that `encode` encoded."""
+    entity = event["entity"] or {}
+    actor = event["actor"]
+    content, tail = encoded
     return Draft(
         id=id,
         given_id=given_id,
         facets=Facets(
-            values["category"],
-            values["action"],
+            event["category"],
+            event["action"],
             actor["type"],
             actor["id"],
             entity.get("type"),
             entity.get("id"),
-            values["agent_id"],
-            values["run_id"],
-            values["task_id"],
+            event["agent_id"],
+            event["run_id"],
+            event["task_id"],
             actor["on_behalf_of"],
-            issue_of(values),
-            search_text(values),
+            issue_of(event),
+            search_text(event),
         ),
-        content=orjson.dumps(values)[1:-1] + b",",
-        tail=orjson.dumps({"traceparent": traceparent})[1:],
-        traces=traces(values),
+        content=content,
+        tail=tail,
+        traces=traces(event),
     )
+
+
+def size_of(event_id: str, encoded: tuple[bytes, bytes]) -> int:
+    """Return the length of the sealed body in bytes, but for the digits of its seq."""
+    content, tail = encoded
+    return len(event_id) + len(content) + len(tail) + 58

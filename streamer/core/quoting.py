@@ -35,7 +35,7 @@ def cut_names(fields: Mapping[str, str], total: int | None = None) -> dict[str, 
     total = len(fields) if total is None else total
     result = {cut(name): text for name, text in islice(fields.items(), MAX_NAMED)}
     if total > MAX_NAMED:
-        result["and more"] = f"{total} fields are wrong; these are the first"
+        result["and more"] = f"at least {total} fields are wrong; these are the first"
     return result
 
 

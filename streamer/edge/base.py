@@ -43,7 +43,7 @@ class SocketLimits:
     """What one socket may ask for."""
 
     subscriptions: int
-    batch_events: int
+    message_values: int
     messages_per_second: int
 
 
@@ -70,6 +70,7 @@ class Parts:
     loops: Loops
     static: Path
     max_body_bytes: int
+    max_body_values: int
     max_page_events: int
     max_page_bytes: int
     max_batch_events: int
@@ -123,7 +124,8 @@ class Base:
     async def json_body(self, request: web.Request) -> Any:
         """Read a body that is no event: a few values."""
         media_type(request, JSON_TYPES)
-        return parse_json(await self.read(request, min(MAX_SMALL_BYTES, self.parts.max_body_bytes)))
+        data = await self.read(request, min(MAX_SMALL_BYTES, self.parts.max_body_bytes))
+        return await parse_json(data, self.parts.max_body_values)
 
     async def read(self, request: web.Request, limit: int) -> bytes:
         """Read the body within its limits of size and time."""

@@ -1,26 +1,33 @@
 """What becomes of a well-formed event before the writer gets it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from streamer.core.actions import AUDIT_ACTIONS, category_of, describe
 from streamer.core.errors import PayloadTooLarge, PermissionDenied, ValidationError
-from streamer.core.event import Draft, encode
+from streamer.core.event import Draft, draft_of, encode, size_of
 from streamer.core.ids import OWN_EVENT_IDS, SYSTEM_WORKSPACE, Uuid7s
 from streamer.core.ports import Append, Appended, Writer
+from streamer.core.quoting import MAX_NAMED
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
+from streamer.ingest.worker import Worker
 from streamer.observe.metrics import Metrics
 
-TURN_EVENTS = 50
-TURN_BYTES = 64 * 1024
-"""Events of a batch that are prepared before others have their turn, and their bytes: about a millisecond."""
+Item = TypeVar("Item")
+
+TURN_SECONDS = 0.003
+"""How long events of one batch are prepared before other tasks have their turn."""
+LARGE_BYTES = 16 * 1024
+"""Events above this that must be walked, for secrets or because they nest deeply, are walked by the worker."""
 LIKE_A_SECRET = "has the shape of a token, which is never stored"  # noqa: S105 - no password
 ACTOR_KEYS = ("type", "id", "name", "role", "on_behalf_of", "ip")
 ENTITY_KEYS = ("type", "id", "identifier", "name")
@@ -56,6 +63,10 @@ class Author:
 _OURSELVES = Author(SYSTEM_WORKSPACE, None, may_create_workspace=False, account=SYSTEM_WORKSPACE)
 
 
+def _as_it_is(item: Any, _where: str) -> Any:
+    return item
+
+
 class Intake:
     """Turns well-formed native events into drafts and has them stored."""
 
@@ -67,6 +78,7 @@ class Intake:
         redactor: Redactor,
         rate: AppendRate,
         *,
+        worker: Worker,
         audit_actions: AbstractSet[str] = AUDIT_ACTIONS,
     ) -> None:
         self.rate = rate
@@ -75,6 +87,7 @@ class Intake:
         self._metrics = metrics
         self._limits = limits
         self._redactor = redactor
+        self._worker = worker
         self.audit_actions = audit_actions
         """The actions whose events are audit events."""
         self._ids = Uuid7s()
@@ -82,48 +95,53 @@ class Intake:
     async def append(  # noqa: PLR0913 - what an append is made of
         self,
         workspace: str,
-        events: Sequence[Mapping[str, Any]],
+        items: Sequence[Item],
         author: Author,
         *,
+        event_of: Callable[[Item, str], Mapping[str, Any]] = _as_it_is,
         batch: bool,
         idempotency_key: str | None = None,
         no_details: Mapping[str, Any] | None = _EMPTY,
     ) -> Appended:
-        """Store events, all or nothing, in order. Returns after the commit.
+        """Store events, all or nothing, in order. Returns after the commit. However many they are, other tasks have their turns.
 
         Args:
             workspace: where to.
-            events: events with the native keys and well-formed values; optional ones may be absent or None.
+            items: the events, as `event_of` takes them.
             author: who appends.
+            event_of: makes an event with the native keys and well-formed values of an item; optional ones may be absent or None. It is
+                given the item's place, for its errors. Raises ValidationError.
             batch: the request is a list: errors name its items.
             idempotency_key: the request's own key: the same again gets the same answer.
             no_details: what an event without `details` has there: an empty object, or None as a dialect tells one from the other.
 
         Raises:
-            ValidationError: empty, too many, an id twice, no actor, details too deep, a token for an id; the fields are named.
+            ValidationError: empty, too many, an id twice, no actor, details too deep, a token for an id; the fields are named, at most `MAX_NAMED`.
             PayloadTooLarge: an event is over its limit.
             PermissionDenied: the author is bound to another actor.
             RateLimited: its account has appended too much; what is refused for another reason was not charged.
+            Overloaded: too much waits for the worker or for the disk.
         """
-        if not events:
+        if not items:
             raise ValidationError({"events": "an empty batch; at least one event is needed"})
-        if len(events) > self._limits.batch_events:
-            raise ValidationError({"events": f"{len(events)} events; at most {self._limits.batch_events} in one batch"})
+        if len(items) > self._limits.batch_events:
+            raise ValidationError({"events": f"{len(items)} events; at most {self._limits.batch_events} in one batch"})
         drafts: list[Draft] = []
         seen: dict[str, int] = {}
         wrong: dict[str, str] = {}
-        size = 0
-        for index, event in enumerate(events):
-            if index % TURN_EVENTS == TURN_EVENTS - 1 or size > TURN_BYTES:
+        due = time.perf_counter() + TURN_SECONDS
+        for index, item in enumerate(items):
+            if len(wrong) > MAX_NAMED:
+                break
+            if time.perf_counter() > due:
                 await asyncio.sleep(0)
-                size = 0
+                due = time.perf_counter() + TURN_SECONDS
             where = f"events[{index}]" if batch else ""
             try:
-                draft = self._draft(workspace, event, author, where, no_details)
+                draft = await self._draft(workspace, event_of(item, where), author, where, no_details)
             except ValidationError as error:
                 wrong |= error.fields
                 continue
-            size += draft.size
             first = seen.setdefault(draft.id, index)
             if first != index:
                 wrong[f"{where}.id"] = f"the same id as events[{first}]"
@@ -141,11 +159,11 @@ class Intake:
 
     def tell(self, workspace: str, event: Mapping[str, Any]) -> Draft:
         """Return the draft of an event of the server's own; it may be longer than a client's. Any thread may call."""
-        event = {"id": OWN_EVENT_IDS + self._ids.make(), **event}
-        complete = _complete(workspace, event, _OURSELVES, "", self.audit_actions, _EMPTY)
-        return encode(self._redacted(complete), id=event["id"], given_id=True)
+        event_id = event.get("id") or OWN_EVENT_IDS + self._ids.make()
+        complete = self._redacted(_complete(workspace, event, _OURSELVES, "", self.audit_actions, _EMPTY))
+        return draft_of(complete, encode(complete), id=event_id, given_id=True)
 
-    def _draft(
+    async def _draft(
         self,
         workspace: str,
         event: Mapping[str, Any],
@@ -154,28 +172,30 @@ class Intake:
         no_details: Mapping[str, Any] | None,
     ) -> Draft:
         complete = _complete(workspace, event, author, where, self.audit_actions, no_details)
-        event_id = event.get("id")
+        given_id = event.get("id")
+        event_id = given_id or self._ids.make()
         try:
-            draft = encode(complete, id=event_id or self._ids.make(), given_id=event_id is not None)
+            encoded = encode(complete)
         except orjson.JSONEncodeError:
             raise self._too_deep(where) from None
-        self._check_size(draft, where)
+        size = self._check_size(event_id, encoded, where)
+        content, tail = encoded
         # Every level takes a bracket: with fewer brackets than levels allowed there is nothing to measure.
-        brackets = draft.content.count(b"{") + draft.content.count(b"[")
-        if brackets > self._limits.details_depth:
-            for name in ("details", "changes"):
-                if depth_of(complete[name]) > self._limits.details_depth:
-                    raise self._too_deep(where, name)
-        given = draft.content + draft.tail
-        if self._redactor.may_hold_secret(given + draft.id.encode() if draft.given_id else given):
+        if content.count(b"{") + content.count(b"[") > self._limits.details_depth:
+            measure = partial(self._check_depth, complete, where)
+            await self._worker.run(author.account, size, measure) if size > LARGE_BYTES else measure()
+        given = content + tail
+        if self._redactor.may_hold_secret(given + given_id.encode() if given_id else given):
             # What names other things cannot be replaced.
-            if draft.given_id and self._redactor.holds_token(draft.id):
+            if given_id and self._redactor.holds_token(given_id):
                 raise ValidationError({f"{where}.id" if where else "id": LIKE_A_SECRET})
             if self._redactor.holds_token(workspace):
                 raise ValidationError({"workspace": LIKE_A_SECRET})
-            draft = encode(self._redacted(complete), id=draft.id, given_id=draft.given_id)
-            self._check_size(draft, where)  # what stands for a secret may be longer than it
-        return draft
+            walk = partial(self._redacted, complete)
+            complete = await self._worker.run(author.account, size, walk) if size > LARGE_BYTES else walk()
+            encoded = encode(complete)
+            self._check_size(event_id, encoded, where)  # what stands for a secret may be longer than it
+        return draft_of(complete, encoded, id=event_id, given_id=given_id is not None)
 
     def _redacted(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return a complete event without secrets. Only what clients name is judged by its name, not the event's own keys."""
@@ -189,12 +209,19 @@ class Intake:
             clean["changes"] = self._redactor.redact_changes(event["changes"], found=found)
         return clean
 
-    def _check_size(self, draft: Draft, where: str) -> None:
-        if draft.size > self._limits.event_bytes:
+    def _check_size(self, event_id: str, encoded: tuple[bytes, bytes], where: str) -> int:
+        size = size_of(event_id, encoded)
+        if size > self._limits.event_bytes:
             raise PayloadTooLarge(
-                f"{where or 'the event'} has {draft.size} bytes; at most {self._limits.event_bytes} are stored",
+                f"{where or 'the event'} has {size} bytes; at most {self._limits.event_bytes} are stored",
                 fields={where or "event": f"over {self._limits.event_bytes} bytes"},
             )
+        return size
+
+    def _check_depth(self, complete: Mapping[str, Any], where: str) -> None:
+        for name in ("details", "changes"):
+            if depth_of(complete[name]) > self._limits.details_depth:
+                raise self._too_deep(where, name)
 
     def _too_deep(self, where: str, name: str = "details") -> ValidationError:
         field = f"{where}.{name}" if where else name

@@ -203,6 +203,11 @@ class Database:
         """SQLite's file; None: PostgreSQL."""
         return None if self._file is None else self._file.path
 
+    @property
+    def runs_on_loop(self) -> bool:
+        """Whether functions are run by the event loop's thread (with its turns while they wait for an answer), not by another one."""
+        return not self.is_sqlite
+
     def exists(self) -> bool:
         """Tell whether SQLite's file is there, which the first use makes; of PostgreSQL only a connection can tell."""
         return self._file is None or self._file.path.exists()

@@ -47,7 +47,7 @@ class Known:
 
 
 class Folding:
-    """Lays what events tell onto the rows: three statements at the most, however many events."""
+    """Lays what events tell onto the rows: three statements at the most for each call."""
 
     def __init__(self, database: Database) -> None:
         self._is_sqlite = database.is_sqlite

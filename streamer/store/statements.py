@@ -1,6 +1,6 @@
 """What the writer says to the database: a log while its row is locked, and the statements of one transaction."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import orjson
@@ -19,6 +19,9 @@ from streamer.store.schema import audit_counts, events, idempotency, workspaces
 KEPT_LOGS = 100
 KEPT_ROWS = 500
 """How many logs' entities and links a node remembers, and how many of one log; what is more is forgotten and read again."""
+INSERT_ROWS = 512
+INSERT_BYTES = 2**20
+"""Events that go into the table with one statement, and about their bytes."""
 SWEEP_ROWS = 1000
 """Expired idempotency keys that one group removes on its way."""
 
@@ -46,7 +49,8 @@ class LockedLog:
     """Idempotency keys: fingerprint, and the seqs of the answer."""
     by_seq: dict[int, Event] = field(default_factory=dict)
     frames: list[LiveFrame] = field(default_factory=list)
-    rows: list[tuple[object, ...]] = field(default_factory=list)
+    added: list[tuple[Event, int, Facets]] = field(default_factory=list)
+    """What this transaction adds: event, timestamp, facets."""
     told: list[Told] = field(default_factory=list)
     audit: list[tuple[int, int, str]] = field(default_factory=list)
     """Audit events: key, seq, action."""
@@ -66,8 +70,7 @@ class LockedLog:
         event = Event(self.head, draft.id, draft.seal(self.head, self.last_timestamp))
         self.keep(event, self.last_timestamp)
         self.frames.append(LiveFrame(Position(self.epoch, event.seq), event.body, draft.facets))
-        numbers = self.key, event.seq, self.last_timestamp, len(event.body)
-        self.rows.append((*numbers, event.id, *draft.facets, event.body.decode()))
+        self.added.append((event, self.last_timestamp, draft.facets))
         if draft.facets.category == "audit":
             self.audit.append((self.key, event.seq, draft.facets.action))
         if draft.traces:
@@ -185,14 +188,16 @@ class Statements:
 
     def store(self, connection: Connection, logs: Sequence[LockedLog], forget_at: int) -> None:
         """Store what these logs gained: heads, events, counts, entities, and idempotency keys until `forget_at`."""
-        grown = [{"log": log.key, "to": log.head, "at": log.last_timestamp} for log in logs if log.rows]
+        grown = [{"log": log.key, "to": log.head, "at": log.last_timestamp} for log in logs if log.added]
         if grown:
             connection.execute(self._advance, grown)
-            self._insert(connection, [row for log in logs for row in log.rows])
+            for rows in _rows(logs):
+                self._insert(connection, rows)
             audit = count_audit(event for log in logs for event in log.audit)
             if audit:
                 self._count(connection, audit)
-            self._folding.fold(connection, [(log.key, log.told, log.known) for log in logs])
+            for portion in _portions(logs):
+                self._folding.fold(connection, portion)
         keys = [
             {
                 "workspace": log.key,
@@ -225,6 +230,38 @@ class Statements:
                 idempotency.c.workspace == bindparam("log"), idempotency.c.key == bindparam("old")
             )
             connection.execute(gone, [{"log": row.workspace, "old": row.key} for row in rows])
+
+
+def _rows(logs: Sequence[LockedLog]) -> Iterator[list[tuple[object, ...]]]:
+    """Yield the rows of the new events, some at a time: to turn them into a statement is one step of the event loop on PostgreSQL."""
+    rows: list[tuple[object, ...]] = []
+    total = 0
+    for log in logs:
+        for event, timestamp, facets in log.added:
+            size = len(event.body)
+            rows.append((log.key, event.seq, timestamp, size, event.id, *facets, event.body.decode()))
+            total += size
+            if total > INSERT_BYTES or len(rows) >= INSERT_ROWS:
+                yield rows
+                rows, total = [], 0
+    if rows:
+        yield rows
+
+
+def _portions(logs: Sequence[LockedLog]) -> Iterator[list[tuple[int, Sequence[Told], Known]]]:
+    """Yield what the events tell of entities, some at a time, as `_rows` does."""
+    portion: list[tuple[int, Sequence[Told], Known]] = []
+    total = 0
+    for log in logs:
+        for start in range(0, len(log.told), INSERT_ROWS):
+            told = log.told[start : start + INSERT_ROWS]
+            portion.append((log.key, told, log.known))
+            total += len(told)
+            if total >= INSERT_ROWS:
+                yield portion
+                portion, total = [], 0
+    if portion:
+        yield portion
 
 
 _POSTGRESQL_CLOCK = func.floor(func.extract("epoch", func.clock_timestamp()) * 1_000_000).cast(BigInteger)

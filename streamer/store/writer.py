@@ -38,6 +38,9 @@ from streamer.store.statements import LockedLog, Statements
 GROUP_EVENTS = 4096
 """Events in one transaction, unless a single request has more."""
 GROUP_BYTES = 8 * 2**20
+LOOP_GROUP_EVENTS = 1024
+LOOP_GROUP_BYTES = 2 * 2**20
+"""The same where the transaction runs on the event loop: what is done between two statements is one step of it."""
 GATHER_SECONDS = 0.02
 """The longest pause between two groups."""
 
@@ -69,6 +72,9 @@ class GroupCommit:
         self._queue: deque[Waiting] = deque()
         self._held = Held()
         self._under_way: Sequence[Waiting] = ()
+        on_loop = database.runs_on_loop
+        self._group_events = LOOP_GROUP_EVENTS if on_loop else GROUP_EVENTS
+        self._group_bytes = LOOP_GROUP_BYTES if on_loop else GROUP_BYTES
         self._events = 0
         self._bytes = 0
         self._wake = asyncio.Event()
@@ -205,7 +211,7 @@ class GroupCommit:
                 continue
             count += first.events
             size += first.size
-            if group and (count > GROUP_EVENTS or size > GROUP_BYTES or isinstance(first.request, Change)):
+            if group and (count > self._group_events or size > self._group_bytes or isinstance(first.request, Change)):
                 break
             group.append(self._queue.popleft())
             if isinstance(first.request, Change):
@@ -282,7 +288,7 @@ class GroupCommit:
             # It is there already if the commit before went through although it seemed to fail.
             if not self._statements.known(connection, log.key, [(draft.id, draft.size)]):
                 log.add(draft, now)
-        changed = [log for log in logs.values() if log.rows]
+        changed = [log for log in logs.values() if log.added]
         self._store(connection, changed, now)
         return [result], changed
 
@@ -296,7 +302,7 @@ class GroupCommit:
             if log is not None:
                 self._look_up(connection, log, requests, now, retried=retried)
         outcomes = [_decide(request, logs.get(request.workspace), now) for request in group]
-        changed = [log for log in logs.values() if log.rows or log.new_keys]
+        changed = [log for log in logs.values() if log.added or log.new_keys]
         self._store(connection, changed, now)
         return outcomes, changed
 

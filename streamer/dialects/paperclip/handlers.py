@@ -59,7 +59,7 @@ class Handlers(Issues):
         self.parts.intake.rate.check(principal.account)
         data, principal = await self.read(request, self.parts.max_body_bytes), request[PRINCIPAL]
         author = author_of(principal, workspace)
-        event = event_of(parse_json(data) if data else ABSENT, author)
+        event = event_of(await parse_json(data, self.parts.max_body_values) if data else ABSENT, author)
         stored = await self.parts.intake.append(workspace, [event], author, batch=False, no_details=None)
         return json_answer(shape.shape(orjson.loads(stored.events[0].body)), HTTPStatus.CREATED)
 

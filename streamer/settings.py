@@ -26,7 +26,8 @@ from pydantic import (
 
 from streamer.auth.origins import Origins, parse_origins
 from streamer.core.actions import check_action
-from streamer.ingest.redact import check_shape, words_of
+from streamer.ingest.names import words_of
+from streamer.ingest.texts import check_shape
 
 PREFIX = "STREAMER_"
 CLIENT_VARIABLES = ("URL", "KEY", "CONFIG")

@@ -11,77 +11,6 @@ REDACTED: Final = "***REDACTED***"
 
 # ---- keys
 
-_PASSWORDS: Final = ("password", "passwd", "pwd", "passphrase", "passcode")
-_ASKED_AGAIN: Final = (
-    "1",
-    "2",
-    "3",
-    "confirm",
-    "confirmation",
-    "repeat",
-    "again",
-    "plain",
-    "text",
-    "plain text",
-    "plaintext",
-    "value",
-)
-_OF_SERVICES: Final = ("openai", "anthropic", "gemini", "mistral", "groq", "stripe", "sendgrid", "app", "fernet")
-
-SECRET_NAMES: Final = (
-    *_PASSWORDS, *(f"{name} {after}" for name in _PASSWORDS for after in _ASKED_AGAIN),
-    "passwords", "pw", "pgpassword", "sshpass",
-    *(f"{whose} pass" for whose in ("db", "database", "user", "smtp", "mail", "admin", "root", "redis", "mysql", "postgres")),
-    "secret", "secrets", "secret value",
-    *(f"{whose} key" for whose in _OF_SERVICES), "secret key base", "client key data", "private key pem",
-    *(f"{whose} pat" for whose in ("github", "gh", "gitlab", "devops", "azure")),
-    "api key", "api keys", "apikey", "apikeys", "access key", "account key", "auth key", "deploy key", "encryption key", "hmac key", "master key",
-    "private key", "private keys", "secret key", "service key", "shared key", "signing key", "ssh key", "webhook key",
-    "token", "authtoken", "accesstoken", "refreshtoken", "access tokens", "api tokens", "auth tokens", "refresh tokens", "bearer", "jwt",
-    "authorization", "authentication", "auth", "credential", "credentials", "cookie",
-)  # fmt: skip
-"""Last words of keys whose values are secret."""
-
-WHOLE_SECRET_NAME: Final = "pass"  # noqa: S105
-"""A secret's name only if nothing comes before it (`first_pass`), and only of a text (`{"pass": ["test 1"], "fail": []}`)."""
-
-WORDS: Final = (
-    "token", "access tokens", "api tokens", "auth tokens", "refresh tokens", "secret", "secrets", "bearer", "jwt",
-    "authorization", "authentication", "auth", "credential", "credentials", "cookie",
-)  # fmt: skip
-"""Those among them that are words for much else, too: counts and settings stay below them, and so does what is common in prose.
-
-`WHOLE_SECRET_NAME` is one, too.
-"""
-
-SEVERAL: Final = ("tokens", "cookies")
-"""Last words of keys below which only what looks like a secret goes: `{"tokens": {"input": 5}}` says how many there were."""
-
-HARMLESS_NAMES: Final = (
-    "page token", "pagination token", "next token", "continuation token", "sync token", "resume token", "fencing token",
-    "cancel token", "cancellation token", "design token", "design tokens",
-    *(f"{which} token" for which in ("eos", "bos", "pad", "unk", "sep", "cls", "mask", "stop")),
-    "no auth", "no password", "no token", "skip auth", "disable auth",
-)  # fmt: skip
-"""Names that end like a secret's but are not."""
-
-HARMLESS_VALUES: Final = frozenset(
-    {"include", "omit", "same-origin", "required", "optional", "none", "enabled", "disabled"}
-)
-"""What is said below one of the `WORDS` without a secret: `fetch(url, {"credentials": "include"})`."""
-
-MAX_COUNT: Final = 99_999
-"""A number up to this, below one of the `WORDS`, is no secret."""
-
-MIN_OF_SEVERAL: Final = 12
-"""Characters of a secret below one of `SEVERAL`."""
-
-NAME_HINTS: Final = ("pass", "pwd", "pw", "secret", "key", "token", "bearer", "jwt", "auth", "credential", "cookie")
-"""Every name above has one of these, or `SHORT_NAME`."""
-
-SHORT_NAME: Final = "pat[^a-z]"
-"""The end of `GH_PAT`. Alone its letters are in `path` and `patch`, and most events would have them."""
-
 REFERENCE_KEYS: Final = frozenset({"type", "secretId", "secretRef", "secretName", "secret_id", "secret_ref", "version"})
 """An object of such keys only says where a secret lies (`{"type":"secret_ref","secretId":…}`) and stays, below any key."""
 
@@ -101,18 +30,21 @@ _WORD = r"[A-Za-z0-9_]"
 _DASHED = r"[A-Za-z0-9_-]"
 _HEX = r"[0-9a-f]"
 _MIXED = (
-    r"(?=[A-Za-z_-]{0,64}[0-9])(?:(?=[a-z0-9_-]{0,64}[A-Z])" + _DASHED + r"{40,}"
-    r"|(?=" + _DASHED + r"{0,32}?(?:(?=[A-Za-z]{0,15}[0-9])[A-Za-z0-9]{16}"
-    r"|(?=[A-Za-z]{0,11}[0-9])(?=[a-z0-9]{0,11}[A-Z])[A-Za-z0-9]{12}))" + _DASHED + r"{16,})"
+    r"(?=[A-Za-z_-]{0,64}+[0-9])(?:(?=(?:[A-Za-z0-9]{0,15}+[_-]){0,6}?(?=[A-Za-z]{0,48}+[0-9])"
+    r"(?:[A-Za-z0-9]{16}|(?=[a-z0-9]{0,48}+[A-Z])[A-Za-z0-9]{12}))" + _DASHED + r"{16,}+"
+    r"|(?=[a-z0-9_-]{0,64}+[A-Z])" + _DASHED + r"{40,}+)"
 )
 """Where the beginning is short: 16 letters and digits in a run with some digit, 12 with a capital too, or 40 characters with both.
 
 `sk-learn-1-2-contrib-package` and `sk_skills_2024_report_final` are no keys.
 """
+_OURS = r"(?=[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-]))(?:(?=[a-z0-9_-]{0,42}+[A-Z])|[A-Za-z0-9]{16})" + _DASHED + "++"
+"""Our own form, 43 characters of base64, which need not hold a digit; only words with hyphens have no capital."""
 
 TOKENS: Final = (
     # (the beginnings; what follows). A match takes the rest of its word, too.
-    ("sk_ pcp_", _MIXED),  # ours, Stripe, Evershell, Clerk; Paperclip
+    ("sk_", f"(?:{_MIXED}|{_OURS})"),  # ours (auth/administration.py); Stripe, Evershell, Clerk
+    ("pcp_", _MIXED),  # Paperclip
     ("stk_", _DASHED + "{40,}"),  # our tickets
     ("sk-", _MIXED),  # OpenAI, Anthropic, OpenRouter
     ("sk-lf-", "[0-9a-f-]{36}"),  # Langfuse
@@ -188,7 +120,46 @@ TOKENS: Final = (
     ("pnu_", _LETTERS + "{36,}"),  # Prefect
     ("CFPAT-", _DASHED + "{43,}"),  # Contentful
     ("tfp_", r"[A-Za-z0-9_.=-]{59,}"),  # Typeform
+    # Cloudflare: https://developers.cloudflare.com/fundamentals/api/get-started/token-formats
+    ("cfut_ cfat_ cfk_", _WORD + "{40,}"),
+    # NVIDIA: https://docs.nvidia.com/ngc/latest/ngc-user-guide.html
+    ("nvapi-", _DASHED + "{40,}"),
+    # Sourcegraph: https://sourcegraph.com/docs/cli/how-tos/creating_an_access_token
+    ("sgp_", r"(?:(?:[0-9a-f]{16}|local)_)?[0-9a-f]{40,}"),
+    ("slk_", _HEX + "{64,}"),
+    # PostHog, personal keys and those of feature flags; phc_ is public: https://posthog.com/docs/api
+    ("phx_ phs_", _DASHED + "{32,}"),
+    # Those that follow are in GitHub's list of what secret scanning knows, and in gitleaks' or TruffleHog's rules:
+    # https://docs.github.com/en/code-security/secret-scanning/introduction/supported-secret-scanning-patterns
+    # https://github.com/gitleaks/gitleaks/blob/master/config/gitleaks.toml
+    ("aio_", _LETTERS + "{28}" + _END),  # Adafruit IO
+    ("p8e-", "[a-z0-9]{32,}"),  # Adobe
+    ("LTAI", _LETTERS + "{20}" + _END),  # Alibaba Cloud
+    ("apify_api_", _LETTERS + "{34,}"),  # Apify
+    ("AKCp", _LETTERS + "{69,}"),  # JFrog Artifactory
+    ("cmVmd", _LETTERS + "{59}" + _END),  # JFrog, reference tokens
+    ("csk-", "[a-z0-9]{40,}"),  # Cerebras
+    ("dnkey-", r"[A-Z0-9]{26}-[A-Z0-9]{52,}"),  # Defined Networking
+    ("e2b_", _HEX + "{40,}"),  # E2B
+    ("fc-", _HEX + "{32}" + _END),  # Firecrawl
+    ("FLWSECK_TEST- FLWSECK-", "[A-Za-z0-9]{12,}"),  # Flutterwave
+    ("fio-u-", _DASHED + "{64,}"),  # Frame.io
+    ("pat-na1- pat-na2- pat-eu1- pat-ap1-", "[0-9a-f]{8}-[0-9a-f-]{27,}"),  # HubSpot
+    ("signkey-prod- signkey-test- signkey-branch-", _HEX + "{32,}"),  # Inngest
+    ("jina_", _LETTERS + "{40,}"),  # Jina AI
+    ("napi_", "[a-z0-9]{60,}"),  # Neon
+    ("access-sandbox- access-development- access-production-", "[0-9a-f]{8}-[0-9a-f-]{27,}"),  # Plaid
+    ("polar_oat_ polar_pat_", _LETTERS + "{32,}"),  # Polar
+    ("re_", r"[A-Za-z0-9]{8,16}_[A-Za-z0-9]{20,}"),  # Resend
+    ("tgp_v1_", _DASHED + "{40,}"),  # Together AI
+    ("tr_prod_ tr_dev_ tr_pat_", _LETTERS + "{20,}"),  # Trigger.dev
+    ("vtwn_", _LETTERS + "{28,}"),  # Val Town
+    ("xau_", _LETTERS + "{32,}"),  # Xata
+    ("zpka_", _WORD + "{32,}"),  # Zuplo
 )
+
+HINTS_OF_SHORT: Final = {"re_": "re_[a-z0-9]{8,16}_[a-z0-9]{8}", "fc-": "fc-[0-9a-f]{16}"}
+"""For beginnings that much else has: what an event that has such a token has too, in lower case."""
 
 GLUED: Final = (
     "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- glrt- xoxb- xoxp- xapp- sk_live_ sk_test_ rk_live_ sk-proj- sk-ant- sk-or-v1- "
@@ -197,11 +168,14 @@ GLUED: Final = (
 """Beginnings that are found within a word too (`prefix_ghp_…`): no word and no base64 is likely to have them."""
 
 OTHER_TOKENS: Final = (
-    # (what every match has, in lower case; the shape)
+    # (what every match has, in lower case, or one of the `HINT_PATTERNS` has; the shape)
     # A JSON Web Token, signed (RFC 7515) or encrypted (RFC 7516). Not after a hyphen: within a run it would start anew at each.
     ("eyj", rf"(?<!-)eyJ{_DASHED}{{8,}}\.(?:{_DASHED}{{8,}}\.{_DASHED}*|\.{_DASHED}{{8,}}\.{_DASHED}+)(?:\.{_DASHED}+){{0,2}}"),
     (":aa", rf"[0-9]{{8,10}}:AA{_DASHED}{{32,}}"),  # Telegram's bots
     ("q~", r"[A-Za-z0-9_~.]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,}"),  # Microsoft Entra
+    # One whose end was cut off: its claims are an object, too.
+    ("eyj", rf"(?<!-)eyJ{_DASHED}{{8,}}\.eyJ{_DASHED}{{8,}}"),
+    ("", r"pat[A-Za-z0-9]{14}\.[0-9a-f]{64}"),  # Airtable
     (".atlasv1.", rf"{_LETTERS}{{14}}\.atlasv1\.[A-Za-z0-9_=-]{{60,}}"),  # Terraform
 )  # fmt: skip
 
@@ -210,70 +184,125 @@ OTHER_TOKENS: Final = (
 _PARAMETER = r"[\w-]++=(?:\\*+\"[^\"\\\r\n]*+\\*+\"|[^\s,\"'\\]++)"
 """Of a header: `Digest a="b", c=d` (RFC 9110, section 11.4). It may be within quotes, and so its own escaped."""
 _CREDENTIAL = (
-    r"(?:(?i:bearer|basic|token|digest|bot|apikey|negotiate)\s+|[A-Za-z][\w-]{0,31}[ \t]++(?=[^\s,;\"'\\]{0,256}[0-9]))?"
+    r"(?:(?i:bearer|basic|token|digest|bot|apikey|negotiate)\s+|[A-Za-z][\w-]{0,31}+[ \t]++(?=[^\s,;\"'\\0-9]{0,256}+[0-9]))?"
     r"[^\s,;\"'\\]+"
 )
 """A word, with what may be its scheme."""
 _ARGUMENT = r"[^\s\"'\\$][^\s\"'\\]*"
+_UP_TO_P = r"(?: ++(?!-p[\"'=]?\S|-p +[^\s-])[^\s;|&]*+){0,16}+ ++"
+"""The arguments of a command before its `-p`."""
+_QUOTED = r"[^\"'\\\s]++(?=\\*[\"'])"
+"""The rest of a quoted word."""
+
+_SHELL_LOGIN = "|".join(
+    rf"(?<=\b{command} )" for command in ("docker", "podman", "nerdctl", "buildah", "skopeo", "oras", "registry")
+)
+_SQL_SAYS = "|".join(rf"(?<=\b{word} )" for word in ("with", "encrypted", "set"))
 
 LEADS: Final = (
-    # (what every match has, in lower case; what stays; what goes)
+    # (what each match begins with, in lower case; what stays; what goes). The beginning is found by a search for a fixed text, and the
+    # pattern is tried only there.
     (
-        "-----begin",
+        "-----begin ",
         "",
-        r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)",
+        r"-----BEGIN [A-Z0-9 ]{0,64}+(?:(?<=PRIVATE KEY)|(?<=PRIVATE KEY BLOCK))-----[\s\S]*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)",
     ),
     (
         "authorization",
         r"(?i:\bauthorization\s*[:=]\s*)",
         rf"[A-Za-z][\w-]{{0,31}}[ \t]++{_PARAMETER}(?:[ \t]*+,[ \t]*+{_PARAMETER})*+[^\s,;\"'\\]*+|{_CREDENTIAL}",
     ),
-    ("bearer", r"(?i:\bbearer\s+)(?=[^\s,;\"']*[0-9._~+/=-])", r"[A-Za-z0-9._~+/=-]{12,}"),
-    ("cookie", r"(?i:\bcookie\s*:\s*)", r"[^\s=;,\"'\\]{1,256}=[^\r\n\"'\\]*"),
-    ("://", r"://[^\s/:@]*:", r"[^\s/?#\"']+(?=@)"),
-    # A user name that no one chose: how a token is given to `git clone`.
-    ("://", r"://(?=[^\s/:@]{0,32}?[A-Za-z0-9]{16})(?=[^\s/:@0-9]{0,64}[0-9])", r"[^\s/:@?#\"'\\]{16,}(?=@)"),
+    ("bearer", r"(?i:\bbearer\s+)(?=[^\s,;\"'0-9._~+/=-]*+[0-9._~+/=-])", r"[A-Za-z0-9._~+/=-]{12,}"),
+    ("cookie", r"(?i:\bcookie\s*:\s*)", r"[^\s=;,\"'\\]{1,64}+=[^\r\n\"'\\]*"),
+    ("login ", rf"(?:{_SHELL_LOGIN})login{_UP_TO_P}-p[ =]*[\"']?", _ARGUMENT),
+    ("mysql", rf"\bmysql\w{{0,16}}+{_UP_TO_P}-p[\"']?(?![0-9]{{1,5}}:[0-9])", _ARGUMENT),
+    ("mariadb", rf"\bmariadb[\w-]{{0,16}}+{_UP_TO_P}-p[\"']?(?![0-9]{{1,5}}:[0-9])", _ARGUMENT),
+    ("sshpass -p", r"\bsshpass -p ?[\"']?", _ARGUMENT),
+    ("configure set ", r"\bconfigure set [\w.-]{0,64}?aws_(?:secret_access_key|session_token)[ \t]++[\"']?", _ARGUMENT),
+    ("machine", r"\bmachine\s++\S{1,256}+\s++login\s++\S{1,256}+\s++password\s++", _ARGUMENT),  # netrc
+    # SQL: CREATE USER a PASSWORD 'x', ALTER ROLE a WITH ENCRYPTED PASSWORD 'x', PASSWORD('x'), IDENTIFIED BY 'x'.
+    ("password", r"(?i:\bpassword(?:\s*+=\s*+N?|\s++|\s*+\(\s*+))\\*'", _QUOTED),
+    ("password", rf"(?i:(?:{_SQL_SAYS})password(?:\s*+=\s*+N?|\s++))\\*'", r"[^\"'\\\r\n]{1,256}+(?=\\*')"),
+    ("password", r"\bPASSWORD\s++\\*'", r"[^\"'\\\r\n]{1,256}+(?=\\*')"),
+    ("password for ", r"(?i:(?<=\bset )password for \S{1,256}+\s*+=\s*+)\\*'", r"[^\"'\\\r\n]{1,256}+(?=\\*')"),
     (
-        " -p",
-        r"\b(?:docker|podman|nerdctl|buildah|skopeo|oras|registry) login [^\r\n;|&]{0,256}?(?<= )-p[ =]*[\"']?",
-        _ARGUMENT,
+        "identified",
+        r"(?i:\bidentified\s++(?:with\s++\S{1,64}+\s++)?(?:by|as)\s++(?:(?:password|values)\s++)?)\\*[\"']",
+        r"[^\"'\\\r\n]{1,256}+(?=\\*[\"'])",
     ),
-    (" -p", r"\b(?:mysql\w{0,16}|mariadb[\w-]{0,16})(?= )[^\r\n;|&]{0,256}? -p[\"']?(?![0-9]{1,5}:[0-9])", _ARGUMENT),
-    (" -p", r"\bsshpass -p ?[\"']?", _ARGUMENT),
-    ("aws_se", r"\bconfigure set [\w.-]{0,64}?aws_(?:secret_access_key|session_token)[ \t]++[\"']?", _ARGUMENT),
-    ("password", r"\bmachine\s++\S{1,256}\s++login\s++\S{1,256}\s++password\s++", _ARGUMENT),  # netrc
-    ("curl", r"(?:^|(?<=[\s\"']))(?:-u|--user)[ \t=]*[\"']?[^\s:\"']{1,256}:", r"[^\s\"'\\]+"),
-    ("hooks.slack.com", r"hooks\.slack\.com/(?:services|workflows|triggers)/", r"[A-Za-z0-9/_+-]{16,}"),
-    ("/webhooks/", r"\bdiscord(?:app)?\.com/api/(?:v[0-9]{1,2}/)?webhooks/[0-9]{1,32}/", r"[A-Za-z0-9_-]{30,}"),
-    ("webhook.office.com", r"\.webhook\.office\.com/webhookb2/", r"[A-Za-z0-9@/_-]{30,}"),
+    ("identified by ", r"\bIDENTIFIED BY ", r"(?!(?i:password|values) )[^\s\"'\\;]+"),
+    ("hooks.slack.com/", r"hooks\.slack\.com/(?:services|workflows|triggers)/", r"[A-Za-z0-9/_+-]{16,}"),
+    ("discord", r"\bdiscord(?:app)?\.com/api/(?:v[0-9]{1,2}/)?webhooks/[0-9]{1,32}/", r"[A-Za-z0-9_-]{30,}"),
+    (".webhook.office.com/", r"\.webhook\.office\.com/webhookb2/", r"[A-Za-z0-9@/_-]{30,}"),
     ("sig=", r"(?<=[?&])sig=", r"[A-Za-z0-9%+/=_-]{20,}"),  # Azure's shared access signatures
-    ("-signature=", r"(?i:\bx-(?:amz|goog)-signature=)", r"[0-9A-Fa-f]{32,}[\w-]*+"),
+    ("x-amz-signature=", r"(?i:\bx-amz-signature=)", r"[0-9A-Fa-f]{32,}[\w-]*+"),
+    ("x-goog-signature=", r"(?i:\bx-goog-signature=)", r"[0-9A-Fa-f]{32,}[\w-]*+"),
+    # Our page's links and cookie.
+    ("#sign-in=", r"#sign-in=", _DASHED + "{20,}"),
+    ("streamer_session=", r"streamer_session=", _DASHED + "{20,}"),
 )
 
+HINTS: Final = (
+    "-----begin", "authorization", "bearer", "cookie", " -p", "aws_se", "password", "hooks.slack.com", "/webhooks/", "webhook.office.com",
+    "sig=", "-signature=", "#sign-in=", "streamer_session", "curl", "kty", "://", "</",
+)  # fmt: skip
+HINT_PATTERNS: Final = (
+    r"identified[\x00-\x7f]{1,8}(?:by|as|with)", r"basic(?:\s|[+]|%20|\\{1,8}[nrt]){1,4}[a-z0-9+/]{6}", r":\\+/", r"pat[a-z0-9]{14}\.[0-9a-f]{16}",
+)  # fmt: skip
+"""What every text has in which one of the rules for texts finds something, in lower case; also if it is encoded as JSON."""
+
+CURL_USER: Final = (r"-(?<![^\s\"']-)(?:u|-user)[ \t=]*[\"']?[^\s:\"']{1,256}+:", r"[^\s\"'\\]+")
+"""What stays and what goes of a text with `curl` in it."""
+
+JWK: Final = (r"\"(?:d|p|q|dp|dq|qi|k)\\*\"\s*+:\s*+\\*\"", r"[A-Za-z0-9_-]{8,}")
+"""What stays and what goes of a text with `kty` in it: a private key as JSON has it (RFC 7518, section 6)."""
+
+JWK_SECRETS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "k", "oth"})
+"""What is secret in an object with `kty`."""
+
+BASIC: Final = r"(?i:\bbasic(?:\s++|%20|\+))([A-Za-z0-9+/]{6,1024}+={0,2}+)"
+"""What may be a credential of RFC 7617: it is, if it decodes to `user:password`."""
+
+URL: Final = r"(?P<scheme>:\\*/\\*/)(?P<user>[^\s/:@\"'<>\\?#]*+)(?P<after>[:@])"
+"""The beginning of a URL that may have a password, or a token for a user."""
+PORT: Final = r"(?:[0-9]{1,5}|\$\{?\w{1,64}+\}?|\{\w{0,64}+\}|<[\w-]{0,64}+>)(?=\\?[/?#,\s\"'<>\\]|\Z)"
+"""What stands after the colon of a URL without a user."""
+URL_END: Final = r"[\s\"'<>`]"
+TOKEN_USER: Final = r"(?=[^0-9]{0,64}+[0-9])(?=(?:[A-Za-z0-9]{0,15}+[^A-Za-z0-9]){0,8}+[A-Za-z0-9]{16})\S{16,}"  # noqa: S105
+"""A user name that no one chose: how a token is given to `git clone`."""
+
+_FIRST_OF_TWO = r"(?i:api|secret|access|private|account|signing|encryption)[ ](?=(?i:key)\b)"
 NAMED: Final = (
     r"(?<![\w.-])(?:"
-    r"(?P<flag>--[\w.-]++)(?:[ \t]++|=)"  # --token x
-    r"|(?P<name>(?:(?i:api|secret|access|private|account|signing|encryption)[ ](?=(?i:key)\b))?+[\w.-]++)(?=[ \t]*+[\\\"'\]:=])(?:"
+    r"(?P<flag>--(?=[\w.-]*?(?:{hints}))[\w.-]++)(?:[ \t]++|=)"  # --token x
+    # The form first, then whether the name can be a secret's: most that have the form are not.
+    rf"|(?=(?:{_FIRST_OF_TWO})?+[\w.-]++[ \t]*+[\\\"'\]:=])(?=(?:{_FIRST_OF_TWO})?+[\w.-]*?(?:{{hints}}))"
+    rf"(?P<name>(?P<header>(?i:x-))?+(?:{_FIRST_OF_TWO})?+[\w.-]++)(?:"
     r"\\*[\"']\s*+(?::|=>)\s*+"  # "token": "x", and the same within a text of JSON
-    r"|\]?=(?![=>])"  # TOKEN=x, user[token]=x
-    r"|(?P<below>:[ \t]*+(?:[|>][+-]?[ \t]*+)?\r?\n[ \t]++)"  # in YAML the value may be on the next line
-    r"|(?P<loose>:[ \t]++|[ \t]++=[ \t]++)"  # token: x, token = x
+    r"|\]?=(?![=>\s&;])(?:(?=(?P<plain>[A-Za-z0-9/_+-]{1,64}+)[\s&;]))?+"  # TOKEN=x, user[token]=x
+    r"|(?P<below>:[ \t]*+(?:[|>][+-]?[ \t]*+)?\r?\n[ \t]++)(?=[\\\"']*+\S{7})"  # in YAML the value may be on the next line
+    r"|(?P<loose>:[ \t]++|[ \t]++=[ \t]++)(?(header)|(?=[\\\"']*+\S{7}))"  # token: x, token = x
     r"|(?P<arrow>[ \t]*+(?::=|=>)[ \t]*+(?=\\*[\"']))"  # password := "x", :password => "x"
-    r"|(?P<tight>(?<=[A-Za-z]):(?![\s:/]))"  # X-Api-Key:x
+    r"|(?P<tight>(?<=[A-Za-z]):(?=[\\\"']*+[^\s:/]{7}))"  # X-Api-Key:x
     r"))"
 )
-"""A name within a text, up to where its value begins."""
+"""A name within a text, up to where its value begins; `{hints}` are what names of secrets have."""
 
-VALUE: Final = (
-    r"\"(?P<double>(?:\\.|[^\"\\])*+)"
-    r"|'(?P<single>(?:\\.|[^'\\])*+)"
-    r"|(?P<quote>\\+[\"'])(?P<escaped>.*?)(?=(?P=quote)|\Z)"
-    r"|(?P<bare>(?:\\(?![\"'])|[^\s\"'&;\\])++)"
+DOUBLE: Final = r"[^\"\\]*+(?:\\.[^\"\\]*+)*+"
+SINGLE: Final = r"[^'\\]*+(?:\\.[^'\\]*+)*+"
+"""What is between quotes."""
+
+BARE: Final = (
+    r"[^\s\"'&;\\]*+(?:(?!{line_end}|\\{1,4}[nrt][ \t]*+(?:export )?[A-Za-z_][\w.-]{0,64}+=)\\++(?![\"'])"
+    r"[^\s\"'&;\\]*+)*+"
 )
-"""What a name is given within a text: quoted, or up to white space, a quote, `&` or `;`."""
+"""What a name is given without quotes: up to white space, a quote, `&` or `;`, and within JSON up to an escaped end of a line."""
 
-ELEMENT: Final = r"(<([A-Za-z][\w.:-]{0,63})(?:\s[^<>]*+)?>)([^<>]+)(?=</)"
-"""`<password>x</password>`: what stays, the name, the value."""
+BRACED: Final = r"\{(?=[^{}]{0,256}+\})(?=\w*+(?:[^\w}]|\}\})|[^}]*?[0-9])(?:[^}\r\n]|\}\}){1,256}+\}(?=[;\s\"'\\]|\Z)"
+"""A value of ODBC's connection strings; what stands for one (`{token}`) has neither digits nor signs."""
+
+ELEMENT: Final = r"(<(?=[\w.:-]{0,63}?(?:{hints}))([A-Za-z][\w.:-]{0,63}+)(?:\s[^<>]*+)?>)([^<>]++)(?=</)"
+"""`<password>x</password>`: what stays, the name, the value; `{hints}` are what names of secrets have."""
 
 STAND_INS: Final = (
     r"\$\{\w+\}|\$[A-Z_][A-Z0-9_]*|\$\(.*|%\w+%|\{+\w*\}*|\[+|<[\w .-]*>?"
@@ -282,6 +311,8 @@ STAND_INS: Final = (
 )
 """Values within a text that only stand for one: a variable, a place to fill in, nothing, code that reads one."""
 MAX_STAND_IN: Final = 128
+FIRST_OF_STAND_INS: Final = frozenset("$%{[<-tTfFnNuUpPiIoOsSeEgG")
+"""What every one of them begins with."""
 
 LOOSE_LENGTH: Final = 7
 MAX_LOOSE: Final = 256

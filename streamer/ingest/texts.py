@@ -1,0 +1,410 @@
+"""Secrets within a text: known tokens, and what the text itself says that a secret is. `secrets` has the rules.
+
+Each step takes time in proportion to the text, with a small constant, whatever the text: no pattern looks ahead further than a bound, and
+what is searched for again and again is found once (`_Ahead`).
+"""
+
+import re
+from base64 import b64decode
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from typing import Final
+
+from pydantic_core import SchemaError
+
+from streamer.ingest import secrets
+from streamer.ingest.names import Kind, Names, matcher
+from streamer.ingest.secret_names import HARMLESS_VALUES, MAX_COUNT, SHORT_NAME
+from streamer.ingest.secrets import REDACTED
+
+Found = Callable[[], object]
+"""Called for each secret that was replaced."""
+
+MAX_SHAPE: Final = 200
+
+_SHORTEST_SECRET: Final = 6
+"""Characters; `://:p@` is the shortest text in which a rule finds something."""
+
+_TOKEN_WORD: Final = re.compile(r"[\w.~+/-]+=*")
+"""What operators' shapes are looked for in."""
+_DOUBLE: Final = re.compile("(?as)" + secrets.DOUBLE)
+_SINGLE: Final = re.compile("(?as)" + secrets.SINGLE)
+_BARE: Final = tuple(
+    re.compile("(?as)" + secrets.BARE.replace("{line_end}", line_end))
+    for line_end in ("(?!)", r"\\[nrt]", r"\\{1,2}[nrt]", r"\\{1,4}[nrt]")
+)
+"""By how deep in JSON the text is: there an end of a line is written with so many backslashes at most."""
+_BRACED: Final = re.compile("(?as)" + secrets.BRACED)
+_ESCAPED_QUOTE: Final = re.compile(r"\\+[\"']")
+_STAND_IN: Final = re.compile("(?as)" + secrets.STAND_INS)
+_PROSE: Final = re.compile("(?a)" + secrets.PROSE)
+_WORKING_DIRECTORY: Final = re.compile(secrets.WORKING_DIRECTORY)
+_LEADS: Final = tuple((hint, re.compile(f"(?a)({lead})({secret})")) for hint, lead, secret in secrets.LEADS)
+_CURL_USER: Final = re.compile("(?a)({})({})".format(*secrets.CURL_USER))
+_JWK: Final = re.compile("(?a)({})({})".format(*secrets.JWK))
+_BASIC: Final = re.compile("(?a)" + secrets.BASIC)
+_URL: Final = re.compile("(?a)" + secrets.URL)
+_URL_END: Final = re.compile(secrets.URL_END)
+_BLANK: Final = re.compile(r"[\s\"]")
+_PORT: Final = re.compile("(?a)" + secrets.PORT)
+_TOKEN_USER: Final = re.compile("(?a)" + secrets.TOKEN_USER)
+_DIGIT: Final = re.compile("[0-9]")
+_MAX_DIGITS: Final = len(str(MAX_COUNT))
+
+_PREFIXES: Final = sorted((prefix, rest) for prefixes, rest in secrets.TOKENS for prefix in prefixes.split())
+# By the first letter: at each character of a text Python tries a branch for each letter, not for each token.
+_BRANCHES: Final = [
+    f"{re.escape(letter)}(?:{'|'.join(re.escape(prefix[1:]) + rest for prefix, rest in group)})"
+    for letter, group in groupby(_PREFIXES, key=lambda row: row[0][0])
+] + [shape for _, shape in secrets.OTHER_TOKENS]
+_TOKENS: Final = re.compile(f"(?a)(?<![A-Za-z0-9_])(?=[A-Za-z0-9])(?:{'|'.join(_BRANCHES)})[A-Za-z0-9_]*+")
+
+
+def _rest(beginning: str) -> str:
+    """Return what follows a beginning that one of the tokens has, or begins with."""
+    return max((row for row in _PREFIXES if beginning.startswith(row[0])), key=lambda row: len(row[0]))[1]
+
+
+_GLUED_PREFIXES: Final = sorted(secrets.GLUED.split())
+_GLUED: Final = re.compile(
+    f"(?a)[{''.join(sorted({prefix[0] for prefix in _GLUED_PREFIXES}))}](?<=[A-Za-z0-9_].)(?:"
+    + "|".join(f"(?<={letter})(?:" + "|".join(re.escape(prefix[1:]) + _rest(prefix) for prefix in group) + ")"
+               for letter, group in groupby(_GLUED_PREFIXES, key=lambda prefix: prefix[0]))
+    + ")[A-Za-z0-9_]*+"
+)  # fmt: skip
+
+_TOKEN_HINTS: Final = tuple(
+    dict.fromkeys(
+        [
+            *(prefix.lower() for prefix, _ in _PREFIXES if prefix not in secrets.HINTS_OF_SHORT),
+            *(hint for hint, _ in secrets.OTHER_TOKENS if hint),
+        ]
+    )
+)
+HINTS: Final = tuple(dict.fromkeys([*_TOKEN_HINTS, *secrets.HINTS]))
+HINT_PATTERNS: Final = (*secrets.HINTS_OF_SHORT.values(), *secrets.HINT_PATTERNS)
+"""In lower case: what has none of them, and nothing that names of secrets have, has no secret."""
+
+_ANY_TOKEN: Final = matcher(f"(?i-u:{hint})" for hint in (*map(re.escape, _TOKEN_HINTS), *HINT_PATTERNS))
+_ANY_GLUED: Final = matcher(map(re.escape, _GLUED_PREFIXES))
+_ANY_SIGN: Final = matcher([r"[\s=:</]"])
+"""Every rule but those of tokens needs one of these."""
+
+
+def check_shape(shape: str) -> str:
+    """Return an operator's shape if it can be used. Raises ValueError: too long, not a regular expression, or matching everything."""
+    if len(shape) > MAX_SHAPE:
+        raise ValueError(f"a shape has {len(shape)} characters; at most {MAX_SHAPE}")
+    try:
+        compiled = matcher([shape])
+    except SchemaError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"{shape!r} is not a regular expression: {reason}") from None
+    if compiled.isinstance_python(""):
+        raise ValueError(f"{shape!r} matches the empty text, and so everything")
+    return shape
+
+
+def ignore() -> None:
+    """Count nothing."""
+
+
+def replaced(secret: object, found: Found) -> str:
+    """Return what stands for a secret. What was replaced before is no new one."""
+    if not (isinstance(secret, str) and REDACTED in secret):
+        found()
+    return REDACTED
+
+
+def is_stand_in(secret: str) -> bool:
+    """Tell whether a value within a text only stands for one."""
+    return not secret or (
+        secret[0] in secrets.FIRST_OF_STAND_INS
+        and len(secret) <= secrets.MAX_STAND_IN
+        and _STAND_IN.fullmatch(secret) is not None
+    )
+
+
+def is_likely(secret: str) -> bool:
+    """Tell whether what follows `name: ` is a secret rather than prose."""
+    return (
+        len(secret) >= secrets.LOOSE_LENGTH
+        and _DIGIT.search(secret) is not None
+        and len(secret.split(None, 1)) == 1
+        and secret[0] > " "
+        and secret[-1] > " "
+        and "://" not in secret
+    )
+
+
+class _Ahead:
+    """Where a pattern is found next in a text. However often it is asked, with growing positions, the text is searched once."""
+
+    def __init__(self, pattern: re.Pattern[str], text: str) -> None:
+        self._pattern, self._text = pattern, text
+        self._at = -1
+
+    def __call__(self, position: int) -> int:
+        """Return the first place from a position on, or the text's end."""
+        if self._at < position:
+            match = self._pattern.search(self._text, position)
+            self._at = match.start() if match else len(self._text)
+        return self._at
+
+
+class Texts:
+    """Replaces secrets within texts. It does not change once made."""
+
+    def __init__(self, names: Names, shapes: Iterable[str]) -> None:
+        """Compile the rules; `shapes` are an operator's. Raises ValueError."""
+        self._names = names
+        shapes = [check_shape(shape) for shape in shapes]
+        self.own_shape = matcher(shapes) if shapes else None
+        # Python finds a set of characters faster than a character whose case it has to ignore.
+        hints = "|".join("".join(_either_case(letter) for letter in hint) for hint in (*names.hints, "pat"))
+        self._named = re.compile("(?a)" + secrets.NAMED.replace("{hints}", hints))
+        self._element = re.compile("(?a)" + secrets.ELEMENT.replace("{hints}", hints))
+        own = dict.fromkeys((*names.hints, *HINTS))
+        # (?i-u): case and classes are of ASCII only, as in bytes.
+        self.hint = matcher([f"(?i-u:{'|'.join((*map(re.escape, own), *HINT_PATTERNS))})", f"(?i:{SHORT_NAME})"])
+        """Finds something in whatever a rule could change."""
+
+    def clean(self, text: str, found: Found = ignore) -> str:
+        """Replace the known token shapes within a text, and what it says that a secret is."""
+        if len(text) >= _SHORTEST_SECRET and self.hint.isinstance_python(text):
+            text = self._clean(text, found)
+        return self.clean_own(text, found) if self.own_shape is not None else text
+
+    def holds_token(self, text: str) -> bool:
+        """Tell whether a text that cannot be changed has the shape of a token within it."""
+        return (
+            _TOKENS.search(text) is not None or _GLUED.search(text) is not None or self.clean_own(text, ignore) != text
+        )
+
+    def clean_tokens(self, text: str, found: Found) -> str:
+        """Replace the known token shapes within a text, and an operator's own."""
+        return self.clean_own(_clean_tokens(text, found), found)
+
+    def _clean(self, text: str, found: Found) -> str:
+        text = _clean_tokens(text, found)
+        if not _ANY_SIGN.isinstance_python(text):
+            return text
+        lower = _lower(text)
+        for hint, pattern in _LEADS:
+            if hint in lower:
+                text, lower = _clean_lead(text, lower, hint, pattern, found)
+        for hint, pattern in (("curl", _CURL_USER), ("kty", _JWK)):
+            if hint in lower:
+                text = pattern.sub(lambda match: f"{match[1]}{replaced(match[2], found)}", text)
+        if "basic" in lower:
+            text = _BASIC.sub(lambda match: _clean_basic(match, found), text)
+        if "://" in text or ":\\" in text:
+            text = _clean_urls(text, found)
+        if "</" in text:
+            text = self._element.sub(lambda match: self._clean_element(match, found), text)
+        return self._clean_named(text, found)
+
+    def _clean_element(self, match: re.Match[str], found: Found) -> str:
+        lead, name, value = match.groups()
+        if not self._names.is_secret(name) or self.is_nothing(name, value.strip()):
+            return match[0]
+        return f"{lead}{replaced(value, found)}"
+
+    # ---- what is given to a name
+
+    def may_stay(self, name: str, value: str) -> bool:
+        """Tell whether a text below a secret's name says nothing, or only where one is."""
+        return not value or value == REDACTED or _is_setting(name, self._names.kind(name), value)
+
+    def is_nothing(self, name: str, secret: str) -> bool:
+        """Tell whether what a text gives to a secret's name is none."""
+        return (
+            is_stand_in(secret) or secret == REDACTED or _is_setting(name, self._names.kind(name), secret, counts=True)
+        )
+
+    def _clean_named(self, text: str, found: Found) -> str:
+        """Replace what a text gives to a name of a secret: `--token x`, `API_KEY=x`, `"token": "x"`, `X-Api-Key: x`."""
+        search, kind_of, length = self._named.search, self._names.kind, len(text)
+        bare, digit = _bare_of(text), _Ahead(_DIGIT, text)
+        done, parts = 0, []
+        match = search(text)
+        while match:
+            position = match.end()
+            name, form = match["name"] or match["flag"], match.lastgroup
+            kind = kind_of(name)
+            if (kind is Kind.SECRET or kind is Kind.WORD) and position < length:
+                is_braced = form == "name"
+                value = None
+                if form == "plain":  # by far the most frequent, and the shortest
+                    value = position, match.end("plain"), False
+                elif is_braced or form == "flag" or _is_given(match, text, kind, bare, digit):
+                    value = _value_at(text, position, bare, is_braced=is_braced)
+                if value:
+                    start, end, is_certain = value
+                    secret = text[start:end]
+                    if is_certain or not (
+                        is_stand_in(secret) or secret == REDACTED or _is_setting(name, kind, secret, counts=True)
+                    ):
+                        parts += [text[done:start], replaced(secret, found)]
+                        done = position = end
+            match = search(text, position)
+        return "".join([*parts, text[done:]]) if parts else text
+
+    # ---- operators' shapes
+
+    def clean_own(self, text: str, found: Found) -> str:
+        """Replace the words of a text in which an operator's shape matches."""
+        shape = self.own_shape
+        if shape is None:
+            return text
+
+        def clean(match: re.Match[str]) -> str:
+            word = match[0]
+            return replaced(word, found) if word not in REDACTED and shape.isinstance_python(word) else word
+
+        return _TOKEN_WORD.sub(clean, text)
+
+
+def _either_case(letter: str) -> str:
+    return f"[{letter}{letter.upper()}]" if letter.isalpha() else re.escape(letter)
+
+
+def _clean_tokens(text: str, found: Found) -> str:
+    if _ANY_TOKEN.isinstance_python(text):
+        text = _TOKENS.sub(lambda match: replaced(match[0], found), text)
+        if _ANY_GLUED.isinstance_python(text):
+            text = _GLUED.sub(lambda match: replaced(match[0], found), text)
+    return text
+
+
+def _lower(text: str) -> str:
+    """Return a text in lower case, as long as it was: U+0130 is the one letter whose lower case is two."""
+    return text.replace("\u0130", "i").lower()
+
+
+def _clean_lead(text: str, lower: str, hint: str, pattern: re.Pattern[str], found: Found) -> tuple[str, str]:
+    """Replace what follows a lead. Returns the text and its lower case."""
+    done, parts, lower_parts = 0, [], []
+    at = lower.find(hint)
+    while at >= 0:
+        match = pattern.match(text, at)
+        after = at + len(hint)
+        if match:
+            start, after = match.span(2)
+            parts += [text[done:start], replaced(match[2], found)]
+            lower_parts += [lower[done:start], REDACTED.lower()]
+            done = after
+        at = lower.find(hint, after)
+    if not parts:
+        return text, lower
+    return "".join([*parts, text[done:]]), "".join([*lower_parts, lower[done:]])
+
+
+def _bare_of(text: str) -> re.Pattern[str]:
+    """Return the pattern of values without quotes in this text: in JSON an end of a line is written with backslashes."""
+    depth = 0
+    if '":' in text or "':" in text or '["' in text or text[:1] == '"':
+        depth = 3 if '\\\\\\":' in text else 2 if '\\":' in text else 1
+    return _BARE[depth]
+
+
+def _is_setting(name: str, kind: Kind, value: str, *, counts: bool = False) -> bool:
+    """Tell whether a text below a secret's name is a setting, a directory, or a count if those are texts."""
+    if kind is Kind.WORD:
+        return value in HARMLESS_VALUES or (counts and len(value) <= _MAX_DIGITS and value.isdecimal())
+    return (
+        len(value) <= secrets.MAX_DIRECTORY
+        and (value[0] == "/" or value[1:2] == ":")
+        and name.rstrip("=").lower() == "pwd"
+        and _WORKING_DIRECTORY.fullmatch(value) is not None
+    )
+
+
+def _is_given(match: re.Match[str], text: str, kind: Kind, bare: re.Pattern[str], digit: _Ahead) -> bool:
+    """Tell whether what follows a secret's name in a text is a secret rather than prose, by how it is given."""
+    form, start = match.lastgroup, match.end()
+    is_word, is_header = kind is Kind.WORD, match["header"] is not None
+    if (form == "loose" and is_header) or (form == "arrow" and not is_word):
+        return True
+    if (form == "tight" and is_word and not is_header) or digit(start) >= start + secrets.MAX_LOOSE:
+        return False
+    value = _value_at(text, start, bare, most=secrets.MAX_LOOSE)
+    if value is None:
+        return False
+    said, end = text[value[0] : value[1]].strip("\\\"'"), value[1]
+    if not is_likely(said):
+        return False
+    if form == "below" and (said.endswith(":") or text[end : end + 1] not in {"", "\r", "\n", "'", '"', "\\"}):
+        return False
+    return form == "tight" or not (is_word and _PROSE.fullmatch(said))
+
+
+def _value_at(
+    text: str, start: int, bare: re.Pattern[str], *, is_braced: bool = False, most: int | None = None
+) -> tuple[int, int, bool] | None:
+    """Return where the value at a place begins and ends, without its quotes, and whether it is a secret for certain.
+
+    Args:
+        text: the text.
+        start: where the value begins, or its quote.
+        bare: what a value without quotes is.
+        is_braced: ODBC's braces are looked for.
+        most: characters after which a value is not read on.
+    """
+    stop = len(text) if most is None else min(start + most, len(text))
+    first = text[start]
+    if first == '"' or first == "'":  # noqa: PLR1714
+        inner = (_DOUBLE if first == '"' else _SINGLE).match(text, start + 1, stop)
+        return (start + 1, inner.end(), False) if inner else None
+    if first == "\\" and (quote := _ESCAPED_QUOTE.match(text, start, stop)):
+        end = text.find(quote[0], quote.end(), stop)
+        return quote.end(), stop if end < 0 else end, False
+    if is_braced and first == "{" and (braced := _BRACED.match(text, start)):
+        return start, braced.end(), True
+    plain = bare.match(text, start, stop)
+    if plain is None or plain.end() == start:
+        return None
+    end = plain.end()
+    if text[end - 1] in ",.)]}>":  # the end of a sentence, or of a list in brackets
+        secret = text[start:end]
+        if not is_stand_in(secret):
+            end = start + len(secret.rstrip(",.)]}>"))
+    return start, end, False
+
+
+def _clean_basic(match: re.Match[str], found: Found) -> str:
+    """Replace what decodes to `user:password`."""
+    given = match[1]
+    try:
+        decoded = b64decode(given.rstrip("=") + "=" * (-len(given.rstrip("=")) % 4)).decode()
+    except ValueError:
+        return match[0]
+    if ":" not in decoded or not decoded.isprintable():
+        return match[0]
+    return match[0][: -len(given)] + replaced(given, found)
+
+
+def _clean_urls(text: str, found: Found) -> str:
+    """Replace the passwords of URLs, up to the last `@`, and users that no one chose."""
+    done, parts = 0, []
+    end_of, blank = _Ahead(_URL_END, text), _Ahead(_BLANK, text)
+    for match in _URL.finditer(text):
+        start = match.end()
+        if start <= done:
+            continue
+        if match["after"] == "@":
+            start, end = match.span("user")
+            if not _TOKEN_USER.fullmatch(match["user"]):
+                continue
+        else:
+            if _PORT.match(text, start):
+                continue
+            following = text.find("://", start)
+            last = len(text) if following < 0 else following
+            end = text.rfind("@", start, min(end_of(start), last))
+            if end < 0:  # a quote may be a part of it
+                end = text.rfind("@", start, min(blank(start), last))
+        if end > start:
+            parts += [text[done:start], replaced(text[start:end], found)]
+            done = end
+    return "".join([*parts, text[done:]]) if parts else text

@@ -18,7 +18,7 @@ from streamer.cli.remote import INTERRUPTED, Failure, say_no_more
 from streamer.cli.screen import StatusLine, for_people
 from streamer.core.errors import StoreUnavailable
 from streamer.settings import Settings
-from streamer.store.database import BadDatabaseUrl
+from streamer.store.postgresql import BadDatabaseUrl
 from streamer.store.scratch import scratch_database
 
 BAR = 30

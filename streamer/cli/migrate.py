@@ -6,9 +6,10 @@ import click
 
 from streamer.core.errors import StreamerError
 from streamer.settings import PREFIX, Settings, SettingsError, load
-from streamer.store.database import BadDatabaseUrl, Database
+from streamer.store.database import Database
 from streamer.store.lock import exclusive
 from streamer.store.migrate import HEAD, migrate
+from streamer.store.postgresql import BadDatabaseUrl
 from streamer.store.workspaces import Workspaces
 
 

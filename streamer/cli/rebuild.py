@@ -9,10 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from streamer.core.errors import StreamerError, WorkspaceNotFound
 from streamer.settings import PREFIX, SettingsError, load
-from streamer.store.database import BadDatabaseUrl, Database
+from streamer.store.database import Database
 from streamer.store.entities import Entities
 from streamer.store.lock import exclusive
 from streamer.store.migrate import migrate
+from streamer.store.postgresql import BadDatabaseUrl
 from streamer.store.workspaces import Workspaces
 
 PAGE = 1000

@@ -62,6 +62,7 @@ from streamer.store.outages import (
     refusal_of,
     spoils,
 )
+from streamer.store.postgresql import SESSION, WRITING, BadDatabaseUrl, Target, misuse, parse
 
 SQLITE_READERS = 2
 SQLITE_PAGES = 4
@@ -72,21 +73,9 @@ TURN_SECONDS = 5
 """How long a function waits for one of them."""
 LOCK_WAIT_SECONDS = 5
 """How long a write waits for another process's lock on an SQLite file."""
-COMMAND_SECONDS = 30
-"""How long PostgreSQL may take for one statement, waits for row locks included."""
-CONNECT_SECONDS = 5
-POSTGRESQL_SESSION = {
-    "statement_timeout": "30s",
-    "idle_in_transaction_session_timeout": "30s",
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "30000",
-}
-"""What PostgreSQL does by itself when this node has stopped in the middle of a transaction, or is gone without a word."""
-POSTGRESQL_WRITING = {"lock_timeout": "1s", "idle_in_transaction_session_timeout": "10s"}
-"""A stopped node's locks end soon; and who waits for a lock gives up sooner, so that it can do other work (`store.writer`)."""
 LOCK_STEP_MS = 250
+WAL_BYTES = 8 * 2**20
+"""To this size SQLite's write-ahead log shrinks again when all of it is in the database: a reader elsewhere can make it grow without bound."""
 LEAVE_SECONDS = 1
 """How long PostgreSQL has to take leave of a connection that is closed."""
 READ_SECONDS = 5.0
@@ -136,10 +125,6 @@ def writes(
     return run
 
 
-class BadDatabaseUrl(ValueError):
-    """The URL names no database that the store can use; the text says why, without the URL, which may hold a password."""
-
-
 class Database:
     """One database: functions that are given a connection read or write it, each in a transaction of its own."""
 
@@ -153,15 +138,10 @@ class Database:
 
         Raises: BadDatabaseUrl.
         """
-        try:
-            parsed = make_url(url)
-        except (exc.ArgumentError, ValueError):
-            raise BadDatabaseUrl("not a database URL, such as postgresql://user:password@host/name") from None
-        if parsed.drivername in {"postgresql", "postgres"}:
-            parsed = parsed.set(drivername="postgresql+asyncpg")
-        if parsed.drivername not in {"postgresql+asyncpg", "sqlite"}:
-            raise BadDatabaseUrl(f"must begin with sqlite:// or postgresql://, not {parsed.drivername}://")
-        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        driver = url.partition("://")[0]
+        if driver not in {"postgresql", "postgres", "postgresql+asyncpg", "sqlite"} or "://" not in url:
+            raise BadDatabaseUrl("must begin with sqlite:// or postgresql://, as postgresql://user:password@host/name")
+        self.is_sqlite = driver == "sqlite"
         self.reading, self.writing = Outage("reads"), Outage("writes")
         self._file: _File | None = None
         self.read_seconds = read_seconds
@@ -169,8 +149,11 @@ class Database:
         self._readers: _Pool
         self._pages: _Pool
         self._writers: _Pool
-        url = parsed.render_as_string(hide_password=False)
         if self.is_sqlite:
+            try:
+                parsed = make_url(url)
+            except (exc.ArgumentError, ValueError):
+                raise BadDatabaseUrl("not a database URL, such as sqlite:///FILE") from None
             if parsed.database in {None, "", ":memory:"}:
                 raise BadDatabaseUrl(
                     "an SQLite database must be a file: readers and the writer have connections of their own"
@@ -183,15 +166,16 @@ class Database:
             self._readers = reading(self.reading, size=SQLITE_READERS, seconds=read_seconds)
             self._pages = reading(self.reading, size=SQLITE_PAGES, seconds=self.window_seconds)
         else:
+            target = parse(url)
             self._writers = _PostgresqlPool(
-                url,
+                target,
                 self.writing,
                 size=POSTGRESQL_WRITERS,
                 isolation="READ COMMITTED",
-                session=POSTGRESQL_SESSION | POSTGRESQL_WRITING,
+                session=SESSION | WRITING,
             )
             looking = functools.partial(
-                _PostgresqlPool, url, self.reading, isolation="REPEATABLE READ", session=POSTGRESQL_SESSION
+                _PostgresqlPool, target, self.reading, isolation="REPEATABLE READ", session=SESSION
             )
             self._readers = looking(size=POSTGRESQL_READERS, seconds=read_seconds)
             self._pages = looking(size=POSTGRESQL_PAGES, seconds=self.window_seconds)
@@ -362,6 +346,9 @@ class _Pool(ABC):
         except Exception as error:
             if self._seconds is not None and is_cut_short(error):
                 raise ReadTimeout from None
+            wrong_url = misuse(error)
+            if wrong_url is not None:
+                raise wrong_url from None
             if tries > 1 and self._can_try_again(error):
                 await asyncio.sleep(random.uniform(0, CONFLICT_PAUSE))  # noqa: S311 - no secret
                 return await self._attempt(function, seconds, tries - 1)
@@ -459,7 +446,8 @@ class _SqlitePool(_Pool):
         @event.listens_for(self._engine, "connect")
         def _configure(connection: Any, _record: object) -> None:
             cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", "temp_store=MEMORY", "cache_size=-32768", *pragmas):
+            kept = f"journal_size_limit={WAL_BYTES}"
+            for pragma in ("journal_mode=WAL", kept, "temp_store=MEMORY", "cache_size=-32768", *pragmas):
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.execute(f"PRAGMA busy_timeout={LOCK_STEP_MS}")
             cursor.close()
@@ -544,7 +532,7 @@ class _Interruptible(Generic[T]):
 class _PostgresqlPool(_Pool):
     def __init__(  # noqa: PLR0913 - what the writers and the readers differ in
         self,
-        url: str,
+        target: Target,
         outage: Outage,
         *,
         size: int,
@@ -553,17 +541,16 @@ class _PostgresqlPool(_Pool):
         seconds: float | None = None,
     ) -> None:
         super().__init__(size, outage, seconds)
+        session = {**session, **_deadline(seconds)}
+        self._local: Mapping[str, str] = session if target.pooled else {}
+        """What each transaction must be set to, since a session cannot be."""
         self._engine = create_async_engine(
-            url,
+            "postgresql+asyncpg://",
             pool_size=size,
             max_overflow=0,
             hide_parameters=True,
             isolation_level=isolation,
-            connect_args={
-                "timeout": CONNECT_SECONDS,
-                "command_timeout": COMMAND_SECONDS,
-                "server_settings": {"application_name": "streamer", "jit": "off", **session, **_deadline(seconds)},
-            },
+            connect_args=target.connect_arguments(session),
         )
         self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -575,8 +562,10 @@ class _PostgresqlPool(_Pool):
 
     async def _transact(self, function: Callable[[Connection], T], seconds: float | None) -> T:
         async with self._engine.begin() as connection:
-            for name, value in _deadline(seconds).items():
-                await connection.exec_driver_sql(f"SET LOCAL {name} = {value}")
+            local = {**self._local, **_deadline(seconds)}
+            if local:
+                values = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in local.items())
+                await connection.exec_driver_sql(f"SELECT {values}")
             return await connection.run_sync(function)
 
     def _abort(self) -> None:

@@ -21,10 +21,15 @@ class DatabaseTooNew(StreamerError):
     """The database was made by a newer version of the server."""
 
 
+class DatabaseUnfit(StreamerError):
+    """The database cannot hold what clients send."""
+
+
 async def migrate(database: Database) -> bool:
     """Run the migrations that are missing. Returns whether there were any.
 
     Raises:
+        DatabaseUnfit: the database's encoding is not UTF8.
         DatabaseTooNew: the database has a migration that this version does not know.
         StoreUnavailable: the database cannot be reached.
     """
@@ -34,6 +39,12 @@ async def migrate(database: Database) -> bool:
 
 
 def _version(connection: Connection) -> str | None:
+    if connection.dialect.name == "postgresql":
+        encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+        if encoding != "UTF8":
+            raise DatabaseUnfit(
+                f"the database's encoding is {encoding}; streamer needs UTF8 (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)"
+            )
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()

@@ -117,7 +117,7 @@ def is_outage(error: BaseException) -> bool:
         return state[:2] not in _CONTENT_CLASSES
     if number is not None:
         return number not in _CONTENT_OF_SQLITE
-    if isinstance(source, ValueError):  # a value that asyncpg could not send
+    if isinstance(source, ValueError) and not isinstance(source, OSError):  # a value that asyncpg could not send
         return False
     return isinstance(error, exc.DBAPIError | exc.TimeoutError | exc.PendingRollbackError) or _is_from_below(error)
 

@@ -93,7 +93,7 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(mode=0o755)
         if os.geteuid() == 0:
-            owner = _unprivileged()
+            owner = unprivileged()
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
         data = self.folder / "data"
         # A language's order of letters, as most servers have it: the tables must not depend on it.
@@ -132,7 +132,7 @@ class Cluster:
     def _run(self, program: str, *arguments: object) -> str:
         options: dict[str, Any] = {}
         if os.geteuid() == 0:
-            owner = _unprivileged()
+            owner = unprivileged()
             options = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
         # A file, not a pipe: the server that pg_ctl starts would keep a pipe open.
         with (run_dir() / f"{program}.{uuid.uuid4().hex}").open("w+") as output:
@@ -176,7 +176,7 @@ class OwnCluster(Cluster):
         return [first, *first.children(recursive=True)]
 
 
-def _unprivileged() -> pwd.struct_passwd:
+def unprivileged() -> pwd.struct_passwd:
     """Return the user as whom PostgreSQL runs when we are root, which it refuses."""
     for name in ("postgres", "nobody"):
         try:

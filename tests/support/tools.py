@@ -14,7 +14,19 @@ IN_CI = os.environ.get("CI") == "true"
 ROOT = Path(__file__).resolve().parents[2]
 """The folder of the project."""
 
-TOOLS = ("postgresql", "chromium", "git", "node", "npm", "node_modules", "nginx", "nchan", "curl", "openssl")
+TOOLS = (
+    "postgresql",
+    "chromium",
+    "git",
+    "node",
+    "npm",
+    "node_modules",
+    "nginx",
+    "nchan",
+    "curl",
+    "openssl",
+    "pgbouncer",
+)
 """All that tests may ask for."""
 
 NODE_VERSION = (20, 18, 1)

@@ -99,7 +99,12 @@ class SocketSink:
     def finish(self, farewell: bytes) -> None:
         """Write the last bytes, and cut the connection if the peer does not take them."""
         self.write(farewell)
-        asyncio.get_running_loop().call_later(GRACE_SECONDS, self._transport.abort)
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, self._cut)
+
+    def _cut(self) -> None:
+        # asyncio's transports fail when they are aborted after their end, which was as late as the peer wanted.
+        if self._tcp is None or self._tcp.fileno() >= 0:
+            self._transport.abort()
 
     def abort(self) -> None:
         """Cut the connection."""

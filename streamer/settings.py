@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -30,7 +30,7 @@ from streamer.ingest.names import words_of
 from streamer.ingest.texts import check_shape
 
 PREFIX = "STREAMER_"
-CLIENT_VARIABLES = ("URL", "KEY", "CONFIG")
+CLIENT_VARIABLES = ("URL", "KEY", "MAX_WAIT", "CONFIG")
 """Variables with our prefix that are not the server's: where and as whom client commands call, and the TOML file's path."""
 
 DIALECT_NAMES = ("praisonai", "paperclip", "evershell")
@@ -242,6 +242,15 @@ class Settings(BaseModel):
                 raise ValueError("has the form of a JSON Web Token and would be read as one")
         return value
 
+    @field_validator("data_dir")
+    @classmethod
+    def _is_text(cls, value: Path) -> Path:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError("is not UTF-8") from None
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, value: SecretStr | None) -> SecretStr | None:
@@ -299,7 +308,7 @@ class Settings(BaseModel):
         """The database's URL, SQLite in the data directory unless another is set."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{(self.data_dir / 'streamer.db').absolute()}"
+        return f"sqlite:///{quote(str((self.data_dir / 'streamer.db').absolute()))}"
 
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:
@@ -347,7 +356,7 @@ def _is_safe_source(url: str) -> bool:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"{PREFIX}CONFIG: cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

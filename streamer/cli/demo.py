@@ -252,7 +252,7 @@ def _living_paced(events: Iterator[Event], play: Play) -> Iterator[tuple[float, 
 def _kept_key(folder: Path) -> str:
     """Return the admin key that an earlier start left in the folder."""
     try:
-        return (folder / KEY_FILE).read_text("ascii").strip()
+        return (folder / KEY_FILE).read_text("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError):
         hint = f"Give it as {PREFIX}ADMIN_KEY, or leave --data-dir out for a new folder."
         raise Failure(f"nobody knows the admin key of {folder}", hint=hint) from None

@@ -150,6 +150,8 @@ class Database:
         self._pages: _Pool
         self._writers: _Pool
         if self.is_sqlite:
+            if "?" in url:
+                raise BadDatabaseUrl("an SQLite URL takes no parameters; in a file's name write %3F for ?")
             try:
                 parsed = make_url(url)
             except (exc.ArgumentError, ValueError):

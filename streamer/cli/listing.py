@@ -13,6 +13,7 @@ from rich.text import Text
 from streamer.cli.pretty import printable
 from streamer.cli.screen import for_people
 from streamer.cli.when import local, until
+from streamer.observe.output import takes_escapes
 
 Output = Literal["table", "ndjson", "json"]
 Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]
@@ -57,7 +58,7 @@ def table(items: Sequence[Mapping[str, Any]], columns: Columns, stream: TextIO) 
         grid.add_column(heading, overflow="fold", no_wrap=heading == "ID")
     for item in items:
         grid.add_row(*(Text(printable(cell(item))) for cell in columns.values()))
-    return _render(grid, terminal=terminal)
+    return _render(grid, terminal=terminal, colours=takes_escapes(stream))
 
 
 def facts(pairs: Mapping[str, str]) -> str:
@@ -76,8 +77,13 @@ def expiry_in_full(timestamp: str | None) -> str:
     return f"{local(timestamp)} ({until(timestamp)})" if timestamp else until(timestamp)
 
 
-def _render(grid: Table, *, terminal: bool) -> str:
-    console = Console(highlight=False, width=None if terminal else WIDE, force_terminal=None if terminal else False)
+def _render(grid: Table, *, terminal: bool, colours: bool) -> str:
+    console = Console(
+        color_system="auto" if colours else None,
+        highlight=False,
+        width=None if terminal else WIDE,
+        force_terminal=None if terminal else False,
+    )
     with console.capture() as captured:
         console.print(grid)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())

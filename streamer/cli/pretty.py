@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from streamer.cli.when import unit_of
+from streamer.observe.output import takes_escapes
 
 TimeStyle = Literal["local", "utc", "relative"]
 
@@ -25,7 +26,11 @@ class EventLines:
 
     def __init__(self, time: TimeStyle, *, terminal: bool) -> None:
         self._console = Console(
-            file=sys.stdout, highlight=False, soft_wrap=not terminal, force_terminal=None if terminal else False
+            color_system="auto" if takes_escapes(sys.stdout) else None,
+            file=sys.stdout,
+            highlight=False,
+            soft_wrap=not terminal,
+            force_terminal=None if terminal else False,
         )
         self._time = time
 

@@ -1,6 +1,7 @@
 """`streamer rebuild`: entities made anew from the logs."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 
 import click
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from streamer.core.errors import StreamerError, WorkspaceNotFound
+from streamer.observe.output import takes_escapes
 from streamer.settings import PREFIX, SettingsError, load
 from streamer.store.database import Database
 from streamer.store.entities import Entities
@@ -53,7 +55,8 @@ def command(*, workspace: str | None, data_dir: str | None) -> None:
 
 
 async def _rebuild(database: Database, wanted: str | None) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    escapes = takes_escapes(sys.stdout)
+    console = Console(soft_wrap=True, highlight=False, color_system="auto" if escapes else None)
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -61,7 +64,7 @@ async def _rebuild(database: Database, wanted: str | None) -> None:
         TextColumn("events"),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not escapes,
         transient=True,
     )
     try:

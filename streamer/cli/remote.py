@@ -14,11 +14,12 @@ from typing import Any
 
 import click
 
-from streamer.client import ApiError, Client, ClientError, Unreachable, host_of
+from streamer.client import ApiError, Client, ClientError, Timing, Unreachable, host_of
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 KEY_FILE = "admin.key"
+_MAX_WAIT = "streamer.max_wait"
 
 
 class Failure(click.ClickException):
@@ -51,9 +52,26 @@ class EventsMissing(Failure):
     exit_code = 6
 
 
+def _keep(context: click.Context, _option: click.Parameter, value: float) -> None:
+    """Keep an option for `open_client`: no command has a use for it itself."""
+    context.meta[_MAX_WAIT] = value
+
+
 def connection(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command --url and --key."""
+    """Give a command --url, --key and --max-wait."""
     for option in (
+        click.option(
+            "--max-wait",
+            metavar="SECONDS",
+            type=click.FloatRange(min=0, max=86_400),
+            envvar="STREAMER_MAX_WAIT",
+            show_envvar=True,
+            default=Timing().longest_wait,
+            show_default=True,
+            expose_value=False,
+            callback=_keep,
+            help="Wait at most this long when the server asks to wait (Retry-After); then it is tried again.",
+        ),
         click.option(
             "--key",
             metavar="KEY",
@@ -71,7 +89,8 @@ def connection(command: Callable[..., None]) -> Callable[..., None]:
 def open_client(url: str, key: str | None) -> Client:
     """Make the client that the options name."""
     try:
-        return Client(url, key.strip() if key else _local_key(url))
+        timing = Timing(longest_wait=click.get_current_context().meta[_MAX_WAIT])
+        return Client(url, key.strip() if key else _local_key(url), timing=timing)
     except ValueError as error:
         raise click.UsageError(
             f"{error}\n--url (or STREAMER_URL) is where the server is; the key goes into --key or STREAMER_KEY."
@@ -84,7 +103,7 @@ def _local_key(url: str) -> str | None:
         return None  # a key of this machine's server is nothing for another one
     path = Path(os.environ.get("STREAMER_DATA_DIR") or "data") / KEY_FILE
     try:
-        return path.read_text("ascii").strip() or None
+        return path.read_text("utf-8-sig").strip() or None
     except (OSError, UnicodeDecodeError):
         return None
 

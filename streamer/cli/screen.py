@@ -10,6 +10,7 @@ from typing import TextIO
 from streamer.cli.formats import Format
 from streamer.cli.pretty import printable
 from streamer.client import Activity, Closed, Connected, Gap, Lost, seq_of
+from streamer.observe.output import takes_escapes
 
 TICK_SECONDS = 0.5
 RATE_TICKS = 10
@@ -36,7 +37,7 @@ class StatusLine:
     """One line at the bottom of the terminal, on stderr; nothing at all where there is no terminal."""
 
     def __init__(self, *, shown: bool) -> None:
-        self._shown = shown
+        self._shown = shown and takes_escapes(sys.stderr)
         self._drawn = False
 
     def draw(self, text: str) -> None:

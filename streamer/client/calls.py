@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import io
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -95,7 +95,7 @@ class Caller:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send one request; what breaks before or within the answer is one of our own errors."""
         url = URL(self._base + path, encoded=True).extend_query(query)
-        try:
+        with self.translated():
             async with contextlib.AsyncExitStack() as stack:
                 session = self._session
                 if session is None:
@@ -111,6 +111,32 @@ class Caller:
                         middlewares=(_not_again,) if once else (),
                     )
                 )
+
+    async def open_stream(
+        self, path: str, *, query: Sequence[tuple[str, str]], headers: Mapping[str, str]
+    ) -> "StreamedAnswer":
+        """Make a GET whose answer is read piece by piece; to be closed by the caller."""
+        session, connector = self._session, None
+        if session is None:
+            session = self._new_session()
+            connector = session.connector
+        try:
+            with self.translated():
+                url = URL(self._base + path, encoded=True).extend_query(query)
+                response = await session.get(url, headers=headers, allow_redirects=False)
+        except BaseException:
+            if connector is not None:
+                await session.close()
+            raise
+        if connector is not None:
+            session.detach()  # or it would complain if nobody closes the answer
+        return StreamedAnswer(self, response, connector)
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn what breaks in the block into one of our own errors."""
+        try:
+            yield
         except TimeoutError:
             raise Unreachable(f"{self._base} does not answer") from None
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
@@ -146,6 +172,47 @@ class Caller:
             return orjson.loads(data)
         except ValueError:
             raise self.unexpected() from None
+
+
+class StreamedAnswer:
+    """An answer that is read piece by piece. A read that is cancelled has taken nothing: the next one goes on."""
+
+    def __init__(
+        self, caller: Caller, response: aiohttp.ClientResponse, connector: aiohttp.BaseConnector | None
+    ) -> None:
+        """Take an answer, and the connector that is its own."""
+        self._caller = caller
+        self._response = response
+        self._connector = connector
+
+    def is_stream_of_events(self) -> bool:
+        """Tell whether it is what was asked for."""
+        return self._response.status == HTTPStatus.OK and self._response.content_type == "text/event-stream"
+
+    async def refusal(self) -> ClientError:
+        """Return the error that it is instead."""
+        with self._caller.translated():
+            return self._caller.refusal(self._response, await self._response.read())
+
+    async def read(self) -> bytes:
+        """Return what has come, empty at the end. Raises Unreachable."""
+        with self._caller.translated():
+            return await self._response.content.readany()
+
+    def drop(self) -> None:
+        """End the connection at once, also when nobody waits for it any more or its loop has ended."""
+        connection = self._response.connection
+        with contextlib.suppress(RuntimeError):
+            self._response.close()
+            if connection is not None:
+                connection.close()
+
+    async def close(self) -> None:
+        """End the connection."""
+        self.drop()
+        connector, self._connector = self._connector, None
+        if connector is not None:
+            await connector.close()
 
 
 def host_of(url: str) -> str:
@@ -193,18 +260,18 @@ def _told(data: bytes) -> tuple[str, str, str | None, Mapping[str, Any] | None] 
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Read `Retry-After`: seconds or a date (RFC 9110, 10.2.3)."""
+    """Read `Retry-After`: seconds or a date (RFC 9110, 10.2.3). None if it is neither."""
     if retry_after is None:
         return None
     if retry_after.isascii() and retry_after.isdigit():
         return float(retry_after)
     try:
         moment = parsedate_to_datetime(retry_after)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
 def _reason(error: BaseException) -> str:

@@ -1,22 +1,18 @@
 """The calls of the native API."""
 
-import asyncio
-import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 from urllib.parse import quote
 
 import orjson
 
-from streamer.client.backoff import Backoff, Timing
+from streamer.client.backoff import Timing
 from streamer.client.calls import Caller
-from streamer.client.errors import ClientError, Unreachable
-from streamer.client.messages import Activity, Closed, Connected, Event, Lost, Reader, StreamMessage, epoch_of
-from streamer.eventsource import EventStreamParser
+from streamer.client.following import Stream
+from streamer.client.messages import Activity, Connected, Event, Lost, Reader, epoch_of
 
 Filters = Mapping[str, str | Sequence[str]]
 """Filter parameters as the API names them: `{"action": ["issue.*", "!issue.deleted"], "actor_type": "agent"}`."""
@@ -154,7 +150,7 @@ class Client:
                 return
             page = await self.page(workspace, limit=limit, cursor=page.cursor, filters=filters)
 
-    async def stream(
+    def stream(
         self,
         workspace: str,
         *,
@@ -162,7 +158,7 @@ class Client:
         filters: Filters | None = None,
         attempts: int | None = None,
         notice: Callable[[Connected | Lost], None] = _nobody,
-    ) -> AsyncGenerator[StreamMessage]:
+    ) -> Stream:
         """Follow a workspace over lost connections; no event is given twice, none left out without a `Gap`.
 
         Args:
@@ -177,40 +173,11 @@ class Client:
             Unreachable: all attempts failed.
             UnexpectedAnswer: the answer is not such a stream.
 
-        A caller that leaves the loop early wraps the iterator in `contextlib.aclosing`, to end the connection at once.
+        A wait for the next message may be cancelled, as `asyncio.wait_for` does: the stream goes on with the next one. A caller that leaves
+        the loop early wraps the iterator in `contextlib.aclosing`, to end the connection at once.
         """
-        reader = Reader(after)
-        backoff = Backoff(self._timing)
-        failures = 0
-        while True:
-            connected: float | None = None
-            cause: ClientError | Closed = Unreachable("the stream ended")
-            try:
-                async with contextlib.aclosing(self._connection(workspace, reader, filters)) as messages:
-                    async for message in messages:
-                        if isinstance(message, Connected):
-                            connected, failures = _now(), 0
-                            notice(message)
-                            continue
-                        yield message
-                        if isinstance(message, Closed):
-                            if not message.reconnect:
-                                return
-                            cause = message
-            except ClientError as failure:
-                cause = failure
-            if connected is None:
-                failures += 1
-            elif _now() - connected >= self._timing.stable * self._timing.unit:
-                backoff.reset()
-            if isinstance(cause, ClientError):
-                if not cause.temporary or failures == attempts:
-                    raise cause
-                delay = backoff.delay(max(reader.retry, cause.retry_after or 0))
-            else:  # no failure: the server has said when to come, each reader another time
-                delay = reader.retry * self._timing.unit or backoff.delay(0)
-            notice(Lost(cause, delay))
-            await asyncio.sleep(delay)
+        path = f"{_path(workspace)}/events/stream"
+        return Stream(self._caller, path, Reader(after), _pairs(filters), attempts=attempts, notice=notice)
 
     async def create_key(  # noqa: PLR0913 - what a key is made of
         self,
@@ -271,31 +238,6 @@ class Client:
         """Return who the key is: `id`, `name`, `grants`, `roles`, `actor`, `expires_at`."""
         return await self._call("GET", "/v1/session", has=("id", "grants"))
 
-    async def _connection(
-        self, workspace: str, reader: Reader, filters: Filters | None
-    ) -> AsyncGenerator[StreamMessage | Connected]:
-        """Yield `Connected` once one connection is open, then what is new to the reader until it ends."""
-        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
-        query = _pairs(filters)
-        if reader.position is not None:
-            headers["Last-Event-ID"] = reader.position
-        elif reader.after is not None:
-            query.append(("after", reader.after))
-        async with self._caller.send(
-            "GET", f"{_path(workspace)}/events/stream", query=query, headers=headers
-        ) as response:
-            if response.status != HTTPStatus.OK or response.content_type != "text/event-stream":
-                raise self._caller.refusal(response, await response.read())
-            yield reader.connect()
-            parser = EventStreamParser(reader.position or "")
-            async for chunk in response.content.iter_any():
-                for item in parser.feed(chunk):
-                    message = reader.take(item)
-                    if message is not None:
-                        yield message
-                    if isinstance(message, Closed):
-                        return
-
     async def _call(self, method: str, path: str, *, has: Collection[str], **request: Any) -> dict[str, Any]:
         """Make a call; return its JSON object, which has these keys."""
         answer = await self._caller.call(method, path, **request)
@@ -315,7 +257,3 @@ def _member(workspace: str, user: str) -> str:
 def _pairs(filters: Filters | None) -> list[tuple[str, str]]:
     named = (filters or {}).items()
     return [(name, value) for name, given in named for value in ([given] if isinstance(given, str) else given)]
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

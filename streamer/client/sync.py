@@ -8,11 +8,11 @@ import asyncio
 import functools
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from streamer.client.backoff import Timing
 from streamer.client.http import Client
@@ -22,12 +22,20 @@ AsyncClient = AbstractAsyncContextManager[Any]
 C = TypeVar("C", bound=AsyncClient)
 P = ParamSpec("P")
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _CLOSED = "the client is closed"
 _ENDING = 5.0
 """Seconds to wait for a thread's end. It is a daemon: the process ends without it, too."""
 _AT_ONCE = 1000
 """How many items are handed over together at the most."""
+
+
+class _Items(Protocol[T_co]):
+    """What an asynchronous method yields: a generator, or an iterator that can be closed as one."""
+
+    def __anext__(self) -> Awaitable[T_co]: ...
+    def aclose(self) -> Coroutine[Any, Any, None]: ...
 
 
 class _Loop:
@@ -125,7 +133,7 @@ def _call(method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]]) -> Callab
 
 
 def _iterate(
-    method: Callable[Concatenate[C, P], AsyncGenerator[T]],
+    method: Callable[Concatenate[C, P], _Items[T]],
 ) -> Callable[Concatenate[_Sync[C], P], Generator[T]]:
     """Make the twin of a method that yields; its iterator gives back what it holds when it ends, or is closed or dropped."""
 
@@ -149,7 +157,7 @@ def _iterate(
 class _Batches(Generic[T]):
     """Takes from a generator all that is there at once: to change threads costs ten times as much as an event."""
 
-    def __init__(self, items: AsyncGenerator[T]) -> None:
+    def __init__(self, items: _Items[T]) -> None:
         self._items = items
         self._next: asyncio.Task[T] | None = None
 
@@ -178,7 +186,7 @@ class _Batches(Generic[T]):
         await self._items.aclose()
 
     async def _anext(self) -> T:
-        return await anext(self._items)
+        return await self._items.__anext__()
 
 
 class SyncClient(_Sync[Client]):

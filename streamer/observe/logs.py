@@ -9,7 +9,7 @@ from typing import Any, Literal
 import structlog
 
 from streamer.core.quoting import MAX_TEXT, cut
-from streamer.observe.output import Output
+from streamer.observe.output import Output, takes_escapes
 
 MAX_TRACEBACK = 20_000
 """Characters of a traceback that are logged; of any other text `quoting.MAX_TEXT`."""
@@ -47,7 +47,9 @@ def configure(log_format: Literal["auto", "console", "json"], level: str, clean:
         },
         *([_printable] if console else []),
         # Plain tracebacks: pretty ones show the local variables, and so a request's credential.
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        structlog.dev.ConsoleRenderer(
+            colors=takes_escapes(sys.stderr), exception_formatter=structlog.dev.plain_traceback
+        )
         if console
         else structlog.processors.JSONRenderer(),
     ]

@@ -163,6 +163,11 @@ def never_block(max_bytes: int) -> None:
     atexit.register(finish)
 
 
+def takes_escapes(stream: TextIO) -> bool:
+    """Tell whether escape sequences belong into a stream: it is a terminal, and neither NO_COLOR nor TERM=dumb forbids them."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in {"dumb", "unknown"}
+
+
 def dropped_lines() -> int:
     """Return how many lines of logs this process has dropped."""
     return sys.stderr.dropped if isinstance(sys.stderr, Output) else 0

@@ -2,7 +2,7 @@
 // back after an outage with the position it has, and stops when the server says that there is nothing to come back to.
 
 import { backoff, call, sessionEnded, sleep } from "./api.js";
-import { add, append, showEmpty } from "./feed.js";
+import { add, append, pageBefore, showEmpty } from "./feed.js";
 import { events } from "./page.js";
 import { summary } from "./rows.js";
 import { state } from "./state.js";

@@ -6,6 +6,7 @@ in. The result is what is stored and what is served: a page or a frame is a join
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import orjson
@@ -88,6 +89,8 @@ class Draft:
     tail: bytes
     traces: tuple[Trace, ...]
     """What it tells of entities."""
+    fingerprint: str | None = None
+    """Of the event as the client sent it (`fingerprint`), where a repetition must be known again."""
 
     @property
     def size(self) -> int:
@@ -116,7 +119,13 @@ def encode(event: Mapping[str, Any]) -> tuple[bytes, bytes]:
     return orjson.dumps(values)[1:-1] + b",", orjson.dumps({"traceparent": traceparent})[1:]
 
 
-def draft_of(event: Mapping[str, Any], encoded: tuple[bytes, bytes], *, id: str, given_id: bool) -> Draft:  # noqa: A002 - the field's name
+def draft_of(
+    event: Mapping[str, Any],
+    encoded: tuple[bytes, bytes],
+    *,
+    id: str,  # noqa: A002 - the field's name
+    given_id: bool,
+) -> Draft:
     """Return the draft of a complete event that `encode` encoded."""
     entity = event["entity"] or {}
     actor = event["actor"]
@@ -142,6 +151,16 @@ def draft_of(event: Mapping[str, Any], encoded: tuple[bytes, bytes], *, id: str,
         tail=tail,
         traces=traces(event),
     )
+
+
+def fingerprint(event: Mapping[str, Any]) -> str:
+    """Return 32 hexadecimal digits that stand for an event as it was sent, whatever the order of its keys.
+
+    Not for what is stored: templates of descriptions and rules of redaction change, and a repetition must still be known. `1` and `1.0`
+    are not the same here, as they are not in what is stored.
+    """
+    given = {name: value for name, value in event.items() if value is not None}
+    return blake2b(orjson.dumps(given, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
 def size_of(event_id: str, encoded: tuple[bytes, bytes]) -> int:

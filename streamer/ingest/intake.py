@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import Any, TypeVar
 
 import orjson
 
 from streamer.core.actions import AUDIT_ACTIONS, category_of, describe
 from streamer.core.errors import PayloadTooLarge, PermissionDenied, ValidationError
-from streamer.core.event import Draft, draft_of, encode, size_of
+from streamer.core.event import Draft, draft_of, encode, fingerprint, size_of
 from streamer.core.ids import OWN_EVENT_IDS, SYSTEM_WORKSPACE, Uuid7s
 from streamer.core.ports import Append, Appended, Writer
 from streamer.core.quoting import MAX_NAMED
@@ -138,7 +138,10 @@ class Intake:
                 due = time.perf_counter() + TURN_SECONDS
             where = f"events[{index}]" if batch else ""
             try:
-                draft = await self._draft(workspace, event_of(item, where), author, where, no_details)
+                event = event_of(item, where)
+                draft = await self._draft(workspace, event, author, where, no_details)
+                if draft.given_id or idempotency_key is not None:
+                    draft.fingerprint = fingerprint(event)
             except ValidationError as error:
                 wrong |= error.fields
                 continue
@@ -312,8 +315,6 @@ def _idempotency(key: str | None, author: Author, drafts: Sequence[Draft]) -> tu
     """Return the key as this principal's own, and the fingerprint of the request's content."""
     if key is None:
         return None
-    content = sha256()
-    for draft in drafts:
-        content.update(draft.id.encode() if draft.given_id else b"")
-        content.update(b"\0" + draft.content + draft.tail)
-    return sha256(f"{author.principal}\0{key}".encode()).hexdigest(), content.hexdigest()
+    content = "\n".join([draft.fingerprint or "" for draft in drafts])
+    own_key = sha256(f"{author.principal}\0{key}".encode()).hexdigest()
+    return own_key, blake2b(content.encode(), digest_size=16).hexdigest()

@@ -53,6 +53,8 @@ events = Table(
     Column("task_id", _Word),
     Column("on_behalf_of", _Word),
     Column("issue_id", _Word),
+    # Of an event with a client's own id, as it was sent (`core.event.fingerprint`); older events have none.
+    Column("fingerprint", Text),
     Column("search", _Word, nullable=False),
     Column("body", Text, nullable=False),
     PrimaryKeyConstraint("workspace", "seq"),

@@ -27,7 +27,7 @@ SWEEP_ROWS = 1000
 
 DEFAULT_ORG = "default"
 
-_COLUMNS = ("workspace", "seq", "timestamp", "size", "id", *Facets._fields, "body")
+_COLUMNS = ("workspace", "seq", "timestamp", "size", "id", "fingerprint", *Facets._fields, "body")
 
 
 @dataclass(slots=True)
@@ -45,12 +45,14 @@ class LockedLog:
     The body is empty where the size showed already that the stored event is another than the one that was sent.
     """
     times: dict[int, int] = field(default_factory=dict)
+    fingerprints: dict[str, str | None] = field(default_factory=dict)
+    """Of those events, as they were sent; None: not known."""
     remembered: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
     """Idempotency keys: fingerprint, and the seqs of the answer."""
     by_seq: dict[int, Event] = field(default_factory=dict)
     frames: list[LiveFrame] = field(default_factory=list)
-    added: list[tuple[Event, int, Facets]] = field(default_factory=list)
-    """What this transaction adds: event, timestamp, facets."""
+    added: list[tuple[Event, int, Draft]] = field(default_factory=list)
+    """What this transaction adds: event, timestamp, draft."""
     told: list[Told] = field(default_factory=list)
     audit: list[tuple[int, int, str]] = field(default_factory=list)
     """Audit events: key, seq, action."""
@@ -70,7 +72,8 @@ class LockedLog:
         event = Event(self.head, draft.id, draft.seal(self.head, self.last_timestamp))
         self.keep(event, self.last_timestamp)
         self.frames.append(LiveFrame(Position(self.epoch, event.seq), event.body, draft.facets))
-        self.added.append((event, self.last_timestamp, draft.facets))
+        self.added.append((event, self.last_timestamp, draft))
+        self.fingerprints[draft.id] = draft.fingerprint
         if draft.facets.category == "audit":
             self.audit.append((self.key, event.seq, draft.facets.action))
         if draft.traces:
@@ -106,7 +109,7 @@ class Statements:
         )
         self._make = database.insert(workspaces).on_conflict_do_nothing()
         here = events.c.workspace == bindparam("log")
-        self._known = select(events.c.seq, events.c.id, events.c.timestamp, events.c.size).where(
+        self._known = select(events.c.seq, events.c.id, events.c.timestamp, events.c.size, events.c.fingerprint).where(
             here, database.is_any_of(events.c.id, "ids")
         )
         self._stored = select(events.c.seq, events.c.id, events.c.body, events.c.timestamp).where(
@@ -167,11 +170,11 @@ class Statements:
         connection.execute(self._make, rows)
 
     def known(
-        self, connection: Connection, log: int, drafts: Collection[tuple[str, int]]
-    ) -> Sequence[Row[int, str, int, int]]:
-        """Return seq, id, timestamp and size of the events that have one of these ids."""
-        ids = self._database.list_value([event_id for event_id, _ in drafts])
-        return connection.execute(self._known, {"log": log, "ids": ids}).all()
+        self, connection: Connection, log: int, ids: Collection[str]
+    ) -> Sequence[Row[int, str, int, int, str | None]]:
+        """Return seq, id, timestamp, size and fingerprint of the events that have one of these ids."""
+        listed = self._database.list_value(list(ids))
+        return connection.execute(self._known, {"log": log, "ids": listed}).all()
 
     def stored(self, connection: Connection, log: int, seqs: Collection[int]) -> list[tuple[Event, int]]:
         """Return the events with these seqs, and their timestamps."""
@@ -237,9 +240,10 @@ def _rows(logs: Sequence[LockedLog]) -> Iterator[list[tuple[object, ...]]]:
     rows: list[tuple[object, ...]] = []
     total = 0
     for log in logs:
-        for event, timestamp, facets in log.added:
+        for event, timestamp, draft in log.added:
             size = len(event.body)
-            rows.append((log.key, event.seq, timestamp, size, event.id, *facets, event.body.decode()))
+            sent = draft.fingerprint if draft.given_id else None
+            rows.append((log.key, event.seq, timestamp, size, event.id, sent, *draft.facets, event.body.decode()))
             total += size
             if total > INSERT_BYTES or len(rows) >= INSERT_ROWS:
                 yield rows

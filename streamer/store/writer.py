@@ -33,6 +33,7 @@ from streamer.observe.metrics import Metrics
 from streamer.store.database import STOPPING, Database
 from streamer.store.held import HELD, LOCKED, Held, Waiting, locks_of
 from streamer.store.outages import Contended, Refused
+from streamer.store.repeats import is_same, repeats
 from streamer.store.statements import LockedLog, Statements
 
 GROUP_EVENTS = 4096
@@ -286,7 +287,7 @@ class GroupCommit:
         for workspace, draft in told:
             log = logs[workspace]
             # It is there already if the commit before went through although it seemed to fail.
-            if not self._statements.known(connection, log.key, [(draft.id, draft.size)]):
+            if not self._statements.known(connection, log.key, [draft.id]):
                 log.add(draft, now)
         changed = [log for log in logs.values() if log.added]
         self._store(connection, changed, now)
@@ -320,16 +321,28 @@ class GroupCommit:
         self, connection: Connection, log: LockedLog, requests: Sequence[Append], now: int, *, retried: bool
     ) -> None:
         """Fetch what is stored already of the ids and the idempotency keys that these requests bring."""
-        asked = {request.idempotency for request in requests if request.idempotency}
-        if asked:
-            log.remembered = self._statements.remembered(connection, log.key, [key for key, _ in asked], now)
+        keys = [request.idempotency[0] for request in requests if request.idempotency]
+        if keys:
+            log.remembered = self._statements.remembered(connection, log.key, keys, now)
         # Bodies are read back only where a request brought as much itself: a few bytes can name much that is stored.
-        seqs = {seq for key, (known, answer) in log.remembered.items() if (key, known) in asked for seq in answer}
-        drafts = {(d.id, d.size) for request in requests for d in request.drafts if d.given_id or retried}
+        seqs = {
+            seq
+            for request in requests
+            if request.idempotency and repeats(request, log)
+            for seq in log.remembered[request.idempotency[0]][1]
+        }
+        drafts = [draft for request in requests for draft in request.drafts if draft.given_id or retried]
         if drafts:
-            for seq, event_id, timestamp, size in self._statements.known(connection, log.key, drafts):
+            sizes, sent = (
+                {(draft.id, draft.size) for draft in drafts},
+                {(draft.id, draft.fingerprint) for draft in drafts},
+            )
+            found = self._statements.known(connection, log.key, {draft.id for draft in drafts})
+            for seq, event_id, timestamp, size, fingerprint in found:
                 log.keep(Event(seq, event_id, b""), timestamp)  # no draft equals it, unless it is read below
-                if (event_id, size - len(str(seq))) in drafts:
+                log.fingerprints[event_id] = fingerprint
+                same = fingerprint is not None and (event_id, fingerprint) in sent
+                if same or (event_id, size - len(str(seq))) in sizes:
                     seqs.add(seq)
         if seqs:
             for event, timestamp in self._statements.stored(connection, log.key, seqs):
@@ -356,13 +369,12 @@ def _decide(request: Append, log: LockedLog | None, now: int) -> Outcome:
     if request.idempotency:
         key, fingerprint = request.idempotency
         if key in log.remembered:
-            known, seqs = log.remembered[key]
-            if known != fingerprint:
+            if not repeats(request, log):
                 return IdempotencyConflict("this Idempotency-Key was used for another request in the last 24 hours")
-            return Appended([log.by_seq[seq] for seq in seqs if seq in log.by_seq], created=False)
+            return Appended([log.by_seq[seq] for seq in log.remembered[key][1] if seq in log.by_seq], created=False)
     for index, draft in enumerate(request.drafts):
         known_event = log.stored.get(draft.id)
-        if known_event and draft.seal(known_event.seq, log.times[known_event.seq]) != known_event.body:
+        if known_event and not is_same(draft, known_event, log):
             where = f"events[{index}].id" if len(request.drafts) > 1 else "id"
             return IdConflict("an event with this id is stored with other content", fields={where: draft.id})
     before = log.head

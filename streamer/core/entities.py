@@ -16,6 +16,8 @@ MAX_TEXT: Final = 512
 MAX_TYPE: Final = 64
 MAX_LINKED: Final = 256
 """Characters of an entity's type, and of a run's and an issue's ids that are linked: in PostgreSQL a row of an index has at most 2.7 KB."""
+MAX_LINK_BYTES: Final = 2600
+"""Bytes of an issue's and a run's id together: a row of PostgreSQL's indexes holds 2704, with what else it needs."""
 
 _RUN_ACTIONS: Final = ("heartbeat.", "run.")
 _RUN_STATUS: Final = {
@@ -121,13 +123,21 @@ def traces(event: Mapping[str, Any]) -> tuple[Trace, ...]:
     if about is None and run_id is None:
         return tuple(told)
     issue = entity_id if kind == ISSUE else _first(event.get("details") or _NOTHING, "issue_id", "issueId")
-    if issue is not None and len(issue) > MAX_LINKED:
+    if issue is not None and not _can_be_linked(issue, about or run_id or ""):
         issue = None
     if about is not None:
         told.append(_about_run(event, entity if kind == RUN else _NOTHING, about, issue, within=about == run_id))
     if run_id is not None and run_id != about:
         told.append(Trace(RUN, run_id, agent=_agent(event), within=True, works=True, issue=issue))
     return tuple(told)
+
+
+def _can_be_linked(issue: str, run: str) -> bool:
+    """Tell whether the link of a run to its issue fits into an index of any database."""
+    characters = len(issue) + len(run)
+    if len(issue) > MAX_LINKED:
+        return False
+    return 4 * characters <= MAX_LINK_BYTES or len(issue.encode()) + len(run.encode()) <= MAX_LINK_BYTES
 
 
 def fold(entity: Entity | None, trace: Trace, seq: int, timestamp_us: int) -> Entity:

@@ -155,6 +155,11 @@ class Statements:
         there = set(connection.execute(self._there, values).scalars())
         return there - set(connection.execute(self._free, values).scalars())
 
+    def newest(self, connection: Connection) -> int | None:
+        """Return the newest timestamp of all logs; None: there are none."""
+        found: int | None = connection.execute(select(func.max(workspaces.c.last_timestamp))).scalar()
+        return found
+
     def remember(self, logs: Sequence[LockedLog]) -> None:
         """Keep what is known of the rows of these logs, as long as nobody else writes to them; the transaction is committed."""
         for log in logs:

@@ -35,6 +35,7 @@ from streamer.store.held import HELD, LOCKED, Held, Waiting, locks_of
 from streamer.store.outages import Contended, Refused
 from streamer.store.repeats import is_same, repeats
 from streamer.store.statements import LockedLog, Statements
+from streamer.store.steady import SteadyClock
 
 GROUP_EVENTS = 4096
 """Events in one transaction, unless a single request has more."""
@@ -84,6 +85,7 @@ class GroupCommit:
         self._is_idle.set()
         self._closing = self._given_up = False
         self._sweep_at = 0
+        self._age = SteadyClock()
         self._news: list[Committed] = []
         self._logger = structlog.get_logger("writer")
         self._statements = Statements(database)
@@ -283,6 +285,7 @@ class GroupCommit:
     def _change(self, connection: Connection, change: Change[Any]) -> tuple[list[Any], list[LockedLog]]:
         """Make a change and store its events; returns its outcome, and the logs that it grows."""
         logs, now = self._lock(connection, {ws: ws if ws == SYSTEM_WORKSPACE else None for ws in change.locks})
+        age = self._read_age(connection, now)
         result, told = change.apply(connection, logs)
         for workspace, draft in told:
             log = logs[workspace]
@@ -290,7 +293,7 @@ class GroupCommit:
             if not self._statements.known(connection, log.key, [draft.id]):
                 log.add(draft, now)
         changed = [log for log in logs.values() if log.added]
-        self._store(connection, changed, now)
+        self._store(connection, changed, now, age)
         return [result], changed
 
     def _apply(
@@ -298,13 +301,14 @@ class GroupCommit:
     ) -> tuple[list[Outcome], list[LockedLog]]:
         """Do all that a group asks for; returns its outcomes, and the logs that it changes."""
         logs, now = self._lock(connection, {request.workspace: request.creator for request in reversed(group)})
+        age = self._read_age(connection, now)
         for workspace, requests in _by_workspace(group):
             log = logs.get(workspace)
             if log is not None:
-                self._look_up(connection, log, requests, now, retried=retried)
+                self._look_up(connection, log, requests, age, retried=retried)
         outcomes = [_decide(request, logs.get(request.workspace), now) for request in group]
         changed = [log for log in logs.values() if log.added or log.new_keys]
-        self._store(connection, changed, now)
+        self._store(connection, changed, now, age)
         return outcomes, changed
 
     def _lock(self, connection: Connection, wanted: Mapping[str, str | None]) -> tuple[dict[str, LockedLog], int]:
@@ -316,6 +320,12 @@ class GroupCommit:
             # Again, in order: another node may have made some of them meanwhile, and its lock must be waited for.
             found, now = self._statements.lock(connection, list(wanted))
         return {log.id: log for log in found.values()}, now or self._clock()
+
+    def _read_age(self, connection: Connection, now: int) -> int:
+        """Return the time by which idempotency keys age: a clock that is set ahead must not end them."""
+        if not self._age.runs:
+            self._age.start(min(now, self._statements.newest(connection) or now))
+        return self._age.read(now)
 
     def _look_up(
         self, connection: Connection, log: LockedLog, requests: Sequence[Append], now: int, *, retried: bool
@@ -348,13 +358,14 @@ class GroupCommit:
             for event, timestamp in self._statements.stored(connection, log.key, seqs):
                 log.keep(event, timestamp)
 
-    def _store(self, connection: Connection, logs: Sequence[LockedLog], now: int) -> None:
+    def _store(self, connection: Connection, logs: Sequence[LockedLog], now: int, age: int) -> None:
         if not logs:
             return
-        self._statements.store(connection, logs, now + self._remember_us)
-        if now > self._sweep_at:
-            self._sweep_at = now + 60_000_000
-            self._statements.sweep(connection, now)
+        # The later of both: another node's clock may be right, and it judges by its own.
+        self._statements.store(connection, logs, max(now, age) + self._remember_us)
+        if age > self._sweep_at:
+            self._sweep_at = age + 60_000_000
+            self._statements.sweep(connection, age)
 
 
 def _by_workspace(group: Sequence[Append]) -> Iterable[tuple[str, list[Append]]]:

@@ -1,0 +1,43 @@
+"""An Idempotency-Key lives for its time, whatever happens to the clock."""
+
+from pathlib import Path
+
+from streamer.store.database import Database
+from streamer.store.migrate import migrate
+from streamer.store.steady import SteadyClock
+from tests.test_store import opened
+
+YEAR_US = 365 * 86_400 * 1_000_000
+
+
+async def test_a_clock_that_is_set_forgets_no_key(tmp_path: Path) -> None:
+    """Set ahead or back between two attempts, also over a restart: the second answers as the first did."""
+    url = f"sqlite:///{tmp_path / 'clock.db'}"
+    database = Database(url)
+    await migrate(database)
+    await database.close()
+    async with opened(url) as store:
+        (first,) = (await store.append({}, key="k")).events
+        for jump in (YEAR_US, -2 * YEAR_US, YEAR_US):
+            store.now += jump
+            (again,) = (await store.append({}, key="k")).events
+            assert again.seq == first.seq
+        now = store.now
+    async with opened(url) as store:
+        store.now = now + YEAR_US
+        (again,) = (await store.append({}, key="k")).events
+        assert again.seq == first.seq
+        (other,) = (await store.append({}, key="other")).events
+        assert other.seq == 2
+
+
+def test_ages_pass() -> None:
+    """The clock follows the monotonic one, and the other one within a minute."""
+    at = [0.0]
+    clock = SteadyClock(lambda: at[0])
+    clock.start(1_000_000)
+    at[0] += 10
+    assert clock.read(12_000_000) == 12_000_000, "drift"
+    assert clock.read(12_000_000 + YEAR_US) == 12_000_000, "set"
+    at[0] += 3600
+    assert clock.read(12_000_000 + YEAR_US) == 3_612_000_000

@@ -194,6 +194,8 @@ _UP_TO_P = r"(?: ++(?!-p[\"'=]?\S|-p +[^\s-])[^\s;|&]*+){0,16}+ ++"
 _QUOTED = r"[^\"'\\\s]++(?=\\*[\"'])"
 """The rest of a quoted word."""
 
+_SQL_TEXT = r"(?:[^\"'\\\r\n]|''){1,256}+(?=\\*')"
+"""The rest of a text in SQL, which writes a quote twice."""
 _SHELL_LOGIN = "|".join(
     rf"(?<=\b{command} )" for command in ("docker", "podman", "nerdctl", "buildah", "skopeo", "oras", "registry")
 )
@@ -222,9 +224,9 @@ LEADS: Final = (
     ("machine", r"\bmachine\s++\S{1,256}+\s++login\s++\S{1,256}+\s++password\s++", _ARGUMENT),  # netrc
     # SQL: CREATE USER a PASSWORD 'x', ALTER ROLE a WITH ENCRYPTED PASSWORD 'x', PASSWORD('x'), IDENTIFIED BY 'x'.
     ("password", r"(?i:\bpassword(?:\s*+=\s*+N?|\s++|\s*+\(\s*+))\\*'", _QUOTED),
-    ("password", rf"(?i:(?:{_SQL_SAYS})password(?:\s*+=\s*+N?|\s++))\\*'", r"[^\"'\\\r\n]{1,256}+(?=\\*')"),
-    ("password", r"\bPASSWORD\s++\\*'", r"[^\"'\\\r\n]{1,256}+(?=\\*')"),
-    ("password for ", r"(?i:(?<=\bset )password for \S{1,256}+\s*+=\s*+)\\*'", r"[^\"'\\\r\n]{1,256}+(?=\\*')"),
+    ("password", rf"(?i:(?:{_SQL_SAYS})password(?:\s*+=\s*+N?|\s++))\\*'", _SQL_TEXT),
+    ("password", r"\bPASSWORD\s++\\*'", _SQL_TEXT),
+    ("password for ", r"(?i:(?<=\bset )password for \S{1,256}+\s*+=\s*+)\\*'", _SQL_TEXT),
     (
         "identified",
         r"(?i:\bidentified\s++(?:with\s++\S{1,64}+\s++)?(?:by|as)\s++(?:(?:password|values)\s++)?)\\*[\"']",
@@ -263,9 +265,9 @@ JWK_SECRETS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "k", "oth"})
 BASIC: Final = r"(?i:\bbasic(?:\s++|%20|\+))([A-Za-z0-9+/]{6,1024}+={0,2}+)"
 """What may be a credential of RFC 7617: it is, if it decodes to `user:password`."""
 
-URL: Final = r"(?P<scheme>:\\*/\\*/)(?P<user>[^\s/:@\"'<>\\?#]*+)(?P<after>[:@])"
+URL: Final = r"(?P<scheme>:\\*/\\*/)(?P<user>[^\s/:@\"'<>\\?#\[]*+)(?P<after>[:@])"
 """The beginning of a URL that may have a password, or a token for a user."""
-PORT: Final = r"(?:[0-9]{1,5}|\$\{?\w{1,64}+\}?|\{\w{0,64}+\}|<[\w-]{0,64}+>)(?=\\?[/?#,\s\"'<>\\]|\Z)"
+PORT: Final = r"(?:[0-9]{1,5}|\$\{?\w{1,64}+\}?|\{\w{0,64}+\}|<[\w-]{0,64}+>)(?=\\?[/?#,;|)\]}\s\"'<>\\]|\Z)"
 """What stands after the colon of a URL without a user."""
 URL_END: Final = r"[\s\"'<>`]"
 TOKEN_USER: Final = r"(?=[^0-9]{0,64}+[0-9])(?=(?:[A-Za-z0-9]{0,15}+[^A-Za-z0-9]){0,8}+[A-Za-z0-9]{16})\S{16,}"  # noqa: S105
@@ -289,8 +291,8 @@ NAMED: Final = (
 """A name within a text, up to where its value begins; `{hints}` are what names of secrets have."""
 
 DOUBLE: Final = r"[^\"\\]*+(?:\\.[^\"\\]*+)*+"
-SINGLE: Final = r"[^'\\]*+(?:\\.[^'\\]*+)*+"
-"""What is between quotes."""
+SINGLE: Final = r"[^'\\]*+(?:(?:\\.|(?<!=')''(?=[^\s,;)\]}&]))[^'\\]*+)*+"
+"""What is between quotes; SQL writes a single one twice."""
 
 BARE: Final = (
     r"[^\s\"'&;\\]*+(?:(?!{line_end}|\\{1,4}[nrt][ \t]*+(?:export )?[A-Za-z_][\w.-]{0,64}+=)\\++(?![\"'])"

@@ -233,11 +233,11 @@ class Texts:
             name, form = match["name"] or match["flag"], match.lastgroup
             kind = kind_of(name)
             if (kind is Kind.SECRET or kind is Kind.WORD) and position < length:
-                is_braced = form == "name"
+                is_braced = text[position - 1] == "=" or text[position - 2 : position] == "= "
                 value = None
                 if form == "plain":  # by far the most frequent, and the shortest
                     value = position, match.end("plain"), False
-                elif is_braced or form == "flag" or _is_given(match, text, kind, bare, digit):
+                elif form == "name" or form == "flag" or _is_given(match, text, kind, bare, digit):  # noqa: PLR1714
                     value = _value_at(text, position, bare, is_braced=is_braced)
                 if value:
                     start, end, is_certain = value
@@ -325,6 +325,8 @@ def _is_given(match: re.Match[str], text: str, kind: Kind, bare: re.Pattern[str]
     form, start = match.lastgroup, match.end()
     is_word, is_header = kind is Kind.WORD, match["header"] is not None
     if (form == "loose" and is_header) or (form == "arrow" and not is_word):
+        return True
+    if text[start] == "{" and text[start - 2 : start] == "= " and _BRACED.match(text, start):
         return True
     if (form == "tight" and is_word and not is_header) or digit(start) >= start + secrets.MAX_LOOSE:
         return False

@@ -18,6 +18,7 @@ const exact = (_key, value, context) =>
     ? JSON.rawJSON(context.source)
     : value;
 
+/** Call the API; `path` is relative to the page, which a proxy may serve under a path of its own. */
 export async function call(method, path, { body, signal } = {}) {
   const limit = AbortSignal.timeout(ANSWER_WITHIN);
   let response, text;

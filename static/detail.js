@@ -2,7 +2,7 @@
 
 import { call, sessionEnded } from "./api.js";
 import { hold, release } from "./feed.js";
-import { $, KINDS, feed, localDate, localTime, narrow, number } from "./page.js";
+import { $, kindOf, feed, localDate, localTime, narrow, number } from "./page.js";
 import { state } from "./state.js";
 
 export async function showEvent(id) {
@@ -45,7 +45,7 @@ function fillDetail(event) {
     Happened: event.occurred_at,
     Action: event.action,
     Category: event.category,
-    Actor: `${KINDS[actor.type] ?? actor.type} ${names(actor)}`,
+    Actor: `${kindOf(actor.type) ?? actor.type} ${names(actor)}`,
     Role: actor.role,
     "On behalf of": actor.on_behalf_of,
     Address: actor.ip,

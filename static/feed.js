@@ -146,7 +146,7 @@ function showEnds() {
   card.querySelector("p").textContent = command || filtered ? text : "Choose another one above.";
   card.querySelector(".code").hidden = !command;
   $("unfilter").hidden = !filtered;
-  card.querySelector("pre").textContent = `curl ${location.origin}/v1/workspaces/${name}/events \\
+  card.querySelector("pre").textContent = `curl ${new URL("v1/workspaces", document.baseURI)}/${name}/events \\
   -H "Authorization: Bearer $STREAMER_KEY" \\
   -H 'Content-Type: application/json' \\
   -d '{"action": "issue.created",

@@ -1,7 +1,11 @@
 // What all parts of the page write with: its elements, its numbers and times, and addresses of the page itself. Data
 // reaches the document as text only (textContent, setAttribute), never as markup.
 
-export const KINDS = { user: "person", agent: "agent", system: "system" };
+/** Look a name from the log up in a table: its own entries only, for an event may be called `constructor` or `__proto__`. */
+export const lookUp = (table, name) => (Object.hasOwn(table, name) ? table[name] : undefined);
+
+const KINDS = { user: "person", agent: "agent", system: "system" };
+export const kindOf = (type) => lookUp(KINDS, type);
 
 export const $ = (id) => document.getElementById(id);
 export const feed = $("feed");

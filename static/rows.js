@@ -1,6 +1,6 @@
 // How an event becomes a row: what is kept of it, and the row or the gap marker that is made of that.
 
-import { $, KINDS, link, localDate, localTime, number } from "./page.js";
+import { $, kindOf, link, localDate, localTime, lookUp, number } from "./page.js";
 import { state } from "./state.js";
 
 const CLIP = 300; // characters of a text in a row; the detail has all of it
@@ -33,10 +33,10 @@ export function makeRow(item) {
   time.children[0].textContent = localDate(at);
   time.children[1].textContent = localTime(at);
   time.children[2].textContent = `.${String(at.getMilliseconds()).padStart(3, "0")}`;
-  actor.dataset.kind = KINDS[item.kind] ?? "other";
-  actor.children[1].textContent = `${KINDS[item.kind] ?? item.kind} `;
+  actor.dataset.kind = kindOf(item.kind) ?? "other";
+  actor.children[1].textContent = `${kindOf(item.kind) ?? item.kind} `;
   actor.children[2].textContent = item.actor;
-  actor.title = `${item.actor} (${KINDS[item.kind] ?? item.kind})`;
+  actor.title = `${item.actor} (${kindOf(item.kind) ?? item.kind})`;
   sentence.children[0].hidden = !item.audit;
   sentence.children[1].textContent = item.sentence;
   sentence.id = `row-${++rowsMade}`;
@@ -62,7 +62,7 @@ function makeGap({ from, to, reason }) {
     retention: "removed from the log before this page could read them (retention)",
     reset: "the log was made anew or restored, what this page had yet to read is not in it (reset)",
   };
-  row.firstElementChild.textContent = `${range} missing: ${why[reason] ?? reason}`;
+  row.firstElementChild.textContent = `${range} missing: ${lookUp(why, reason) ?? reason}`;
   return row;
 }
 

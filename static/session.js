@@ -19,8 +19,8 @@ export async function enter() {
   let refused = "";
   for (let failures = 0; ; failures += 1) {
     try {
-      if (code && !refused) await call("POST", "/v1/session", { body: { code } });
-      else await call("GET", "/v1/session");
+      if (code && !refused) await call("POST", "v1/session", { body: { code } });
+      else await call("GET", "v1/session");
       break;
     } catch (error) {
       if (error.status === 0 || error.status >= 500) {
@@ -65,7 +65,7 @@ export function door(reason = "") {
 
 export async function signOut() {
   try {
-    await call("DELETE", "/v1/session");
+    await call("DELETE", "v1/session");
   } catch (error) {
     if (error.status !== 401) return notice(`You are still signed in: ${error.message}.`);
   }

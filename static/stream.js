@@ -3,7 +3,7 @@
 
 import { backoff, call, sessionEnded, sleep } from "./api.js";
 import { add, append, pageBefore, showEmpty } from "./feed.js";
-import { events } from "./page.js";
+import { events, lookUp } from "./page.js";
 import { summary } from "./rows.js";
 import { state } from "./state.js";
 import { REASONS, notice, say, sayCount, setState } from "./status.js";
@@ -15,7 +15,7 @@ export class View {
   constructor(workspace, filters) {
     this.workspace = workspace;
     this.filters = filters;
-    this.base = `/v1/workspaces/${encodeURIComponent(workspace)}`;
+    this.base = `v1/workspaces/${encodeURIComponent(workspace)}`;
     this.path = `${this.base}/events`;
     this.aborter = new AbortController();
     this.signal = this.aborter.signal;
@@ -59,7 +59,7 @@ export class View {
     on("gap", (gap) => add({ gap }));
     on("synced", () => this.synced());
     on("closed", ({ reason, reconnect }) => {
-      if (!reconnect) this.stop(REASONS[reason] ?? `The server ended the stream: ${reason}.`);
+      if (!reconnect) this.stop(lookUp(REASONS, reason) ?? `The server ended the stream: ${reason}.`);
     });
     // The browser comes back by itself and sends its position, unless it was answered with an error.
     source.addEventListener("error", () => (source.readyState === EventSource.CLOSED ? this.recover() : this.lost()));

@@ -8,8 +8,8 @@ export async function loadWorkspaces() {
   let found = [];
   try {
     for (let page = null; !page || (page.length && found.length < 1000); found.push(...page)) {
-      const after = encodeURIComponent(found.at(-1)?.id ?? "");
-      page = (await call("GET", `/v1/workspaces?after=${after}`)).workspaces;
+      const after = found.length ? `?after=${encodeURIComponent(found.at(-1).id)}` : "";
+      page = (await call("GET", `v1/workspaces${after}`)).workspaces;
     }
   } catch (error) {
     if (error.status === 401) sessionEnded();

@@ -59,6 +59,9 @@ class Metrics:
         self.appends_refused = counter("appends_refused_total", "Appends answered 503 overloaded: the queue was full.")
         self.append_queue = gauge("append_queue_events", "Events that wait to be stored.")
         self.commit_seconds = histogram("commit_seconds", "Time to store one group of appends, retries included.")
+        self.log_ahead_seconds = gauge(
+            "log_ahead_seconds", "How far the time of the log furthest ahead of the clock is ahead of it."
+        )
         self.redactions = counter("redactions_total", "Secrets replaced before storage, each counted once.")
         self.subscribers = gauge("subscribers", "Open subscriptions.", "transport")
         self.connections_ended = counter(

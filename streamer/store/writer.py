@@ -30,6 +30,7 @@ from streamer.core.event import Event
 from streamer.core.ids import SYSTEM_WORKSPACE
 from streamer.core.ports import Append, Appended, Change, Committed, T
 from streamer.observe.metrics import Metrics
+from streamer.store.ahead import Ahead
 from streamer.store.database import STOPPING, Database
 from streamer.store.held import HELD, LOCKED, Held, Waiting, locks_of
 from streamer.store.outages import Contended, Refused
@@ -89,6 +90,7 @@ class GroupCommit:
         self._news: list[Committed] = []
         self._logger = structlog.get_logger("writer")
         self._statements = Statements(database)
+        self._ahead = Ahead(metrics)
         metrics.append_queue.set_function(lambda: self._events)
 
     async def append(self, request: Append) -> Appended:
@@ -363,6 +365,7 @@ class GroupCommit:
             return
         # The later of both: another node's clock may be right, and it judges by its own.
         self._statements.store(connection, logs, max(now, age) + self._remember_us)
+        self._ahead.note(logs, now)
         if age > self._sweep_at:
             self._sweep_at = age + 60_000_000
             self._statements.sweep(connection, age)

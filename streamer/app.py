@@ -71,6 +71,8 @@ class Server:
 
     urls: Sequence[str]
     """Where it can be reached from this machine, the one to use first."""
+    public_url: str | None
+    """Where clients reach it through a proxy, if that was set."""
     admin_key: str | None
     """The admin key if this start made it, or if it was given; else nobody knows it here."""
     first_start: bool
@@ -89,7 +91,7 @@ class Server:
 
     async def sign_in_link(self) -> str:
         """Make a link that signs a browser in to the page, once, within ten minutes."""
-        return f"{self.url}/#sign-in={await self.keyring.create_sign_in()}"
+        return f"{self.public_url or self.url}/#sign-in={await self.keyring.create_sign_in()}"
 
 
 def redactor(settings: Settings) -> Redactor:
@@ -204,6 +206,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             socket_limits=SocketLimits(
                 settings.max_subscriptions, settings.max_body_values, settings.max_messages_per_second
             ),
+            public_url=settings.public_url,
             praisonai_zone=settings.praisonai_zone,
             evershell_stream_seconds=settings.evershell_stream_seconds,
             sink_options={"high_water": settings.write_buffer_bytes, "stall_seconds": settings.stall_seconds},
@@ -222,7 +225,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
         routes = _routes(parts, dialects, settings)
         surroundings = middlewares(routes, dialects, gate, origins, metrics, cleaner)
         application = _application(routes, surroundings, settings.max_body_bytes)
-        application.on_response_prepare.append(set_headers(routes, origins, rate))
+        application.on_response_prepare.append(set_headers(routes, origins, rate, settings.public_path))
         runner = Runner(
             application,
             handler_cancellation=True,  # how a vanished reader is noticed
@@ -252,6 +255,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             await web.SockSite(runner, bound, backlog=BACKLOG).start()
         yield Server(
             urls=urls(settings.host, sockets),
+            public_url=settings.public_url,
             admin_key=made or chosen,
             first_start=made is not None,
             key_file=settings.data_dir / "admin.key",

@@ -35,6 +35,8 @@ CLIENT_VARIABLES = ("URL", "KEY", "MAX_WAIT", "CONFIG")
 
 DIALECT_NAMES = ("praisonai", "paperclip", "evershell")
 
+_URL = re.compile(r"[A-Za-z0-9:/?#\[\]@!$&'()*+,;=._~%-]+")
+
 KiB, MiB = 2**10, 2**20
 
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
@@ -77,6 +79,10 @@ class Settings(BaseModel):
         description="Address or host name to listen on; a name's addresses all. `0.0.0.0`: all of IPv4; `::`: IPv4 and IPv6.",
     )
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="Port to listen on; 0 takes a free one.")
+    public_url: str | None = Field(
+        None,
+        description="Where clients reach the server if a proxy serves it under a path, such as `https://example.com/streamer`.",
+    )
     data_dir: Path = Field(Path("data"), description="Folder of the SQLite database and the admin key's file.")
     database_url: SecretStr | None = Field(
         None,
@@ -251,6 +257,20 @@ class Settings(BaseModel):
             raise ValueError("is not UTF-8") from None
         return value
 
+    @field_validator("public_url")
+    @classmethod
+    def _is_plain(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or "@" in value:
+            raise ValueError(
+                "must be http:// or https://, a host and perhaps a path, such as https://example.com/streamer"
+            )
+        if not _URL.fullmatch(value):
+            raise ValueError("holds a character that a URL must write percent-encoded")
+        return value.rstrip("/")
+
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, value: SecretStr | None) -> SecretStr | None:
@@ -302,6 +322,11 @@ class Settings(BaseModel):
     def origins(self) -> Origins:
         """The origins whose pages may call, other than our own."""
         return parse_origins(self.cors_origins)
+
+    @property
+    def public_path(self) -> str:
+        """The path under which a proxy serves this server, without a slash at its end."""
+        return urlsplit(self.public_url).path if self.public_url else ""
 
     @property
     def database(self) -> str:

@@ -29,7 +29,23 @@ WS = "w"
 APP = "https://app.example.com"
 OTHER = "https://other.example.com"
 BEGINNING = "2000-01-01T00:00:00Z"
-EXPOSED = {"Link", "Retry-After", "X-Next-Cursor", "X-Request-Id", "RateLimit", "RateLimit-Policy"}
+EXPOSED = {
+    "Link",
+    "Retry-After",
+    "X-Next-Cursor",
+    "X-Request-Id",
+    "X-Workspaces-Omitted",
+    "RateLimit",
+    "RateLimit-Policy",
+}
+
+
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
 
 
 @pytest.fixture
@@ -88,6 +104,7 @@ async def preflight(api: Api, path: str, origin: str = APP, method: str = "GET",
         ("https://app.example.com:8443", {"https://app.example.com:8443"}),
         ("http://[::1]:3000", {"http://[::1]:3000"}),
         ("http://app.example.com:443", {"http://app.example.com:443"}),
+        ("capacitor://localhost, chrome-extension://abc", {"capacitor://localhost", "chrome-extension://abc"}),
     ],
 )
 def test_origins_are_read(text: str, listed: set[str]) -> None:
@@ -122,6 +139,8 @@ def test_origins_are_read(text: str, listed: set[str]) -> None:
         ("https://[::1", "is no origin"),
         ("ftp://app.example.com", "is no origin"),
         ("null", "is no origin"),
+        ("data:text/html,x", "is no origin"),
+        ("Capacitor://localhost/", "write capacitor://localhost$"),
         ("file://", "is no origin"),
         (f"*,{APP}", "nothing can stand beside it"),
     ],
@@ -161,6 +180,51 @@ async def test_a_preflight_of_a_listed_origin(listing: Api) -> None:
             assert found["access-control-max-age"] == "600"
             assert found["access-control-allow-origin"] == APP
             assert "access-control-allow-credentials" not in found
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "cache-control",
+        "x-requested-with",
+        "last-event-id, cache-control",
+        "authorization,baggage,content-type,if-none-match,sentry-trace,traceparent,tracestate",
+        "X-Some-Library",
+    ],
+)
+async def test_a_preflight_is_answered_with_what_it_asks_for(listing: Api, asked: str) -> None:
+    """Libraries and tracers add headers of their own: a listed origin may send them, an unlisted one nothing."""
+    answer = await preflight(listing, events(WS) + "/stream", **{"Access-Control-Request-Headers": asked})
+    allowed = {name.lower() for name in words(cors(answer.headers)["access-control-allow-headers"])}
+    assert allowed == {*words(asked.lower()), "authorization", "content-type", "idempotency-key", "last-event-id"}
+    refused = await preflight(listing, events(WS), OTHER, **{"Access-Control-Request-Headers": asked})
+    assert not cors(refused.headers)
+
+
+async def test_what_is_no_name_of_a_header_is_not_repeated(listing: Api) -> None:
+    """Only names that a header can have are allowed; the others are as if they were not asked for."""
+    odd = 'ok, "quoted", a b, (x), é, , <script>'
+    answer = await preflight(listing, events(WS), **{"Access-Control-Request-Headers": odd})
+    names = words(cors(answer.headers)["access-control-allow-headers"])
+    assert names == {"Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "ok"}
+
+
+async def test_pages_of_applications(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """Applications whose pages have a scheme of their own are origins as others are, and never this server's own page."""
+    listed = "capacitor://localhost, ionic://localhost, app://localhost, tauri://localhost, chrome-extension://abcdefgh"
+    api = Api(http, (await make_server(cors_origins=listed)).url, ADMIN_KEY)
+    (await api.append(WS)).expect(201)
+    for origin in words(listed):
+        answer = await api.get(events(WS), headers={"Origin": origin})
+        assert has_cors(answer.headers, origin)
+        assert (await preflight(api, events(WS), origin)).status == 204
+        async with await open_socket(api, WS, headers={"Origin": origin}) as socket:
+            await socket.next("synced")
+    for origin in ("capacitor://other", "null", "tauri://localhost:1"):
+        assert has_cors((await api.get(events(WS), headers={"Origin": origin})).headers, None)
+    host = api.url.removeprefix("http://")
+    answer = await api.get(f"{events(WS)}/ws", headers={**UPGRADE, "Origin": f"capacitor://{host}"})
+    assert answer.error == "permission_denied"
 
 
 def has_vary(headers: Mapping[str, str]) -> bool:

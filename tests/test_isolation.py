@@ -206,6 +206,7 @@ def values(name: str, things: Things) -> Any:
         "before": things.position,
         "wait": "0.001",
         "ticket": things.ticket,
+        "lastEventId": things.position,
         "listing_after": things.user,
         "org_id": things.org,
         "category": "audit",

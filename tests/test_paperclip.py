@@ -403,7 +403,7 @@ async def test_ranges_hold_their_ends(api: Api) -> None:
 
 
 async def test_filters(api: Api) -> None:
-    """Each filter names one value exactly, `action` several or a group; an empty one is as if it was not there."""
+    """Each filter names one value exactly, `action` several or a group."""
     await create(api, agentId="a,1", action="issue.created", entityType="issue", entityId="i!1")
     await create(api, actorType="agent", actorId="a2", action="agent.paused")
     await create(api, action="issue.updated", entityType="issue", entityId="i2")
@@ -420,13 +420,8 @@ async def test_filters(api: Api) -> None:
         ("action", "issue.created,agent.paused"): 2,
         ("action", "issue.*"): 2,
         ("action", "issue"): 0,
-        ("agentId", ""): 3,
-        ("action", ""): 3,
-        ("after", ""): 3,
-        ("cursor", ""): 3,
         ("offset", "2"): 1,
         ("offset", "3"): 0,
-        ("offset", ""): 3,
     }
     for (name, value), count in counts.items():
         assert len(await rows(api, **{name: value})) == count, (name, value)

@@ -2,6 +2,7 @@
 
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -120,6 +121,10 @@ class AccessHandlers(Base):
 
     # ---- sessions of the page
 
+    @property
+    def _cookie_path(self) -> str:
+        return urlsplit(self.parts.public_url or "").path + "/"
+
     async def sign_in(self, request: web.Request) -> web.StreamResponse:
         query.expect_none(parameters(request))
         code = schemas.check(schemas.SIGN_IN, await self.json_body(request))["code"]
@@ -131,8 +136,8 @@ class AccessHandlers(Base):
             max_age=SESSION_SECONDS,
             httponly=True,
             samesite="Strict",
-            secure=request.secure,
-            path="/",
+            secure=request.secure or (self.parts.public_url or "").startswith("https:"),
+            path=self._cookie_path,
         )
         return response
 
@@ -148,7 +153,7 @@ class AccessHandlers(Base):
         await self.parts.keyring.sign_out(principal)
         self.parts.hub.end_links([principal.id], Reason.SIGNED_OUT)
         response = web.Response(status=HTTPStatus.NO_CONTENT)
-        response.del_cookie(COOKIE, path="/")
+        response.del_cookie(COOKIE, path=self._cookie_path)
         return response
 
 

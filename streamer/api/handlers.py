@@ -1,5 +1,6 @@
 """The handlers: read the request, call the part that knows, write its answer. One method for each operation of the route table."""
 
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any
 
@@ -19,7 +20,7 @@ from streamer.core.frame import page_body
 from streamer.core.ids import is_id
 from streamer.core.position import Position
 from streamer.edge.appending import check_writable
-from streamer.edge.base import Parts, json_answer, json_bytes, parameters, readable
+from streamer.edge.base import Parts, json_answer, json_bytes, last_event_id, parameters, readable
 from streamer.edge.bodies import JSON_TYPES, NDJSON_TYPES, media_type, parse_json
 from streamer.edge.paging import link_to
 from streamer.feed.connection import Reader, Subscription
@@ -120,7 +121,7 @@ class Handlers(AccessHandlers):
         return json_bytes(event.body)
 
     async def stream_events(self, request: web.Request) -> web.StreamResponse:
-        reader, principal = await self._follow(request, request.headers.get("Last-Event-ID"))
+        reader, principal = await self._follow(request, last_event_id(request), query.SSE_PARAMETERS)
         return await sse.stream(request, self.parts.feed, reader, principal.chain, **self.parts.sink_options)
 
     async def _wait(self, principal: Principal, subscription: Subscription, wanted: query.HistoryQuery) -> bytes | None:
@@ -132,13 +133,13 @@ class Handlers(AccessHandlers):
         finally:
             self.parts.feed.leave(reader)
 
-    async def _follow(self, request: web.Request, last_event_id: str | None) -> tuple[Reader, Principal]:
+    async def _follow(self, request: web.Request, last: str | None, known: Collection[str]) -> tuple[Reader, Principal]:
         """Follow what a stream's request asks for; a ticket is opened by it, when nothing else can refuse the stream.
 
         Who gets the reader sees to it that it leaves.
         """
         workspace, principal, ticket = readable(request), request[PRINCIPAL], request.get(TICKET)
-        selection, start = query.parse_stream(parameters(request), last_event_id, by_ticket=ticket is not None)
+        selection, start = query.parse_stream(parameters(request), last, known=known, by_ticket=ticket is not None)
         view = await self.parts.views.of(principal, workspace, selection)
         wanted = Subscription(workspace, principal.account, view, start, principal.links(workspace))
         self.parts.hub.see_room(principal.bearer)
@@ -146,7 +147,7 @@ class Handlers(AccessHandlers):
         try:
             if ticket is not None:
                 # A browser's WebSocket cannot send Last-Event-ID: there the URL's position says where it left.
-                resumes = isinstance(start, Position) and (last_event_id or "Upgrade" in request.headers)
+                resumes = isinstance(start, Position) and (last or "Upgrade" in request.headers)
                 principal, before = await self.parts.tickets.open(
                     ticket, principal, reader.channel.epoch, start if resumes and isinstance(start, Position) else None
                 )
@@ -161,7 +162,7 @@ class Handlers(AccessHandlers):
 
     async def open_socket(self, request: web.Request) -> web.StreamResponse:
         websocket.check(request)
-        reader, principal = await self._follow(request, None)
+        reader, principal = await self._follow(request, None, query.STREAM_PARAMETERS)
         try:
             return await self._converse(request, principal, workspace=reader.subscription.workspace, reader=reader)
         finally:
@@ -228,7 +229,8 @@ class Handlers(AccessHandlers):
         return web.Response(body=self.parts.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, _request: web.Request) -> web.StreamResponse:
-        return json_answer(document())
+        public_url = self.parts.public_url
+        return json_answer(document() | ({"servers": [{"url": public_url}]} if public_url else {}))
 
     async def page(self, _request: web.Request) -> web.StreamResponse:
         return self._page_file("index.html")

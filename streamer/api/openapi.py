@@ -43,6 +43,7 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
         "With `after`: seconds to wait for the first event, at most `STREAMER_MAX_WAIT_SECONDS` (60).",
         {"type": "number", "minimum": 0, "maximum": 60},
     ),
+    "lastEventId": ("`Last-Event-ID`, for clients that cannot set headers; the header wins.", _TEXT),
     "ticket": ("A ticket, in place of another credential; it carries the filter.", _TEXT),
     "listing_after": ("Only ids behind this one.", {"type": "string", "pattern": "^[^\\u0000]*$"}),
     "org_id": ("Only those of this organisation.", {"type": "string", "minLength": 1, "maxLength": MAX_VALUE_LENGTH}),

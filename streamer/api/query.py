@@ -9,11 +9,12 @@ from streamer.core.errors import ValidationError
 from streamer.core.filter import FILTER_FIELDS, MAX_VALUE_LENGTH, Filter, parse_filter
 from streamer.core.ports import Bound, Order
 from streamer.core.position import Position
-from streamer.edge.base import Query
+from streamer.edge.base import EMPTY, LAST_EVENT_ID, Query
 from streamer.edge.paging import Cursor, Stretch, parse_bound
 
 HISTORY_PARAMETERS = frozenset({"order", "limit", "cursor", "after", "before", "wait", *FILTER_FIELDS})
 STREAM_PARAMETERS = frozenset({"after", "ticket", *FILTER_FIELDS})
+SSE_PARAMETERS = STREAM_PARAMETERS.union(LAST_EVENT_ID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +58,20 @@ def parse_history(query: Query, *, max_limit: int, max_wait: int) -> HistoryQuer
     return HistoryQuery(selection, stretch, limit, wait)
 
 
-def parse_stream(query: Query, last_event_id: str | None, *, by_ticket: bool) -> tuple[Filter, Bound]:
+def parse_stream(
+    query: Query, last_event_id: str | None, *, by_ticket: bool, known: Collection[str] = STREAM_PARAMETERS
+) -> tuple[Filter, Bound]:
     """Read the parameters of a stream: `Last-Event-ID`, else `after`; empty is absent.
 
     Args:
         query: the request's parameters.
-        last_event_id: the header.
+        last_event_id: the header, or what stands for it.
         by_ticket: the stream is opened by a ticket, which carries its filter.
+        known: the names of the parameters that the stream has.
 
     Raises: ValidationError.
     """
-    wrong = _unknown(query, STREAM_PARAMETERS)
+    wrong = _unknown(query, known)
     single = _singles(query, ("after",), wrong)
     if by_ticket:
         wrong |= dict.fromkeys(query.keys() & set(FILTER_FIELDS), "the ticket carries the filter")
@@ -101,6 +105,8 @@ def parse_listing(query: Query, *, max_limit: int, by_org: bool = False) -> List
     single = _singles(query, names, wrong)
     limit = _limit(single.get("limit"), max_limit, wrong)
     wrong |= {name: "must not hold the character U+0000" for name, value in single.items() if "\0" in value}
+    if single.get("after") == "":
+        wrong["after"] = EMPTY
     if not 0 < len(single.get("org_id", "default")) <= MAX_VALUE_LENGTH:
         wrong["org_id"] = f"must have 1-{MAX_VALUE_LENGTH} characters"
     if wrong:

@@ -26,7 +26,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET", f"{_WS}/events/stream", "stream_events", "Follow events as they are stored (server-sent events)",
-        Access(READ, ticket=True), query=("after", "ticket", *FILTER_FIELDS), headers=("Last-Event-ID",),
+        Access(READ, ticket=True), query=("after", "lastEventId", "ticket", *FILTER_FIELDS), headers=("Last-Event-ID",),
         answers=((200, "text/event-stream", "Events, from the given position on or from now on."),),
         errors=(400, 404, 429), streams=True,
     ),

@@ -9,6 +9,8 @@ SETTING = "STREAMER_CORS_ORIGINS"
 ANY = "*"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_NO_ORIGINS = frozenset({"about", "blob", "data", "file", "filesystem", "ftp", "javascript", "ws", "wss"})
+"""Schemes whose pages have no origin of their own, or the opaque `null`, which any page can have (in a sandboxed frame): never listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,15 @@ def _as_browsers_send(text: str) -> str:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise wrong from None
-    if parts.scheme not in _DEFAULT_PORTS or not host or not host.isascii() or not set(host).isdisjoint("*% \\"):
+    if not _is_scheme(parts.scheme) or not host or not host.isascii() or not set(host).isdisjoint("*% \\"):
         raise wrong
     shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}" + (f":{port}" if port not in {None, _DEFAULT_PORTS[parts.scheme]} else "")
+    return f"{parts.scheme}://{shown}" + (f":{port}" if port not in {None, _DEFAULT_PORTS.get(parts.scheme)} else "")
+
+
+def _is_scheme(scheme: str) -> bool:
+    """Tell whether origins may have a scheme: the web's, or one of an application's own, such as `capacitor` or `chrome-extension`."""
+    return scheme in _DEFAULT_PORTS or (bool(scheme) and scheme not in _NO_ORIGINS)
 
 
 def same_origin(headers: Mapping[str, str], host: str) -> bool:
@@ -57,6 +64,8 @@ def same_origin(headers: Mapping[str, str], host: str) -> bool:
     if origin is None:
         return False
     try:
-        return urlsplit(origin).netloc == host
+        parts = urlsplit(origin)
     except ValueError:  # not a URL
         return False
+    # An application's own scheme has hosts of its own: `capacitor://localhost` is no page of `localhost`.
+    return parts.scheme in _DEFAULT_PORTS and parts.netloc == host

@@ -16,7 +16,7 @@ from streamer.auth.keys import Keyring
 from streamer.auth.principal import Principal
 from streamer.auth.tickets import Tickets
 from streamer.auth.view import Views
-from streamer.core.errors import PayloadTooLarge, ReadTimeout, RequestTimeout, WorkspaceNotFound
+from streamer.core.errors import PayloadTooLarge, ReadTimeout, RequestTimeout, ValidationError, WorkspaceNotFound
 from streamer.core.filter import Filter
 from streamer.core.ids import is_id
 from streamer.core.ports import Log, Page
@@ -33,6 +33,9 @@ from streamer.store.entities import Entities
 from streamer.store.members import Members
 from streamer.store.readiness import Readiness
 from streamer.store.workspaces import Workspaces
+
+EMPTY = "is empty: leave the parameter out"
+"""What is wrong with an empty value. Only where a stream resumes, empty is absent, as it is in `Last-Event-ID`."""
 
 Query = Mapping[str, Sequence[str]]
 """Parameter names to all their values, in order."""
@@ -78,6 +81,8 @@ class Parts:
     read_seconds: float
     body_timeout: float
     socket_limits: SocketLimits
+    public_url: str | None
+    """Where clients reach the server, if a proxy serves it under another URL."""
     praisonai_zone: bool
     evershell_stream_seconds: int
     sink_options: Mapping[str, Any]
@@ -151,6 +156,23 @@ class Base:
         if principal is not None:
             request[PRINCIPAL] = principal
         return data
+
+
+LAST_EVENT_ID = ("lastEventId", "last_event_id", "Last-Event-ID")
+"""Parameters in which libraries send `Last-Event-ID` that cannot set headers, such as event-source-polyfill."""
+
+
+def last_event_id(request: web.Request) -> str | None:
+    """Return where the client of a stream of server-sent events stands: the header, else the same as a parameter; empty is absent.
+
+    The header wins: a browser sends it when it reconnects, by the URL that it began with.
+
+    Raises: ValidationError: the parameter is given more than once.
+    """
+    given = [(name, value) for name in LAST_EVENT_ID for value in request.query.getall(name, ())]
+    if len(given) > 1:
+        raise ValidationError({given[1][0]: "given more than once"})
+    return request.headers.get("Last-Event-ID") or (given[0][1] if given else None) or None
 
 
 async def expect_later(_request: web.Request) -> None:

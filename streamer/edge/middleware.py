@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache, partial
@@ -46,10 +47,9 @@ HEADERS = {
 }
 """What every answer carries."""
 
-PREFLIGHT_HEADERS = {
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
-    "Access-Control-Max-Age": "600",
-}
+ALLOWED_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID")
+"""What scripts of other origins may always send."""
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 EXPOSED_HEADERS = "Link, Retry-After, X-Next-Cursor, X-Request-Id, X-Workspaces-Omitted, RateLimit, RateLimit-Policy"
 """What scripts of other origins may read of an answer."""
 
@@ -134,14 +134,25 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
     return [answer, guard]
 
 
-def set_headers(routes: Mapping[Any, Route], origins: Origins, rate: AppendRate) -> OnPrepare:
-    """Return what sets the headers that responses carry whatever made them, streams included."""
+def set_headers(routes: Mapping[Any, Route], origins: Origins, rate: AppendRate, public_path: str) -> OnPrepare:
+    """Return what sets the headers that responses carry whatever made them, streams included.
+
+    Args:
+        routes: the route of each handler.
+        origins: whose pages may call.
+        rate: what appends are told of their limit.
+        public_path: the path under which a proxy serves the server: what leads to other routes begins with it.
+    """
 
     async def prepare(request: web.Request, response: web.StreamResponse) -> None:
         headers = response.headers
         headers.update(HEADERS)
         headers["X-Request-Id"] = request.get(REQUEST_ID, "")
         headers.setdefault("Cache-Control", "no-store")
+        if public_path and "Link" in headers:
+            headers["Link"] = headers["Link"].replace("</", f"<{public_path}/")
+        if public_path and "Location" in headers:
+            headers["Location"] = public_path + headers["Location"]
         if origins.listed:
             headers.add("Vary", "Origin")
             shown = origins.shown_to(request.headers.get("Origin"))
@@ -168,8 +179,22 @@ def _preflight(request: web.Request, origins: Origins) -> web.Response | None:
         or not origins.allow(request.headers.get("Origin"))
     ):
         return None
-    methods = {"Access-Control-Allow-Methods": ", ".join(sorted(refused.allowed_methods))}
-    return web.Response(status=HTTPStatus.NO_CONTENT, headers=PREFLIGHT_HEADERS | methods)
+    answer = {
+        "Access-Control-Allow-Methods": ", ".join(sorted(refused.allowed_methods)),
+        "Access-Control-Allow-Headers": _allowed_headers(request.headers.get("Access-Control-Request-Headers", "")),
+        "Access-Control-Max-Age": "600",
+    }
+    return web.Response(status=HTTPStatus.NO_CONTENT, headers=answer)
+
+
+def _allowed_headers(asked: str) -> str:
+    """Return the headers that a page may send: those that mean something here, and what else it asks for.
+
+    Libraries and tracers add headers of their own. They mean nothing here, and a page could send all that does anyway.
+    """
+    names = {name.lower(): name for name in map(str.strip, asked.split(",")) if _TOKEN.fullmatch(name)}
+    known = {name.lower() for name in ALLOWED_HEADERS}
+    return ", ".join([*ALLOWED_HEADERS, *(name for lower, name in names.items() if lower not in known)])
 
 
 def error_content(error: StreamerError, redactor: Redactor | None) -> dict[str, Any]:

@@ -43,12 +43,12 @@ class Nginx:
         self._process: subprocess.Popen[bytes] | None = None
         self._make_certificate()
 
-    async def start(self, server: str) -> None:
-        """Start it before the server with this URL."""
+    async def start(self, server: str, *, path: str = "") -> None:
+        """Start it before the server with this URL; `path` is where it serves it, as docs/deploy.md says, else at `/`."""
         # As root its worker would be another user, who may not look into our folder.
         user = "user root;" if os.geteuid() == 0 else ""
         (self._folder / "nginx.conf").write_text(_MAIN.format(folder=self._folder, user=user))
-        (self._folder / "streamer.conf").write_text(self._configuration(urlsplit(server).netloc))
+        (self._folder / "streamer.conf").write_text(self._configuration(urlsplit(server).netloc, path))
         self._spawn()
         await eventually(self._listens)
 
@@ -74,11 +74,14 @@ class Nginx:
         self._process = subprocess.Popen([str(require("nginx")), *files.split()], stdin=subprocess.DEVNULL)
         note_pid(self._process.pid)
 
-    def _configuration(self, server: str) -> str:
+    def _configuration(self, server: str, path: str) -> str:
         """Return the block of docs/deploy.md, with this machine's addresses and paths."""
-        block = re.search(r"```nginx\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
-        assert block
-        text = block[1]
+        text: str
+        text, locations = re.findall(r"```nginx\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
+        if path:
+            assert f"location {path}/ " in locations
+            first = text.index("    location / ")
+            text = text[:first] + locations + "}\n"
         for documented, here in (
             ("server 127.0.0.1:8080;", f"server {server};"),
             ("listen 443 ", f"listen 127.0.0.1:{self.port} "),

@@ -24,7 +24,7 @@ from streamer.dialects.evershell.stream import (
     OrgStreams,
     parse_place,
 )
-from streamer.edge.base import Parts, json_answer, parsed, readable
+from streamer.edge.base import Parts, json_answer, last_event_id, parsed, readable
 from streamer.edge.many import Many, parse_positions, said_of
 from streamer.edge.paging import Cursor, Stretch, parse_bound, timestamp_of
 from streamer.feed.connection import Subscription
@@ -80,7 +80,7 @@ class Handlers(Many):
         if wrong:
             raise ValidationError(wrong)
         view = await self.parts.views.of(principal, workspace, selection)
-        last = request.headers.get("Last-Event-ID")
+        last = last_event_id(request)
         if last:
             start = await self._position_of(principal, workspace, last)
         org_id = (await self.parts.workspaces.get(workspace)).org_id
@@ -105,7 +105,7 @@ class Handlers(Many):
         heads: dict[str, LogHead] = {}
         for first in range(0, len(workspaces), HEADS):
             heads |= await self.parts.log.heads(workspaces[first : first + HEADS])
-        starts = await self._starts(principal, heads, request.headers.get("Last-Event-ID"), after)
+        starts = await self._starts(principal, heads, last_event_id(request), after)
         stream = OrgStream(principal, selection, sse.is_chunked(request))
         readers = await self._org_streams.prepare(stream, heads, starts)
         try:

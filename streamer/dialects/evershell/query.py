@@ -19,11 +19,12 @@ from streamer.core.filter import (
 )
 from streamer.core.ports import Bound, Order
 from streamer.dialects.evershell.shape import ACTORS, CONTROL_PLANE, of_actors, of_users
+from streamer.edge.base import LAST_EVENT_ID
 from streamer.edge.paging import Stretch, parse_bound, timestamp_of
 
 ACTIVITY_PARAMETERS = ("task_id", "event_type", "after", "order", "limit", "cursor")
 AUDIT_PARAMETERS = ("filter", "from", "to", "order", "limit", "cursor")
-STREAM_PARAMETERS = ("task_id", "event_type", "after", "api_key")
+STREAM_PARAMETERS = ("task_id", "event_type", "after", "api_key", *LAST_EVENT_ID)
 
 MAX_LIMIT = 10_000
 """What asks for more gets this much."""

@@ -12,6 +12,7 @@ from streamer.core.errors import ValidationError
 from streamer.core.filter import MAX_VALUE_LENGTH, Condition, Filter, canonical, parse_filter
 from streamer.core.quoting import MAX_NAMED, cut
 from streamer.dialects.paperclip.errors import TOKEN, Invalid, issue
+from streamer.edge.base import EMPTY
 from streamer.edge.paging import timestamp_of
 
 MOST = 500
@@ -59,7 +60,7 @@ class ListQuery:
 def parse_list(request: web.Request, *, limit: int) -> ListQuery:
     """Read the parameters of a list that has `limit` events unless it is asked for more or fewer. Raises Invalid."""
     wrong: list[dict[str, Any]] = []
-    given = _singles(request, LIST_PARAMETERS, wrong)
+    given = _singles(request, LIST_PARAMETERS, wrong, may_be_empty=("limit",))
     first, last = _moment(given, "from", 0, wrong), _moment(given, "to", _MILLISECOND - 1, wrong)
     offset = given.get("offset", "0")
     if not re.fullmatch(r"[0-9]{1,18}", offset):
@@ -86,7 +87,7 @@ def parse_list(request: web.Request, *, limit: int) -> ListQuery:
 def parse_live(request: web.Request) -> tuple[Filter, Behind | None]:
     """Read the parameters of the socket. Raises Invalid."""
     wrong: list[dict[str, Any]] = []
-    given = _singles(request, LIVE_PARAMETERS, wrong)
+    given = _singles(request, LIVE_PARAMETERS, wrong, may_be_empty=_BEHIND)
     behind, selection = _behind(given, wrong), _selection(given, wrong)
     if wrong:
         raise Invalid(wrong)
@@ -101,8 +102,10 @@ def expect_none(request: web.Request) -> None:
         raise Invalid(wrong)
 
 
-def _singles(request: web.Request, known: Collection[str], wrong: list[dict[str, Any]]) -> dict[str, str]:
-    """Return the parameters; an empty one is as if it was not there."""
+def _singles(
+    request: web.Request, known: Collection[str], wrong: list[dict[str, Any]], may_be_empty: Collection[str] = ()
+) -> dict[str, str]:
+    """Return the parameters that have a value."""
     query = request.query
     if unknown := [cut(name) for name in dict.fromkeys(query) if name not in known][:MAX_NAMED]:
         names = ", ".join(f'"{name}"' for name in unknown)
@@ -112,6 +115,8 @@ def _singles(request: web.Request, known: Collection[str], wrong: list[dict[str,
         if len(query.getall(name, ())) > 1:
             message = "Invalid input: expected string, received array"
             wrong.append({"expected": "string", "code": "invalid_type", "path": [name], "message": message})
+        elif query.get(name) == "" and name not in may_be_empty:
+            wrong.append(issue(name, f"Invalid input: {EMPTY}"))
     return {name: query[name] for name in known if query.get(name)}
 
 

@@ -35,6 +35,7 @@ EXPOSED = {
     "X-Next-Cursor",
     "X-Request-Id",
     "X-Workspaces-Omitted",
+    "X-Position",
     "RateLimit",
     "RateLimit-Policy",
 }

@@ -443,7 +443,6 @@ WRONG_PARAMETERS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"action": "a*b"}, {"path": ["action"]}),
     ({"action": "a\0b"}, {"path": ["action"]}),
     ({"after": "no such event"}, {"path": ["after"]}),
-    ({"since": "nothing"}, {"path": ["since"]}),
     ({"after": "a", "since": "b"}, {"path": ["since"]}),
     ({"cursor": "c", "after": "a"}, {"path": ["after"]}),
     ({"cursor": "c", "offset": "1"}, {"path": ["offset"]}),
@@ -823,7 +822,7 @@ async def test_replay(api: Api) -> None:
 async def test_many_at_once(api: Api) -> None:
     """Readers with the same filter and with others each get all that is theirs, in order, under a burst."""
     (await api.append("w")).expect(201)
-    watchers = [await socket(api, entityType=kind) for kind in ("issue", "issue", "agent", "")]
+    watchers = [await socket(api, entityType=kind) for kind in ("issue", "issue", "agent", None)]
     await asyncio.gather(
         *(api.append_all("w", [{"entity": {"type": kind, "id": "x"}}] * 40) for kind in ("issue", "agent"))
     )

@@ -105,6 +105,7 @@ async def test_filters_find_what_they_say(api: Api) -> None:
             and (actor is None or one["actor_id"] == actor)
             and (system != "false" or one["actor_type"] != "system")
         ]
+        got = [one for one in got if one["action"] != "audit.read"]  # which such a reading itself appends
         assert ids(got) == ids(expected), (actions, resources, actor, system)
         found += len(got)
     assert found > 100
@@ -152,7 +153,6 @@ async def test_nothing_is_ignored(api: Api) -> None:
         ({"actor_id": "a\0b"}, ["actor_id"]),
         ({"view": "other"}, ["view"]),
         ({"cursor": "x"}, ["cursor"]),
-        ({"after_id": "no-such-id"}, ["after_id"]),
         ({"after_id": "a b"}, ["after_id"]),
         ({"after_id": "", "offset": 1}, ["offset"]),
         ({"offset": 2**63}, ["offset"]),
@@ -203,7 +203,7 @@ async def test_an_id_of_what_may_not_be_seen_is_none(api: Api) -> None:
     (await api.append(WS)).expect(201)
     hidden = (await api.append(WS, action="policy_decision")).expect(201)["id"]
     ann = await join(api, WS, "ann", "viewer")
-    assert await wrong(ann, after_id=hidden) == ["after_id"]
+    assert (await ann.get(BASE, after_id=hidden)).expect(410) == (await ann.get(BASE, after_id="nothing")).expect(410)
     assert (await ann.get(f"{BASE}/{hidden}")).expect(404) == {"detail": "Activity not found"}
     assert (await api.get(f"{BASE}/{hidden}")).expect(200)["id"] == hidden
 

@@ -1,5 +1,6 @@
 """The handlers of access: workspaces, keys, members, and the page's sessions."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from streamer.core.ids import is_id
 from streamer.core.position import Position
 from streamer.edge.appending import check_writable
 from streamer.edge.base import Base, json_answer, parameters, readable
+from streamer.edge.paging import link_to
 from streamer.feed.reasons import Reason
 from streamer.ingest.intake import LIKE_A_SECRET
 from streamer.store.credentials import Credential
@@ -35,7 +37,8 @@ class AccessHandlers(Base):
         found = await self.parts.workspaces.listing(
             principal.readable(), after=wanted.after, limit=wanted.limit, org_id=wanted.org_id
         )
-        return json_answer({"workspaces": [_workspace(workspace) for workspace in found]})
+        ids = [workspace.id for workspace in found]
+        return _listed(request, {"workspaces": [_workspace(workspace) for workspace in found]}, ids, wanted.limit)
 
     async def put_workspace(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = check_writable(request.match_info["ws"]), request[PRINCIPAL]
@@ -100,7 +103,8 @@ class AccessHandlers(Base):
         wanted = query.parse_listing(parameters(request), max_limit=self.parts.max_page_events)
         await self.parts.log.head(workspace)
         found = await self.parts.members.listing(workspace, after=wanted.after, limit=wanted.limit)
-        return json_answer({"members": [_member(member) for member in found]})
+        ids = [member.user for member in found]
+        return _listed(request, {"members": [_member(member) for member in found]}, ids, wanted.limit)
 
     async def get_member(self, request: web.Request) -> web.StreamResponse:
         query.expect_none(parameters(request))
@@ -155,6 +159,14 @@ class AccessHandlers(Base):
         response = web.Response(status=HTTPStatus.NO_CONTENT)
         response.del_cookie(COOKIE, path=self._cookie_path)
         return response
+
+
+def _listed(request: web.Request, body: object, ids: Sequence[str], limit: int) -> web.Response:
+    """Answer with a list in order of ids; a header leads on if there may be more."""
+    response = json_answer(body)
+    if len(ids) == limit:
+        response.headers["Link"] = link_to(request, ids[-1], {"after"}, "after")
+    return response
 
 
 def _user(request: web.Request) -> str:

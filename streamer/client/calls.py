@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import io
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -64,6 +64,7 @@ class Caller:
         body: object = None,
         headers: Mapping[str, str] | None = None,
         once: bool = False,
+        on_headers: Callable[[Mapping[str, str]], None] | None = None,
     ) -> Any:
         """Make a call, again if that may help and it is not to be made `once`; return the JSON of its answer, {} if it has no content."""
         data = None
@@ -74,7 +75,10 @@ class Caller:
         while True:
             try:
                 async with self.send(method, path, query=query, body=data, headers=headers, once=once) as response:
-                    return self._answer(response, await response.read())
+                    answer = self._answer(response, await response.read())
+                    if on_headers is not None:
+                        on_headers(response.headers)
+                    return answer
             except ClientError as error:
                 if once or not error.temporary or attempt == self.timing.attempts:
                     raise

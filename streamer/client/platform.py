@@ -1,12 +1,18 @@
 """PraisonAI Platform's activity calls, as its documents and its released client name them, of the API at `/api/v1`."""
 
+from collections import OrderedDict
 from collections.abc import Collection
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 from urllib.parse import quote
 
 from streamer.client.backoff import Timing
 from streamer.client.calls import Caller
+from streamer.client.errors import ApiError
+
+KEPT = 1000
+"""Loops that began with an empty list, of which one client remembers where they go on."""
 
 
 class ActivityFilters(TypedDict, total=False):
@@ -45,6 +51,8 @@ class PlatformClient:
             ValueError: the URL is not one of a server or holds a password, or the token could not stand in a header.
         """
         self._caller = Caller(base_url, token, timing or Timing(connect=5, silence=5))
+        self._empty: OrderedDict[tuple[object, ...], str] = OrderedDict()
+        """Where a loop goes on that began with an `after_id` of None and got nothing: an empty list has no id. By what it asked for."""
 
     async def __aenter__(self) -> Self:
         self._caller.open()
@@ -104,10 +112,34 @@ class PlatformClient:
         return await self._list(path, _page(limit, offset))
 
     async def _list(self, path: str, query: list[tuple[str, str]]) -> list[dict[str, Any]]:
-        answer = await self._caller.call("GET", f"/api/v1{path}", query=query)
+        asked = (path, *query)
+        position = [""]
+        begins = ("after_id", "") in query
+        if begins and asked in self._empty:
+            query = [(name, self._empty[asked] if name == "after_id" else value) for name, value in query]
+        try:
+            answer = await self._caller.call(
+                "GET",
+                f"/api/v1{path}",
+                query=query,
+                on_headers=lambda headers: position.append(headers.get("X-Position", "")),
+            )
+        except ApiError as error:
+            if error.status == HTTPStatus.GONE:
+                self._empty.pop(asked, None)
+            raise
         if not (isinstance(answer, list) and all(map(_is_activity, answer))):
             raise self._caller.unexpected()
+        if begins:
+            self._note(asked, "" if answer else position[-1])
         return answer
+
+    def _note(self, asked: tuple[object, ...], position: str) -> None:
+        self._empty.pop(asked, None)
+        if position:
+            self._empty[asked] = position
+        if len(self._empty) > KEPT:
+            self._empty.popitem(last=False)
 
 
 _VIEW = ("view", "platform")

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from streamer.core.errors import PositionExpired
+
 MAX_SEQ = 2**63 - 1
 
 _POSITION = re.compile(r"([a-z0-9]{1,32})\.(0|[1-9][0-9]{0,18})", re.ASCII)
@@ -47,3 +49,16 @@ class LogHead:
     def holds(self, position: Position) -> bool:
         """Tell whether a reader at `position` can go on without a gap."""
         return position.epoch == self.epoch and self.earliest - 1 <= position.seq <= self.head
+
+
+def expired(head: LogHead) -> PositionExpired:
+    """Make the error for a position that does not lie in the log."""
+    return PositionExpired(
+        "the position is not in the log: its events were removed, or the log was made anew",
+        earliest=str(Position(head.epoch, head.earliest - 1)),
+        head=str(head.position),
+    )
+
+
+UNKNOWN = Position("unknown", 0)
+"""A position of no log: a reader that comes from there is told of a gap, then gets all that the log holds."""

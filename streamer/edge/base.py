@@ -34,6 +34,8 @@ from streamer.store.members import Members
 from streamer.store.readiness import Readiness
 from streamer.store.workspaces import Workspaces
 
+POSITION = "X-Position"
+"""Where a reader goes on from behind a list that has no place for it in its body: also if the list is empty."""
 EMPTY = "is empty: leave the parameter out"
 """What is wrong with an empty value. Only where a stream resumes, empty is absent, as it is in `Last-Event-ID`."""
 

@@ -196,6 +196,8 @@ class Many(Base):
             stretch = Stretch(previous.order, previous.after, previous.before)
         ends = time.monotonic() + MANY * self.parts.read_seconds
         logs = await self.parts.log.heads(workspaces)
+        if previous is not None and previous.seqs and not {log.epoch for log in logs.values()} & previous.seqs.keys():
+            raise InvalidCursor("no log has the cursor's positions any more; start again without one")
         sources = [
             _Source(workspace, log, selection, None if previous is None else previous.seqs[log.epoch])
             for workspace, log in sorted(logs.items())

@@ -50,7 +50,9 @@ HEADERS = {
 ALLOWED_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID")
 """What scripts of other origins may always send."""
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-EXPOSED_HEADERS = "Link, Retry-After, X-Next-Cursor, X-Request-Id, X-Workspaces-Omitted, RateLimit, RateLimit-Policy"
+EXPOSED_HEADERS = (
+    "Link, Retry-After, X-Next-Cursor, X-Position, X-Request-Id, X-Workspaces-Omitted, RateLimit, RateLimit-Policy"
+)
 """What scripts of other origins may read of an answer."""
 
 _BODY_UNREAD = (PayloadTooLarge, RequestTimeout)

@@ -88,10 +88,13 @@ class Stretch:
         return Position(page.head.epoch, self.cursor.head if self.cursor else page.head.head)
 
 
-def link_to(request: web.Request, cursor: str, without: Collection[str]) -> str:
-    """Return the header `Link` (RFC 8288) that leads to the next page: the request's own URL with a cursor, and without some parameters."""
+def link_to(request: web.Request, cursor: str, without: Collection[str], name: str = "cursor") -> str:
+    """Return the header `Link` (RFC 8288) that leads to the next page: the request's own URL with a cursor, and without some parameters.
+
+    `name` is the parameter that carries the cursor.
+    """
     kept = [(name, value) for name, value in request.query.items() if name not in without]
-    url = request.rel_url.with_query([*kept, ("cursor", cursor)])
+    url = request.rel_url.with_query([*kept, (name, cursor)])
     return f'<{url.raw_path_qs}>; rel="next"'
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, true, update
 
 from streamer.core.entities import ISSUE, MAX_TEXT, RUN, Entity, Trace, entity_type, fold, issue_of, traces
 from streamer.core.errors import EntityNotFound, StreamerError, WorkspaceNotFound
@@ -203,14 +203,18 @@ class Entities:
         return found
 
     @reads
-    def runs_of(self, connection: Connection, workspace: str, issue_id: str, limit: int) -> list[Entity]:
-        """Return the runs that worked on an issue, the newest first. Raises WorkspaceNotFound."""
-        return _linked(connection, workspace, RUN, run_issues.c.run_id, run_issues.c.issue_id == issue_id, limit)
+    def runs_of(
+        self, connection: Connection, workspace: str, issue_id: str, limit: int, after: tuple[int, str] | None = None
+    ) -> list[Entity]:
+        """Return the runs that worked on an issue, the newest first; those `after` a time and id. Raises WorkspaceNotFound."""
+        return _linked(connection, workspace, RUN, run_issues.c.run_id, run_issues.c.issue_id == issue_id, limit, after)
 
     @reads
-    def issues_of(self, connection: Connection, workspace: str, run_id: str, limit: int) -> list[Entity]:
-        """Return the issues that a run worked on, as far as they are known, the newest first. Raises WorkspaceNotFound."""
-        return _linked(connection, workspace, ISSUE, run_issues.c.issue_id, run_issues.c.run_id == run_id, limit)
+    def issues_of(
+        self, connection: Connection, workspace: str, run_id: str, limit: int, after: tuple[int, str] | None = None
+    ) -> list[Entity]:
+        """Return the issues that a run worked on, as far as they are known, the newest first; those `after` a time and id. Raises WorkspaceNotFound."""
+        return _linked(connection, workspace, ISSUE, run_issues.c.issue_id, run_issues.c.run_id == run_id, limit, after)
 
     async def rebuild(self, workspace: str, on_progress: Callable[[int, int], None]) -> None:
         """Make a workspace's entities anew from its log, while appends go on; also which issue its older events belong to.
@@ -333,8 +337,20 @@ def cut(connection: Connection, key: int) -> bool:
     return full
 
 
+def _behind(created_at: int, id_: str) -> ColumnElement[bool]:
+    """Return the condition of what comes after a place in the order of `_linked`."""
+    at = entities.c.created_at
+    return or_(at < created_at, and_(at == created_at, entities.c.id > id_))
+
+
 def _linked(  # noqa: PLR0913, PLR0917 - the parts of one query
-    connection: Connection, workspace: str, type_: str, linked: Any, by: ColumnElement[bool], limit: int
+    connection: Connection,
+    workspace: str,
+    type_: str,
+    linked: Any,
+    by: ColumnElement[bool],
+    limit: int,
+    after: tuple[int, str] | None,
 ) -> list[Entity]:
     query = (
         select(*_ENTITY)
@@ -344,6 +360,7 @@ def _linked(  # noqa: PLR0913, PLR0917 - the parts of one query
             entities.c.type == type_,
             entities.c.deleted_at.is_(None),
             by,
+            true() if after is None else _behind(*after),
         )
         .order_by(entities.c.created_at.desc(), entities.c.id)
         .limit(limit)

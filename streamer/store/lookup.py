@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, case, select
 
-from streamer.core.errors import PositionExpired, WorkspaceNotFound
+from streamer.core.errors import WorkspaceNotFound
 from streamer.core.event import Facets
 from streamer.core.ports import Bound
 from streamer.core.position import LogHead, Position
@@ -39,15 +39,6 @@ def bodies(
     )
     rows, long, full = fitting(connection, key, query, limit, max_bytes)
     return [(seq, timestamp, body or long[seq]) for seq, _, body, timestamp in rows], full
-
-
-def expired(head: LogHead) -> PositionExpired:
-    """Make the error for a position that does not lie in the log."""
-    return PositionExpired(
-        "the position is not in the log: its events were removed, or the log was made anew",
-        earliest=str(Position(head.epoch, head.earliest - 1)),
-        head=str(head.position),
-    )
 
 
 def log_head(row: Row[tuple[int, str, int, int]]) -> LogHead:

@@ -12,12 +12,15 @@ from streamer.core.errors import EventNotFound, PermissionDenied, ValidationErro
 from streamer.core.filter import EVERYTHING
 from streamer.core.ids import is_id
 from streamer.core.ports import Bound
-from streamer.core.position import LogHead, Position
+from streamer.core.position import UNKNOWN, LogHead, Position
 from streamer.dialects.evershell.query import ListQuery, parse_activity, parse_audit, parse_stream
 from streamer.dialects.evershell.shape import shape
 from streamer.dialects.evershell.stream import (
+    GONE,
     HEADS,
     LOOK_SECONDS,
+    NO_LOG,
+    NOWHERE,
     EvershellSink,
     EvershellWire,
     OrgStream,
@@ -30,9 +33,6 @@ from streamer.edge.paging import Cursor, Stretch, parse_bound, timestamp_of
 from streamer.feed.connection import Subscription
 from streamer.transports import sse
 from streamer.transports.sink import retry_ms
-
-UNKNOWN = "unknown"
-"""An epoch that no log has: a reader that comes from there is told that what it had is not in this log."""
 
 
 class Handlers(Many):
@@ -105,7 +105,7 @@ class Handlers(Many):
         heads: dict[str, LogHead] = {}
         for first in range(0, len(workspaces), HEADS):
             heads |= await self.parts.log.heads(workspaces[first : first + HEADS])
-        starts = await self._starts(principal, heads, last_event_id(request), after)
+        starts, is_gone = await self._starts(principal, heads, last_event_id(request), after)
         stream = OrgStream(principal, selection, sse.is_chunked(request))
         readers = await self._org_streams.prepare(stream, heads, starts)
         try:
@@ -115,7 +115,9 @@ class Handlers(Many):
             wire = sse.SseWire(stream.is_chunked)
             sink = EvershellSink(transport, outlet.drain, wire=wire, **self.parts.sink_options)
             omitted = b": %d workspaces omitted\n" % left_out if left_out else b""
-            sink.write(wire.chunk(omitted + b"retry: %d\n" % retry_ms()))
+            sink.write(wire.chunk(omitted + b"retry: %d\n" % retry_ms() + (GONE if is_gone else b"")))
+            if not readers:
+                sink.write(wire.chunk(NOWHERE))
             connection = self.parts.feed.connect(sink, principal.chain, self.parts.evershell_stream_seconds)
             outlet.when_lost(partial(self._org_streams.end, stream))
             self._org_streams.begin(stream, connection, readers)
@@ -127,25 +129,36 @@ class Handlers(Many):
 
     async def _starts(
         self, principal: Principal, heads: Mapping[str, LogHead], last: str | None, after: str | None
-    ) -> dict[str, Bound]:
-        """Return where a stream of many workspaces begins in each: by the positions in its last id, else by an event or a time."""
-        if last or after:
-            positions = _positions(last or after or "", {head.epoch for head in heads.values()})
-            if positions is not None:
-                # What is not among them was made since.
-                return {ws: Position(head.epoch, positions.get(head.epoch, 0)) for ws, head in heads.items()}
+    ) -> tuple[dict[str, Bound], bool]:
+        """Return where a stream of many workspaces begins in each: by the positions in its last id, else by an event or a time.
+
+        And whether the id has positions of logs that are not among these, while others are: their rest will not come.
+        """
+        positions = _positions(last or after or "")
+        epochs = {head.epoch for head in heads.values()}
+        if (positions is not None and epochs.issuperset(positions)) or (positions and epochs & positions.keys()):
+            # What is not among them was made since.
+            starts: dict[str, Bound] = {
+                ws: Position(head.epoch, positions.get(head.epoch, 0)) for ws, head in heads.items()
+            }
+            return starts, not epochs.issuperset(positions)
         if last:
-            return await self._around(principal, heads, last)
+            return await self._around(principal, heads, last), False
+        if positions is not None:
+            return dict.fromkeys(heads, UNKNOWN), False
         wrong: dict[str, str] = {}
         start = parse_bound(after, "after", wrong) if after else None
         if wrong or isinstance(start, Position):
             raise ValidationError(
                 {"after": "must be an RFC 3339 timestamp with a zone, or the `id` of an earlier event"}
             )
-        return await self._since(heads, start)
+        return await self._since(heads, start), False
 
     async def _around(self, principal: Principal, heads: Mapping[str, LogHead], event_id: str) -> dict[str, Bound]:
-        """Return where an event stands, exactly in its own workspace; in all others only its time is known."""
+        """Return where an event stands, exactly in its own workspace; in all others only its time is known.
+
+        An id that is not there leads to a gap and then to all there is: a client that was refused would come back with it for ever.
+        """
         # The preferred first: whoever adds the caller to a workspace can copy an event's id into it.
         for workspace in sorted(heads, key=principal.rank()) if is_id(event_id) else ():
             try:
@@ -156,7 +169,7 @@ class Handlers(Many):
             # Events of other workspaces may be of the same microsecond.
             before = timestamp_of(_timestamp(at.body)) - 1
             return await self._since(heads, before) | {workspace: Position(heads[workspace].epoch, at.seq)}
-        raise ValidationError({"Last-Event-ID": "is no id that this server gave to an event of these workspaces"})
+        return dict.fromkeys(heads, UNKNOWN)
 
     async def _since(self, heads: Collection[str], moment: Bound) -> dict[str, Bound]:
         """Return the positions at a time; None: none, from now on."""
@@ -175,7 +188,7 @@ class Handlers(Many):
                 return await self.parts.log.position_of(workspace, last, view)
             except EventNotFound:
                 pass
-        return Position(UNKNOWN, 0)
+        return UNKNOWN
 
     # ---- workspaces
 
@@ -197,13 +210,14 @@ class Handlers(Many):
         return {workspace.id: workspace.org_id for workspace in found}
 
 
-def _positions(text: str, epochs: Collection[str]) -> dict[str, int] | None:
-    """Read the positions in an id of a stream of many workspaces; None if that is none: no log has one of its epochs."""
+def _positions(text: str) -> dict[str, int] | None:
+    """Read the positions in an id of a stream of many workspaces; None if it is something else."""
     try:
         positions = parse_positions(text)
     except ValueError:
         return None
-    return positions if positions.keys() & set(epochs) else None
+    positions.pop(NO_LOG, None)
+    return positions
 
 
 def _timestamp(body: bytes) -> str:

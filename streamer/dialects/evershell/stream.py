@@ -40,6 +40,11 @@ HEADS = 200
 
 PLACE = "at/"
 """What a resume point begins with that is a position: no id holds a slash."""
+NO_LOG = "0"
+"""Stands for an epoch in the id of a stream that has no workspaces yet."""
+NOWHERE = b"id: %b.0\n\n" % NO_LOG.encode()
+GONE = sse_message("gap", {"from": None, "to": None, "reason": "reset", "position": None})
+"""Said of workspaces in an id that are not there, or not open to the caller, any more."""
 
 
 def _block(event_id: str, body: bytes, org_id: str) -> bytes:

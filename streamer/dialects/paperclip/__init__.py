@@ -4,7 +4,7 @@ from streamer.auth.access import ANYONE, Access
 from streamer.auth.principal import READ, WRITE
 from streamer.dialects.paperclip.errors import TOKEN, manner
 from streamer.dialects.paperclip.handlers import Handlers
-from streamer.dialects.paperclip.query import LIST_PARAMETERS, LIVE_PARAMETERS
+from streamer.dialects.paperclip.query import LINKED_PARAMETERS, LIST_PARAMETERS, LIVE_PARAMETERS
 from streamer.edge.routes import Dialect, Route
 
 _COMPANY = "/api/companies/{ws}"
@@ -40,13 +40,22 @@ PAPERCLIP = Dialect(
             query=LIST_PARAMETERS,
             documented=False,
         ),
-        Route("GET", "/api/issues/{issue}/runs", "issue_runs", "List an issue's runs", ANYONE, documented=False),
+        Route(
+            "GET",
+            "/api/issues/{issue}/runs",
+            "issue_runs",
+            "List an issue's runs",
+            ANYONE,
+            query=LINKED_PARAMETERS,
+            documented=False,
+        ),
         Route(
             "GET",
             "/api/heartbeat-runs/{run}/issues",
             "run_issues",
             "List a run's issues",
             ANYONE,
+            query=LINKED_PARAMETERS,
             documented=False,
         ),
         Route(

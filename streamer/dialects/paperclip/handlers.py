@@ -2,7 +2,7 @@
 
 import contextlib
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
@@ -11,19 +11,29 @@ import orjson
 from aiohttp import ETag, web
 
 from streamer.auth.access import PRINCIPAL
-from streamer.core.entities import RUN
-from streamer.core.errors import Ambiguous, EventNotFound, PermissionDenied, WorkspaceNotFound
+from streamer.core.entities import RUN, Entity
+from streamer.core.errors import Ambiguous, EventNotFound, PermissionDenied, PositionExpired, WorkspaceNotFound
 from streamer.core.filter import EVERYTHING, Condition, Either, Filter, canonical
 from streamer.core.ids import is_id
 from streamer.core.ports import Page
-from streamer.core.position import Position
+from streamer.core.position import UNKNOWN, Position, expired
 from streamer.dialects.paperclip import shape
 from streamer.dialects.paperclip.body import ABSENT, event_of
 from streamer.dialects.paperclip.errors import Invalid, issue
 from streamer.dialects.paperclip.live import Listener, LiveSink
-from streamer.dialects.paperclip.query import MOST, Behind, ListQuery, expect_none, parse_list, parse_live
+from streamer.dialects.paperclip.query import (
+    MOST,
+    Behind,
+    Linked,
+    LinkedQuery,
+    ListQuery,
+    expect_none,
+    parse_linked,
+    parse_list,
+    parse_live,
+)
 from streamer.edge.appending import author_of, check_writable
-from streamer.edge.base import json_answer, parsed, readable
+from streamer.edge.base import POSITION, json_answer, parsed, readable
 from streamer.edge.bodies import JSON_TYPES, MAX_SMALL_BYTES, media_type, parse_json
 from streamer.edge.issues import Issues, about_issue
 from streamer.edge.paging import Cursor, Stretch, link_to, parse_bound
@@ -34,6 +44,8 @@ USUAL = 100
 """Events of a company's list, unless it is asked for more or fewer."""
 
 _OUTSIDE = "Activity is outside this actor's authorization boundary"
+_FIRST_MOMENT = "1970-01-01T00:00:00Z"
+"""Where a reader goes on from that found no log: with its first event."""
 _REVALIDATE = "no-cache, private"
 """A browser may keep the answer, and asks each time whether it is still right; the tag tells."""
 
@@ -48,7 +60,7 @@ class Handlers(Issues):
         try:
             page, stretch = await self._read(request, readable(request), wanted, wanted.selection)
         except WorkspaceNotFound:  # the caller may read it: there is no log of it yet
-            return _answer(request, [])
+            return _answer(request, [], {POSITION: _FIRST_MOMENT})
         return _list(request, page, stretch)
 
     async def create_company_activity(self, request: web.Request) -> web.StreamResponse:
@@ -100,6 +112,8 @@ class Handlers(Issues):
             view = await self.parts.views.of(request[PRINCIPAL], workspace, EVERYTHING)
             with contextlib.suppress(EventNotFound):
                 return await self.parts.log.position_of(workspace, behind.text, view)
+            if bound is None:
+                raise expired(await self.parts.log.head(workspace))
         if bound is not None:
             return bound
         raise Invalid(
@@ -111,22 +125,29 @@ class Handlers(Issues):
             ]
         )
 
+    async def _resume(self, request: web.Request, workspace: str, behind: Behind) -> Position | int:
+        """Return where a socket begins. What is gone is said by a gap: a client that was refused would come back with it for ever."""
+        try:
+            return await self._place(request, workspace, behind)
+        except PositionExpired:
+            return UNKNOWN
+
     # ---- issues and runs
 
     async def issue_runs(self, request: web.Request) -> web.StreamResponse:
-        expect_none(request)
+        wanted = parse_linked(request)
         principal = request[PRINCIPAL]
         workspace, entity = await self.issue(principal, request.match_info["issue"])
         if not await self.parts.views.is_whole(principal, workspace):
             raise PermissionDenied(_OUTSIDE)
-        runs = await self.parts.entities.runs_of(workspace, entity.id, MOST)
+        runs = await self.parts.entities.runs_of(workspace, entity.id, wanted.limit, after=wanted.after)
         told = [run.attributes for run in runs]
         unnamed = {known["agent_id"] for known in told if "agent_id" in known and "agent_name" not in known}
         names = await self.parts.entities.names(workspace, "agent", unnamed)
-        return _answer(request, [shape.run(run, names) for run in runs])
+        return _answer(request, [shape.run(run, names) for run in runs], _more(request, wanted, runs))
 
     async def run_issues(self, request: web.Request) -> web.StreamResponse:
-        expect_none(request)
+        wanted = parse_linked(request)
         principal, reference = request[PRINCIPAL], request.match_info["run"]
         found = await self.visible(principal, RUN, reference, _of_run)
         if not found:
@@ -136,8 +157,8 @@ class Handlers(Issues):
         workspace, entity = found[0]
         if not await self.parts.views.is_whole(principal, workspace):
             raise PermissionDenied(_OUTSIDE)
-        issues = await self.parts.entities.issues_of(workspace, entity.id, MOST)
-        return _answer(request, [shape.issue(one) for one in issues])
+        issues = await self.parts.entities.issues_of(workspace, entity.id, wanted.limit, after=wanted.after)
+        return _answer(request, [shape.issue(one) for one in issues], _more(request, wanted, issues))
 
     # ---- live
 
@@ -146,7 +167,7 @@ class Handlers(Issues):
         workspace, principal = readable(request), request[PRINCIPAL]
         selection, behind = parse_live(request)
         view = await self.parts.views.of(principal, workspace, selection)
-        start = None if behind is None else await self._place(request, workspace, behind)
+        start = None if behind is None else await self._resume(request, workspace, behind)
         self.parts.hub.see_room(principal.bearer)
         reader = await self.parts.feed.follow(
             Subscription(workspace, principal.account, view, start, principal.links(workspace))
@@ -177,11 +198,19 @@ def _of_run(run: str) -> Filter:
 
 def _list(request: web.Request, page: Page, stretch: Stretch) -> web.Response:
     cursor = stretch.following(page)
-    leads_on = {}
+    leads_on = {POSITION: str(stretch.position(page))}
     if cursor is not None:
         without = {"cursor", "after", "since", "from", "to", "offset"}
-        leads_on = {"Link": link_to(request, cursor, without), "X-Next-Cursor": cursor}
+        leads_on |= {"Link": link_to(request, cursor, without), "X-Next-Cursor": cursor}
     return _answer(request, [shape.shape(event) for event in parsed(page)], leads_on)
+
+
+def _more(request: web.Request, wanted: LinkedQuery, found: Sequence[Entity]) -> dict[str, str]:
+    """Return the headers that lead on from a list of runs or issues, if there may be more."""
+    if len(found) < wanted.limit:
+        return {}
+    cursor = str(Linked(found[-1].created_at, found[-1].id))
+    return {"Link": link_to(request, cursor, {"cursor"}), "X-Next-Cursor": cursor}
 
 
 def _answer(request: web.Request, value: Any, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -2,14 +2,16 @@
 
 import math
 import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
-from streamer.core.errors import ValidationError
+from streamer.core.errors import InvalidCursor, ValidationError
 from streamer.core.filter import MAX_VALUE_LENGTH, Condition, Filter, canonical, parse_filter
+from streamer.core.position import MAX_SEQ
 from streamer.core.quoting import MAX_NAMED, cut
 from streamer.dialects.paperclip.errors import TOKEN, Invalid, issue
 from streamer.edge.base import EMPTY
@@ -28,6 +30,7 @@ _FIELDS = {
 _FILTERS = (*_FIELDS, "action")
 _BEHIND = ("after", "since")
 LIST_PARAMETERS = (*_FILTERS, *_BEHIND, "from", "to", "limit", "offset", "cursor")
+LINKED_PARAMETERS = ("limit", "cursor")
 LIVE_PARAMETERS = (*_FILTERS, *_BEHIND, TOKEN)
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -82,6 +85,48 @@ def parse_list(request: web.Request, *, limit: int) -> ListQuery:
         int(offset),
         cursor,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """Where a page of runs or issues ended: the newest come first, of the same moment by their ids."""
+
+    created_at: int
+    id: str
+
+    def __str__(self) -> str:
+        return urlsafe_b64encode(f"e.{self.created_at}.{self.id}".encode()).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> "Linked":
+        """Read what `str` wrote. Raises InvalidCursor."""
+        try:
+            kind, moment, id_ = urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().split(".", 2)
+            found = cls(int(moment), id_)
+        except ValueError:
+            kind, found = "", cls(0, "")
+        # Base64 can be written in more than one way.
+        if kind != "e" or str(found) != text or "\0" in found.id or abs(found.created_at) > MAX_SEQ:
+            raise InvalidCursor("not a cursor that this server gave; start again without one")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedQuery:
+    """What of a list of runs or issues is asked for."""
+
+    limit: int
+    after: tuple[int, str] | None
+
+
+def parse_linked(request: web.Request) -> LinkedQuery:
+    """Read the parameters of a list of runs or issues. Raises Invalid, InvalidCursor."""
+    wrong: list[dict[str, Any]] = []
+    given = _singles(request, LINKED_PARAMETERS, wrong, may_be_empty=("limit",))
+    if wrong:
+        raise Invalid(wrong)
+    at = Linked.parse(given["cursor"]) if "cursor" in given else None
+    return LinkedQuery(_limit(request.query.get("limit"), MOST), None if at is None else (at.created_at, at.id))
 
 
 def parse_live(request: web.Request) -> tuple[Filter, Behind | None]:

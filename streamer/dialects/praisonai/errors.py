@@ -12,6 +12,7 @@ from streamer.core.errors import (
     MethodNotAllowed,
     NotFound,
     PermissionDenied,
+    PositionExpired,
     StreamerError,
     Unauthenticated,
     ValidationError,
@@ -27,6 +28,10 @@ _TEXTS: dict[type[StreamerError], tuple[int, str]] = {
     PermissionDenied: (403, _FORBIDDEN),
     EventNotFound: (404, "Activity not found"),
     EntityNotFound: (404, "Issue not found"),
+    PositionExpired: (
+        410,
+        "The activity is not in this workspace's log (any more): start again with an empty after_id",
+    ),
     NotFound: (404, "Not Found"),
     MethodNotAllowed: (405, "Method Not Allowed"),
 }

@@ -11,11 +11,11 @@ from streamer.core.errors import EventNotFound, ReadTimeout
 from streamer.core.filter import EVERYTHING, Condition, Either, Filter, canonical
 from streamer.core.ids import is_id
 from streamer.core.ports import Page
-from streamer.core.position import Position
+from streamer.core.position import LogHead, Position, expired
 from streamer.dialects.praisonai.errors import Unprocessable, issue
 from streamer.dialects.praisonai.query import ActivityQuery, parse, parse_view
 from streamer.dialects.praisonai.shape import shape
-from streamer.edge.base import json_answer, parsed, readable
+from streamer.edge.base import POSITION, json_answer, parsed, readable
 from streamer.edge.issues import Issues, about_issue
 from streamer.edge.many import Many
 from streamer.edge.paging import Cursor, Stretch, link_to
@@ -27,7 +27,7 @@ class Handlers(Issues, Many):
     async def workspace_activity(self, request: web.Request) -> web.StreamResponse:
         wanted = parse(request)
         page, stretch = await self._read(request, readable(request), wanted, wanted.selection)
-        return self._list(request, wanted, parsed(page), stretch.following(page))
+        return self._page(request, wanted, page, stretch)
 
     async def activity(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = readable(request), request[PRINCIPAL]
@@ -75,7 +75,13 @@ class Handlers(Issues, Many):
         workspace, entity = await self.issue(principal, request.match_info["issue"], workspace)
         selection = wanted.selection.narrowed(about_issue(entity.id))
         page, stretch = await self._read(request, workspace, wanted, selection)
-        return self._list(request, wanted, parsed(page), stretch.following(page))
+        return self._page(request, wanted, page, stretch)
+
+    def _page(self, request: web.Request, wanted: ActivityQuery, page: Page, stretch: Stretch) -> web.Response:
+        response = self._list(request, wanted, parsed(page), stretch.following(page))
+        # For who polls by id: an empty list has no id to go on from.
+        response.headers[POSITION] = str(stretch.position(page))
+        return response
 
     async def _read(
         self, request: web.Request, workspace: str, wanted: ActivityQuery, selection: Filter
@@ -91,16 +97,22 @@ class Handlers(Issues, Many):
         return await self.whole_page_of(request[PRINCIPAL], workspace, view, stretch, wanted.limit), stretch
 
     async def _behind(self, request: web.Request, workspace: str, wanted: ActivityQuery) -> Position:
-        """Return the position of the activity `after_id`, or of `start_date` if that is later."""
-        view = await self.parts.views.of(request[PRINCIPAL], workspace, EVERYTHING)
-        # What is no id, no activity has.
-        event_id = wanted.after_id if is_id(wanted.after_id or "") else "."
-        try:
-            at = await self.parts.log.position_of(workspace, event_id or "", view)
-        except EventNotFound:
-            raise Unprocessable(
-                [issue("after_id", "Input should be the id of an activity of this workspace", wanted.after_id or "")]
-            ) from None
+        """Return the position of the activity `after_id`, or of `start_date` if that is later.
+
+        Raises:
+            Unprocessable: it is neither an id nor a position.
+            PositionExpired: there is no such activity, or position, in this log (any more).
+        """
+        view, text = await self.parts.views.of(request[PRINCIPAL], workspace, EVERYTHING), wanted.after_id or ""
+        if not is_id(text):
+            raise Unprocessable([issue("after_id", "Input should be the id of an activity of this workspace", text)])
+        head = await self.parts.log.head(workspace)
+        at = _position_in(head, text)
+        if at is None:
+            try:
+                at = await self.parts.log.position_of(workspace, text, view)
+            except EventNotFound:
+                raise expired(head) from None
         start = await self.parts.log.resolve(workspace, wanted.after) if wanted.after is not None else at
         return max(at, start, key=lambda position: position.seq)
 
@@ -115,6 +127,15 @@ class Handlers(Issues, Many):
             leads_on = {"cursor", "after_id", "offset", "start_date", "end_date"}
             response.headers["Link"] = link_to(request, cursor, leads_on)
         return response
+
+
+def _position_in(head: LogHead, text: str) -> Position | None:
+    """Read a position of this log. Ids may look like one: only those of this log's epoch are meant, which only its readers know."""
+    try:
+        position = Position.parse(text)
+    except ValueError:
+        return None
+    return position if position.epoch == head.epoch else None
 
 
 def _without_slash(request: web.Request) -> web.Response:

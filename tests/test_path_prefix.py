@@ -30,6 +30,7 @@ async def test_the_page_under_a_path(
     (await api.append("w", description="the first")).expect(201)
     profile = await browser.new_context(ignore_https_errors=True)
     page = await profile.new_page()
+    expect.set_options(timeout=20_000)
     failed: list[str] = []
     page.on("requestfailed", lambda request: failed.append(request.url))
     page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)

@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from streamer.client import Client
 from streamer.settings import Settings
 from tests.conftest import ADMIN_KEY
 from tests.support.api import Answer, Api, events
@@ -240,3 +241,13 @@ async def test_no_more_than_fifty_fields_are_named(stepped: tuple[str, Steps], h
         fields = answer.json["error"]["details"]["fields"]
         assert list(fields)[:50] == [f"events[{index}].x" for index in range(50)]
         assert fields["and more"].startswith("at least 51 fields")
+
+
+async def test_our_own_client_sends_more_than_an_array_holds(stepped: tuple[str, Steps]) -> None:
+    """A batch of the client's may have more values in all than are taken in one array."""
+    url, _ = stepped
+    batch_ = [{"action": "a.b", "actor": {"type": "user", "id": "u"}, "details": {"n": [1] * 2000}}] * 60
+    async with Client(url, ADMIN_KEY) as client:
+        stored = await client.append("w", batch_, idempotency_key="k")
+        assert [event["seq"] for event in stored] == list(range(1, 61))
+        assert await client.append("w", batch_, idempotency_key="k") == stored

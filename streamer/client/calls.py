@@ -69,7 +69,10 @@ class Caller:
         """Make a call, again if that may help and it is not to be made `once`; return the JSON of its answer, {} if it has no content."""
         data = None
         if body is not None:
-            data, headers = orjson.dumps(body), {"Content-Type": "application/json", **(headers or {})}
+            # A server takes more values as lines than in one array.
+            kind = "application/x-ndjson" if isinstance(body, list) else "application/json"
+            data = b"\n".join(map(orjson.dumps, body)) if isinstance(body, list) else orjson.dumps(body)
+            headers = {"Content-Type": kind, **(headers or {})}
         backoff = Backoff(self.timing)
         attempt = 1
         while True:

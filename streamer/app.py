@@ -26,9 +26,10 @@ from streamer.auth.view import Views
 from streamer.auth.watch import WATCH_SECONDS, Watch
 from streamer.bus.local import LocalBus
 from streamer.core.actions import AUDIT_ACTIONS
+from streamer.core.budget import KINDS, Budget
 from streamer.dialects import DIALECTS
 from streamer.edge.base import Parts, SocketLimits, expect_later
-from streamer.edge.connection import KEPT_SECONDS, LINGER_SECONDS, Runner
+from streamer.edge.connection import Patience, Runner
 from streamer.edge.listening import bind, urls
 from streamer.edge.middleware import middlewares, set_headers
 from streamer.edge.reading import PageTurns
@@ -57,8 +58,6 @@ from streamer.store.writer import GroupCommit
 
 BACKLOG = 4096
 """Connections that the kernel may hold for us; a resume storm comes all at once."""
-MAX_HEADER = 16 * 1024
-"""Bytes of one header field and of the request line."""
 PURGE_SECONDS = 5
 PROBE_SECONDS = 1
 LAST_WORDS_SECONDS = 1.0
@@ -118,6 +117,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
     database = Database(settings.database, read_seconds=settings.read_seconds)
     _raise_file_limit()
     metrics = Metrics()
+    budget = _budget(settings.memory_bytes, metrics)
     async with contextlib.AsyncExitStack() as stack:
         # A start that fails must not have written anything: another server may be at work on this port or these data.
         sockets = await bind(settings.host, settings.port)
@@ -194,6 +194,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             tickets=tickets,
             metrics=metrics,
             loops=loops,
+            budget=budget,
             static=_static_dir(),
             max_body_bytes=settings.max_body_bytes,
             max_body_values=settings.max_body_values,
@@ -223,17 +224,13 @@ async def running(  # noqa: PLR0915 - the list of all parts
 
         dialects = [dialect for dialect in DIALECTS if dialect.name in settings.dialects]
         routes = _routes(parts, dialects, settings)
-        surroundings = middlewares(routes, dialects, gate, origins, metrics, cleaner)
+        surroundings = middlewares(routes, dialects, gate, origins, metrics, cleaner, budget)
         application = _application(routes, surroundings, settings.max_body_bytes)
         application.on_response_prepare.append(set_headers(routes, origins, rate, settings.public_path))
         runner = Runner(
             application,
+            Patience(settings.stall_seconds),
             handler_cancellation=True,  # how a vanished reader is noticed
-            access_log=None,  # the middleware writes the one line a request, without query strings
-            keepalive_timeout=KEPT_SECONDS,
-            lingering_time=LINGER_SECONDS,
-            max_line_size=MAX_HEADER,
-            max_field_size=MAX_HEADER,
         )
 
         async def drain(_application: web.Application) -> None:
@@ -264,6 +261,16 @@ async def running(  # noqa: PLR0915 - the list of all parts
             hub=hub,
             loops=loops,
         )
+
+
+def _budget(total: int, metrics: Metrics) -> Budget:
+    """Make the budget of memory, and show its use."""
+    budget = Budget(total, lambda kind: metrics.memory_refused.labels(kind).inc())
+    metrics.memory_limit.set(total)
+    for kind in KINDS:
+        metrics.memory.labels(kind).set_function(partial(budget.used.__getitem__, kind))
+        metrics.memory_refused.labels(kind)
+    return budget
 
 
 def _routes(parts: Parts, dialects: Sequence[Dialect], settings: Settings) -> dict[Handler, Route]:

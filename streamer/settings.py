@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
@@ -159,6 +160,14 @@ class Settings(BaseModel):
         le=100,
     )
     body_timeout: float = Field(30, gt=0, le=3600, description="Seconds in which a request's body must arrive.")
+    memory_bytes: int = bound(
+        256 * MiB,
+        "Memory for request bodies, unread answers and unfinished WebSocket messages on this node.",
+        at_limit="New work gets 503 `overloaded`; a WebSocket is closed with 4007. One account may use half of it, all callers without"
+        " a credential together a sixteenth. Raise it, or lower `max_body_bytes` and `max_page_bytes`; it must be at least four times each.",
+        ge=4 * MiB,
+        validate_default=True,
+    )
     append_queue_events: int = Field(
         20_000, ge=1, description="Events that may wait for the disk before appends get 503."
     )
@@ -229,6 +238,14 @@ class Settings(BaseModel):
         le=86_400,
         description="Time between fetches of the issuer's keys; an unknown key is asked for at once.",
     )
+
+    @field_validator("memory_bytes")
+    @classmethod
+    def _has_room(cls, value: int, info: ValidationInfo) -> int:
+        largest = max(info.data.get("max_body_bytes", 0), info.data.get("max_page_bytes", 0))
+        if value < 4 * largest:
+            raise ValueError(f"must be at least four times max_body_bytes and max_page_bytes: {4 * largest}")
+        return value
 
     @field_validator("admin_key")
     @classmethod

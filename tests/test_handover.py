@@ -108,7 +108,7 @@ def run(request: pytest.FixtureRequest, certificate: tuple[Path, Path]) -> Run:
 @asynccontextmanager
 async def _serving(certificate: tuple[Path, Path] | None) -> AsyncIterator[Taken]:
     application = web.Application()
-    runner = Runner(application, handler_cancellation=True, access_log=None)
+    runner = Runner(application, handler_cancellation=True)
     server = client = None
     if certificate is not None:
         server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -18,8 +18,9 @@ from schemathesis.engine import from_schema
 
 from streamer import __version__
 from streamer.api.routes import ROUTES
-from streamer.app import MAX_HEADER, Server
+from streamer.app import Server
 from streamer.core.filter import FILTER_FIELDS, MAX_VALUES
+from streamer.edge.connection import MAX_HEADER
 from tests.conftest import ADMIN_KEY
 from tests.support.api import Answer, Api, events, make_event
 

@@ -12,6 +12,7 @@ from streamer.api.openapi import document
 from streamer.api.socket import Socket
 from streamer.auth.access import PRINCIPAL, TICKET
 from streamer.auth.principal import READ, Principal
+from streamer.core.budget import MESSAGE
 from streamer.core.clock import format_timestamp
 from streamer.core.entities import Entity
 from streamer.core.errors import NotFound, ValidationError, WorkspaceNotFound
@@ -32,6 +33,8 @@ READY_FOR = ("all", "reads")
 """What a node can be asked to be ready for."""
 PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 """The kinds of files in the page's folder that are served, by their endings."""
+FILE_STEP = 32 * 1024
+"""Bytes of a file that are read ahead of a client that takes its time."""
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -196,6 +199,8 @@ class Handlers(AccessHandlers):
             principal.chain,
             max_message_bytes=parts.max_body_bytes,
             messages_per_second=parts.socket_limits.messages_per_second,
+            message_seconds=parts.body_timeout,
+            hold=parts.budget.hold(MESSAGE, principal.account),
             **parts.sink_options,
         )
 
@@ -244,7 +249,7 @@ class Handlers(AccessHandlers):
         if kind is None:
             raise NotFound("no such file")
         return web.FileResponse(
-            self.parts.static / name, headers={**PAGE_HEADERS, "Content-Type": f"{kind}; charset=utf-8"}
+            self.parts.static / name, FILE_STEP, headers={**PAGE_HEADERS, "Content-Type": f"{kind}; charset=utf-8"}
         )
 
 

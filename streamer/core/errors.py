@@ -18,6 +18,7 @@
     ├── PositionExpired        410 position_expired     details.earliest, details.head
     ├── PayloadTooLarge        413 payload_too_large
     ├── UnsupportedMediaType   415 unsupported_media_type
+    ├── ExpectationFailed      417 expectation_failed
     ├── RateLimited            429 rate_limited         Retry-After
     ├── InternalError          500 internal_error
     ├── Overloaded             503 overloaded           Retry-After
@@ -182,6 +183,13 @@ class UnsupportedMediaType(StreamerError):
     status = 415
 
 
+class ExpectationFailed(StreamerError):
+    """The request's `Expect` is none that this server meets."""
+
+    code = "expectation_failed"
+    status = 417
+
+
 class RateLimited(StreamerError):
     """The principal is over one of its limits; by default it is told to come back in some seconds."""
 
@@ -198,7 +206,10 @@ class InternalError(StreamerError):
 
 
 class Overloaded(StreamerError):
-    """The node has no room: too many appends wait for the disk, or too many streams are open. Nothing was stored or opened."""
+    """The node has no room: too many appends wait for the disk, too many streams are open, or the memory for requests and answers is used.
+
+    Nothing was stored or opened.
+    """
 
     code = "overloaded"
     status = 503

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, StreamReader, web
 
 from streamer.auth.access import PRINCIPAL, Gate
 from streamer.auth.administration import Administration
@@ -16,13 +16,16 @@ from streamer.auth.keys import Keyring
 from streamer.auth.principal import Principal
 from streamer.auth.tickets import Tickets
 from streamer.auth.view import Views
+from streamer.core.budget import ANONYMOUS, REQUEST, SMALL, Budget, Hold
 from streamer.core.errors import PayloadTooLarge, ReadTimeout, RequestTimeout, ValidationError, WorkspaceNotFound
 from streamer.core.filter import Filter
 from streamer.core.ids import is_id
 from streamer.core.ports import Log, Page
-from streamer.edge.bodies import JSON_TYPES, MAX_SMALL_BYTES, media_type, parse_json
+from streamer.edge.bodies import JSON_TYPES, MAX_SMALL_BYTES, content_encoding, media_type, parse_json
+from streamer.edge.holding import account_of, hold_of
 from streamer.edge.paging import Stretch
 from streamer.edge.reading import PageTurns
+from streamer.edge.unpack import unpack
 from streamer.feed.feed import Feed
 from streamer.feed.hub import Hub
 from streamer.ingest.intake import Intake
@@ -73,6 +76,7 @@ class Parts:
     tickets: Tickets
     metrics: Metrics
     loops: Loops
+    budget: Budget
     static: Path
     max_body_bytes: int
     max_body_values: int
@@ -135,29 +139,54 @@ class Base:
         return await parse_json(data, self.parts.max_body_values)
 
     async def read(self, request: web.Request, limit: int) -> bytes:
-        """Read the body within its limits of size and time."""
-        if (request.content_length or 0) > limit:
-            raise PayloadTooLarge(f"the body has {request.content_length} bytes; at most {limit} are taken")
+        """Read the body within its limits of size and time, and within the node's budget of memory."""
+        length, content = request.content_length or 0, request.content
+        if length > limit:
+            raise PayloadTooLarge(f"the body has {length} bytes; at most {limit} are taken")
+        self._need_memory(request, length)
+        encoding = content_encoding(request)
+        if content.is_eof():  # it came with its head, as nearly all do: no clock is needed
+            data = content.read_nowait()
+            if len(data) > limit:
+                raise PayloadTooLarge(f"the body has more than {limit} bytes")
+            return data if encoding is None else await self._unpacked(request, data, encoding, limit)
+        if "Expect" in request.headers and request.version >= HttpVersion11:
+            # Only now: access and parameters were fine, the body is wanted (RFC 9110, 10.1.1).
+            assert request.transport is not None  # noqa: S101 - there was a request a moment ago
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
-            if request.headers.get("Expect", "").lower() == "100-continue":
-                # Only now: access and parameters were fine, the body is wanted (RFC 9110, 10.1.1).
-                assert request.transport is not None  # noqa: S101 - there was a request a moment ago
-                request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            # aiohttp's own limit is the largest of all.
-            source = request if limit == self.parts.max_body_bytes else request.clone(client_max_size=limit)
-            if request.content.is_eof():  # it came with its head, as nearly all do: no clock is needed
-                return await source.read()
             async with asyncio.timeout(self.parts.body_timeout):
-                data = await source.read()
+                data = await _receive(content, limit, hold_of(request, self.parts.budget))
         except TimeoutError:
             raise RequestTimeout(f"the body did not arrive within {self.parts.body_timeout:g} seconds") from None
-        except web.HTTPRequestEntityTooLarge:
-            raise PayloadTooLarge(f"the body has more than {limit} bytes") from None
         # That took its time: access may have ended.
         principal = await self.parts.gate.again(request)
         if principal is not None:
             request[PRINCIPAL] = principal
-        return data
+        return data if encoding is None else await self._unpacked(request, data, encoding, limit)
+
+    def _need_memory(self, request: web.Request, length: int) -> None:
+        """Refuse a body that there is no memory for, before any of it is taken. Raises Overloaded."""
+        account = account_of(request)
+        if length > SMALL:
+            self.parts.budget.check(REQUEST, account, length)
+        elif account != ANONYMOUS:  # its answer may be large: the events of a batch
+            self.parts.budget.check(REQUEST, account)
+
+    async def _unpacked(self, request: web.Request, data: bytes, encoding: str, limit: int) -> bytes:
+        return await unpack(data, encoding, limit, hold_of(request, self.parts.budget))
+
+
+async def _receive(content: StreamReader, limit: int, hold: Hold) -> bytes:
+    """Return a body once all of it is there. Raises PayloadTooLarge, Overloaded."""
+    content.set_read_chunk_size(SMALL)
+    data = bytearray()
+    while chunk := await content.readany():
+        if len(data) + len(chunk) > limit:
+            raise PayloadTooLarge(f"the body has more than {limit} bytes")
+        hold.resize(len(data) + len(chunk))
+        data += chunk
+    return bytes(data)
 
 
 LAST_EVENT_ID = ("lastEventId", "last_event_id", "Last-Event-ID")

@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 
 from streamer.core.errors import PayloadTooLarge, UnsupportedMediaType, ValidationError
+from streamer.edge.unpack import ENCODINGS
 
 JSON_TYPES = {"application/json"}
 NDJSON_TYPES = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
@@ -22,14 +23,22 @@ LARGE_BYTES = 2**20
 PIECE_BYTES = 64 * 1024
 """Bytes of a body that are looked at before other tasks have their turn: less than a millisecond."""
 
-_ENCODINGS = ("identity", "gzip", "deflate")
+
+def content_encoding(request: web.Request) -> str | None:
+    """Return how the body is packed, None if it is not. Raises UnsupportedMediaType."""
+    if "Content-Encoding" not in request.headers:
+        return None
+    encoding = ",".join(request.headers.getall("Content-Encoding")).strip().lower()
+    if encoding == "identity":
+        return None
+    if encoding not in ENCODINGS:
+        raise UnsupportedMediaType(f"send the body as it is, or with `Content-Encoding: {' or '.join(ENCODINGS)}`")
+    return encoding
 
 
 def media_type(request: web.Request, known: set[str]) -> str:
     """Return the body's media type, one of those known. Raises UnsupportedMediaType."""
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in _ENCODINGS:  # aiohttp would hand the bytes on as they are
-        raise UnsupportedMediaType(f"send the body as it is, or with `Content-Encoding: {' or '.join(_ENCODINGS[1:])}`")
+    content_encoding(request)
     kind = request.content_type if "Content-Type" in request.headers else ""
     charset = (request.charset or "utf-8").lower()
     if kind not in known or charset not in {"utf-8", "utf8"}:

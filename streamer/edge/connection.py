@@ -1,35 +1,76 @@
 """Connections: what is not HTTP is answered in the form of every error, and not logged, for it may hold a credential."""
 
 import asyncio
+import contextlib
 import secrets
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, cast
 
 import structlog
-from aiohttp import web
-from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
+from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
 
-from streamer.core.errors import InternalError, StreamerError, UnsupportedMediaType, ValidationError
+from streamer.core.errors import ExpectationFailed, InternalError, StreamerError, ValidationError
+from streamer.edge.holding import HOLD, release_hold
 from streamer.edge.middleware import HEADERS, error_response
 from streamer.transports.handover import HandedOver, release
+from streamer.transports.sink import progress
+from streamer.transports.unfinished import Unfinished
 
 HEAD_SECONDS = 30
 """How long a new connection may take to its first request."""
 KEPT_SECONDS = 75
 """How long a connection may take from an answer to its next request, of which some bytes may have come. Proxies keep theirs for 60 s."""
 
+MAX_HEADER = 16 * 1024
+"""Bytes of one header field and of the request line."""
+MAX_HEADERS = 128
+"""Header fields of a request, trailers included."""
+MAX_HEAD_BYTES = 64 * 1024
+"""Bytes of a request's head in all; and of what may come beside a chunked body's data, or behind it."""
+
+READ_BYTES = 64 * 1024
+"""Bytes taken from a socket at once."""
+UNREAD_BYTES = 16 * 1024
+"""Bytes of a body that nobody has asked for yet above which no more are taken from the socket."""
+
 LINGER_SECONDS = 10
 """How long the rest of a body that nobody wants is read and dropped, so that the client gets to read the answer."""
 
 
-class Connection(web.RequestHandler):
-    """aiohttp's driver of one connection, with the API's own errors for what never becomes a request."""
+@dataclass(frozen=True)
+class Patience:
+    """How long a connection is borne with, in seconds."""
 
-    __slots__ = ("_drops", "_head_timer")
+    stall_seconds: float = 120
+    """How long a client may take nothing of what is written to it."""
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's driver of one connection, with the API's own errors for what never becomes a request, and bounds on what it holds."""
+
+    __slots__ = ("_body", "_body_bytes", "_drops", "_head_timer", "_patience", "_quiet", "_write_timer")
+
+    def __init__(self, manager: web.Server, *, patience: Patience, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._msg_queue_resume_size = 0
+        self._patience = patience
+        self._body: StreamReader | None = None
+        """The body that is coming in."""
+        self._body_bytes = 0
+        self._quiet = 0
+        """Bytes that came since the last head or the last byte of a body: an unfinished head, trailers, or what chunks carry beside data."""
+        self._drops = False
+        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; a client that sends no request is not to hold a descriptor for ever."""
         super().connection_made(transport)
-        self._drops = False
         self._head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
@@ -39,7 +80,10 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
         self._head_timer.cancel()
+        self._stop_write_timer()
         super().connection_lost(exc)
+
+    # ---- what comes in
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, also while the server stops: the rest of a body, or what a WebSocket says to its end.
@@ -52,19 +96,121 @@ class Connection(web.RequestHandler):
         closing = self._close, self._force_close
         if self._request_in_progress and self.transport is not None:
             self._close = self._force_close = False
+        count = self._request_count
         super().data_received(data)
         self._close, self._force_close = self._close or closing[0], self._force_close or closing[1]
+        if self._request_count != count:
+            self._check_heads(self._request_count - count, len(data))
+        elif not self._upgraded:
+            self._check_quiet(len(data))
+
+    def _check_heads(self, count: int, size: int) -> None:
+        """See that the requests that have just begun may be handled, and that no more are read than the next one."""
+        messages = self._messages
+        for index in range(len(messages) - count, len(messages)):
+            message, _ = messages[index]
+            error = message.exc if isinstance(message, _ErrInfo) else _fault(message, self._quiet + size)
+            if error is not None:
+                for _ in range(index, len(messages)):
+                    messages.pop()
+                self._refuse(error)
+                return
+        body = messages[-1][1]
+        self._body, self._body_bytes, self._quiet = (None if body.is_eof() else body), body.total_bytes, 0
+        if (self._request_in_progress or len(messages) > 1) and not self._buffer_paused:
+            self._pause_reading_for_buffer()
+
+    def _check_quiet(self, size: int) -> None:
+        """See that a head, or what comes beside a body, is not endless."""
+        body = self._body
+        if body is not None and body.total_bytes != self._body_bytes:
+            self._body_bytes, self._quiet = body.total_bytes, 0
+        else:
+            self._quiet += size
+            if self._quiet > MAX_HEAD_BYTES:
+                self._refuse(LineTooLong(b"", MAX_HEAD_BYTES))
+        if body is not None and body.is_eof():
+            self._body = None
+
+    def _refuse(self, error: BaseException) -> None:
+        """Answer what is no request, and take nothing more."""
+        self._drops = True
+        if self._body is not None and not self._body.is_eof():
+            self._body.set_exception(web.RequestPayloadError("the body is not framed as its headers say"))
+            return
+        self._messages.append((_ErrInfo(status=HTTPStatus.BAD_REQUEST, exc=error, message=""), EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
+        """Read a WebSocket's frames from now on, counted."""
+        super().set_parser(cast("Any", Unfinished(parser)), data_received_cb)
+
+    # ---- what goes out
+
+    async def start(self) -> None:
+        """Handle requests until the connection ends; what is still unsent then is watched, too."""
+        transport = self.transport
+        try:
+            await super().start()
+        finally:
+            if transport is not None and transport.is_closing():
+                self._watch_writing(transport)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what was written, but not for ever. Streams and sockets have their own watch (`feed.hub`)."""
+        super().pause_writing()
+        if self._payload_parser is None and self.transport is not None:
+            self._watch_writing(self.transport)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        super().resume_writing()
+        self._stop_write_timer()
+
+    def _watch_writing(self, transport: asyncio.Transport) -> None:
+        """Cut the connection once its client takes nothing for a while."""
+        tcp = transport.get_extra_info("socket")
+
+        def look(before: int) -> None:
+            now = progress(transport, tcp) if transport.get_write_buffer_size() else None
+            if now == before:
+                transport.abort()
+            elif now is not None:
+                watch(now)
+
+        def watch(now: int) -> None:
+            seconds = self._patience.stall_seconds
+            self._write_timer = asyncio.get_running_loop().call_later(seconds, look, now)
+
+        self._stop_write_timer()
+        now = progress(transport, tcp) if transport.get_write_buffer_size() else None
+        if now is not None:
+            watch(now)
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """End a request; a connection that its handler took is let go."""
         if isinstance(resp, HandedOver) and resp.outlet is not None:
+            release_hold(request)
             release(self, request)
             return resp, True
-        # The rest of a body that nobody wants is taken for a while, so that the client gets to read the answer; but not unpacked.
-        self._drops = "Content-Encoding" in request.headers and not request.content.is_eof()
-        return await super().finish_response(request, resp, start_time)
+        hold, count = request.get(HOLD), self._request_count
+        if hold is not None and hold.size:
+            await _send_head(request, resp)
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            if hold is not None:
+                hold.release()
+            if self._request_count != count:  # what came behind an upgrade that was refused
+                self._check_heads(self._request_count - count, 0)
 
     def handle_error(
         self,
@@ -96,8 +242,64 @@ class Connection(web.RequestHandler):
             super().log_exception(*args, **options)
 
 
+class Inlet(asyncio.BufferedProtocol):
+    """Between a socket and its driver: takes small pieces into a buffer that all connections share.
+
+    The loops read up to 256 KiB at once otherwise, of which a driver that is busy has to keep what it cannot use yet.
+    """
+
+    __slots__ = ("_buffer", "_driver")
+
+    def __init__(self, driver: Connection, buffer: memoryview) -> None:
+        self._driver = driver
+        self._buffer = buffer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._driver.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._driver.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Have the driver wait."""
+        self._driver.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Have the driver go on."""
+        self._driver.resume_writing()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
+        """Return where the next bytes go."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Hand the bytes on."""
+        self._driver.data_received(bytes(self._buffer[:nbytes]))
+
+    def eof_received(self) -> None:
+        """Take the end; the transport closes."""
+        self._driver.eof_received()
+
+
 class Runner(web.AppRunner):
     """Runs an application on our connections; aiohttp has no setting for it."""
+
+    def __init__(self, application: web.Application, patience: Patience = Patience(), **options: Any) -> None:
+        super().__init__(
+            application,
+            access_log=None,  # the middleware writes the one line a request, without query strings
+            auto_decompress=False,  # a body is unpacked once it is wanted, and whole (`edge.unpack`)
+            keepalive_timeout=KEPT_SECONDS,
+            lingering_time=LINGER_SECONDS,
+            max_line_size=MAX_HEADER,
+            max_field_size=MAX_HEADER,
+            max_headers=MAX_HEADERS,
+            read_bufsize=UNREAD_BYTES,
+            **options,
+        )
+        self._patience = patience
 
     def leave_open_requests(self, seconds: float) -> None:
         """Set how long what is open may go on once the server stops; aiohttp takes this only before it starts."""
@@ -110,18 +312,52 @@ class Runner(web.AppRunner):
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             loop=asyncio.get_running_loop(),
+            patience=self._patience,
             **made._kwargs,  # noqa: SLF001
         )
 
 
 class _Server(web.Server):
-    def __call__(self) -> web.RequestHandler:
-        return Connection(self, loop=self._loop, **self._kwargs)
+    _buffer: memoryview | None = None
+
+    def __call__(self) -> Any:
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(READ_BYTES))
+        return Inlet(Connection(self, loop=self._loop, **self._kwargs), self._buffer)
+
+
+async def _send_head(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Send the head on its own: together with a long body both would be copied, and kept twice."""
+    with contextlib.suppress(ConnectionError):
+        await response.prepare(request)
+        request.writer.send_headers()
+
+
+def _fault(message: RawRequestMessage, size: int) -> BaseException | None:
+    """Return what is wrong with a request's head of at most so many bytes; None: nothing."""
+    headers = message.headers
+    if size > MAX_HEAD_BYTES and _size(message) > MAX_HEAD_BYTES:
+        return LineTooLong(b"", MAX_HEAD_BYTES)
+    coding = headers.get("Transfer-Encoding")
+    if message.version < HttpVersion11:
+        # Whoever stands between may see another end of the body (RFC 9112, 6.1).
+        return None if coding is None else ValidationError({"Transfer-Encoding": "is not part of HTTP/1.0"})
+    if coding is not None and coding.lower() != "chunked":
+        return ValidationError({"Transfer-Encoding": "must be chunked"})
+    if headers.get("Expect", "100-continue").lower() != "100-continue":
+        return ExpectationFailed("the only expectation that is met is 100-continue")
+    return None
+
+
+def _size(message: RawRequestMessage) -> int:
+    return len(message.path) + sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
 
 
 def _refusal(error: BaseException | None) -> StreamerError:
+    if isinstance(error, StreamerError):
+        return error
     if isinstance(error, LineTooLong):
-        return ValidationError({"request": "the request line or a header is too long"})
-    if isinstance(error, ContentEncodingError):
-        return UnsupportedMediaType("the body's Content-Encoding is none that this server reads")
+        return ValidationError(
+            {"request": f"its line or a header has more than {MAX_HEADER} bytes, or its head {MAX_HEAD_BYTES}"}
+        )
     return ValidationError({"request": "not a request of HTTP/1.1"})

@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from streamer.auth.access import PRINCIPAL, Gate
 from streamer.auth.origins import Origins
+from streamer.core.budget import Budget
 from streamer.core.errors import (
     InternalError,
     MethodNotAllowed,
@@ -27,6 +28,7 @@ from streamer.core.errors import (
     ValidationError,
 )
 from streamer.core.quoting import bounded, cut
+from streamer.edge.holding import hold_answer, release_hold
 from streamer.edge.routes import Dialect, Manner, Route
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
@@ -65,6 +67,7 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
     origins: Origins,
     metrics: Metrics,
     redactor: Redactor,
+    budget: Budget,
 ) -> list[Middleware]:
     """Return the middlewares, outermost first.
 
@@ -75,6 +78,7 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
         origins: whose pages may call.
         metrics: counts the requests.
         redactor: cleans what errors quote.
+        budget: of the memory for answers that are not taken yet.
     """
     logger = structlog.get_logger("http").bind()
     # prometheus-client makes a metric's name of its labels anew each time.
@@ -101,15 +105,16 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
         response: web.StreamResponse | None = None
         try:
             response = _preflight(request, origins) or await handler(request)
+            hold_answer(request, response, budget)
             status = response.status
         except Exception as error:
             response = _refuse(_known(error, request), request, _manner(dialects, request.path), redactor)
-            if "Content-Encoding" in request.headers:
-                response.force_close()  # the rest of the body may not be readable to its end
             status = response.status
             if status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 logger.exception("request_failed", request_id=request_id)
         finally:
+            if response is None:
+                release_hold(request)
             principal = request.get(PRINCIPAL)
             entry = {
                 "request_id": request_id,

@@ -16,6 +16,8 @@ class Reason(Enum):
     RESET = "reset", 4004
     INTERNAL_ERROR = "internal_error", 4005
     ACCESS_CHANGED = "access_changed", 4006
+    OVERLOADED = "overloaded", 4007
+    MESSAGE_TIMEOUT = "message_timeout", 4008
     WORKSPACE_DELETED = "workspace_deleted", 4500
     CREDENTIAL_REVOKED = "credential_revoked", 4501
     CREDENTIAL_EXPIRED = "credential_expired", 4502

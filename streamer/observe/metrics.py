@@ -58,6 +58,9 @@ class Metrics:
         self.events_appended = counter("events_appended_total", "Events stored.")
         self.appends_refused = counter("appends_refused_total", "Appends answered 503 overloaded: the queue was full.")
         self.append_queue = gauge("append_queue_events", "Events that wait to be stored.")
+        self.memory = gauge("memory_bytes", "Memory held for requests, unread answers and socket messages.", "kind")
+        self.memory_limit = gauge("memory_limit_bytes", "The budget for all kinds of `streamer_memory_bytes` together.")
+        self.memory_refused = counter("memory_refused_total", "Times work was refused: no memory was left.", "kind")
         self.commit_seconds = histogram("commit_seconds", "Time to store one group of appends, retries included.")
         self.log_ahead_seconds = gauge(
             "log_ahead_seconds", "How far the time of the log furthest ahead of the clock is ahead of it."

@@ -85,16 +85,7 @@ class SocketSink:
 
     def progress(self) -> int | None:
         """Return how much the peer has acknowledged; None if nothing waits for it."""
-        pending = self._transport.get_write_buffer_size()
-        info = b""
-        if self._tcp is not None:
-            with contextlib.suppress(OSError, ValueError, AttributeError):  # as above, or closed
-                info = self._tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        if len(info) < _INFO_BYTES:
-            return pending or None
-        (in_flight,), (unsent,) = struct.unpack_from("I", info, _UNACKED), struct.unpack_from("I", info, _UNSENT)
-        acknowledged: int = struct.unpack_from("Q", info, _ACKED)[0]
-        return acknowledged if pending or in_flight or unsent else None
+        return progress(self._transport, self._tcp)
 
     def finish(self, farewell: bytes) -> None:
         """Write the last bytes, and cut the connection if the peer does not take them."""
@@ -109,6 +100,20 @@ class SocketSink:
     def abort(self) -> None:
         """Cut the connection."""
         self._transport.abort()
+
+
+def progress(transport: asyncio.Transport, tcp: socket.socket | None) -> int | None:
+    """Return how much a connection's peer has acknowledged; None if nothing waits for it."""
+    pending = transport.get_write_buffer_size()
+    info = b""
+    if tcp is not None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # not TCP, not Linux, or closed
+            info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    if len(info) < _INFO_BYTES:
+        return pending or None
+    (in_flight,), (unsent,) = struct.unpack_from("I", info, _UNACKED), struct.unpack_from("I", info, _UNSENT)
+    acknowledged: int = struct.unpack_from("Q", info, _ACKED)[0]
+    return acknowledged if pending or in_flight or unsent else None
 
 
 def retry_ms() -> int:

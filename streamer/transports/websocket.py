@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import orjson
 from aiohttp import WSMsgType, web
 
+from streamer.core.budget import Hold
 from streamer.core.errors import ValidationError
 from streamer.core.frame import Frame
 from streamer.core.position import Position
@@ -20,6 +21,7 @@ from streamer.feed.feed import Feed
 from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
 from streamer.transports.sink import SocketSink, ending, retry_ms
+from streamer.transports.unfinished import Unfinished
 
 MESSAGE_BYTES = 256 * 1024
 """About the longest message; one event may be longer. Common clients refuse messages above one MiB."""
@@ -128,6 +130,8 @@ async def serve(  # noqa: PLR0913 - what a socket is served with
     sink_type: type[WebSocketSink] = WebSocketSink,
     max_message_bytes: int,
     messages_per_second: int,
+    message_seconds: float,
+    hold: Hold,
     **options: Any,
 ) -> web.StreamResponse:
     """Answer a request with a socket until either side ends it.
@@ -140,6 +144,8 @@ async def serve(  # noqa: PLR0913 - what a socket is served with
         sink_type: how the connection is written to; another kind says its farewell in another way.
         max_message_bytes: the longest message that the client may send.
         messages_per_second: how many frames are read in a second; what comes faster waits, in the end at the client.
+        message_seconds: in which a message must be complete once it has begun.
+        hold: counts the messages that are unfinished or not handled yet; the connection is closed if there is no room for them.
         options: of the sink.
     """
     # Closing is ours: aiohttp would send its own close frame, and not wait for the peer's.
@@ -154,6 +160,9 @@ async def serve(  # noqa: PLR0913 - what a socket is served with
         return response
     sink = sink_type(transport, writer.drain, **options)
     connection = feed.connect(sink, chain)
+    meter = request.protocol._payload_parser  # noqa: SLF001 - `edge.connection` put it there
+    assert isinstance(meter, Unfinished)  # noqa: S101 - as above
+    meter.watch(hold, message_seconds, transport.is_reading, connection.close)
     clock, due = asyncio.get_running_loop().time, 0.0
     try:
         await conversation.begin(connection, sink)
@@ -173,11 +182,13 @@ async def serve(  # noqa: PLR0913 - what a socket is served with
                 conversation.refuse_binary()
             elif received.type is WSMsgType.PING:
                 sink.write(bytes((_PONG, len(received.data))) + received.data)
+            meter.handled()
         if not connection.closed:
             sink.write(close_frame(1000, ""))
     except ConnectionError:
         pass  # gone
     finally:
+        meter.stop()
         feed.disconnect(connection)
         transport.close()  # once all is sent; aiohttp then finds nothing left to say
     return response

@@ -205,6 +205,8 @@ CODES = {
     "signed_out": 4503,
     "replaced": 4504,
     "access_changed": 4006,
+    "overloaded": 4007,
+    "message_timeout": 4008,
     "access_revoked": 4505,
 }
 """The close code of each reason, as the documentation has it."""

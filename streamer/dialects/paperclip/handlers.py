@@ -11,6 +11,7 @@ import orjson
 from aiohttp import ETag, web
 
 from streamer.auth.access import PRINCIPAL
+from streamer.core.budget import MESSAGE
 from streamer.core.entities import RUN, Entity
 from streamer.core.errors import Ambiguous, EventNotFound, PermissionDenied, PositionExpired, WorkspaceNotFound
 from streamer.core.filter import EVERYTHING, Condition, Either, Filter, canonical
@@ -181,6 +182,8 @@ class Handlers(Issues):
                 sink_type=LiveSink,
                 max_message_bytes=MAX_SMALL_BYTES,
                 messages_per_second=self.parts.socket_limits.messages_per_second,
+                message_seconds=self.parts.body_timeout,
+                hold=self.parts.budget.hold(MESSAGE, principal.account),
                 **self.parts.sink_options,
             )
         finally:

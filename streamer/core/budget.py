@@ -1,0 +1,102 @@
+"""The node's budget of memory for what clients send slowly and for what they do not read: one total, and a share for each account."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from streamer.core.errors import Overloaded
+
+REQUEST: Final = "request"
+"""Bodies of requests: packed, unpacked, and until their answers are written."""
+RESPONSE: Final = "response"
+"""Answers that clients have not taken yet."""
+MESSAGE: Final = "message"
+"""WebSocket messages that are unfinished or wait for their turn."""
+KINDS = (REQUEST, RESPONSE, MESSAGE)
+
+ANONYMOUS = ""
+"""The account of all callers without a credential together."""
+SMALL = 64 * 1024
+"""Bytes that a connection may hold without asking: less than that is the price of a connection."""
+
+_ACCOUNT_PART, _ANONYMOUS_PART = 2, 16
+"""One account may use a half of the budget, all callers without a credential together a sixteenth."""
+
+
+class Budget:
+    """Counts the bytes that are held, by kind and by account."""
+
+    def __init__(self, total: int, refused: Callable[[str], None] = lambda _kind: None) -> None:
+        """Make an unused budget.
+
+        Args:
+            total: bytes.
+            refused: called with the kind each time something is refused.
+        """
+        self.total = total
+        self.used = dict.fromkeys(KINDS, 0)
+        """Bytes in use, by kind."""
+        self._sum = 0
+        self._accounts: Counter[str] = Counter()
+        self._refused = refused
+
+    def share(self, account: str) -> int:
+        """Return how much an account may use."""
+        return self.total // (_ANONYMOUS_PART if account == ANONYMOUS else _ACCOUNT_PART)
+
+    def check(self, kind: str, account: str, size: int = 1) -> None:
+        """Require that so many more bytes are free for an account. Raises Overloaded."""
+        if self._sum + size > self.total or self._accounts[account] + size > self.share(account):
+            self._refused(kind)
+            raise Overloaded("the memory for requests and answers in transit is used up; retry in a second")
+
+    def hold(self, kind: str, account: str) -> "Hold":
+        """Return a hold of no bytes yet."""
+        return Hold(self, kind, account)
+
+    def _move(self, kind: str, account: str, size: int) -> None:
+        self._sum += size
+        self.used[kind] += size
+        self._accounts[account] += size
+        if not self._accounts[account]:
+            del self._accounts[account]
+
+
+class Hold:
+    """What one connection holds of the budget; release it in the end."""
+
+    __slots__ = ("_account", "_budget", "_kind", "size")
+
+    def __init__(self, budget: Budget, kind: str, account: str) -> None:
+        self._budget = budget
+        self._kind = kind
+        self._account = account
+        self.size = 0
+
+    def resize(self, size: int, *, force: bool = False) -> None:
+        """Hold so many bytes from now on. Sizes up to `SMALL` are free.
+
+        Args:
+            size: bytes, in place of what was held.
+            force: take them even if the budget is used up: the work is done and cannot be refused any more.
+
+        Raises:
+            Overloaded: no room; what was held stays held.
+        """
+        more = (size if size > SMALL else 0) - self.size
+        if more > 0 and not force:
+            self._budget.check(self._kind, self._account, more)
+        if more:
+            self._budget._move(self._kind, self._account, more)  # noqa: SLF001 - its other half
+            self.size += more
+
+    def become(self, kind: str) -> None:
+        """Go on as another kind, with the same size."""
+        size = self.size
+        self.resize(0)
+        self._kind = kind
+        self.resize(size, force=True)
+
+    def release(self) -> None:
+        """Hold nothing."""
+        self.resize(0)

@@ -21,7 +21,7 @@ from streamer.auth.administration import Administration
 from streamer.auth.jwks import Jwks, secret_key
 from streamer.auth.jwt import Rules, Tokens
 from streamer.auth.keys import Keyring
-from streamer.auth.tickets import Tickets
+from streamer.auth.tickets import TicketLimits, Tickets
 from streamer.auth.view import Views
 from streamer.auth.watch import WATCH_SECONDS, Watch
 from streamer.bus.local import LocalBus
@@ -62,6 +62,8 @@ PURGE_SECONDS = 5
 PROBE_SECONDS = 1
 LAST_WORDS_SECONDS = 1.0
 """Before the end of the drain's window: the time for the answers to requests that the database has left waiting."""
+TICKET_BURST = 1000
+"""Tickets that one account may make at once, after a rest."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
         intake = Intake(writer, metrics, limits, cleaner, rate, worker=worker, audit_actions=audit_actions)
         tokens = _tokens(settings, metrics)
         keyring = Keyring(credentials, members, tokens)
-        tickets, origins = Tickets(TicketStore(database), keyring), settings.origins
+        tickets, origins = Tickets(TicketStore(database), keyring, _ticket_limits(settings)), settings.origins
         gate = Gate(keyring, tickets, origins, keys_in_urls=settings.keys_in_urls)
         administration = Administration(writer, intake, credentials, members, workspaces, keyring, hub)
         chosen = settings.admin_key.get_secret_value() if settings.admin_key else None
@@ -261,6 +263,10 @@ async def running(  # noqa: PLR0915 - the list of all parts
             hub=hub,
             loops=loops,
         )
+
+
+def _ticket_limits(settings: Settings) -> TicketLimits:
+    return TicketLimits(settings.max_tickets_per_key, settings.ticket_rate, TICKET_BURST)
 
 
 def _budget(total: int, metrics: Metrics) -> Budget:

@@ -190,6 +190,19 @@ class Settings(BaseModel):
 
     max_streams_per_key: int = Field(20_000, ge=1, description="Streams that one key may have open.")
     max_streams: int = Field(100_000, ge=1, description="Streams that may be open on this node.")
+    max_tickets_per_key: int = bound(
+        20_000,
+        "Tickets of one key that can still open or resume a stream.",
+        at_limit="`POST /v1/tickets` answers 429 until tickets expire: unopened ones after a minute, opened ones after 12 hours.",
+        ge=1,
+    )
+    ticket_rate: float = bound(
+        50,
+        "Tickets a second that one key may make, on each node, after a burst of 1000; 0: any number.",
+        at_limit="`POST /v1/tickets` answers 429 with `Retry-After`. Clients should resume their stream with the ticket they have.",
+        ge=0,
+        le=1e6,
+    )
     ring_bytes: int = Field(1 * MiB, ge=16 * KiB, description="Memory for recent events, for each followed workspace.")
     flush_window_ms: float = Field(
         5,
@@ -328,7 +341,7 @@ class Settings(BaseModel):
             raise ValueError(f"there is no dialect {unknown[0]}; there are {', '.join(DIALECT_NAMES)}, or none")
         return value
 
-    @field_validator("append_rate")
+    @field_validator("append_rate", "ticket_rate")
     @classmethod
     def _fills(cls, value: float) -> float:
         if 0 < value < 0.001:  # noqa: PLR2004

@@ -569,8 +569,10 @@ async def test_the_text_of_a_filter_is_bounded(api: Api) -> None:
     for action in ("," * 110_000, ["a"] * 101, ["x" * 512] * 101, "\\\\" * 55_000):
         answer = await api.post("/v1/tickets", {"workspace": WS, "action": action})
         assert set(answer.expect(400)["error"]["details"]["fields"]) == {"filter"}
-    longest = ",".join("\\," * 512 for _ in range(100))
+    longest = ",".join("x" * 39 for _ in range(100)) + "x" * 97  # it is stored: 4096 characters
     (await api.post("/v1/tickets", {"workspace": WS, "action": longest})).expect(201)
+    answer = await api.post("/v1/tickets", {"workspace": WS, "action": longest + "x"})
+    assert set(answer.expect(400)["error"]["details"]["fields"]) == {"filter"}
 
 
 async def test_a_packed_body_that_nobody_wants_stays_packed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

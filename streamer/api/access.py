@@ -46,6 +46,7 @@ class AccessHandlers(Base):
         if self.parts.redactor.holds_token(workspace):
             raise ValidationError({"workspace": LIKE_A_SECRET})
         changes = schemas.check(schemas.WORKSPACE, await self.json_body(request))
+        self.parts.intake.rate.take(principal.account, 1)
         stored, made = await self.parts.administration.put_workspace(principal, workspace, changes)
         return json_answer(_workspace(stored), HTTPStatus.CREATED if made else HTTPStatus.OK)
 
@@ -72,6 +73,7 @@ class AccessHandlers(Base):
         if expires_at is not None and not now_us() < expires_at <= LAST:
             raise ValidationError({"expires_at": "must lie in the future, and not behind the year 9999"})
         actor = wanted.get("actor")
+        self.parts.intake.rate.take(principal.account, 1)
         made, secret = await self.parts.administration.create_key(
             principal,
             workspace,
@@ -114,6 +116,7 @@ class AccessHandlers(Base):
         workspace, user = readable(request), _user(request)
         query.expect_none(parameters(request))
         role = schemas.check(schemas.MEMBER, await self.json_body(request))["role"]
+        self.parts.intake.rate.take(request[PRINCIPAL].account, 1)
         member, made = await self.parts.administration.put_member(request[PRINCIPAL], workspace, user, role)
         return json_answer(_member(member), HTTPStatus.CREATED if made else HTTPStatus.OK)
 

@@ -42,7 +42,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST", "/v1/tickets", "create_ticket", "Make a ticket: a credential for one stream of a browser", ANYONE,
         body=schemas.TICKET, answers=((201, "Ticket", "Made; it is shown only here."),),
-        errors=(400, 404, 408, 413, 415),
+        errors=(400, 404, 408, 413, 415, 429),
     ),
     Route(
         "GET", f"{_WS}/events/{{id}}", "get_event", "Return one event", Access(READ),
@@ -58,7 +58,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "PUT", _WS, "put_workspace", "Make a workspace, or change its values", Access(ADMIN), body=schemas.WORKSPACE,
-        answers=((201, "Workspace", "Made."), (200, "Workspace", "Changed.")), errors=(400, 404, 408, 413, 415),
+        answers=((201, "Workspace", "Made."), (200, "Workspace", "Changed.")), errors=(400, 404, 408, 413, 415, 429),
     ),
     Route(
         "GET", _WS, "get_workspace", "Return a workspace and what its log holds", Access(READ),
@@ -75,7 +75,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "PUT", f"{_WS}/members/{{user}}", "put_member", "Give a person a role in the workspace", Access(ADMIN),
         body=schemas.MEMBER, answers=((201, "Member", "Added."), (200, "Member", "Was a member already.")),
-        errors=(400, 404, 408, 409, 413, 415),
+        errors=(400, 404, 408, 409, 413, 415, 429),
     ),
     Route(
         "GET", f"{_WS}/members/{{user}}", "get_member", "Return a member", Access(READ),
@@ -89,7 +89,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "POST", f"{_WS}/keys", "create_key", "Make a key for the workspace; its secret is shown only here", Access(ADMIN),
-        body=schemas.KEY, answers=((201, "NewKey", "Made."),), errors=(400, 404, 408, 413, 415),
+        body=schemas.KEY, answers=((201, "NewKey", "Made."),), errors=(400, 404, 408, 413, 415, 429),
     ),
     Route(
         "GET", f"{_WS}/keys", "list_keys", "List the workspace's keys, without their secrets", Access(ADMIN),

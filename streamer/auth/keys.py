@@ -154,7 +154,10 @@ class Keyring:
 
     async def sign_in(self, code: str) -> str:
         """Take a one-time code and return the secret of a new session. Raises Unauthenticated."""
-        found = await self._credentials.take(hash_secret(code), "sign_in")
+        hashed = hash_secret(code)
+        # Anybody may try: only a code that is there is worth a transaction that waits for the disk.
+        known = await self._credentials.find(hashed)
+        found = await self._credentials.take(hashed, "sign_in") if known is not None else None
         if found is None or found.parent is None or found.expires_at is None or found.expires_at <= self._clock():
             raise Unauthenticated("the sign-in code is unknown, was used, or has expired")
         await self._credentials.sweep(self._clock())

@@ -11,16 +11,33 @@ from dataclasses import dataclass, replace
 from streamer.auth.keys import SECOND, Keyring, claims_of, hash_secret
 from streamer.auth.principal import AUDIT, AUDIT_OWN, READ, READ_OWN, TICKET, Principal
 from streamer.core.clock import now_us
-from streamer.core.errors import Unauthenticated
+from streamer.core.errors import RateLimited, Unauthenticated, ValidationError
 from streamer.core.filter import parse_filter
 from streamer.core.position import Position
 from streamer.feed.reasons import Reason
+from streamer.ingest.limits import AppendRate
 from streamer.store.tickets import TicketRecord, TicketStore
 
 OPEN_SECONDS = 60
 """How long a ticket may lie before it opens its stream."""
 TICKET_SECONDS = 12 * 3600
 """How long a ticket can resume its stream."""
+
+
+MAX_FILTER = 4096
+"""Characters of a ticket's filter, all values together: it is stored with the ticket."""
+
+
+@dataclass(frozen=True, slots=True)
+class TicketLimits:
+    """What one account may have made."""
+
+    outstanding: int = 20_000
+    """Tickets that can still open or resume a stream."""
+    rate: float = 0
+    """Tickets a second, on each node."""
+    burst: int = 1000
+    """Tickets at once, after a rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +50,36 @@ class Ticket:
 class Tickets:
     """Makes tickets, and finds what one that is shown stands for."""
 
-    def __init__(self, store: TicketStore, keyring: Keyring, clock: Callable[[], int] = now_us) -> None:
+    def __init__(
+        self,
+        store: TicketStore,
+        keyring: Keyring,
+        limits: TicketLimits = TicketLimits(),
+        *,
+        clock: Callable[[], int] = now_us,
+    ) -> None:
         self._store = store
         self._keyring = keyring
+        self._most = limits.outstanding
+        self._rate = AppendRate(limits.rate, limits.burst, what="tickets a second may be made")
         self._clock = clock
 
     async def issue(
         self, principal: Principal, workspace: str, parameters: Mapping[str, Sequence[str]]
     ) -> tuple[str, int]:
-        """Make a ticket; the principal may read the workspace. Returns the secret, and when the ticket ends."""
+        """Make a ticket; the principal may read the workspace. Returns the secret, and when the ticket ends.
+
+        Raises:
+            ValidationError: the filter is too long.
+            RateLimited: the account makes tickets too fast, or has too many.
+        """
+        if sum(len(value) for values in parameters.values() for value in values) > MAX_FILTER:
+            raise ValidationError({"filter": f"a ticket's filter has at most {MAX_FILTER} characters"})
+        self._rate.take(principal.account, 1)
         secret = "stk_" + secrets.token_urlsafe(32)
         now = self._clock()
         ends_at = min(now + TICKET_SECONDS * SECOND, principal.expires_at or now + TICKET_SECONDS * SECOND)
-        await self._store.add(
+        stored = await self._store.add(
             TicketRecord(
                 id=TICKET + secrets.token_hex(8),
                 secret_hash=hash_secret(secret),
@@ -56,8 +90,15 @@ class Tickets:
                 created_at=now,
                 expires_at=min(now + OPEN_SECONDS * SECOND, ends_at),
                 ends_at=ends_at,
-            )
+                account=principal.account,
+            ),
+            self._most,
         )
+        if not stored:
+            raise RateLimited(
+                f"this key has {self._most} tickets, which is the limit; unopened ones end after {OPEN_SECONDS} s",
+                retry_after=OPEN_SECONDS,
+            )
         return secret, ends_at
 
     async def find(self, secret: str) -> tuple[Principal, Ticket]:

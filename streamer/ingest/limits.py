@@ -1,4 +1,4 @@
-"""How much each account may append: a token bucket for each, in this process's memory, and so for this node alone."""
+"""How much each account may do in a time: a token bucket for each, in this process's memory, and so for this node alone."""
 
 import math
 import time
@@ -14,23 +14,32 @@ _ROUNDING = 1e-6
 
 
 class AppendRate:
-    """Token buckets: an event costs a token, `rate` tokens a second come back, up to `burst`.
+    """Token buckets for appends, or for something else that is counted: an event costs a token, `rate` tokens a second come back, up to `burst`.
 
     More events at once than `burst` are taken when the bucket is full, and leave it as far below empty: otherwise two limits would
     contradict each other, and such a batch could never be stored. Over any time t no account appends more than `burst + rate * t`
     events, or its largest batch in the place of `burst` if that is larger.
     """
 
-    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        rate: float,
+        burst: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        what: str = "events a second may be appended",
+    ) -> None:
         """Make the buckets, all full.
 
         Args:
             rate: events a second for each account; 0: there is no limit.
             burst: tokens of a full bucket.
             clock: seconds, never backwards.
+            what: what the errors say of the rate.
         """
         self._rate = rate
         self._burst = burst
+        self._what = what
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
         """What an account had left, and when that was; who is not here has a full bucket."""
@@ -44,7 +53,7 @@ class AppendRate:
         if missing > _ROUNDING:
             wait = max(math.ceil((missing - _ROUNDING) / self._rate), 1)
             raise RateLimited(
-                f"{self._rate:g} events a second may be appended, up to {self._burst} at once; come back in {wait} s",
+                f"{self._rate:g} {self._what}, up to {self._burst} at once; come back in {wait} s",
                 retry_after=wait,
             )
 

@@ -11,7 +11,7 @@ from streamer.store.database import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0009"
+HEAD = "0010"
 """The newest migration; a test compares it with the scripts. Knowing it here spares alembic's import at most starts."""
 
 _LOCK = 0x73747265616D6572  # "streamer"

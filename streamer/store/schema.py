@@ -202,5 +202,8 @@ tickets = Table(
     Column("claims", Text),
     # Of the log, when it was opened last: only its stream was told it, with its positions.
     Column("epoch", _Word),
+    # Whose limit it counts for; of tickets from before the column, nobody's.
+    Column("account", _Word),
     Index("tickets_by_expiry", "expires_at"),
+    Index("tickets_by_account", "account", "expires_at"),
 )

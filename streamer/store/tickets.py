@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, and_, delete, false, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, delete, false, func, insert, or_, select, update
 
 from streamer.store.database import Database, reads, writes
 from streamer.store.schema import tickets
+
+SWEPT = 100
+"""Tickets that are over and removed with each new one: more than one, so that none pile up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class TicketRecord:
     expires_at: int
     """Before the first opening: the end of the time for that. After it: `ends_at`."""
     ends_at: int
+    account: str | None = None
+    """Whose limit it counts for."""
     openings: int = 0
     epoch: str | None = None
     """Of the log, when the ticket was opened last."""
@@ -40,13 +45,27 @@ class TicketStore:
         self._database = database
 
     @writes
-    def add(self, connection: Connection, ticket: TicketRecord) -> None:
-        """Store a ticket, and remove those whose time is over."""
+    def add(self, connection: Connection, ticket: TicketRecord, most: int) -> bool:
+        """Store a ticket unless its account has as many as it may; remove some of those that are over.
+
+        Args:
+            connection: the store's.
+            ticket: the new one.
+            most: tickets that its account may have.
+
+        Returns:
+            whether it was stored.
+        """
         row = {name: getattr(ticket, name) for name in tickets.c.keys()}  # noqa: SIM118
         row["parameters"] = orjson.dumps(dict(ticket.parameters)).decode()
         row["claims"] = orjson.dumps(dict(ticket.claims)).decode() if ticket.claims is not None else None
-        connection.execute(delete(tickets).where(tickets.c.expires_at <= ticket.created_at))
+        over = select(tickets.c.id).where(tickets.c.expires_at <= ticket.created_at).limit(SWEPT)
+        connection.execute(delete(tickets).where(tickets.c.id.in_(over)))
+        mine = (tickets.c.account == ticket.account, tickets.c.expires_at > ticket.created_at)
+        if connection.execute(select(func.count()).select_from(tickets).where(*mine)).scalar_one() >= most:
+            return False
         connection.execute(insert(tickets), row)
+        return True
 
     @reads
     def find(self, connection: Connection, secret_hash: str) -> TicketRecord | None:

@@ -335,5 +335,30 @@ async def test_arrays_that_cannot_be_cut_are_refused(
     assert int(answer.headers["Retry-After"]) > 0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_million_events(
+    make_server: MakeServer,
+    http: aiohttp.ClientSession,
+    database: Database,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """`q` over a million events, for a word that is in none: each answer comes, and together they lead to the end."""
+    await fill(database, 1_000_000, 200)
+    api = Api(http, (await make_server(read_seconds=0.5)).url, ADMIN_KEY)
+    target: str | None = f"{events(WS)}?q=nowhere"
+    loop, seconds = asyncio.get_running_loop(), []
+    while target is not None:
+        began = loop.time()
+        answer = await api.get(target)
+        seconds.append(round(loop.time() - began, 2))
+        assert answer.expect(200)["events"] == []
+        target = answer.headers["Link"].partition("<")[2].partition(">")[0] if "Link" in answer.headers else None
+    record_property("seconds", seconds)
+    print(f"\n{len(seconds)} answers in {seconds} s")  # noqa: T201 - what is measured
+    assert len(seconds) > 1
+
+
 async def _is(value: Awaitable[float], wanted: float) -> bool:
     return await value == wanted

@@ -1,11 +1,11 @@
 """What all handlers share: the parts that they call, how they read a request and write its answer."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from aiohttp import HttpVersion11, StreamReader, web
@@ -41,6 +41,10 @@ POSITION = "X-Position"
 """Where a reader goes on from behind a list that has no place for it in its body: also if the list is empty."""
 EMPTY = "is empty: leave the parameter out"
 """What is wrong with an empty value. Only where a stream resumes, empty is absent, as it is in `Last-Event-ID`."""
+
+T = TypeVar("T")
+LOOP_BYTES = 128 * 2**10
+"""Bytes of events up to which they are decoded on the event loop; more would take it some milliseconds."""
 
 Query = Mapping[str, Sequence[str]]
 """Parameter names to all their values, in order."""
@@ -223,9 +227,18 @@ def parameters(request: web.Request) -> Query:
     return {name: request.query.getall(name) for name in request.query}
 
 
-def parsed(page: Page) -> list[dict[str, Any]]:
-    """Return a page's events, decoded."""
-    return [orjson.loads(event.body) for event in page.events]
+async def off_loop(size: int, work: Callable[[], T]) -> T:
+    """Do some work on values of so many bytes; on a thread if it would hold up the event loop.
+
+    The thread must not hold the GIL for long: it decodes, encodes and hashes event by event.
+    """
+    return await asyncio.to_thread(work) if size > LOOP_BYTES else work()
+
+
+async def shaped(page: Page, shape: Callable[[Any], Any]) -> list[bytes]:
+    """Return a page's events in another shape, each encoded."""
+    bodies = [event.body for event in page.events]
+    return await off_loop(sum(map(len, bodies)), lambda: [orjson.dumps(shape(orjson.loads(body))) for body in bodies])
 
 
 def json_bytes(body: bytes, status: int = HTTPStatus.OK) -> web.Response:

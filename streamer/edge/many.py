@@ -6,7 +6,7 @@ import re
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from streamer.core.errors import InvalidCursor, ValidationError, WorkspaceNotFou
 from streamer.core.filter import Filter
 from streamer.core.ports import Bound, Order
 from streamer.core.position import LogHead, Position
-from streamer.edge.base import Base
+from streamer.edge.base import Base, off_loop
 from streamer.edge.paging import Stretch
 
 MAX_WORKSPACES = 500
@@ -87,6 +87,8 @@ class Found:
     events: list[dict[str, Any]]
     cursor: str | None
     """Leads on, if there may be more."""
+    size: int = 0
+    """Bytes of the events."""
     is_cut: bool = False
     """The time was up before the page was full."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -233,12 +235,12 @@ class Many(Base):
             if source.waiting:
                 heapq.heappush(heap, _place(place, source, index))
         if not heap and not is_stuck:
-            return Found(found, None, is_cut=False)
+            return Found(found, None, size)
         is_cut = is_stuck and len(found) < limit and size < self.parts.max_page_bytes
         left_at = {source.log.epoch: source.leave_at(stretch.order) for source in sources}
         seqs = {epoch: at for epoch, at in left_at.items() if at is not None}
         after, before = (bound if isinstance(bound, int) else None for bound in (stretch.after, stretch.before))
-        return Found(found, str(ManyCursor(stretch.order, after, before, seqs)), is_cut)
+        return Found(found, str(ManyCursor(stretch.order, after, before, seqs)), size, is_cut)
 
     async def _narrow(self, principal: Principal, source: _Source) -> None:
         """See to it that a source brings only what the caller may see; a workspace that is deleted just now brings nothing."""
@@ -273,11 +275,18 @@ class Many(Base):
             return
         if source.at is None:
             source.at = page.floor if stretch.order == "asc" else page.ceiling + 1
-        source.waiting.extend((event.seq, len(event.body), orjson.loads(event.body)) for event in page.events)
+        sizes = [len(event.body) for event in page.events]
+        decoded = await off_loop(sum(sizes), lambda: [orjson.loads(event.body) for event in page.events])
+        source.waiting.extend(zip([event.seq for event in page.events], sizes, decoded, strict=True))
         source.is_over = not page.full and not page.is_cut
         source.is_cut = page.is_cut and not source.waiting
         if source.is_cut:
             source.at = page.examined
+
+
+async def encoded(found: Found, shape: Callable[[dict[str, Any]], Any]) -> list[bytes]:
+    """Return the events in another shape, each encoded."""
+    return await off_loop(found.size, lambda: [orjson.dumps(shape(event)) for event in found.events])
 
 
 def said_of(left_out: int) -> dict[str, str]:

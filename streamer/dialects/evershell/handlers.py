@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Any
 
+import orjson
 from aiohttp import web
 
 from streamer.auth.access import PRINCIPAL
@@ -27,8 +27,8 @@ from streamer.dialects.evershell.stream import (
     OrgStreams,
     parse_place,
 )
-from streamer.edge.base import Parts, json_answer, last_event_id, parsed, readable
-from streamer.edge.many import Many, parse_positions, said_of
+from streamer.edge.base import Parts, json_bytes, last_event_id, readable, shaped
+from streamer.edge.many import Many, encoded, parse_positions, said_of
 from streamer.edge.paging import Cursor, Stretch, parse_bound, timestamp_of
 from streamer.feed.connection import Subscription
 from streamer.transports import sse
@@ -57,7 +57,8 @@ class Handlers(Many):
         workspaces, left_out = await self._readable_by(principal, scopes={AUDIT, AUDIT_OWN})
         found = await self.many(principal, workspaces, wanted.selection, wanted.stretch, wanted.limit, wanted.cursor)
         orgs = await self._orgs_of({event["workspace_id"] for event in found.events})
-        response = _answer([shape(event, orgs.get(event["workspace_id"], "")) for event in found.events], found.cursor)
+        events = await encoded(found, lambda event: shape(event, orgs.get(event["workspace_id"], "")))
+        response = _answer(events, found.cursor)
         response.headers.update(said_of(left_out))
         return response
 
@@ -67,7 +68,7 @@ class Handlers(Many):
         selection = await self.parts.views.of(principal, workspace, wanted.selection)
         org_id = (await self.parts.workspaces.get(workspace)).org_id
         page = await self.page_of(principal, workspace, selection, stretch, wanted.limit)
-        events = [shape(event, org_id) for event in parsed(page)]
+        events = await shaped(page, partial(shape, org_id=org_id))
         return _answer(events, stretch.following(page), str(stretch.position(page)))
 
     # ---- streams
@@ -225,7 +226,7 @@ def _timestamp(body: bytes) -> str:
     return body[start : body.index(b'"', start)].decode()
 
 
-def _answer(events: list[dict[str, Any]], cursor: str | None, position: str | None = None) -> web.Response:
+def _answer(events: list[bytes], cursor: str | None, position: str | None = None) -> web.Response:
     """Answer with a page; `cursor` only if there may be more, `position` as what a stream or `after` goes on from."""
-    more = {"cursor": cursor} if cursor else {}
-    return json_answer({"events": events, **more, **({"position": position} if position else {})})
+    rest = {name: value for name, value in (("cursor", cursor), ("position", position)) if value}
+    return json_bytes(b'{"events":[%b]%b' % (b",".join(events), b"," + orjson.dumps(rest)[1:] if rest else b"}"))

@@ -34,7 +34,7 @@ from streamer.dialects.paperclip.query import (
     parse_live,
 )
 from streamer.edge.appending import author_of, check_writable
-from streamer.edge.base import POSITION, json_answer, parsed, readable
+from streamer.edge.base import POSITION, json_answer, off_loop, readable, shaped
 from streamer.edge.bodies import JSON_TYPES, MAX_SMALL_BYTES, media_type, parse_json
 from streamer.edge.issues import Issues, about_issue
 from streamer.edge.paging import Cursor, Stretch, link_to, parse_bound
@@ -62,7 +62,7 @@ class Handlers(Issues):
             page, stretch = await self._read(request, readable(request), wanted, wanted.selection)
         except WorkspaceNotFound:  # the caller may read it: there is no log of it yet
             return _answer(request, [], {POSITION: _FIRST_MOMENT})
-        return _list(request, page, stretch)
+        return await _list(request, page, stretch)
 
     async def create_company_activity(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = check_writable(request.match_info["ws"]), request[PRINCIPAL]
@@ -80,7 +80,7 @@ class Handlers(Issues):
         wanted = parse_list(request, limit=MOST)
         workspace, entity = await self.issue(request[PRINCIPAL], request.match_info["issue"])
         page, stretch = await self._read(request, workspace, wanted, wanted.selection.narrowed(about_issue(entity.id)))
-        return _list(request, page, stretch)
+        return await _list(request, page, stretch)
 
     async def _read(
         self, request: web.Request, workspace: str, wanted: ListQuery, selection: Filter
@@ -199,13 +199,14 @@ def _of_run(run: str) -> Filter:
     return canonical((Either((Condition("entity_id", this), by_it)), Either((is_run, by_it))))
 
 
-def _list(request: web.Request, page: Page, stretch: Stretch) -> web.Response:
+async def _list(request: web.Request, page: Page, stretch: Stretch) -> web.Response:
     cursor = stretch.following(page)
     leads_on = {POSITION: str(stretch.position(page))}
     if cursor is not None:
         without = {"cursor", "after", "since", "from", "to", "offset"}
         leads_on |= {"Link": link_to(request, cursor, without), "X-Next-Cursor": cursor}
-    return _answer(request, [shape.shape(event) for event in parsed(page)], leads_on)
+    body = b"[%b]" % b",".join(await shaped(page, shape.shape))
+    return _tagged(request, body, await off_loop(len(body), lambda: sha256(body).digest()), leads_on)
 
 
 def _more(request: web.Request, wanted: LinkedQuery, found: Sequence[Entity]) -> dict[str, str]:
@@ -217,9 +218,14 @@ def _more(request: web.Request, wanted: LinkedQuery, found: Sequence[Entity]) ->
 
 
 def _answer(request: web.Request, value: Any, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Answer with JSON, or that the client has it already (RFC 9110, 13.1.2)."""
+    """Answer with JSON, or that the client has it already."""
     body = orjson.dumps(value)
-    tag = f"{len(body):x}-{b64encode(sha256(body).digest()).decode()[:27]}"
+    return _tagged(request, body, sha256(body).digest(), headers)
+
+
+def _tagged(request: web.Request, body: bytes, digest: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Answer with a body, or that the client has it already (RFC 9110, 13.1.2)."""
+    tag = f"{len(body):x}-{b64encode(digest).decode()[:27]}"
     response = web.Response(headers={"Cache-Control": _REVALIDATE, **(headers or {})})
     response.etag = ETag(tag, is_weak=True)
     if any(known.value in {tag, "*"} for known in request.if_none_match or ()):

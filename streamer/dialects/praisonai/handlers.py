@@ -1,5 +1,7 @@
 """What PraisonAI's routes answer."""
 
+from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -15,9 +17,9 @@ from streamer.core.position import LogHead, Position, expired
 from streamer.dialects.praisonai.errors import Unprocessable, issue
 from streamer.dialects.praisonai.query import ActivityQuery, parse, parse_view
 from streamer.dialects.praisonai.shape import shape
-from streamer.edge.base import POSITION, json_answer, parsed, readable
+from streamer.edge.base import POSITION, json_answer, json_bytes, readable, shaped
 from streamer.edge.issues import Issues, about_issue
-from streamer.edge.many import Many
+from streamer.edge.many import Many, encoded
 from streamer.edge.paging import Cursor, Stretch, link_to
 
 
@@ -27,7 +29,7 @@ class Handlers(Issues, Many):
     async def workspace_activity(self, request: web.Request) -> web.StreamResponse:
         wanted = parse(request)
         page, stretch = await self._read(request, readable(request), wanted, wanted.selection)
-        return self._page(request, wanted, page, stretch)
+        return await self._page(request, wanted, page, stretch)
 
     async def activity(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = readable(request), request[PRINCIPAL]
@@ -55,7 +57,7 @@ class Handlers(Issues, Many):
         )
         if found.is_cut:
             raise ReadTimeout
-        response = self._list(request, wanted, found.events, found.cursor)
+        response = self._list(request, wanted, await encoded(found, self._shape(wanted)), found.cursor)
         response.headers.update(found.headers)
         return response
 
@@ -75,10 +77,10 @@ class Handlers(Issues, Many):
         workspace, entity = await self.issue(principal, request.match_info["issue"], workspace)
         selection = wanted.selection.narrowed(about_issue(entity.id))
         page, stretch = await self._read(request, workspace, wanted, selection)
-        return self._page(request, wanted, page, stretch)
+        return await self._page(request, wanted, page, stretch)
 
-    def _page(self, request: web.Request, wanted: ActivityQuery, page: Page, stretch: Stretch) -> web.Response:
-        response = self._list(request, wanted, parsed(page), stretch.following(page))
+    async def _page(self, request: web.Request, wanted: ActivityQuery, page: Page, stretch: Stretch) -> web.Response:
+        response = self._list(request, wanted, await shaped(page, self._shape(wanted)), stretch.following(page))
         # For who polls by id: an empty list has no id to go on from.
         response.headers[POSITION] = str(stretch.position(page))
         return response
@@ -116,13 +118,14 @@ class Handlers(Issues, Many):
         start = await self.parts.log.resolve(workspace, wanted.after) if wanted.after is not None else at
         return max(at, start, key=lambda position: position.seq)
 
+    def _shape(self, wanted: ActivityQuery) -> Callable[[dict[str, Any]], Any]:
+        return partial(shape, zone=self.parts.praisonai_zone, platform=wanted.view is not None)
+
     def _list(
-        self, request: web.Request, wanted: ActivityQuery, events: list[dict[str, Any]], cursor: str | None
+        self, request: web.Request, wanted: ActivityQuery, found: list[bytes], cursor: str | None
     ) -> web.Response:
-        zone, platform = self.parts.praisonai_zone, wanted.view is not None
-        found = [shape(event, zone=zone, platform=platform) for event in events]
         # Who polls by id, and has none yet, gets the newest; in the order in which all later ones come.
-        response = json_answer(found[::-1] if wanted.after_id == "" else found)
+        response = json_bytes(b"[%b]" % b",".join(found[::-1] if wanted.after_id == "" else found))
         if cursor and wanted.after_id != "":
             leads_on = {"cursor", "after_id", "offset", "start_date", "end_date"}
             response.headers["Link"] = link_to(request, cursor, leads_on)

@@ -849,7 +849,9 @@ class Client:
         except LOST:
             self.cut()
             return
-        assert block.event in {None, "activity"}, block
+        assert block.event in {None, "activity"} or block.json["from"] is None, block
+        if block.event == "gap":
+            return  # of a workspace that was deleted
         if block.event and block.json["event_type"] == MARK:
             self._marks.add(block.json["id"])
         elif block.event:

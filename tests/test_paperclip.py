@@ -670,7 +670,7 @@ async def test_runs_of_an_issue(api: Api) -> None:
         assert times == sorted(times)
         assert all(re.fullmatch(r"[0-9T:-]{19}\.\d{3}Z", time) for time in times)
         assert run["execution"] is run["environment"] is run["usageJson"] is None
-    assert (await api.get(f"/api/issues/{issue}/runs", limit=1)).status == 400
+    assert (await api.get(f"/api/issues/{issue}/runs", offset=1)).status == 400
 
 
 async def test_many_agents_of_an_issue(api: Api) -> None:

@@ -45,7 +45,7 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
     ),
     "lastEventId": ("`Last-Event-ID`, for clients that cannot set headers; the header wins.", _TEXT),
     "ticket": ("A ticket, in place of another credential; it carries the filter.", _TEXT),
-    "listing_after": ("Only ids behind this one.", {"type": "string", "pattern": "^[^\\u0000]*$"}),
+    "listing_after": ("Only ids behind this one.", {"type": "string", "pattern": "^[^\\u0000]+$"}),
     "org_id": ("Only those of this organisation.", {"type": "string", "minLength": 1, "maxLength": MAX_VALUE_LENGTH}),
     "for": (
         "`reads`: the node is ready if it can serve reads, whether or not it can write.",

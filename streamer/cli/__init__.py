@@ -19,6 +19,8 @@ COMMANDS = {
     "members": "Say who may do what in a workspace.",
     "whoami": "Show who the key is and what it may do.",
     "bench": "Measure a server of its own under load.",
+    "backup": "Back the database up while servers run.",
+    "restore": "Put a backup in the place of the database.",
     "rebuild": "Make entities anew from the logs.",
     "migrate": "Bring the database to this version's tables.",
 }

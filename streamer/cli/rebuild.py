@@ -8,14 +8,13 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from streamer.core.errors import StreamerError, WorkspaceNotFound
+from streamer.cli.offline import data_dir_option, failures, settings_of
+from streamer.core.errors import WorkspaceNotFound
 from streamer.observe.output import takes_escapes
-from streamer.settings import PREFIX, SettingsError, load
 from streamer.store.database import Database
 from streamer.store.entities import Entities
 from streamer.store.lock import exclusive
 from streamer.store.migrate import migrate
-from streamer.store.postgresql import BadDatabaseUrl
 from streamer.store.workspaces import Workspaces
 
 PAGE = 1000
@@ -23,7 +22,7 @@ PAGE = 1000
 
 @click.command()
 @click.option("--workspace", metavar="WS", help="Only this workspace [default: all].")
-@click.option("--data-dir", metavar="PATH", help="Folder of the SQLite database [default: data].")
+@data_dir_option
 def command(*, workspace: str | None, data_dir: str | None) -> None:
     """Make what is known of issues, runs and other entities anew from the logs.
 
@@ -35,23 +34,16 @@ def command(*, workspace: str | None, data_dir: str | None) -> None:
     streamer rebuild --workspace my
     STREAMER_DATABASE_URL=postgresql://user:password@db/streamer streamer rebuild
     """
-    try:
-        settings = load({"data_dir": data_dir})
-    except SettingsError as error:
-        raise click.UsageError(str(error)) from None
-    try:
+    settings = settings_of(data_dir)
+    with failures():
         database = Database(settings.database)
-    except BadDatabaseUrl as error:
-        raise click.UsageError(f"{PREFIX}DATABASE_URL: {error}") from None
-    if not database.exists():
-        raise click.ClickException(f"there is no database in {settings.data_dir}: name its folder by --data-dir")
-    try:
+        if not database.exists():
+            raise click.ClickException(f"there is no database in {settings.data_dir}: name its folder by --data-dir")
         with exclusive(settings.data_dir, database):
-            asyncio.run(_rebuild(database, workspace))
-    except WorkspaceNotFound:
-        raise click.ClickException(f"there is no workspace {workspace}") from None
-    except StreamerError as error:
-        raise click.ClickException(error.message) from None
+            try:
+                asyncio.run(_rebuild(database, workspace))
+            except WorkspaceNotFound:
+                raise click.ClickException(f"there is no workspace {workspace}") from None
 
 
 async def _rebuild(database: Database, wanted: str | None) -> None:

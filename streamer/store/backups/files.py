@@ -1,0 +1,107 @@
+"""Files that appear whole or not at all, and the older ones that make room for them."""
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from streamer.store.backups.archive import BackupError
+
+PARTIAL = ".partial"
+_OURS = re.compile(r"streamer-[0-9]{8}T[0-9]{6}Z\.(db|dump)")
+
+
+def stamp() -> str:
+    """Return the time in UTC, as names of files have it."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def default_name(*, is_sqlite: bool) -> str:
+    """Return the name of a backup that is made now, in a folder."""
+    return f"streamer-{stamp()}.{'db' if is_sqlite else 'dump'}"
+
+
+@contextlib.contextmanager
+def appearing(target: Path, *, replace: bool) -> Iterator[Path]:
+    """Give the path of an empty file for this user only (mode 0600). At the end of the block it gets its name, at once.
+
+    Before that it is called `NAME.partial`; it is removed if the block fails. One that a killed process left is removed first.
+
+    Args:
+        target: its path in the end.
+        replace: whether a file of that name may be replaced.
+
+    Raises:
+        BackupError: there is a file of that name, or another process is writing it.
+        OSError: it cannot be written.
+    """
+    if not replace and (target.exists() or target.is_symlink()):
+        raise BackupError(f"{target} exists: choose another name, or replace it with --force")
+    partial = target.with_name(target.name + PARTIAL)
+    descriptor = _claim(partial)
+    try:
+        yield partial
+        _put(partial, target, replace=replace)
+        sync_folder(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _claim(partial: Path) -> int:
+    """Make the file and lock it, so that others can tell it from one that was left behind. Returns its descriptor."""
+    with contextlib.suppress(FileNotFoundError):
+        if not _is_left(partial):
+            raise BackupError(f"{partial} is being written by another process")
+        partial.unlink()
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def _is_left(partial: Path) -> bool:
+    """Tell whether nobody writes a partial file any more."""
+    descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _put(partial: Path, target: Path, *, replace: bool) -> None:
+    if not replace:
+        with contextlib.suppress(OSError):  # a file system without hard links
+            try:
+                os.link(partial, target)
+            except FileExistsError:
+                raise BackupError(f"{target} was made meanwhile: choose another name") from None
+            return
+    partial.replace(target)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rotate(folder: Path, keep: int) -> list[Path]:
+    """Remove all but the newest backups of a folder, and what killed processes left. Returns the backups that are gone."""
+    names = sorted(path.name for path in folder.iterdir())
+    for name in names:
+        partial = folder / name
+        if name.endswith(PARTIAL) and _OURS.fullmatch(name.removesuffix(PARTIAL)) and _is_left(partial):
+            partial.unlink(missing_ok=True)
+    old = [folder / name for name in names if _OURS.fullmatch(name)][:-keep]
+    for path in old:
+        path.unlink(missing_ok=True)
+    return old

@@ -231,6 +231,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
         application.on_response_prepare.append(set_headers(routes, origins, rate, settings.public_path))
         runner = Runner(
             application,
+            watchdog,
             Patience(settings.stall_seconds),
             handler_cancellation=True,  # how a vanished reader is noticed
         )

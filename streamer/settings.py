@@ -122,15 +122,45 @@ class Settings(BaseModel):
         True, description="Take keys from the URLs of a dialect's streams, as its clients send them; never elsewhere."
     )
     praisonai_zone: bool = Field(False, description="Write PraisonAI's `created_at` with a `Z` at its end.")
-    evershell_stream_seconds: int = Field(
-        300, ge=1, le=86_400, description="Evershell's streams end after this time, and their clients come back."
+    evershell_stream_seconds: int = bound(
+        300,
+        ge=1,
+        le=86_400,
+        description="Evershell's streams end after this time, and their clients come back.",
+        at_limit="The stream ends within one heartbeat more. Evershell's clients reconnect by themselves and resume.",
     )
 
-    max_event_bytes: int = Field(256 * KiB, ge=1 * KiB, le=16 * MiB, description="Largest event, as stored.")
-    max_details_depth: int = Field(32, ge=1, le=200, description="Levels of nesting in `details` and `changes`.")
-    max_batch_events: int = Field(1000, ge=1, le=10_000, description="Events in one batch.")
-    max_body_bytes: int = Field(
-        8 * MiB, ge=1 * KiB, le=256 * MiB, description="Largest request body, a batch included."
+    max_event_bytes: int = bound(
+        256 * KiB,
+        ge=1 * KiB,
+        le=16 * MiB,
+        description="Largest event, as stored.",
+        at_limit="The append is refused with 413 `payload_too_large`, which names the event. Store large data "
+        "elsewhere and put a link into the event, or raise it.",
+    )
+    max_details_depth: int = bound(
+        32,
+        ge=1,
+        le=200,
+        description="Levels of nesting in `details` and `changes`.",
+        at_limit="The append is refused with 400 `validation_error`, which names the field. Flatten the data, or "
+        "raise it.",
+    )
+    max_batch_events: int = bound(
+        1000,
+        ge=1,
+        le=10_000,
+        description="Events in one batch.",
+        at_limit="The batch is refused with 400 `validation_error`. Send it in parts; each part is stored whole or "
+        "not at all.",
+    )
+    max_body_bytes: int = bound(
+        8 * MiB,
+        ge=1 * KiB,
+        le=256 * MiB,
+        description="Largest request body, a batch included.",
+        at_limit="The request is refused with 413 `payload_too_large` and the connection is closed. Send smaller "
+        "batches, or raise it.",
     )
     max_body_values: int = bound(
         100_000,
@@ -140,9 +170,19 @@ class Settings(BaseModel):
         ge=1000,
         le=10_000_000,
     )
-    max_page_events: int = Field(1000, ge=1, le=10_000, description="Largest `limit` of a page of history.")
-    max_page_bytes: int = Field(
-        8 * MiB, ge=1 * KiB, le=256 * MiB, description="Bytes of events in a page of history; one event always fits."
+    max_page_events: int = bound(
+        1000,
+        ge=1,
+        le=10_000,
+        description="Largest `limit` of a page of history.",
+        at_limit="A larger `limit` is refused with 400 `validation_error`. Follow the `cursor`.",
+    )
+    max_page_bytes: int = bound(
+        8 * MiB,
+        ge=1 * KiB,
+        le=256 * MiB,
+        description="Bytes of events in a page of history; one event always fits.",
+        at_limit="The page ends early and has a `cursor`. Follow it.",
     )
     read_seconds: float = bound(
         5,
@@ -159,7 +199,14 @@ class Settings(BaseModel):
         ge=1,
         le=100,
     )
-    body_timeout: float = Field(30, gt=0, le=3600, description="Seconds in which a request's body must arrive.")
+    body_timeout: float = bound(
+        30,
+        gt=0,
+        le=3600,
+        description="Seconds in which a request's body must arrive.",
+        at_limit="The request gets 408 `request_timeout` and the connection is closed; an unfinished WebSocket "
+        "message ends the socket. Raise it for slow uplinks.",
+    )
     memory_bytes: int = bound(
         256 * MiB,
         "Memory for request bodies, unread answers and unfinished WebSocket messages on this node.",
@@ -168,15 +215,43 @@ class Settings(BaseModel):
         ge=4 * MiB,
         validate_default=True,
     )
-    append_queue_events: int = Field(
-        20_000, ge=1, description="Events that may wait for the disk before appends get 503."
+    append_queue_events: int = bound(
+        20_000,
+        ge=1,
+        description="Events that may wait for the disk before appends get 503.",
+        at_limit="Further appends get 503 `overloaded` with `Retry-After`; nothing of them is stored. Watch "
+        "`streamer_commit_seconds`: the disk is too slow for the load.",
     )
-    append_queue_bytes: int = Field(64 * MiB, ge=1 * KiB, description="Bytes of events that may wait for the disk.")
-    append_rate: float = Field(
-        0, ge=0, le=1e9, description="Events a second that one key may append, on each node; 0: any number."
+    append_queue_bytes: int = bound(
+        64 * MiB,
+        ge=1 * KiB,
+        description="Bytes of events that may wait for the disk.",
+        at_limit="Further appends get 503 `overloaded` with `Retry-After`; nothing of them is stored. Watch "
+        "`streamer_commit_seconds`, as above.",
     )
-    append_burst: int = Field(1000, ge=1, le=10**9, description="Events that one key may append at once.")
-    idempotency_hours: int = Field(24, ge=1, le=720, description="How long an `Idempotency-Key` is remembered.")
+    append_rate: float = bound(
+        0,
+        ge=0,
+        le=1e9,
+        description="Events a second that one key may append, on each node; 0: any number.",
+        at_limit="The append gets 429 `rate_limited` with `Retry-After`; nothing of it is stored. `RateLimit` "
+        "headers say what is left.",
+    )
+    append_burst: int = bound(
+        1000,
+        ge=1,
+        le=10**9,
+        description="Events that one key may append at once.",
+        at_limit="As for `STREAMER_APPEND_RATE`. A batch larger than the burst is taken when the bucket is full.",
+    )
+    idempotency_hours: int = bound(
+        24,
+        ge=1,
+        le=720,
+        description="How long an `Idempotency-Key` is remembered.",
+        at_limit="The key is forgotten: the same request with it is stored again. Give events ids of their own "
+        "where a retry may come later.",
+    )
 
     redact_names: _listed(",", words_of) = Field(  # type: ignore[valid-type]
         (), description="Last words of further keys whose values are secret, separated by commas."
@@ -188,8 +263,19 @@ class Settings(BaseModel):
         (), description="Last words of keys whose values are no secrets, separated by commas."
     )
 
-    max_streams_per_key: int = Field(20_000, ge=1, description="Streams that one key may have open.")
-    max_streams: int = Field(100_000, ge=1, description="Streams that may be open on this node.")
+    max_streams_per_key: int = bound(
+        20_000,
+        ge=1,
+        description="Streams that one key may have open.",
+        at_limit="A further stream gets 429 `rate_limited`. Use one connection for many workspaces (`/v1/ws`), or "
+        "keys of their own.",
+    )
+    max_streams: int = bound(
+        100_000,
+        ge=1,
+        description="Streams that may be open on this node.",
+        at_limit="A further stream gets 503 `overloaded`. Add nodes, or raise it and the limit of open files.",
+    )
     max_tickets_per_key: int = bound(
         20_000,
         "Tickets of one key that can still open or resume a stream.",
@@ -203,32 +289,67 @@ class Settings(BaseModel):
         ge=0,
         le=1e6,
     )
-    ring_bytes: int = Field(1 * MiB, ge=16 * KiB, description="Memory for recent events, for each followed workspace.")
+    ring_bytes: int = bound(
+        1 * MiB,
+        ge=16 * KiB,
+        description="Memory for recent events, for each followed workspace.",
+        at_limit="Older events leave the ring: readers that lag further are served from the database. Raise it if "
+        "`streamer_catch_ups_total` grows fast.",
+    )
     flush_window_ms: float = Field(
         5,
         ge=0,
         le=1000,
         description="Under load, events are coalesced for this long, or as long as writing the last ones took.",
     )
-    write_buffer_bytes: int = Field(
+    write_buffer_bytes: int = bound(
         64 * KiB,
         ge=4 * KiB,
         le=16 * MiB,
         description="Unsent bytes above which a reader is slow and reads from the log.",
+        at_limit="The reader leaves the live fan-out and is served from the database at its own speed; it misses "
+        "nothing.",
     )
-    max_subscriptions: int = Field(1000, ge=1, description="Subscriptions on one WebSocket.")
-    max_messages_per_second: int = Field(
-        1000, ge=1, description="Messages a second that are read from one WebSocket; what comes faster waits."
+    max_subscriptions: int = bound(
+        1000,
+        ge=1,
+        description="Subscriptions on one WebSocket.",
+        at_limit="A further `subscribe` is answered with the error `rate_limited`; the socket goes on. Open "
+        "another socket.",
     )
-    max_wait_seconds: int = Field(60, ge=1, le=300, description="Longest `wait` of a long poll.")
-    stall_seconds: float = Field(
-        120, ge=1, le=3600, description="Time after which a reader that takes nothing is closed; it resumes exactly."
+    max_messages_per_second: int = bound(
+        1000,
+        ge=1,
+        description="Messages a second that are read from one WebSocket; what comes faster waits.",
+        at_limit="Further messages wait, in the end at the client. Send batches.",
     )
-    connection_max_age: float = Field(
-        4 * 3600, ge=0, description="Streams end at a random age between half of this and this; 0: never."
+    max_wait_seconds: int = bound(
+        60,
+        ge=1,
+        le=300,
+        description="Longest `wait` of a long poll.",
+        at_limit="A longer `wait` is refused with 400 `validation_error`. Ask again after each answer.",
     )
-    drain_seconds: float = Field(
-        10, ge=0, le=600, description="Time in which the server closes its streams and ends when it is stopped."
+    stall_seconds: float = bound(
+        120,
+        ge=1,
+        le=3600,
+        description="Time after which a reader that takes nothing is closed; it resumes exactly.",
+        at_limit="The connection is closed with the reason `stalled`; the reader resumes from its position.",
+    )
+    connection_max_age: float = bound(
+        4 * 3600,
+        ge=0,
+        description="Streams end at a random age between half of this and this; 0: never.",
+        at_limit="The stream is closed with the reason `rotated`; the reader reconnects and resumes. 0 turns it off.",
+    )
+    drain_seconds: float = bound(
+        10,
+        ge=0,
+        le=600,
+        description="Time in which the server closes its streams and ends when it is stopped.",
+        at_limit="What is still open is cut. Raise it if appends need longer; the service manager must wait longer "
+        "than this.",
     )
     heartbeat_seconds: int = Field(15, ge=1, le=300, description="Time between signs of life on a quiet stream.")
     poll_seconds: float = Field(1, gt=0, le=60, description="How often followed logs are checked for unheard commits.")

@@ -6,7 +6,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from functools import cache
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +75,27 @@ def test_settings_are_documented() -> None:
     variables = {PREFIX + name.upper() for name in (*Settings.model_fields, *CLIENT_VARIABLES)}
     named = set(re.findall(rf"\b{PREFIX}[A-Z][A-Z_]*[A-Z]\b", _doc("settings.md")))
     assert named == variables
+
+
+def test_limits_are_documented() -> None:
+    """docs/limits.md is what docs/limits.py makes of the settings; each setting that is a number is there, unless it bounds nothing."""
+    spec = util.spec_from_file_location("limits", ROOT / "docs" / "limits.py")
+    assert spec is not None
+    assert spec.loader is not None
+    limits = util.module_from_spec(spec)
+    spec.loader.exec_module(limits)
+    assert _doc("limits.md") == limits.page(), "run: python docs/limits.py write"
+    bounds_nothing = {
+        "port",
+        "flush_window_ms",
+        "heartbeat_seconds",
+        "poll_seconds",
+        "jwt_leeway",
+        "jwks_refresh_seconds",
+    }
+    for name, setting in Settings.model_fields.items():
+        if setting.annotation in {int, float} and name not in bounds_nothing:
+            assert f"`{PREFIX}{name.upper()}`" in _doc("limits.md"), name
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.documented], ids=lambda route: route.operation)

@@ -1,8 +1,11 @@
 """Background loops go on whatever happens, and the watchdog sees what holds the event loop."""
 
 import asyncio
+import gc
 import time
+import warnings
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import pytest
@@ -88,6 +91,23 @@ async def test_all_loops_are_registered(server: Server, api: Api) -> None:
     text = (await api.get("/metrics")).body.decode()
     for name in server.loops.names():
         assert f'streamer_background_last_turn_seconds{{loop="{name}"}}' in text
+
+
+async def test_a_dead_loop_makes_the_node_unready(server: Server, api: Api) -> None:
+    """`/readyz` names a loop that has ended; reads can do without the writer."""
+    (await api.get("/readyz")).expect(200)
+    server.loops._loops["writer"].task.cancel()
+    answer = await eventually(lambda: _unready(api))
+    assert "writer" in answer["error"]["message"]
+    assert answer["error"]["details"]["reason"] == "loops"
+    (await api.get("/readyz", **{"for": "reads"})).expect(200)
+    server.loops._loops["poll"].task.cancel()
+    await eventually(lambda: _unready(api, **{"for": "reads"}))
+
+
+async def _unready(api: Api, **params: object) -> Any:
+    answer = await api.get("/readyz", **params)
+    return answer.json if answer.status == 503 else None
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has no SQLSTATEs
@@ -186,13 +206,19 @@ async def test_watched_tasks_are_as_they_were(metrics: Metrics) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert seen == ["cancelled"]
-    assert await watchdog.timed(times_out()) == 7
+    early = asyncio.Task(watchdog.timed(waits()))
+    early.cancel()  # before its first step: the coroutine must know, or Python warns that nobody awaited it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        await asyncio.wait([early])
+        gc.collect()
+    assert await asyncio.Task(watchdog.timed(times_out())) == 7
 
     async def raises() -> None:
         raise ValueError("own")
 
     with pytest.raises(ValueError, match="own"):
-        await watchdog.timed(raises())
+        await asyncio.Task(watchdog.timed(raises()))
 
 
 @pytest.fixture

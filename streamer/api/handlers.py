@@ -15,7 +15,7 @@ from streamer.auth.principal import READ, Principal
 from streamer.core.budget import MESSAGE
 from streamer.core.clock import format_timestamp
 from streamer.core.entities import Entity
-from streamer.core.errors import NotFound, ValidationError, WorkspaceNotFound
+from streamer.core.errors import NotFound, Overloaded, ValidationError, WorkspaceNotFound
 from streamer.core.filter import parse_filter
 from streamer.core.frame import page_body
 from streamer.core.ids import is_id
@@ -31,6 +31,8 @@ from streamer.transports import longpoll, sse, websocket
 
 READY_FOR = ("all", "reads")
 """What a node can be asked to be ready for."""
+WRITING_LOOPS = {"writer", "probe", "purge"}
+"""Background loops that a node does not need to serve reads."""
 PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 """The kinds of files in the page's folder that are served, by their endings."""
 FILE_STEP = 32 * 1024
@@ -223,11 +225,14 @@ class Handlers(AccessHandlers):
         return json_answer({"status": "ok"})
 
     async def readyz(self, request: web.Request) -> web.StreamResponse:
-        """Fail unless this node can serve: `for=reads` asks for less. What else makes a node unfit is asked here, too."""
+        """Fail unless this node can serve: `for=reads` asks for less."""
         wanted = request.query.get("for", "all")
         if wanted not in READY_FOR:
             raise ValidationError({"for": f"must be one of {', '.join(READY_FOR)}"})
         await self.parts.readiness.expect(writes=wanted == "all")
+        dead = [name for name in self.parts.loops.dead() if wanted == "all" or name not in WRITING_LOOPS]
+        if dead:
+            raise Overloaded(f"background loops do not go on: {', '.join(dead)}; restart this node", reason="loops")
         return json_answer({"status": "ok"})
 
     async def metrics(self, _request: web.Request) -> web.StreamResponse:

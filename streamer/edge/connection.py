@@ -18,6 +18,7 @@ from aiohttp.web_protocol import _ErrInfo
 from streamer.core.errors import ExpectationFailed, InternalError, StreamerError, ValidationError
 from streamer.edge.holding import HOLD, release_hold
 from streamer.edge.middleware import HEADERS, error_response
+from streamer.observe.watchdog import Watchdog
 from streamer.transports.handover import HandedOver, release
 from streamer.transports.sink import progress
 from streamer.transports.unfinished import Unfinished
@@ -248,11 +249,12 @@ class Inlet(asyncio.BufferedProtocol):
     The loops read up to 256 KiB at once otherwise, of which a driver that is busy has to keep what it cannot use yet.
     """
 
-    __slots__ = ("_buffer", "_driver")
+    __slots__ = ("_buffer", "_driver", "_watchdog")
 
-    def __init__(self, driver: Connection, buffer: memoryview) -> None:
+    def __init__(self, driver: Connection, buffer: memoryview, watchdog: Watchdog) -> None:
         self._driver = driver
         self._buffer = buffer
+        self._watchdog = watchdog
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
@@ -276,7 +278,7 @@ class Inlet(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Hand the bytes on."""
-        self._driver.data_received(bytes(self._buffer[:nbytes]))
+        self._watchdog.call("receive", self._driver.data_received, bytes(self._buffer[:nbytes]))
 
     def eof_received(self) -> None:
         """Take the end; the transport closes."""
@@ -286,7 +288,9 @@ class Inlet(asyncio.BufferedProtocol):
 class Runner(web.AppRunner):
     """Runs an application on our connections; aiohttp has no setting for it."""
 
-    def __init__(self, application: web.Application, patience: Patience = Patience(), **options: Any) -> None:
+    def __init__(
+        self, application: web.Application, watchdog: Watchdog, patience: Patience = Patience(), **options: Any
+    ) -> None:
         super().__init__(
             application,
             access_log=None,  # the middleware writes the one line a request, without query strings
@@ -300,6 +304,7 @@ class Runner(web.AppRunner):
             **options,
         )
         self._patience = patience
+        self._watchdog = watchdog
 
     def leave_open_requests(self, seconds: float) -> None:
         """Set how long what is open may go on once the server stops; aiohttp takes this only before it starts."""
@@ -312,6 +317,7 @@ class Runner(web.AppRunner):
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             loop=asyncio.get_running_loop(),
+            watchdog=self._watchdog,
             patience=self._patience,
             **made._kwargs,  # noqa: SLF001
         )
@@ -320,10 +326,14 @@ class Runner(web.AppRunner):
 class _Server(web.Server):
     _buffer: memoryview | None = None
 
+    def __init__(self, *args: Any, watchdog: Watchdog, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._watchdog = watchdog
+
     def __call__(self) -> Any:
         if self._buffer is None:
             self._buffer = memoryview(bytearray(READ_BYTES))
-        return Inlet(Connection(self, loop=self._loop, **self._kwargs), self._buffer)
+        return Inlet(Connection(self, loop=self._loop, **self._kwargs), self._buffer, self._watchdog)
 
 
 async def _send_head(request: web.BaseRequest, response: web.StreamResponse) -> None:

@@ -13,6 +13,7 @@ import time
 import types
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
+from time import perf_counter
 from typing import Any, ParamSpec, TypeVar
 
 import structlog
@@ -40,7 +41,7 @@ class Watchdog:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._sampled = 0.0
+        self.sampled = 0.0
         """When the CPU clock was read, by the wall clock, and (`_cpu`) what it said."""
         self._cpu = 0.0
         self._logged = -float(LOG_SECONDS)
@@ -62,67 +63,87 @@ class Watchdog:
 
     def timed(self, coroutine: Coroutine[Any, Any, T] | Generator[Any, None, T]) -> Coroutine[Any, Any, T]:
         """Return a coroutine that does the same, each of its steps timed."""
-        made: Any = self._await(coroutine)
-        made.__name__, made.__qualname__ = getattr(coroutine, "__name__", ""), getattr(coroutine, "__qualname__", "")
-        timed: Coroutine[Any, Any, T] = made
-        return timed
+        return _Timed(self, coroutine)
 
     def call(self, operation: str, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
         """Call a function, timed as a step: for callbacks, which are no tasks."""
-        started = self._start()
+        started = self.begin()
         try:
             return function(*args, **named)
         finally:
-            if time.perf_counter() - started > STALL_SECONDS:
-                self._judge(started, operation)
+            self.end(started, operation)
 
-    async def _await(self, coroutine: Coroutine[Any, Any, T] | Generator[Any, None, T]) -> T:
-        return await self._steps(coroutine)
-
-    @types.coroutine
-    def _steps(self, coroutine: Coroutine[Any, Any, T] | Generator[Any, None, T]) -> Generator[Any, Any, T]:
-        """Drive a coroutine as `await` does (PEP 380), with a look at the clock around each step."""
-        clock, send = time.perf_counter, coroutine.send
-        value: Any = None
-        failure: BaseException | None = None
-        while True:
-            started = clock()
-            if started - self._sampled > SAMPLE_SECONDS:
-                self._sampled, self._cpu = started, time.thread_time()
-            try:
-                waits_for = send(value) if failure is None else coroutine.throw(failure)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            finally:
-                failure = None  # its traceback leads to this frame: together they would be a cycle
-                if clock() - started > STALL_SECONDS:
-                    self._judge(started, None)
-            try:
-                value = yield waits_for
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as error:  # noqa: BLE001 - it is the coroutine's to handle
-                failure = error
-
-    def _start(self) -> float:
-        started = time.perf_counter()
-        if started - self._sampled > SAMPLE_SECONDS:
-            self._sampled, self._cpu = started, time.thread_time()
+    def begin(self) -> float:
+        """Begin a step. Returns what `end` is to be given."""
+        started = perf_counter()
+        if started - self.sampled > SAMPLE_SECONDS:
+            self.sample(started)
         return started
 
-    def _judge(self, started: float, operation: str | None) -> None:
-        """Count a step that seems long; log it if it is very long."""
-        now = time.perf_counter()
-        cpu = min(time.thread_time() - self._cpu, now - started)
-        self._sampled, self._cpu = now, time.thread_time()
-        if cpu < STALL_SECONDS:
+    def sample(self, now: float) -> None:
+        """Read the CPU clock, at this time by the wall clock."""
+        self.sampled, self._cpu = now, time.thread_time()
+
+    def end(self, started: float, operation: str | None = None) -> None:
+        """End a step: count it if it was long, log it if it was very long."""
+        now = perf_counter()
+        if now - started < STALL_SECONDS:
             return
-        self._metrics.loop_stalls.observe(cpu)
-        if cpu >= WARN_SECONDS and now - self._logged >= LOG_SECONDS:
+        cpu = time.thread_time()
+        used = min(cpu - self._cpu, now - started)
+        self.sampled, self._cpu = now, cpu
+        if used < STALL_SECONDS:
+            return
+        self._metrics.loop_stalls.observe(used)
+        if used >= WARN_SECONDS and now - self._logged >= LOG_SECONDS:
             self._logged = now
-            self._logger.warning("loop_stalled", operation=operation or _operation(), cpu_ms=round(cpu * 1000))
+            self._logger.warning("loop_stalled", operation=operation or _operation(), cpu_ms=round(used * 1000))
+
+
+class _Timed(Coroutine[Any, Any, T]):
+    """A coroutine with a look at the clock around each step; in all else it is the one that it drives."""
+
+    __slots__ = ("_coroutine", "_watchdog")
+
+    def __init__(self, watchdog: Watchdog, coroutine: Coroutine[Any, Any, T] | Generator[Any, None, T]) -> None:
+        self._watchdog = watchdog
+        self._coroutine = coroutine
+
+    def send(self, value: Any) -> Any:
+        """Take the next step."""
+        # The common case in few calls: this runs for each step of each task.
+        started = perf_counter()
+        if started - self._watchdog.sampled > SAMPLE_SECONDS:
+            self._watchdog.sample(started)
+        try:
+            return self._coroutine.send(value)
+        finally:
+            if perf_counter() - started > STALL_SECONDS:
+                self._watchdog.end(started)
+
+    def throw(self, *error: Any) -> Any:
+        """Take the next step with an exception."""
+        started = self._watchdog.begin()
+        try:
+            return self._coroutine.throw(*error)
+        finally:
+            self._watchdog.end(started)
+
+    def close(self) -> None:
+        """End the coroutine."""
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        result: T = yield from _awaited(self._coroutine)
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coroutine, name)  # its name, code and frame, for debuggers
+
+
+@types.coroutine
+def _awaited(coroutine: Any) -> Generator[Any, Any, Any]:
+    return (yield from coroutine)
 
 
 def _operation() -> str:

@@ -1,0 +1,154 @@
+"""Write docs/limits.md from the settings, and from the bounds that are fixed.
+
+python docs/limits.py write      write the page
+python docs/limits.py            print it
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from streamer.api import schemas
+from streamer.auth import tickets
+from streamer.core import filter as filters
+from streamer.core import quoting
+from streamer.edge import bodies, connection, many
+from streamer.settings import PREFIX, Settings
+from streamer.store import database, held, readiness
+
+PAGE = Path(__file__).parent / "limits.md"
+
+KiB, MiB = 2**10, 2**20
+
+INTRODUCTION = """# Limits
+
+Everything that a client can make large or slow has a bound. This page says what happens at each bound, and what to do about it. It is
+generated from the settings by `docs/limits.py`; a test keeps it true.
+
+No bound cuts anything silently. A request over a bound is refused with an error that names the field and the limit, a page that ends early
+has a cursor, and a stream that ends says why. What was accepted is never lost.
+
+The promise *fair* rests on these bounds: no single step of the server takes more than 50 ms of CPU at the defaults. If you raise a bound
+of sizes by much, measure `streamer_loop_stall_seconds`.
+"""
+
+FIXED: tuple[tuple[str, object, str], ...] = (
+    (
+        "Values in one filter",
+        filters.MAX_VALUES,
+        "400 `validation_error`. Ask in several requests, or subscribe several times.",
+    ),
+    (
+        "Characters of one value of a filter",
+        filters.MAX_VALUE_LENGTH,
+        "400 `validation_error`. No stored value is longer.",
+    ),
+    (
+        "Bytes of a body that holds no events",
+        bodies.MAX_SMALL_BYTES,
+        "413 `payload_too_large`. No call needs as many.",
+    ),
+    (
+        "Bytes of a workspace's `settings`",
+        schemas.MAX_SETTINGS_BYTES,
+        "400 `validation_error`. Keep larger data elsewhere.",
+    ),
+    ("Levels of a workspace's `settings`", schemas.MAX_SETTINGS_DEPTH, "400 `validation_error`."),
+    (
+        "Wrong fields that one error names",
+        schemas.MAX_NAMED,
+        "The error names the first ones and says how many there are.",
+    ),
+    (
+        "Bytes of the request line, and of a header field",
+        connection.MAX_HEADER,
+        "400 `validation_error`; the connection is closed.",
+    ),
+    (
+        "Bytes of a request's head in all",
+        connection.MAX_HEAD_BYTES,
+        "400 `validation_error`; the connection is closed.",
+    ),
+    ("Header fields of a request", connection.MAX_HEADERS, "400 `validation_error`; the connection is closed."),
+    ("Characters of a name or value that an error quotes", quoting.MAX_QUOTED, "The rest is cut and marked `…`."),
+    ("Seconds until a new connection's first request", connection.HEAD_SECONDS, "The connection is closed."),
+    (
+        "Seconds between two requests of a connection",
+        connection.KEPT_SECONDS,
+        "The connection is closed. Open another one.",
+    ),
+    (
+        "Seconds in which a ticket must open its stream",
+        tickets.OPEN_SECONDS,
+        "401 `unauthenticated`. Get a new ticket.",
+    ),
+    (
+        "Seconds that a request waits for a connection to the database",
+        database.TURN_SECONDS,
+        "503 `store_unavailable` with `reason: busy`. Make reads shorter, or add nodes.",
+    ),
+    ("Seconds in which `/readyz` answers", readiness.ANSWER_SECONDS, "503 `store_unavailable` with `reason: timeout`."),
+    (
+        "Seconds that an append waits for a workspace that another node has locked",
+        held.HELD_SECONDS,
+        "503 `store_unavailable` with `reason: locked`; nothing of it is stored. Other workspaces go on. Find what holds the lock.",
+    ),
+    (
+        "Workspaces that one call or stream of a dialect reads at once",
+        many.MAX_WORKSPACES,
+        "400 with the dialect's error. Read the workspaces one by one, or use a key with fewer grants.",
+    ),
+)
+"""What is bounded, by how much, and what happens at the bound."""
+
+
+def page() -> str:
+    """Return the page."""
+    rows = [
+        f"| `{PREFIX}{name.upper()}` | {_default(name, setting.default)} | {setting.description} | {_at_limit(setting)} |"
+        for name, setting in Settings.model_fields.items()
+        if _at_limit(setting)
+    ]
+    fixed = [f"| {what} | {_number(value)} | {text} |" for what, value, text in FIXED]
+    return "\n".join(
+        (
+            INTRODUCTION,
+            "## Settings",
+            "",
+            "[settings.md](settings.md) says how to set them.",
+            "",
+            "| setting | default | what it bounds | at the bound |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "## Fixed bounds",
+            "",
+            "| what | bound | at the bound |",
+            "|---|---|---|",
+            *fixed,
+            "",
+        )
+    )
+
+
+def _at_limit(setting: Any) -> str:
+    extra = setting.json_schema_extra
+    return str(extra.get("at_limit", "")) if isinstance(extra, dict) else ""
+
+
+def _default(name: str, value: object) -> str:
+    """Return a setting's default for people; sizes are shown as such."""
+    if name.endswith("_bytes") and isinstance(value, int):
+        return f"{_number(value)} ({value // MiB} MiB)" if value >= MiB else f"{_number(value)} ({value // KiB} KiB)"
+    return _number(value)
+
+
+def _number(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["write"]:
+        PAGE.write_text(page())
+    else:
+        print(page())

@@ -1,0 +1,97 @@
+"""Inputs that are as large as the limits allow, in the shapes that cost parsers, checks and redaction the most."""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator, Mapping
+
+MIB = 2**20
+
+REPEATED = {
+    "named": "cookie:",
+    "assigned": "password=",
+    "quoted": 'secret="',
+    "flags": "--token ",
+    "urls": "postgres://a:b/",
+    "authorities": "://a:",
+    "pem": "-----BEGIN RSA PRIVATE KEY-----",
+    "jwt": "eyJhbGciOi.",
+    "dashes": "sk-a-",
+    "tokens": "ghp_",
+    "backslashes": "\\\\",
+    "quotes": "\"'",
+    "headers": "Authorization: Bearer ",
+    "elements": "<password>",
+    "words": "api key ",
+    "lines": "token:\n ",
+    "curl": "curl -u a ",
+    "spaces": "password =  ",
+}
+"""Texts that begin what a rule of redaction looks for, again and again, and never end it."""
+
+
+def text_of(unit: str, size: int) -> str:
+    """Return a text of about so many characters."""
+    return unit * (size // len(unit))
+
+
+def event_with(details: object) -> dict[str, object]:
+    """Return an event with these details."""
+    return {"action": "issue.updated", "actor": {"type": "user", "id": "mallory"}, "details": details}
+
+
+def json_bodies(size: int) -> Iterator[tuple[str, bytes]]:
+    """Yield names and bodies of about `size` bytes: valid JSON and not."""
+    yield "brackets", b"[" * size
+    yield "arrays", b"[" + b"[]," * (size // 3 - 1) + b"[]]"
+    yield "objects", b"[" + b"{}," * (size // 3 - 1) + b"{}]"
+    yield "numbers", b"[" + b"1," * (size // 2 - 1) + b"1]"
+    yield "floats", b"[" + b"1.7976931348623157e308," * (size // 23) + b"1]"
+    yield "digits", b"[" + b"9" * (size - 2) + b"]"
+    yield "escapes", b'"' + b"\\u00e9" * (size // 6) + b'"'
+    yield "string", b'"' + b"a" * (size - 2) + b'"'
+    yield "blanks", b" " * (size - 2) + b"[]"
+    yield "lines", b"\n" * size
+    yield "nesting", b'{"a":' * (size // 6) + b"1" + b"}" * (size // 6)
+    yield "keys", ("{" + ",".join(f'"cookie:{n}":1' for n in range(size // 16)) + "}").encode()
+    yield "same key", b"{" + b'"code":"x",' * (size // 11) + b'"code":"x"}'
+    yield "not UTF-8", b'"' + b"\xff" * (size - 2) + b'"'
+
+
+def events(size: int, one: int) -> Iterator[tuple[str, bytes]]:
+    """Yield names and batches of about `size` bytes of valid events of about `one` byte each, with texts that cost redaction the most."""
+    for name, unit in REPEATED.items():
+        event = json.dumps(event_with({"output": text_of(unit, one * len(unit) // (len(json.dumps(unit)) - 2))}))
+        count = max(size // len(event), 1)
+        yield name, ("[" + ",".join([event] * count) + "]").encode()
+
+
+def wide_events(count: int) -> Iterator[tuple[str, bytes]]:
+    """Yield names and single events with very many values."""
+    shapes: Mapping[str, Callable[[], object]] = {
+        "many numbers": lambda: {"n": list(range(count))},
+        "many names": lambda: {f"access_token_{n}": "" for n in range(count // 2)},
+        "many secrets": lambda: {f"password{n}": f"Zx9q{n}" for n in range(count // 4)},
+        "arguments": lambda: {"argv": ["--token", "x"] * (count // 4)},
+        "headers": lambda: {"rawHeaders": ["Authorization", "Zx9q77"] * (count // 4)},
+        "previous": lambda: {"_previous": {f"f{n}": 1 for n in range(count // 2)}},
+        "alike": lambda: {"ghp_" + "a" * 36 + str(n): 1 for n in range(count // 16)},
+    }
+    for name, make in shapes.items():
+        yield name, json.dumps(event_with(make())).encode()
+
+
+def packed(size: int) -> bytes:
+    """Return so many bytes of JSON, packed to very few."""
+    return gzip.compress(b"[" + b" " * (size - 2) + b"]")
+
+
+def queries(names: tuple[str, ...], size: int) -> Iterator[str]:
+    """Yield query strings of about `size` bytes over these parameters."""
+    for name in names:
+        yield f"{name}=" + "a" * size
+        yield f"{name}=" + "a," * (size // 2)
+        yield f"{name}=" + "%5C," * (size // 4)
+        yield f"{name}=" + "%F0%9F%98%80" * (size // 12)
+    yield "&".join(f"{name}={n}" for n in range(size // (2 * len(names) * 8) + 1) for name in names)[:size]
+    yield "&".join(f"cookie:{n}=x" for n in range(size // 12))
+    yield "cookie:" * (size // 7)

@@ -1,0 +1,275 @@
+"""No client stops the others: the largest inputs, in the costliest shapes, while a probe asks and another tenant works.
+
+The server's watchdog counts the CPU time of each step of its event loop. What it counts is asserted, for CPU time does not depend on how
+busy the machine is.
+"""
+
+import asyncio
+import contextlib
+import io
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+
+from streamer.api.routes import ROUTES
+from streamer.dialects import DIALECTS
+from streamer.edge.routes import Route
+from tests.conftest import ADMIN_KEY, MakeProcess
+from tests.support import shapes
+from tests.support.api import Api, events
+from tests.support.crowd import Crowd
+from tests.support.waiting import eventually
+
+WS, OTHER = "abused", "quiet"
+BODY = 8 * shapes.MIB
+"""The default `max_body_bytes`."""
+SMALL = 512 * 1024
+EVENT = 250_000
+"""A little less than the default `max_event_bytes`."""
+QUERY = 15_000
+"""A little less than a request line may have."""
+SERVED = {"livez", "append", "read", "session"}
+"""What the bystanders ask for."""
+LIMIT_SECONDS = 0.05
+"""CPU time of one step at the default limits."""
+
+ALL_ROUTES = [*ROUTES, *(route for dialect in DIALECTS for route in dialect.routes)]
+PATHS = {
+    "ws": WS,
+    "company": WS,
+    "id": "x",
+    "type": "issue",
+    "entity": "x",
+    "user": "x",
+    "issue": "x",
+    "run": "x",
+    "file": "x",
+}
+
+
+@dataclass
+class Bystanders:
+    """A probe and another tenant, at work all the time."""
+
+    statuses: list[tuple[str, int]] = field(default_factory=list)
+
+    async def probe(self, api: Api) -> None:
+        while True:
+            self.statuses.append(("livez", (await api.get("/livez")).status))
+
+    async def work(self, api: Api) -> None:
+        while True:
+            self.statuses.append(("append", (await api.append(OTHER)).status))
+            self.statuses.append(("read", (await api.get(events(OTHER), limit=10)).status))
+            self.statuses.append(("session", (await api.get("/v1/session")).status))
+
+    def check(self) -> None:
+        """See that nothing of theirs was refused."""
+        assert {status for _, status in self.statuses} <= {200, 201}
+
+
+class Abused:
+    """A server under attack."""
+
+    def __init__(self, api: Api, session: aiohttp.ClientSession) -> None:
+        self.api = api
+        self._session = session
+
+    async def send(self, method: str, path: str, data: bytes, kind: str = "application/json", **headers: str) -> int:
+        """Send a body, whatever becomes of it. Returns the status, 0 if the connection was cut before an answer."""
+        sent = {**self.api.headers, "Content-Type": kind, **headers}
+        try:
+            async with self._session.request(
+                method, self.api.url + path, data=io.BytesIO(data), headers=sent
+            ) as answer:
+                if answer.content_type != "text/event-stream":
+                    await answer.read()
+                return answer.status
+        except aiohttp.ClientError:
+            return 0
+
+    async def stalls(self) -> tuple[int, int]:
+        """Return how many steps were counted, and how many of them held the loop for too long."""
+        text = (await self.api.get("/metrics")).body.decode()
+        counts = dict(re.findall(r'^streamer_loop_stall_seconds_bucket\{le="([^"]+)"\} ([0-9]+)', text, re.MULTILINE))
+        return int(counts["+Inf"]), int(counts["+Inf"]) - int(counts[str(LIMIT_SECONDS)])
+
+
+@pytest.fixture
+async def abused(make_process: MakeProcess, http: aiohttp.ClientSession) -> AsyncIterator[Abused]:
+    """A server of its own, and bystanders that must be served all the time; no step may take too long."""
+    process = make_process()
+    await process.start()
+    api = Api(http, process.url, ADMIN_KEY)
+    (await api.append(WS, entity={"type": "issue", "id": "x"})).expect(201)
+    (await api.append(OTHER)).expect(201)
+    async with _bystanders(api) as bystanders, aiohttp.ClientSession() as session:
+        abused = Abused(api, session)
+        yield abused
+        seen = len(bystanders.statuses)
+        await eventually(lambda: {name for name, _ in bystanders.statuses[seen:]} == SERVED)  # and they still are
+        _, too_long = await abused.stalls()
+    stalled = [line for line in process.log.splitlines() if "loop_stalled" in line]
+    assert (too_long, stalled) == (0, [])
+
+
+@asynccontextmanager
+async def _bystanders(api: Api) -> AsyncIterator[Bystanders]:
+    bystanders = Bystanders()
+    async with aiohttp.ClientSession() as own:
+        mine = Api(own, api.url, ADMIN_KEY)
+        tasks = [asyncio.create_task(work(mine)) for work in (bystanders.probe, bystanders.work)]
+        try:
+            yield bystanders
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(one, asyncio.CancelledError) for one in ended), ended
+    bystanders.check()
+
+
+def path_of(route: Route, filler: str | None = None) -> str:
+    """Return a route's path; with a filler in the place of each of its parameters but the workspace."""
+    return re.sub(
+        r"\{(\w+)\}", lambda match: PATHS[match[1]] if filler is None or match[1] == "ws" else filler, route.path
+    )
+
+
+def test_paths_are_complete() -> None:
+    """Each route can be called here."""
+    for route in ALL_ROUTES:
+        assert "{" not in path_of(route)
+
+
+async def test_bodies(abused: Abused) -> None:
+    """Every route that takes a body gets it as large as it may be, in each shape, with a credential and without."""
+    routes = [route for route in ALL_ROUTES if route.method in {"POST", "PUT"}]
+    assert len(routes) >= 7
+    answered = set()
+    for route in routes:
+        for _, body in shapes.json_bodies(BODY if route.appends else SMALL):
+            answered.add(await abused.send(route.method, path_of(route), body))
+        answered.add(await abused.send(route.method, path_of(route), b"[", **{"Content-Encoding": "gzip"}))
+        answered.add(
+            await abused.send(route.method, path_of(route), shapes.packed(BODY), **{"Content-Encoding": "gzip"})
+        )
+    anonymous = Abused(abused.api.with_key(None), abused._session)
+    for _, body in shapes.json_bodies(SMALL):
+        answered.add(await anonymous.send("POST", "/v1/session", body))
+    assert answered <= {0, 400, 401, 404, 409, 413, 415, 429}, answered
+
+
+async def test_lines(abused: Abused) -> None:
+    """NDJSON of each shape: many lines, empty ones, and long ones."""
+    answered = set()
+    for unit in (b"1\n", b"\n", b"{}\n", b"[]\n", b'{"action":"a.b"}\n', b" \n\r\n"):
+        data = unit * (BODY // len(unit))
+        answered.add(await abused.send("POST", events(WS), data, "application/x-ndjson"))
+    for _, body in shapes.json_bodies(BODY):
+        answered.add(await abused.send("POST", events(WS), body + b"\n", "application/x-ndjson"))
+    assert answered <= {0, 400, 413}, answered
+
+
+@pytest.mark.timeout(300)
+async def test_events(abused: Abused) -> None:
+    """Valid batches at the limit of their size, whose texts cost redaction the most; large events, and many middle ones."""
+    for one in (EVENT, 8_000):
+        for name, body in shapes.events(BODY - 50_000 if one == EVENT else 2 * shapes.MIB, one):
+            status = await abused.send("POST", events(WS), body)
+            assert status in {201, 400, 413}, (name, status)
+
+
+async def test_wide_events(abused: Abused) -> None:
+    """Single events of very many values, names and secrets: within the bound of values, and beyond."""
+    for count in (15_000, 120_000):
+        for name, body in shapes.wide_events(count):
+            status = await abused.send("POST", events(WS), body)
+            assert status in {201, 400, 413}, (name, status)
+
+
+async def test_queries(abused: Abused) -> None:
+    """Every route gets long queries over each of its parameters, unknown ones, and long paths."""
+    answered = set()
+    for route in ALL_ROUTES:
+        if route.method != "GET" or route.path == "/v1/ws":
+            continue
+        names = tuple("after" if name == "listing_after" else name for name in route.query) or ("q",)
+        for query in shapes.queries(names, QUERY - len(route.path)):
+            answered.add(await abused.send("GET", f"{path_of(route)}?{query}", b""))
+        if "{" in route.path.replace("{ws}", ""):
+            for unit in ("a", "%2F", "cookie:", "%F0%9F%98%80"):
+                filler = unit * (QUERY // 3 // len(unit))
+                answered.add(await abused.send("GET", path_of(route, filler), b""))
+    assert answered <= {0, 200, 400, 401, 404, 409, 410, 422, 429}, answered
+
+
+async def test_messages(abused: Abused) -> None:
+    """A WebSocket gets messages as long as they may be, in each shape; some of them invalid, some costly."""
+    url = abused.api.url.replace("http", "ws") + "/v1/ws"
+    answered = 0
+    for size in (BODY - 1000, SMALL):
+        for _, body in shapes.json_bodies(size):
+            async with abused._session.ws_connect(url, headers=abused.api.headers, max_msg_size=0) as socket:
+                with contextlib.suppress(ConnectionError, aiohttp.ClientError):
+                    await socket.send_str(body.decode(errors="replace")[:size])
+                    answered += (await socket.receive(30)).type is aiohttp.WSMsgType.TEXT
+    assert answered
+    async with abused._session.ws_connect(url, headers=abused.api.headers, max_msg_size=0) as socket:
+        for _, body in shapes.wide_events(15_000):
+            message = {"type": "publish", "workspace": WS, "event": json.loads(body)}
+            await socket.send_str(json.dumps(message))
+            assert (await socket.receive(30)).type is aiohttp.WSMsgType.TEXT
+        for _, body in shapes.events(2 * shapes.MIB, EVENT):
+            message = {"type": "publish", "workspace": WS, "events": json.loads(body)}
+            await socket.send_str(json.dumps(message))
+            assert (await socket.receive(30)).type is aiohttp.WSMsgType.TEXT
+
+
+async def test_searching_subscriptions(abused: Abused) -> None:
+    """Hundreds of subscriptions that search long texts: the others go on, and each subscription gets its event."""
+    needle = "a" * 500
+    url = abused.api.url.replace("http", "ws") + "/v1/ws"
+    count = 300
+    async with abused._session.ws_connect(url, headers=abused.api.headers, max_msg_size=0) as socket:
+        for n in range(count):
+            texts = [f"{needle}{n}-{m}" for m in range(9)] + [f"end {n} " * 3]
+            await socket.send_str(json.dumps({"type": "subscribe", "workspace": WS, "sub": str(n), "q": texts}))
+        synced: set[str] = set()
+        while len(synced) < count:
+            message = json.loads((await socket.receive(30)).data)
+            assert message["type"] == "synced", message
+            synced.add(message["sub"])
+        text = "a" * 200_000 + " " + " ".join(f"end {n} " * 3 for n in range(count))
+        (await abused.api.append(WS, description=text)).expect(201)
+        given: set[str] = set()
+        while len(given) < count:
+            message = json.loads((await socket.receive(60)).data)
+            if message["type"] == "events" and message["events"]:
+                given.add(message["sub"])
+
+
+async def test_many_readers(abused: Abused, request: pytest.FixtureRequest) -> None:
+    """Thousands of streams of one workspace open at once, get small and large events, and close at once."""
+    count = 8_000 if request.config.getoption("slow") else 1_500
+    async with Crowd(abused.api, WS, "sse") as crowd:
+        members = await crowd.join(count)
+        sizes = (100, 8_000, EVENT - 20_000)
+        for size in sizes:
+            (await abused.api.append(WS, details={"text": "x" * size})).expect(201)
+        await eventually(lambda: all(member.events == len(sizes) for member in members), timeout=60)
+        assert all(member.is_in_order for member in members)
+    await eventually(lambda: _streams(abused.api))
+
+
+async def _streams(api: Api) -> Any:
+    """Tell whether no stream is open."""
+    text = (await api.get("/metrics")).body.decode()
+    found = re.search(r'streamer_subscribers\{transport="sse"\} (\S+)', text)
+    return found is not None and float(found[1]) == 0

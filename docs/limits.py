@@ -14,7 +14,7 @@ from streamer.core import filter as filters
 from streamer.core import quoting
 from streamer.edge import bodies, connection, many
 from streamer.settings import PREFIX, Settings
-from streamer.store import database, held, readiness
+from streamer.store import held, pools, readiness
 
 PAGE = Path(__file__).parent / "limits.md"
 
@@ -84,7 +84,7 @@ FIXED: tuple[tuple[str, object, str], ...] = (
     ),
     (
         "Seconds that a request waits for a connection to the database",
-        database.TURN_SECONDS,
+        pools.TURN_SECONDS,
         "503 `store_unavailable` with `reason: busy`. Make reads shorter, or add nodes.",
     ),
     ("Seconds in which `/readyz` answers", readiness.ANSWER_SECONDS, "503 `store_unavailable` with `reason: timeout`."),

@@ -9,88 +9,44 @@ own, so that sign-in, tickets, positions and readiness never queue behind them.
 """
 
 import asyncio
-import contextlib
-import errno
 import functools
 import math
-import os
-import random
-import sqlite3
-import threading
-import time
-import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import orjson
-import structlog
 from sqlalchemy import (
     ARRAY,
     BindParameter,
     ColumnElement,
     Connection,
-    Engine,
-    ExceptionContext,
     Table,
     Text,
     any_,
     bindparam,
-    create_engine,
-    event,
     exc,
     func,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import create_async_engine
 
-from streamer.core.errors import ReadTimeout, StoreUnavailable
-from streamer.observe.tasks import outlasting
 from streamer.store.outages import (
-    Cause,
-    Contended,
     Outage,
-    cause_of,
-    is_collision,
-    is_conflict,
-    is_cut_short,
-    is_outage,
-    refusal_of,
-    spoils,
 )
-from streamer.store.postgresql import SESSION, WRITING, BadDatabaseUrl, Target, misuse, parse
+from streamer.store.pools import File, Pool, PostgresqlPool, SqlitePool
+from streamer.store.postgresql import SESSION, WRITING, BadDatabaseUrl, parse
 
 SQLITE_READERS = 2
 SQLITE_PAGES = 4
 POSTGRESQL_READERS = 4
 POSTGRESQL_PAGES = 6
 POSTGRESQL_WRITERS = 2
-TURN_SECONDS = 5
-"""How long a function waits for one of them."""
-LOCK_WAIT_SECONDS = 5
-"""How long a write waits for another process's lock on an SQLite file."""
-LOCK_STEP_MS = 250
-WAL_BYTES = 8 * 2**20
-"""To this size SQLite's write-ahead log shrinks again when all of it is in the database: a reader elsewhere can make it grow without bound."""
-LEAVE_SECONDS = 1
-"""How long PostgreSQL has to take leave of a connection that is closed."""
 READ_SECONDS = 5.0
 """How long one read may take, unless a setting says otherwise."""
 WINDOW_SECONDS = 0.25
 """How long one statement for a page of events may take: a page that needs more is read in parts (`store.scan`)."""
-INTERRUPT_AGAIN_SECONDS = 0.02
-"""Time between interrupts of a function on SQLite: one that falls between two statements has no effect."""
-TRIES = 3
-"""How often a transaction is tried that another one was in the way of, or a read whose connection had been closed."""
-CONFLICT_PAUSE = 0.05
-"""Seconds, at most, between two tries: at random, so that two that met do not meet again."""
-CONFLICT_LOG_SECONDS = 10
-"""One conflict in so many seconds is logged."""
-STOPPING = "the server stops; whether this was stored is unknown"
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -143,12 +99,12 @@ class Database:
             raise BadDatabaseUrl("must begin with sqlite:// or postgresql://, as postgresql://user:password@host/name")
         self.is_sqlite = driver == "sqlite"
         self.reading, self.writing = Outage("reads"), Outage("writes")
-        self._file: _File | None = None
+        self._file: File | None = None
         self.read_seconds = read_seconds
         self.window_seconds = min(window_seconds, read_seconds)
-        self._readers: _Pool
-        self._pages: _Pool
-        self._writers: _Pool
+        self._readers: Pool
+        self._pages: Pool
+        self._writers: Pool
         if self.is_sqlite:
             if "?" in url:
                 raise BadDatabaseUrl("an SQLite URL takes no parameters; in a file's name write %3F for ?")
@@ -160,16 +116,16 @@ class Database:
                 raise BadDatabaseUrl(
                     "an SQLite database must be a file: readers and the writer have connections of their own"
                 )
-            self._file = file = _File(Path(parsed.database or ""))
-            self._writers = _SqlitePool(
+            self._file = file = File(Path(parsed.database or ""))
+            self._writers = SqlitePool(
                 url, file, self.writing, size=1, begin="BEGIN IMMEDIATE", pragmas=("synchronous=FULL",)
             )
-            reading = functools.partial(_SqlitePool, url, file, begin="BEGIN", pragmas=("query_only=1",))
+            reading = functools.partial(SqlitePool, url, file, begin="BEGIN", pragmas=("query_only=1",))
             self._readers = reading(self.reading, size=SQLITE_READERS, seconds=read_seconds)
             self._pages = reading(self.reading, size=SQLITE_PAGES, seconds=self.window_seconds)
         else:
             target = parse(url)
-            self._writers = _PostgresqlPool(
+            self._writers = PostgresqlPool(
                 target,
                 self.writing,
                 size=POSTGRESQL_WRITERS,
@@ -177,7 +133,7 @@ class Database:
                 session=SESSION | WRITING,
             )
             looking = functools.partial(
-                _PostgresqlPool, target, self.reading, isolation="REPEATABLE READ", session=SESSION
+                PostgresqlPool, target, self.reading, isolation="REPEATABLE READ", session=SESSION
             )
             self._readers = looking(size=POSTGRESQL_READERS, seconds=read_seconds)
             self._pages = looking(size=POSTGRESQL_PAGES, seconds=self.window_seconds)
@@ -253,345 +209,3 @@ class Database:
     def list_value(self, values: list[str]) -> object:
         """Return a list as the parameter of `is_any_of`."""
         return orjson.dumps(values).decode() if self.is_sqlite else values
-
-
-class _File:
-    """SQLite's file, as the path names it now and as it was when it was opened first."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._identity: tuple[int, int] | None = None
-        """Device and inode, since it was first used."""
-
-    def check(self) -> None:
-        """Ensure that the path still names the file that is open.
-
-        The system goes on writing to a file that was removed or replaced, and all of it would be gone with this process.
-
-        Raises: FileNotFoundError.
-        """
-        status = self.path.stat()
-        identity = status.st_dev, status.st_ino
-        if self._identity not in {None, identity}:
-            raise FileNotFoundError(errno.ENOENT, "the file was replaced", str(self.path))
-        self._identity = identity
-
-    def create(self) -> None:
-        """Make the file before SQLite makes it with the umask's mode; the files beside this one get its mode.
-
-        One that exists must not be opened: closing it would take away the locks that SQLite has on it in this process. One that was
-        there and is gone is not made again: it would be an empty database in the place of a full one.
-        """
-        if self._identity is not None:
-            self.check()
-            return
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(self.path.resolve(), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-
-
-class _Pool(ABC):
-    """Some connections. A function that has got one is run to its end, though its caller may leave.
-
-    What is cancelled half-way costs its connection: the pool cannot know in which state it is. Clients leave at any time, so what was
-    begun for them is finished, and readers have a deadline. What waits for its turn is not begun.
-    """
-
-    _locks_rows = True
-    """A transaction can wait for another one while the rest of the database is free."""
-
-    def __init__(self, size: int, outage: Outage, seconds: float | None) -> None:
-        """Make a pool of `size` connections; `seconds` is how long the database may work for a function, or for ever."""
-        self._size = size
-        self._seconds = seconds
-        self._outage = outage
-        self._only_reads = outage.use == "reads"
-        self._conflict_logged_at = float("-inf")
-        self._answers: set[asyncio.Future[Any]] = set()
-        """What callers wait for."""
-        self._under_way: set[asyncio.Task[Any]] = set()
-        self._queued = 0
-        """How many wait for a turn."""
-        self._given_up = False
-        self._turns = asyncio.Semaphore(size)
-
-    async def run(self, function: Callable[[Connection], T], seconds: float | None = None) -> T:
-        """Run a function in a transaction; `seconds` instead of the pool's deadline. Raises ReadTimeout, StoreUnavailable."""
-        self._queued += 1
-        try:
-            async with asyncio.timeout(TURN_SECONDS):
-                await self._turns.acquire()
-        except TimeoutError:
-            self._outage.failed(Cause("TimeoutError", None, "busy", f"no connection was free for {TURN_SECONDS} s"))
-            raise StoreUnavailable("too many requests wait for the database", reason="busy") from None
-        finally:
-            self._queued -= 1
-        if self._given_up:
-            self._turns.release()
-            raise StoreUnavailable(STOPPING)
-        task = outlasting(self._finish(function, seconds))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        answer = asyncio.shield(task)
-        self._answers.add(answer)
-        answer.add_done_callback(self._answers.discard)
-        return await answer
-
-    async def _finish(self, function: Callable[[Connection], T], seconds: float | None) -> T:
-        try:
-            return await self._attempt(function, seconds)
-        finally:
-            self._turns.release()
-
-    async def _attempt(self, function: Callable[[Connection], T], seconds: float | None, tries: int = TRIES) -> T:
-        try:
-            result = await self._transact(function, seconds)
-        except Exception as error:
-            if self._seconds is not None and is_cut_short(error):
-                raise ReadTimeout from None
-            wrong_url = misuse(error)
-            if wrong_url is not None:
-                raise wrong_url from None
-            if tries > 1 and self._can_try_again(error):
-                await asyncio.sleep(random.uniform(0, CONFLICT_PAUSE))  # noqa: S311 - no secret
-                return await self._attempt(function, seconds, tries - 1)
-            if is_outage(error):
-                raise self._unavailable(error) from None
-            refused = refusal_of(error)
-            if refused is None:
-                raise
-            raise refused from None
-        self._outage.worked()
-        return result
-
-    def _can_try_again(self, error: Exception) -> bool:
-        """Tell whether nothing was done, so that the same transaction may be tried at once."""
-        if is_collision(error):
-            return True
-        # The server closed a connection that nobody used; of a write nobody knows whether it was committed.
-        return self._only_reads and spoils(error) and not isinstance(error, TimeoutError)
-
-    def _unavailable(self, error: Exception) -> StoreUnavailable:
-        cause = cause_of(error)
-        if is_conflict(error) and self._locks_rows:
-            # One workspace's row, most of the time: the database as a whole works.
-            if time.monotonic() - self._conflict_logged_at > CONFLICT_LOG_SECONDS:
-                self._conflict_logged_at = time.monotonic()
-                structlog.get_logger("database").warning("database_conflict", use=self._outage.use, **cause.fields)
-            return Contended("another transaction is in the way", reason=cause.reason)
-        self._outage.failed(cause)
-        return StoreUnavailable(f"the database does not answer or cannot write: {cause.reason}", reason=cause.reason)
-
-    def give_up(self) -> None:
-        """Answer all that wait, and will: the server stops, and its time is over."""
-        self._given_up = True
-        for answer in [*self._answers]:
-            if not answer.done():
-                answer.set_exception(StoreUnavailable(STOPPING))
-        for _ in range(self._queued):
-            self._turns.release()
-
-    async def close(self, seconds: float) -> None:
-        """Wait at most so long for what was begun, then close the connections."""
-        if self._under_way:
-            _, late = await asyncio.wait(self._under_way, timeout=seconds if seconds < math.inf else None)
-            if late:
-                self._abort()
-                await asyncio.wait(late, timeout=LEAVE_SECONDS)
-        await self._dispose()
-
-    @abstractmethod
-    def _abort(self) -> None:
-        """End what goes on."""
-
-    @abstractmethod
-    async def _transact(self, function: Callable[[Connection], T], seconds: float | None) -> T:
-        """Run a function in a transaction of a connection that nobody uses."""
-
-    @abstractmethod
-    async def _dispose(self) -> None:
-        """Close the connections."""
-
-
-class _SqlitePool(_Pool):
-    """SQLite has no server to wait for: a transaction runs on a thread, at once, without a hop between threads for each statement."""
-
-    _locks_rows = False
-
-    def __init__(  # noqa: PLR0913 - what the writer and the readers differ in
-        self,
-        url: str,
-        file: _File,
-        outage: Outage,
-        *,
-        size: int,
-        begin: str,
-        pragmas: tuple[str, ...],
-        seconds: float | None = None,
-    ) -> None:
-        super().__init__(size, outage, seconds)
-        self._file = file if begin == "BEGIN IMMEDIATE" else None
-        self._opened: set[sqlite3.Connection] = set()
-        self._threads = ThreadPoolExecutor(size, thread_name_prefix="sqlite")
-        self._engine = create_engine(
-            url,
-            pool_size=size,
-            max_overflow=0,
-            hide_parameters=True,
-            # isolation_level None: the driver leaves BEGIN to us (otherwise it begins late, and DEFERRED).
-            connect_args={"timeout": LOCK_WAIT_SECONDS, "isolation_level": None},
-        )
-
-        @event.listens_for(self._engine, "do_connect")
-        def _create(*_: object) -> None:
-            file.create()
-
-        @event.listens_for(self._engine, "connect")
-        def _configure(connection: Any, _record: object) -> None:
-            cursor = connection.cursor()
-            kept = f"journal_size_limit={WAL_BYTES}"
-            for pragma in ("journal_mode=WAL", kept, "temp_store=MEMORY", "cache_size=-32768", *pragmas):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.execute(f"PRAGMA busy_timeout={LOCK_STEP_MS}")
-            cursor.close()
-            self._opened.add(connection)
-
-        @event.listens_for(self._engine, "close")
-        def _forget(connection: Any, _record: object) -> None:
-            self._opened.discard(connection)
-
-        @event.listens_for(self._engine, "begin")
-        def _begin(connection: Connection) -> None:
-            # Waiting for another process's lock is done in steps: within one, nothing can end it.
-            until = time.monotonic() + LOCK_WAIT_SECONDS
-            while time.monotonic() < until and not self._given_up:
-                try:
-                    connection.connection.cursor().execute(begin)
-                except sqlite3.OperationalError as error:
-                    if not is_conflict(error):
-                        break
-                else:
-                    return
-            connection.exec_driver_sql(begin)
-
-        _drop_spoilt(self._engine)
-
-    async def _transact(self, function: Callable[[Connection], T], seconds: float | None) -> T:
-        work = _Interruptible(function)
-
-        def run() -> T:
-            with self._engine.begin() as connection:
-                if self._file is not None:
-                    self._file.check()
-                return work.run(connection)
-
-        loop = asyncio.get_running_loop()
-        seconds = self._seconds if seconds is None else seconds
-        if seconds is None:
-            return await loop.run_in_executor(self._threads, run)
-        timer = loop.call_later(seconds, work.interrupt, loop)
-        try:
-            return await loop.run_in_executor(self._threads, run)
-        finally:
-            timer.cancel()
-
-    def _abort(self) -> None:
-        for connection in [*self._opened]:
-            with contextlib.suppress(sqlite3.ProgrammingError):  # closed already
-                connection.interrupt()
-
-    async def _dispose(self) -> None:
-        self._engine.dispose()
-        self._threads.shutdown()
-
-
-class _Interruptible(Generic[T]):
-    """A function on an SQLite connection that another thread can interrupt; never what comes after it on this connection."""
-
-    def __init__(self, function: Callable[[Connection], T]) -> None:
-        self._function = function
-        self._lock = threading.Lock()
-        self._driver: Any = None
-        """The connection while the function runs."""
-
-    def run(self, connection: Connection) -> T:
-        """Run the function."""
-        with self._lock:
-            self._driver = connection.connection.driver_connection
-        try:
-            return self._function(connection)
-        finally:
-            with self._lock:
-                self._driver = None
-
-    def interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Break off the statement that runs, and each later one, until the function ends."""
-        with self._lock:
-            if self._driver is not None:
-                self._driver.interrupt()
-                loop.call_later(INTERRUPT_AGAIN_SECONDS, self.interrupt, loop)
-
-
-class _PostgresqlPool(_Pool):
-    def __init__(  # noqa: PLR0913 - what the writers and the readers differ in
-        self,
-        target: Target,
-        outage: Outage,
-        *,
-        size: int,
-        isolation: str,
-        session: Mapping[str, str],
-        seconds: float | None = None,
-    ) -> None:
-        super().__init__(size, outage, seconds)
-        session = {**session, **_deadline(seconds)}
-        self._local: Mapping[str, str] = session if target.pooled else {}
-        """What each transaction must be set to, since a session cannot be."""
-        self._engine = create_async_engine(
-            "postgresql+asyncpg://",
-            pool_size=size,
-            max_overflow=0,
-            hide_parameters=True,
-            isolation_level=isolation,
-            connect_args=target.connect_arguments(session),
-        )
-        self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
-
-        @event.listens_for(self._engine.sync_engine, "connect")
-        def _note(connection: Any, _record: object) -> None:
-            self._opened.add(connection.driver_connection)
-
-        _drop_spoilt(self._engine.sync_engine)
-
-    async def _transact(self, function: Callable[[Connection], T], seconds: float | None) -> T:
-        async with self._engine.begin() as connection:
-            local = {**self._local, **_deadline(seconds)}
-            if local:
-                values = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in local.items())
-                await connection.exec_driver_sql(f"SELECT {values}")
-            return await connection.run_sync(function)
-
-    def _abort(self) -> None:
-        for connection in [*self._opened]:
-            connection.terminate()
-
-    async def _dispose(self) -> None:
-        # A frozen server would not take leave.
-        await asyncio.wait([closing := asyncio.ensure_future(self._engine.dispose())], timeout=LEAVE_SECONDS)
-        if not closing.done():
-            self._abort()
-            await asyncio.wait([closing], timeout=LEAVE_SECONDS)
-
-
-def _deadline(seconds: float | None) -> Mapping[str, str]:
-    """Return PostgreSQL's settings by which the server itself ends a statement that takes longer; 0 would be no limit."""
-    return {} if seconds is None else {"statement_timeout": str(max(int(seconds * 1000), 1))}
-
-
-def _drop_spoilt(engine: Engine) -> None:
-    """Have connections closed, and those as old as they are, after an error that speaks of the session or the server."""
-
-    @event.listens_for(engine, "handle_error")
-    def _judge(context: ExceptionContext) -> None:
-        context.is_disconnect = context.is_disconnect or spoils(
-            context.sqlalchemy_exception or context.original_exception
-        )

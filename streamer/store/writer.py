@@ -31,9 +31,10 @@ from streamer.core.ids import SYSTEM_WORKSPACE
 from streamer.core.ports import Append, Appended, Change, Committed, T
 from streamer.observe.metrics import Metrics
 from streamer.store.ahead import Ahead
-from streamer.store.database import STOPPING, Database
+from streamer.store.database import Database
 from streamer.store.held import HELD, LOCKED, Held, Waiting, locks_of
 from streamer.store.outages import Contended, Refused
+from streamer.store.pools import STOPPING
 from streamer.store.repeats import is_same, repeats
 from streamer.store.statements import LockedLog, Statements
 from streamer.store.steady import SteadyClock

@@ -10,11 +10,15 @@ from typing import Any
 
 from streamer.api import schemas
 from streamer.auth import tickets
+from streamer.cli import publish
+from streamer.core import entities as core_entities
 from streamer.core import filter as filters
 from streamer.core import quoting
-from streamer.edge import bodies, connection, many
+from streamer.dialects.paperclip import query as paperclip
+from streamer.edge import bodies, connection, many, reading, unpack
+from streamer.feed import pace
 from streamer.settings import PREFIX, Settings
-from streamer.store import held, pools, readiness
+from streamer.store import entities, held, pools, readiness
 
 PAGE = Path(__file__).parent / "limits.md"
 
@@ -56,8 +60,8 @@ FIXED: tuple[tuple[str, object, str], ...] = (
     ("Levels of a workspace's `settings`", schemas.MAX_SETTINGS_DEPTH, "400 `validation_error`."),
     (
         "Wrong fields that one error names",
-        schemas.MAX_NAMED,
-        "The error names the first ones and says how many there are.",
+        quoting.MAX_NAMED,
+        "The error names the first ones, and `and more` says that there are others. Correct them and send again.",
     ),
     (
         "Bytes of the request line, and of a header field",
@@ -96,7 +100,48 @@ FIXED: tuple[tuple[str, object, str], ...] = (
     (
         "Workspaces that one call or stream of a dialect reads at once",
         many.MAX_WORKSPACES,
-        "400 with the dialect's error. Read the workspaces one by one, or use a key with fewer grants.",
+        "Memberships beyond it are left out, the least preferred first, and `X-Workspaces-Omitted` says how many. More grants of one key are 400.",
+    ),
+    (
+        "Workspaces that an issue or a run named without its workspace is looked for in, for a key for all workspaces",
+        entities.FOUND_ROWS,
+        "409 in the dialect's form. Name the workspace, or use a key for it.",
+    ),
+    (
+        "Runs or issues in one answer of Paperclip's API",
+        paperclip.MOST,
+        "`Link` leads to the next ones.",
+    ),
+    (
+        "Bytes of an issue's and a run's id together, above which the two are not linked",
+        core_entities.MAX_LINK_BYTES,
+        "The event is stored; Paperclip's lists of runs and issues do not show the pair. Use shorter ids.",
+    ),
+    (
+        "Characters of a ticket's filter",
+        tickets.MAX_FILTER,
+        "400 `validation_error`. Use a shorter filter, or a key.",
+    ),
+    ("Members of a gzip body", unpack.MAX_MEMBERS, "400 `validation_error`. Pack the body as one member."),
+    (
+        "Seconds that a scan waits for the other scans of its key",
+        reading.SCAN_WAIT_SECONDS,
+        "429 `rate_limited` with `Retry-After`.",
+    ),
+    (
+        "Share of the time that the live filters of one key may search texts (`q`)",
+        pace.SHARE,
+        "The key's readers with such filters lag, and read the log if they lag too far. They miss nothing, and nobody else waits.",
+    ),
+    (
+        "Bytes that SQLite's write-ahead log shrinks to",
+        pools.WAL_BYTES,
+        "It grows while another program reads the file for long, and shrinks afterwards.",
+    ),
+    (
+        "Bytes of one line of `streamer publish`",
+        publish.LONGEST_INPUT,
+        "Exit code 2, with the line's number. Write one event a line.",
     ),
 )
 """What is bounded, by how much, and what happens at the bound."""

@@ -196,6 +196,7 @@ PRAISONAI_FILTERS = [
     Exchange(f"GET {LIST}?start_date={{time}}&end_date={{time}}", 200, Count(1)),
     Exchange(f"GET {LIST}?after_id={{event}}", 200, Count(5)),
     Exchange(f"GET {LIST}?after_id=", 200, Count(6)),
+    Exchange(f"GET {LIST}?after_id=unknown", 410),
     Exchange(f"GET {LIST}?view=platform", 200, Count(6)),
     *(
         Exchange(f"GET {LIST}?{query}", 422)
@@ -206,7 +207,6 @@ PRAISONAI_FILTERS = [
             "start_date=yesterday",
             "end_date=2025-13-01",
             "include_system=perhaps",
-            "after_id=unknown",
             "after_id={event}&offset=1",
             "cursor=junk",
             "view=mine",
@@ -398,6 +398,7 @@ PAPERCLIP_FILTERS = [
     Exchange(f"GET {COMPANY}?after={{event}}", 200, Count(2)),
     Exchange(f"GET {COMPANY}?since={{time}}", 200, Count(2)),
     Exchange("GET /api/issues/PAP-42/activity?limit=1", 200, Count(1)),
+    Exchange(f"GET {COMPANY}?after=unknown", 410),
     *(
         Exchange(f"GET {COMPANY}?{query}", 400)
         for query in (
@@ -405,7 +406,6 @@ PAPERCLIP_FILTERS = [
             "entityType=issue&entityType=issue",
             "from=yesterday",
             "to=1",
-            "after=unknown",
             "after={event}&since={time}",
             "offset=-1",
             "offset=1.5",

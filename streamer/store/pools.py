@@ -267,6 +267,9 @@ class SqlitePool(Pool):
         @event.listens_for(self._engine, "close")
         def _forget(connection: Any, _record: object) -> None:
             self._opened.discard(connection)
+            # An error's traceback may still hold a cursor; SQLite then keeps the connection, and its locks, after close().
+            with contextlib.suppress(sqlite3.Error):
+                connection.rollback()
 
         @event.listens_for(self._engine, "begin")
         def _begin(connection: Connection) -> None:

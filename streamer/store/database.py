@@ -26,6 +26,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     exc,
+    false,
     func,
     select,
 )
@@ -37,6 +38,7 @@ from streamer.store.outages import (
 )
 from streamer.store.pools import File, Pool, PostgresqlPool, SqlitePool
 from streamer.store.postgresql import SESSION, WRITING, BadDatabaseUrl, parse
+from streamer.store.schema import credentials, events, workspaces
 
 SQLITE_READERS = 2
 SQLITE_PAGES = 4
@@ -47,6 +49,8 @@ READ_SECONDS = 5.0
 """How long one read may take, unless a setting says otherwise."""
 WINDOW_SECONDS = 0.25
 """How long one statement for a page of events may take: a page that needs more is read in parts (`store.scan`)."""
+CHECK_LOCK_MS = "800"
+"""Milliseconds that a check of the database waits for a lock on PostgreSQL: less than the second in which it must answer."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -173,14 +177,22 @@ class Database:
         return await self._pages.run(function, seconds)
 
     async def ping(self) -> None:
-        """Ask the database for an answer. Raises StoreUnavailable."""
+        """Read the tables that every reader needs, with all their columns. Raises StoreUnavailable."""
 
         def ask(connection: Connection) -> None:
             if self._file is not None:
                 self._file.check()
-            connection.execute(select(1))
+            self.hurry(connection)
+            for table in (workspaces, events, credentials):
+                connection.execute(select(table).where(false()))
 
         await self.read(ask)
+        self.reading.proved()
+
+    def hurry(self, connection: Connection) -> None:
+        """Have this transaction give up on a lock so soon that a check of the database can name the reason."""
+        if not self.is_sqlite:
+            connection.execute(select(func.set_config("lock_timeout", CHECK_LOCK_MS, True)))  # noqa: FBT003 - SQL
 
     def give_up(self) -> None:
         """Answer everyone who waits for the database with StoreUnavailable; what is under way may still be finished."""

@@ -192,8 +192,8 @@ class Outage:
         self._logger = structlog.get_logger("database")
         self.cause: Cause | None = None
         """Why it does not work, None while it does."""
-        self.worked_at = float("-inf")
-        """When it worked last, by the clock."""
+        self.proved_at = float("-inf")
+        """When `proved` was called last, by the clock."""
         self._began = self._failed_at = 0.0
         self._logged: set[str] = set()
 
@@ -209,8 +209,18 @@ class Outage:
             self._logger.warning("database_outage", use=self.use, **cause.fields)
 
     def worked(self) -> None:
-        """Note a success."""
-        self.worked_at = now = self._clock()
+        """Note a success. It may have used other tables than the ones that failed, so it does not end an outage of the schema."""
+        if self.cause is not None and self.cause.reason != "schema":
+            self._end()
+
+    def proved(self) -> None:
+        """Note that what every append or read needs works: all its tables, with their columns and locks."""
+        self.proved_at = self._clock()
+        if self.cause is not None:
+            self._end()
+
+    def _end(self) -> None:
+        now = self._clock()
         if self.cause is not None and now - self._failed_at >= QUIET_SECONDS:
             self._logger.info("database_outage_over", use=self.use, seconds=round(now - self._began, 1))
             self.cause = None

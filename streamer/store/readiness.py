@@ -7,14 +7,14 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import Connection, delete, false, insert, select, update
 
 from streamer.core.clock import now_us
 from streamer.core.errors import StoreUnavailable
 from streamer.observe.metrics import Metrics
 from streamer.observe.tasks import outlasting
 from streamer.store.database import Database
-from streamer.store.schema import idempotency
+from streamer.store.schema import audit_counts, entities, events, idempotency, run_issues, workspaces
 
 ANSWER_SECONDS = 1.0
 """How long a check may take; one that takes longer has failed."""
@@ -27,6 +27,15 @@ _NO_WORKSPACE = 0
 """No workspace has this key, so the row is nobody's `Idempotency-Key`."""
 _ROW_US = 24 * 3600 * 1_000_000
 """When the row of a node that is gone expires; it is swept as other keys are."""
+
+_NEEDED = (
+    update(workspaces).values({column.name: column for column in workspaces.columns}).where(false()),
+    *(
+        insert(table).from_select(table.columns.keys(), select(table).where(false()))
+        for table in (events, entities, run_issues, audit_counts)
+    ),
+)
+"""Writes no row, but needs what an append needs: the tables, their columns and their locks."""
 
 
 class Readiness:
@@ -62,12 +71,16 @@ class Readiness:
 
     async def _write(self) -> None:
         writing = self._database.writing
-        if writing.cause is not None or time.monotonic() - writing.worked_at >= FRESH_SECONDS:
+        if writing.cause is not None or time.monotonic() - writing.proved_at >= FRESH_SECONDS:
             await self._database.write(self._probe)
+            writing.proved()
 
     def _probe(self, connection: Connection) -> None:
         failing = self._database.writing.cause is not None
         filler = base64.b64encode(os.urandom(FILLER_BYTES)).decode() if failing else ""
+        self._database.hurry(connection)
+        for statement in _NEEDED:
+            connection.execute(statement)
         here = idempotency.c.workspace == _NO_WORKSPACE, idempotency.c.key == self._row
         connection.execute(delete(idempotency).where(*here))
         row = {"workspace": _NO_WORKSPACE, "key": self._row, "fingerprint": "", "seqs": filler}

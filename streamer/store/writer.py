@@ -281,6 +281,8 @@ class GroupCommit:
         else:
             appends = cast("Sequence[Append]", group)  # a change stands alone
             outcomes, logs = await self._database.write(partial(self._apply, group=appends, retried=retried))
+        if any(log.frames for log in logs):
+            self._database.writing.proved()
         self._statements.remember(logs)
         self._news += [Committed(log.id, log.epoch, log.frames) for log in logs if log.frames]
         return outcomes

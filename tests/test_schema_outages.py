@@ -134,3 +134,15 @@ async def test_a_locked_table_means_not_ready(api: Api, database_url: str) -> No
 async def refused(api: Api, **query: str) -> bool:
     """Tell whether `/readyz` is refused."""
     return not await works(api, "/readyz", **query)
+
+
+@on_sqlite
+async def test_the_reason_is_the_lock(api: Api, other_program: Sql) -> None:
+    """SQLite: while another program holds the lock, each `/readyz` says so, not only the one at the end of a wait."""
+    assert await works(api)
+    other_program("BEGIN IMMEDIATE")
+    await eventually(lambda: refused(api))
+    reasons = [await reason(api, "/readyz") for _ in range(3)]
+    other_program("ROLLBACK")
+    assert reasons == ["locked"] * 3
+    assert await eventually(lambda: works(api, "/readyz"))

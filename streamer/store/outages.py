@@ -194,6 +194,8 @@ class Outage:
         """Why it does not work, None while it does."""
         self.proved_at = float("-inf")
         """When `proved` was called last, by the clock."""
+        self.waits_for: str | None = None
+        """The reason that a wait which goes on would fail for."""
         self._began = self._failed_at = 0.0
         self._logged: set[str] = set()
 

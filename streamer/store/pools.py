@@ -275,15 +275,19 @@ class SqlitePool(Pool):
         def _begin(connection: Connection) -> None:
             # Waiting for another process's lock is done in steps: within one, nothing can end it.
             until = time.monotonic() + LOCK_WAIT_SECONDS
-            while time.monotonic() < until and not self._given_up:
-                try:
-                    connection.connection.cursor().execute(begin)
-                except sqlite3.OperationalError as error:
-                    if not is_conflict(error):
-                        break
-                else:
-                    return
-            connection.exec_driver_sql(begin)
+            try:
+                while time.monotonic() < until and not self._given_up:
+                    try:
+                        connection.connection.cursor().execute(begin)
+                    except sqlite3.OperationalError as error:
+                        if not is_conflict(error):
+                            break
+                        outage.waits_for = "locked"
+                    else:
+                        return
+                connection.exec_driver_sql(begin)
+            finally:
+                outage.waits_for = None
 
         _drop_spoilt(self._engine)
 

@@ -14,6 +14,7 @@ from streamer.core.errors import StoreUnavailable
 from streamer.observe.metrics import Metrics
 from streamer.observe.tasks import outlasting
 from streamer.store.database import Database
+from streamer.store.outages import Outage
 from streamer.store.schema import audit_counts, entities, events, idempotency, run_issues, workspaces
 
 ANSWER_SECONDS = 1.0
@@ -44,7 +45,7 @@ class Readiness:
     def __init__(self, database: Database, metrics: Metrics) -> None:
         self._database = database
         self._row = f"probe:{secrets.token_hex(8)}"  # a row for each node, so that no other node's lock is in the way
-        self._reads, self._writes = _Check(database.ping), _Check(self._write)
+        self._reads, self._writes = _Check(database.ping, database.reading), _Check(self._write, database.writing)
         metrics.store_up.set(1)  # the database was migrated
         self._store_up = metrics.store_up
         metrics.store_writable.set_function(lambda: int(database.writing.cause is None and self._writes.error is None))
@@ -90,8 +91,9 @@ class Readiness:
 class _Check:
     """Something that is tried once at a time, and not again while its outcome is fresh."""
 
-    def __init__(self, try_it: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, try_it: Callable[[], Awaitable[None]], outage: Outage) -> None:
         self._try = try_it
+        self._outage = outage
         self._trying: asyncio.Task[None] | None = None
         self._began = self._ended = float("-inf")
         self.error: StoreUnavailable | None = None
@@ -107,7 +109,9 @@ class _Check:
             self._trying = outlasting(self._run())
         done, _ = await asyncio.wait([self._trying], timeout=max(self._began + ANSWER_SECONDS - now, 0))
         if not done:
-            self.error = StoreUnavailable("the database does not answer", reason="timeout")
+            before = self.error.details.get("reason") if self.error else None
+            reason = self._outage.waits_for or before or "timeout"
+            self.error = StoreUnavailable("the database does not answer", reason=reason)
 
     async def _run(self) -> None:
         try:

@@ -81,13 +81,14 @@ class Filter:
 
     conditions: tuple[Condition | Either, ...] = ()
 
-    def count_searches(self) -> int:
-        """Return how many texts are looked for in an event's search text: what makes a filter expensive."""
-        return sum(
-            len(condition.values)
+    def searched(self) -> list[str]:
+        """Return the texts that are looked for in an event's search text: what makes a filter expensive."""
+        return [
+            text
             for condition in self.conditions
             if isinstance(condition, Condition) and condition.field == "q"
-        )
+            for text in condition.values
+        ]
 
     def matches(self, facets: Facets) -> bool:
         """Tell whether an event with these facets passes every condition."""
@@ -127,6 +128,9 @@ def parse_filter(parameters: Mapping[str, Sequence[str]]) -> Filter:
     # Before each of them is read: what cannot be is to cost nothing.
     if len(given) > MAX_VALUES or sum(map(len, given)) > MAX_TEXT:
         raise ValidationError({"filter": f"at most {MAX_VALUES} values in all, and {MAX_TEXT} characters"})
+    lists = [raw for field in FACET_FIELDS for raw in parameters.get(field, ())]
+    if sum(raw.count(",") - raw.count("\\,") for raw in lists) >= MAX_VALUES:
+        raise ValidationError({"filter": f"at most {MAX_VALUES} values in all"})
     for field in FILTER_FIELDS:
         included: list[tuple[str, bool]] = []
         excluded: list[tuple[str, bool]] = []

@@ -109,6 +109,10 @@ class Channel:
         part, searched = cohort.take(frames)
         if searched:
             self._paces.charge(_account_of(cohort), searched, now)
+        if not part:  # too much to search for: the log is read instead
+            late = cohort.fall_back()
+            self._drop(cohort)
+            return 0, len(late)
         delivered, late, rest = cohort.deliver(part)
         if rest is not None:
             self.cohorts[cohort.key].append(rest)

@@ -17,18 +17,26 @@ TURN_BYTES = 8 * 2**20
 """Bytes written in one turn over all readers: the kernel copies them, about a millisecond for each MiB."""
 TURN_FRAME_BYTES = 256 * 1024
 """Bytes of events encoded in one turn, or one event: a dialect writes each event in a form of its own."""
-TURN_SEARCH = 2 * 2**20
-"""Characters that a filter's `q` looks through in one turn, or those of one event."""
+TURN_SEARCH = 5_000_000
+"""Work of a filter's `q` in one turn, in steps of about a nanosecond. An event that takes more is left to the log, which is searched on
+other threads."""
+QUADRATIC_BELOW = 30_000
+"""Characters of a text below which Python may take as many steps as the text and what is looked for have characters, multiplied."""
+LINEAR_STEPS = 4
+"""Steps for each character of a longer text, whatever is looked for."""
 
 
 class Cohort:
     """Some live readers at one position."""
 
-    __slots__ = ("at", "members", "searches", "selection", "sent", "wire")
+    __slots__ = ("_searched", "at", "members", "searches", "selection", "sent", "wire")
 
     def __init__(self, selection: Filter, wire: Wire, at: int, sent: int = 0) -> None:
         self.selection = selection
-        self.searches = selection.count_searches()
+        texts = selection.searched()
+        self.searches = len(texts)
+        """How many texts the filter looks for, and (`_searched`) their characters together."""
+        self._searched = sum(map(len, texts))
         self.wire = wire
         self.at = at
         """Its readers have been given everything up to here."""
@@ -74,13 +82,18 @@ class Cohort:
         return late
 
     def take(self, frames: Sequence[LiveFrame]) -> tuple[Sequence[LiveFrame], int]:
-        """Return as many frames as one turn can deliver, at least one, and the characters that its filter looks through."""
+        """Return as many frames as one turn can deliver, and the steps that its filter's searches take.
+
+        At least one frame; none if the first one takes too many steps.
+        """
         count = _within([len(frame.body) for frame in frames], TURN_FRAME_BYTES)
         if not self.searches:
             return frames[:count], 0
-        sizes = [len(frame.facets.search) * self.searches for frame in frames[:count]]
-        count = _within(sizes, TURN_SEARCH)
-        return frames[:count], sum(sizes[:count])
+        steps = [search_steps(len(frame.facets.search), self.searches, self._searched) for frame in frames[:count]]
+        if steps[0] > TURN_SEARCH:
+            return (), 0
+        count = _within(steps, TURN_SEARCH)
+        return frames[:count], sum(steps[:count])
 
     def deliver(self, frames: Sequence[LiveFrame]) -> tuple[int, list[Reader], "Cohort | None"]:
         """Write frames to the readers; those that are not ready leave, at the position before these frames.
@@ -107,6 +120,17 @@ class Cohort:
         self.leave(reader)
         reader.session.fall_back(self.at)
         reader.driver.wake(reader)
+
+
+def search_steps(characters: int, texts: int, together: int) -> int:
+    """Return about how many steps it takes to look for texts in an event's search text.
+
+    Args:
+        characters: of the search text.
+        texts: how many are looked for.
+        together: their characters.
+    """
+    return characters * (together if characters < QUADRATIC_BELOW else LINEAR_STEPS * texts)
 
 
 def _within(sizes: Sequence[int], most: int) -> int:

@@ -12,6 +12,7 @@ from streamer.core.filter import Filter
 from streamer.core.frame import Frame
 from streamer.core.ports import Log
 from streamer.core.position import Position
+from streamer.feed.cohort import TURN_SEARCH, search_steps
 from streamer.feed.connection import Connection, Reader, Sink, Subscription, Wire
 from streamer.feed.hub import Hub
 from streamer.feed.reasons import Reason
@@ -221,16 +222,27 @@ class Feed:
             sink.write(wire.checkpoint(Position(session.epoch, session.position)))
 
     def _from_ring(self, reader: Reader) -> Chunk | None:
-        """Return what the ring holds for a reader, about a chunk of it; None if the ring has moved past the reader."""
+        """Return what the ring holds for a reader, about a chunk of it.
+
+        None if the log has to be read: the ring has moved past the reader, or its filter takes too many steps to search the next event.
+        """
         channel = reader.channel
         frames = channel.tail.after(reader.session.position)
         if frames is None:
             return None
+        texts = reader.selection.searched()
+        together = sum(map(len, texts))
         passed: list[Frame] = []
-        size = through = 0
+        size = through = steps = 0
         for frame in frames:
             if frame.seq > channel.flushed or size >= self._chunk_bytes:
                 break
+            if texts:
+                steps += search_steps(len(frame.facets.search), len(texts), together)
+                if steps > TURN_SEARCH:
+                    if not through:
+                        return None
+                    break
             through = frame.seq
             if reader.selection.matches(frame.facets):
                 passed.append(frame)

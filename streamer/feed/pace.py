@@ -6,11 +6,11 @@ lag, and read the log if they lag too far; nobody else's do.
 """
 
 SEARCHED_A_SECOND = 500_000_000
-"""Characters that are searched in a second, about: work is counted rather than measured, so that a busy machine slows nobody's readers."""
+"""Steps of searches in a second, about: work is counted rather than measured, so that a busy machine slows nobody's readers."""
 SHARE = 0.1
 """Of the time that one account's searches may take."""
 FREE = 200_000
-"""Characters that are never waited for: a search of them takes less than half a millisecond."""
+"""Steps that are never waited for: they take less than half a millisecond."""
 
 
 class Paces:
@@ -24,7 +24,7 @@ class Paces:
         return self._ready_at.get(account, 0.0)
 
     def charge(self, account: str, searched: int, now: float) -> None:
-        """Count the characters that were searched for an account."""
+        """Count the steps of searches for an account."""
         if searched <= FREE:
             return
         if account not in self._ready_at:

@@ -437,6 +437,8 @@ async def test_audit_events_are_counted(database_url: str) -> None:
         connection.execute(text("DROP TABLE audit_counts"))
         connection.execute(text("ALTER TABLE workspaces DROP COLUMN maker"))
         connection.execute(text("ALTER TABLE events DROP COLUMN fingerprint"))
+        connection.execute(text("DROP INDEX tickets_by_account"))
+        connection.execute(text("ALTER TABLE tickets DROP COLUMN account"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
 
     async with opened(database_url) as store:

@@ -171,23 +171,20 @@ class Connection(web.RequestHandler):
 
     def _watch_writing(self, transport: asyncio.Transport) -> None:
         """Cut the connection once its client takes nothing for a while."""
-        tcp = transport.get_extra_info("socket")
-
-        def look(before: int) -> None:
-            now = progress(transport, tcp) if transport.get_write_buffer_size() else None
-            if now == before:
-                transport.abort()
-            elif now is not None:
-                watch(now)
-
-        def watch(now: int) -> None:
-            seconds = self._patience.stall_seconds
-            self._write_timer = asyncio.get_running_loop().call_later(seconds, look, now)
-
         self._stop_write_timer()
-        now = progress(transport, tcp) if transport.get_write_buffer_size() else None
-        if now is not None:
-            watch(now)
+        self._look_at_writing(transport, None)
+
+    def _look_at_writing(self, transport: asyncio.Transport, before: int | None) -> None:
+        pending = transport.get_write_buffer_size()
+        now = progress(transport, transport.get_extra_info("socket")) if pending else None
+        if now is None:
+            return
+        if now == before:
+            transport.abort()
+            return
+        self._write_timer = asyncio.get_running_loop().call_later(
+            self._patience.stall_seconds, self._look_at_writing, transport, now
+        )
 
     def _stop_write_timer(self) -> None:
         if self._write_timer is not None:

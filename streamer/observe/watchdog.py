@@ -127,6 +127,7 @@ class _Timed(Coroutine[Any, Any, T]):
         try:
             return self._coroutine.throw(*error)
         finally:
+            del error  # its traceback leads to this frame: together they would be a cycle
             self._watchdog.end(started)
 
     def close(self) -> None:

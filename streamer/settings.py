@@ -210,8 +210,9 @@ class Settings(BaseModel):
     memory_bytes: int = bound(
         256 * MiB,
         "Memory for request bodies, unread answers and unfinished WebSocket messages on this node.",
-        at_limit="New work gets 503 `overloaded`; a WebSocket is closed with 4007. One account may use half of it, all callers without"
-        " a credential together a sixteenth. Raise it, or lower `max_body_bytes` and `max_page_bytes`; it must be at least four times each.",
+        at_limit="New work gets 503 `overloaded`; a WebSocket is closed with 4007. One account can use half of it, all callers without"
+        " a credential together a sixteenth. The last eighth is for accounts that hold at most a 64th. Bodies up to 64 KiB are not counted and are"
+        " refused only if their account holds more than that. Raise it, or lower `max_body_bytes` and `max_page_bytes`; it must be at least four times each.",
         ge=4 * MiB,
         validate_default=True,
     )
@@ -219,14 +220,16 @@ class Settings(BaseModel):
         20_000,
         ge=1,
         description="Events that may wait for the disk before appends get 503.",
-        at_limit="Further appends get 503 `overloaded` with `Retry-After`; nothing of them is stored. Watch "
+        at_limit="Further appends get 503 `overloaded` with `Retry-After`; nothing of them is stored. One account can fill half of the "
+        "queue; the last eighth is for accounts with at most a 64th in it. Accounts are served in turn. Watch "
         "`streamer_commit_seconds`: the disk is too slow for the load.",
     )
     append_queue_bytes: int = bound(
         64 * MiB,
         ge=1 * KiB,
         description="Bytes of events that may wait for the disk.",
-        at_limit="Further appends get 503 `overloaded` with `Retry-After`; nothing of them is stored. Watch "
+        at_limit="Further appends get 503 `overloaded` with `Retry-After`; nothing of them is stored. Accounts share it as they share "
+        "`STREAMER_APPEND_QUEUE_EVENTS`. Large events that wait to be searched for secrets have the same bound of their own. Watch "
         "`streamer_commit_seconds`, as above.",
     )
     append_rate: float = bound(

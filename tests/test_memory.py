@@ -85,7 +85,7 @@ def test_the_count_is_the_sum_of_what_is_held(steps: list[tuple[int, str, int]])
 
 
 def test_one_account_cannot_use_all() -> None:
-    """Half of the budget is for the others; callers without a credential have a small part together."""
+    """Half of the budget is for the others, the last eighth for small ones; callers without a credential have a small part together."""
     budget = Budget(64 * SMALL)
     mine: list[Hold] = [budget.hold(KINDS[0], "a") for _ in range(2)]
     mine[0].resize(32 * SMALL)
@@ -94,9 +94,47 @@ def test_one_account_cannot_use_all() -> None:
     budget.hold(KINDS[0], ANONYMOUS).resize(4 * SMALL)
     with pytest.raises(Overloaded):
         budget.hold(KINDS[0], ANONYMOUS).resize(2 * SMALL)
-    budget.hold(KINDS[0], "b").resize(28 * SMALL)
+    budget.hold(KINDS[0], "b").resize(20 * SMALL)
+    with pytest.raises(Overloaded):
+        budget.hold(KINDS[0], "b").resize(2 * SMALL)
     with pytest.raises(Overloaded):
         budget.hold(KINDS[0], "c").resize(2 * SMALL)
+
+
+def test_small_holders_have_a_reserve() -> None:
+    """Accounts that hold much cannot take the last eighth; one that holds little can, and its small work is never refused."""
+    budget = Budget(256 * SMALL)
+    budget.hold(KINDS[0], "a").resize(128 * SMALL)
+    budget.hold(KINDS[0], "b").resize(96 * SMALL)
+    for account in ("a", "b"):
+        with pytest.raises(Overloaded):
+            budget.check_small(KINDS[0], account)
+    for number in range(8):
+        budget.hold(KINDS[0], f"c{number}").resize(4 * SMALL)
+    with pytest.raises(Overloaded):
+        budget.hold(KINDS[0], "d").resize(2 * SMALL)
+    budget.check_small(KINDS[0], "d")
+
+
+async def test_two_accounts_cannot_use_all(
+    make_server: MakeServer, http: aiohttp.ClientSession, open_many: AsyncExitStack
+) -> None:
+    """While two accounts hold all that they can, a third appends, small and larger, over HTTP and over a socket."""
+    node = await node_with(make_server, http, memory_bytes=16 * MiB, max_body_bytes=4 * MiB)
+    size, held = 4_190_000, 0
+    for api in (node.slow, node.other, node.slow, node.other):
+        connection = await open_many.enter_async_context(await RawConnection.open(node.server.url))
+        await connection.send(node.head(events(WS), size, api) + b" " * (size - 1))
+        held += size - 1
+        await eventually(lambda held=held: is_settled(node, held))  # type: ignore[misc]
+    answer = await node.slow.append(WS, details={"x": "y" * 200_000})
+    assert (answer.status, answer.error) == (503, "overloaded")
+    third = node.admin.with_key(await node.admin.create_key(WS))
+    (await third.append(WS)).expect(201)
+    (await third.append(WS, details={"x": "y" * 200_000})).expect(201)
+    async with await open_socket(third, WS) as socket_:
+        await socket_.send({"type": "publish", "event": make_event(details={"x": "y" * 100_000})})
+        assert (await socket_.next("published"))["created"] is True
 
 
 def test_a_budget_that_cannot_hold_the_largest_body_stops_the_start() -> None:
@@ -202,6 +240,11 @@ async def test_bodies_that_stall(node: Node, open_many: AsyncExitStack) -> None:
 async def at_least(node: Node, size: int) -> bool:
     """Tell whether so much is held of bodies."""
     return await node.used("request") >= size
+
+
+async def is_settled(node: Node, size: int) -> bool:
+    """Tell whether so much is held of bodies, or the last one was refused."""
+    return await node.used("request") >= size or await node.refused("request") > 0
 
 
 async def test_bodies_of_nobody(

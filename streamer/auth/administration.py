@@ -6,6 +6,7 @@ of the workspace `system`.
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from streamer.auth.keys import ADMIN_ID, Keyring, admin_credential, hash_secret
@@ -250,6 +251,7 @@ class Administration:
         """Have a change stored in the name of a principal that still may make it then."""
         role = principal.roles.get(workspace)
         held = None if role is None else (workspace, principal.own_id, role)
+        change = replace(change, account=principal.account)
         return await self._writer.change(guarded(change, principal.credentials, held))
 
 

@@ -96,7 +96,8 @@ class Views:
             "details": {"hour": format_timestamp(hour)},
         }
         with contextlib.suppress(IdConflict):  # told by another version of the server, in other words
-            await self._writer.append(Append(workspace, [self._intake.tell(workspace, event)], creator=None))
+            draft = self._intake.tell(workspace, event)
+            await self._writer.append(Append(workspace, [draft], creator=None, account=principal.account))
         if len(self._told) >= REMEMBERED:
             self._told.clear()
         self._told.add(told)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from streamer.core.errors import Overloaded
+from streamer.core.shares import ACCOUNT_PART, LITTLE_PART, has_room
 
 REQUEST: Final = "request"
 """Bodies of requests: packed, unpacked, and until their answers are written."""
@@ -19,8 +20,8 @@ ANONYMOUS = ""
 SMALL = 64 * 1024
 """Bytes that a connection may hold without asking: less than that is the price of a connection."""
 
-_ACCOUNT_PART, _ANONYMOUS_PART = 2, 16
-"""One account may use a half of the budget, all callers without a credential together a sixteenth."""
+_ANONYMOUS_PART = 16
+"""All callers without a credential together can use a sixteenth of the budget."""
 
 
 class Budget:
@@ -36,19 +37,26 @@ class Budget:
         self.total = total
         self.used = dict.fromkeys(KINDS, 0)
         """Bytes in use, by kind."""
+        self._little = max(SMALL, total // LITTLE_PART)
         self._sum = 0
         self._accounts: Counter[str] = Counter()
         self._refused = refused
 
     def share(self, account: str) -> int:
         """Return how much an account may use."""
-        return self.total // (_ANONYMOUS_PART if account == ANONYMOUS else _ACCOUNT_PART)
+        return self.total // (_ANONYMOUS_PART if account == ANONYMOUS else ACCOUNT_PART)
 
     def check(self, kind: str, account: str, size: int = 1) -> None:
         """Require that so many more bytes are free for an account. Raises Overloaded."""
-        if self._sum + size > self.total or self._accounts[account] + size > self.share(account):
+        own = self._accounts.get(account, 0)
+        if own + size > self.share(account) or not has_room(self.total, self._sum, own, size):
             self._refused(kind)
             raise Overloaded("the memory for requests and answers in transit is used up; retry in a second")
+
+    def check_small(self, kind: str, account: str) -> None:
+        """Require free memory for work that is free itself but may have a large answer, if the account holds much. Raises Overloaded."""
+        if self._accounts.get(account, 0) > self._little:
+            self.check(kind, account)
 
     def hold(self, kind: str, account: str) -> "Hold":
         """Return a hold of no bytes yet."""

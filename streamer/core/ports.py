@@ -25,6 +25,8 @@ class Append:
     drafts: Sequence[Draft]
     creator: str | None
     """The principal in whose name the workspace may be made if it does not exist; None: it may not be made."""
+    account: str
+    """The account whose share of the queue it takes."""
     idempotency: tuple[str, str] | None = None
     """The caller's own key (already told apart by principal), and the fingerprint of what it stands for."""
 
@@ -48,6 +50,8 @@ class Change(Generic[T]):
     """Makes the change in the store's open transaction, its first argument; the second: which of the workspaces exist. Returns what
     `Writer.change` returns, and the events with the workspaces in whose logs they go. If it raises, nothing is stored. It may be called
     again, when nobody knows whether the change was stored."""
+    account: str = ""
+    """The account whose share of the queue it takes; empty: the server's own."""
 
 
 @dataclass(frozen=True, slots=True)

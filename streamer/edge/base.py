@@ -174,8 +174,8 @@ class Base:
         account = account_of(request)
         if length > SMALL:
             self.parts.budget.check(REQUEST, account, length)
-        elif account != ANONYMOUS:  # its answer may be large: the events of a batch
-            self.parts.budget.check(REQUEST, account)
+        elif account != ANONYMOUS:
+            self.parts.budget.check_small(REQUEST, account)
 
     async def _unpacked(self, request: web.Request, data: bytes, encoding: str, limit: int) -> bytes:
         return await unpack(data, encoding, limit, hold_of(request, self.parts.budget))

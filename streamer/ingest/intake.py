@@ -155,6 +155,7 @@ class Intake:
             workspace,
             drafts,
             creator=author.principal if author.may_create_workspace else None,
+            account=author.account,
             idempotency=_idempotency(idempotency_key, author, drafts),
         )
         self.rate.take(author.account, len(drafts))

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from streamer.core.errors import Overloaded
+from streamer.core.shares import has_room
 
 T = TypeVar("T")
 
@@ -14,30 +15,30 @@ class Worker:
     """Runs functions in one thread, while the event loop goes on. Of each account one waits there at a time, so accounts take turns."""
 
     def __init__(self, max_waiting_bytes: int) -> None:
-        """Prepare the thread; `max_waiting_bytes` is what may wait for it, over all accounts."""
+        """Prepare the thread; `max_waiting_bytes` can wait for it, shared by the accounts as `has_room` says."""
         self._max_bytes = max_waiting_bytes
         self._bytes = 0
-        self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
-        """By account: its turn, and how many of its requests want it."""
+        self._turns: dict[str, tuple[asyncio.Lock, int, int]] = {}
+        """By account: its turn, how many of its requests want it, and their bytes."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
 
     async def run(self, account: str, size: int, function: Callable[[], T]) -> T:
         """Run a function for an account, on an event of this size. Raises Overloaded, and what the function raises."""
-        if self._bytes and self._bytes + size > self._max_bytes:
+        turn, wanted, own = self._turns.get(account) or (asyncio.Lock(), 0, 0)
+        if self._bytes and not has_room(self._max_bytes, self._bytes, own, size):
             raise Overloaded(
                 "too many large events wait to be searched for secrets; nothing of this request was stored"
             )
-        turn, wanted = self._turns.get(account) or (asyncio.Lock(), 0)
-        self._turns[account] = turn, wanted + 1
+        self._turns[account] = turn, wanted + 1, own + size
         self._bytes += size
         try:
             async with turn:
                 return await asyncio.get_running_loop().run_in_executor(self._thread, function)
         finally:
             self._bytes -= size
-            _, wanted = self._turns.pop(account)
+            _, wanted, own = self._turns.pop(account)
             if wanted > 1:
-                self._turns[account] = turn, wanted - 1
+                self._turns[account] = turn, wanted - 1, own - size
 
     def close(self) -> None:
         """End the thread, once what it does is done; what waits is dropped."""

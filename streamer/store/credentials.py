@@ -162,7 +162,7 @@ def guarded(change: Change[T], links: Sequence[str], role: tuple[str, str, str] 
             raise PermissionDenied("the access that this was asked with has ended meanwhile")
         return change.apply(connection, found)
 
-    return Change(change.locks, apply)
+    return Change(change.locks, apply, change.account)
 
 
 def take_keys_of(connection: Connection, workspace: str, actor: tuple[str, str]) -> list[Credential]:

@@ -7,6 +7,7 @@ A node that was stopped in the middle of a transaction keeps its locks until Pos
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -25,7 +26,20 @@ HELD: Final = object()
 LOCKED = "another node holds this workspace; nothing of this request was stored"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class Lane:
+    """The requests of one account in the writer's queue."""
+
+    account: str
+    waiting: "deque[Waiting]" = field(default_factory=deque)
+    """Those that nobody has taken yet, in the order of arrival."""
+    events: int = 0
+    """Of all its requests that are not answered yet."""
+    size: int = 0
+    """Bytes, of the same."""
+
+
+@dataclass(slots=True, eq=False)
 class Waiting:
     """A request in the writer's queue, and where its answer goes."""
 
@@ -33,6 +47,9 @@ class Waiting:
     answer: asyncio.Future[Any]
     events: int
     size: int
+    lane: Lane
+    number: int
+    """Its place in the order of arrival, over all accounts."""
     held_at: float = field(default=0.0)
     """When it was set apart first, by the monotonic clock; 0: never."""
 

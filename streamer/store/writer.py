@@ -7,7 +7,6 @@ number of nodes, and a rollback gives the numbers back. After the commit the wai
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
@@ -35,6 +34,7 @@ from streamer.store.database import Database
 from streamer.store.held import HELD, LOCKED, Held, Waiting, locks_of
 from streamer.store.outages import Contended, Refused
 from streamer.store.pools import STOPPING
+from streamer.store.queue import Queue
 from streamer.store.repeats import is_same, repeats
 from streamer.store.statements import LockedLog, Statements
 from streamer.store.steady import SteadyClock
@@ -69,18 +69,14 @@ class GroupCommit:
         self._database = database
         self._publish = publish
         self._metrics = metrics
-        self._max_events = max_waiting_events
-        self._max_bytes = max_waiting_bytes
         self._remember_us = idempotency_seconds * 1_000_000
         self._clock = clock
-        self._queue: deque[Waiting] = deque()
+        self._queue = Queue(max_waiting_events, max_waiting_bytes)
         self._held = Held()
         self._under_way: Sequence[Waiting] = ()
         on_loop = database.runs_on_loop
         self._group_events = LOOP_GROUP_EVENTS if on_loop else GROUP_EVENTS
         self._group_bytes = LOOP_GROUP_BYTES if on_loop else GROUP_BYTES
-        self._events = 0
-        self._bytes = 0
         self._wake = asyncio.Event()
         self._is_idle = asyncio.Event()
         """Nothing waits, and nothing is being committed."""
@@ -92,7 +88,7 @@ class GroupCommit:
         self._logger = structlog.get_logger("writer")
         self._statements = Statements(database)
         self._ahead = Ahead(metrics)
-        metrics.append_queue.set_function(lambda: self._events)
+        metrics.append_queue.set_function(lambda: self._queue.events)
 
     async def append(self, request: Append) -> Appended:
         """Store a request durably; returns after the commit."""
@@ -107,15 +103,10 @@ class GroupCommit:
         return changed
 
     async def _enqueue(self, request: Append | Change[Any], *, events: int, size: int) -> Any:
-        full = self._events + events > self._max_events or self._bytes + size > self._max_bytes
-        # A request that alone is over the bound is taken when nothing else waits: limits are not to contradict each other.
-        if self._closing or (full and self._queue):
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._closing or not self._queue.add(request, answer, events, size):
             self._metrics.appends_refused.inc()
             raise Overloaded("too many appends wait for the disk; nothing of this request was stored")
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(Waiting(request, answer, events, size))
-        self._events += events
-        self._bytes += size
         self._is_idle.clear()
         self._wake.set()
         return await answer
@@ -131,7 +122,7 @@ class GroupCommit:
             await self._held.until(self._wake)
         if self._held:
             await self._look_at_held()
-        group = self._under_way = self._take()
+        group = self._under_way = self._queue.take(self._held, self._group_events, self._group_bytes)
         if not group:
             return
         self._is_idle.clear()
@@ -159,8 +150,7 @@ class GroupCommit:
             if outcome is HELD and not self._given_up:
                 self._held.add(waiting)
                 continue
-            self._events -= waiting.events
-            self._bytes -= waiting.size
+            self._queue.finish(waiting)
             if waiting.answer.done():  # its client left: what is stored is stored
                 continue
             if isinstance(outcome, StreamerError):
@@ -176,7 +166,7 @@ class GroupCommit:
         self._answer(late, [StoreUnavailable(LOCKED, reason="locked")] * len(late))
         if self._held.is_due():
             locked = await self._locked(self._held.workspaces())
-            self._queue.extendleft(reversed(self._held.release(locked)))
+            self._queue.put_back(self._held.release(locked))
 
     async def _locked(self, workspaces: Sequence[str]) -> set[str]:
         """Return those of these workspaces that another transaction holds: all, if even that cannot be found out."""
@@ -190,8 +180,7 @@ class GroupCommit:
     def give_up(self) -> None:
         """Answer all that wait, and will: the server stops, and its time is over."""
         self._closing = self._given_up = True
-        waiting = [*self._under_way, *self._queue, *self._held.release(())]
-        self._queue.clear()
+        waiting = [*self._under_way, *self._queue.clear(), *self._held.release(())]
         for each in waiting:
             if not each.answer.done():
                 each.answer.set_exception(StoreUnavailable(STOPPING))
@@ -205,24 +194,6 @@ class GroupCommit:
         """Take no more appends; return once those that wait are answered."""
         self._closing = True
         await self._is_idle.wait()
-
-    def _take(self) -> list[Waiting]:
-        """Take the next group from the queue; a change stands alone, for what comes behind it may depend on it."""
-        group: list[Waiting] = []
-        count = size = 0
-        while self._queue:
-            first = self._queue[0]
-            if self._held and self._held.concerns(first.request):
-                self._held.add(self._queue.popleft())
-                continue
-            count += first.events
-            size += first.size
-            if group and (count > self._group_events or size > self._group_bytes or isinstance(first.request, Change)):
-                break
-            group.append(self._queue.popleft())
-            if isinstance(first.request, Change):
-                break
-        return group
 
     async def _commit(self, group: Sequence[Append | Change[Any]], *, parted: bool = False) -> list[Any]:
         """Store a group; if that fails, its requests one by one, so that one bad append fails alone.

@@ -1,0 +1,202 @@
+"""One account that appends as fast as it can takes no more than its share of the queues, and the others have their turns."""
+
+import asyncio
+import threading
+from collections.abc import Collection, Coroutine
+from functools import partial
+from typing import Any
+
+import aiohttp
+import pytest
+from sqlalchemy import Connection
+
+from streamer.core.errors import Overloaded
+from streamer.core.ids import SYSTEM_WORKSPACE
+from streamer.core.ports import Append, Change, Committed, Told
+from streamer.ingest.intake import Intake, Limits
+from streamer.ingest.limits import AppendRate
+from streamer.ingest.redact import Redactor
+from streamer.ingest.worker import Worker
+from streamer.observe.loops import Loops
+from streamer.observe.metrics import Metrics
+from streamer.store.database import Database
+from streamer.store.writer import LOOP_GROUP_EVENTS, GroupCommit
+from tests.conftest import ADMIN_KEY, MakeServer
+from tests.support.api import Api, make_event
+from tests.support.databases import nothing_written
+from tests.support.waiting import eventually
+
+EVENTS, BYTES = 6400, 2**23
+
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""The queue is the same for every database."""
+
+
+class Queued:
+    """A writer whose loop runs when the test says so."""
+
+    def __init__(self, database: Database) -> None:
+        self.news: list[Committed] = []
+        self._metrics = Metrics()
+        self._writer = GroupCommit(
+            database,
+            self.news.append,
+            self._metrics,
+            max_waiting_events=EVENTS,
+            max_waiting_bytes=BYTES,
+            idempotency_seconds=3600,
+        )
+        self._intake = Intake(
+            self._writer, self._metrics, Limits(2**18, 32, 1000), Redactor(), AppendRate(0, 1), worker=Worker(2**20)
+        )
+        self.order: list[str] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self._loops = Loops(self._metrics)
+
+    async def append(
+        self, account: str, name: str = "", *, workspace: str = "w", count: int = 1, size: int = 0
+    ) -> None:
+        """Append, and note when it is stored."""
+        event = make_event(details={"x": "y" * size} if size else {})
+        drafts = [self._intake.tell(workspace, event) for _ in range(count)]  # at once: no other task comes between
+        await self._writer.append(Append(workspace, drafts, creator=account, account=account))
+        self.order.append(name or account)
+
+    async def change(self, account: str, name: str, *workspaces: str) -> None:
+        """Make a change of nothing, and note when it is stored."""
+
+        def apply(_connection: Connection, _found: Collection[str]) -> tuple[None, list[Told]]:
+            return None, []
+
+        await self._writer.change(Change(workspaces, apply, account))
+        self.order.append(name)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin something that waits for the writer."""
+        self.tasks.append(asyncio.create_task(work))
+
+    async def waits(self, count: int) -> None:
+        """Wait until so many events are in the queue."""
+        await eventually(lambda: f"streamer_append_queue_events {count}.0" in self._metrics.render().decode())
+
+    async def run(self) -> None:
+        """Let the writer work until everything is answered."""
+        self._loops.start("writer", self._writer.turn)
+        await asyncio.gather(*self.tasks)
+        await self._writer.close()
+        await self._loops.stop()
+
+
+@pytest.fixture
+def queued(database: Database) -> Queued:
+    """A writer that stands still."""
+    return Queued(database)
+
+
+@on_sqlite
+async def test_one_account_fills_half_of_the_queue(queued: Queued) -> None:
+    """Its appends over its share are refused, in events and in bytes; those of the others wait and are stored."""
+    for _ in range(6):
+        queued.start(queued.append("busy", count=500))
+    await queued.waits(3000)
+    with pytest.raises(Overloaded):
+        await queued.append("busy", count=500)
+    for _ in range(3):
+        queued.start(queued.append("large", count=5, size=240_000))
+    await queued.waits(3015)
+    with pytest.raises(Overloaded):
+        await queued.append("large", count=5, size=240_000)
+    queued.start(queued.append("calm"))
+    queued.start(queued.append("calm", size=100_000))
+    await queued.run()
+    assert queued.order.count("calm") == 2
+    assert sum(len(committed.frames) for committed in queued.news) == 3017
+
+
+@on_sqlite
+async def test_two_accounts_do_not_fill_the_queue(queued: Queued) -> None:
+    """What is left when two take all they can is for the others."""
+    for account in ("a", "b"):
+        for _ in range(5):
+            queued.start(queued.append(account, count=640))
+    await queued.waits(5120)
+    await eventually(lambda: sum(task.done() for task in queued.tasks) == 2)
+    for task in [task for task in queued.tasks if task.done()]:
+        assert isinstance(task.exception(), Overloaded)
+        queued.tasks.remove(task)
+    for _ in range(50):
+        queued.start(queued.append("calm"))
+    await queued.run()
+    assert queued.order.count("calm") == 50
+
+
+@on_sqlite
+async def test_accounts_take_turns(queued: Queued) -> None:
+    """A lone append behind a long queue of another account is in the first group; each account's own order stays."""
+    for number in range(3000):
+        queued.start(queued.append("busy", f"busy{number}"))
+    await queued.waits(3000)
+    queued.start(queued.append("calm", workspace="v"))
+    await queued.waits(3001)
+    await queued.run()
+    assert queued.order.index("calm") < LOOP_GROUP_EVENTS
+    queued.order.remove("calm")
+    assert queued.order == [f"busy{number}" for number in range(3000)]
+
+
+@on_sqlite
+async def test_nothing_overtakes_a_change(queued: Queued) -> None:
+    """Appends and changes in a change's workspaces come after it, whoever makes them; those in other workspaces do not wait."""
+    for _ in range(4 * LOOP_GROUP_EVENTS // 3):
+        queued.start(queued.append("busy", "busy", workspace="v"))
+    queued.start(queued.change("busy", "change", "w", SYSTEM_WORKSPACE))
+    await queued.waits(4 * LOOP_GROUP_EVENTS // 3 + 1)
+    queued.start(queued.append("free", workspace="u"))
+    queued.start(queued.append("calm", "append"))
+    queued.start(queued.change("other", "second", SYSTEM_WORKSPACE, "x"))
+    await queued.waits(4 * LOOP_GROUP_EVENTS // 3 + 4)
+    queued.start(queued.append("third", "last", workspace="x"))
+    await queued.waits(4 * LOOP_GROUP_EVENTS // 3 + 5)
+    await queued.run()
+    at = {name: queued.order.index(name) for name in ("free", "change", "append", "second", "last")}
+    assert at["free"] < at["change"] < min(at["append"], at["second"])
+    assert at["second"] < at["last"]
+
+
+async def test_one_account_fills_half_of_the_workers_queue() -> None:
+    """Large events of one account that wait to be searched leave room for those of the others."""
+    worker, go = Worker(1000), threading.Event()
+    tasks = [asyncio.create_task(worker.run("busy", 100, partial(go.wait, 10))) for _ in range(5)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await worker.run("busy", 100, go.is_set)
+    calm = asyncio.create_task(worker.run("calm", 300, go.is_set))
+    await asyncio.sleep(0)
+    go.set()
+    assert await asyncio.gather(*tasks, calm) == [True] * 6
+    worker.close()
+
+
+@on_sqlite
+async def test_a_busy_key_refuses_nobody_else(
+    make_server: MakeServer, http: aiohttp.ClientSession, database_url: str
+) -> None:
+    """While one key's batches fill its share, only that key is refused; another key's appends are stored."""
+    api = Api(http, (await make_server(append_queue_events=2000)).url, ADMIN_KEY)
+    (await api.append("w")).expect(201)
+    busy, calm = [api.with_key(await api.create_key("w")) for _ in range(2)]
+    async with nothing_written(database_url):
+        batches = [asyncio.create_task(busy.append_all("w", [{}] * 200)) for _ in range(30)]
+        await eventually(lambda: sum(batch.done() for batch in batches) >= 20)
+        singles = [asyncio.create_task(calm.append("w")) for _ in range(20)]
+        await eventually(lambda: waits(api, 20 + 200 * sum(not batch.done() for batch in batches)))
+    for answer in await asyncio.gather(*singles):
+        answer.expect(201)
+    assert {(answer.status, answer.error) for answer in await asyncio.gather(*batches) if answer.status != 201} == {
+        (503, "overloaded")
+    }
+
+
+async def waits(api: Api, count: int) -> bool:
+    """Tell whether so many events wait to be stored."""
+    return f"streamer_append_queue_events {count}.0".encode() in (await api.get("/metrics")).body

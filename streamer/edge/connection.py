@@ -84,6 +84,25 @@ class Connection(web.RequestHandler):
         self._stop_write_timer()
         super().connection_lost(exc)
 
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's
+        """Let the request under way end; cut it if it takes longer than `timeout`, in seconds.
+
+        aiohttp waits twice as long: first for the handler, then for a client that does not take the answer.
+        """
+        self._force_close = True
+        if self._keepalive_handle is not None:
+            self._keepalive_handle.cancel()
+        if self._waiter is not None:  # it is idle
+            self._waiter.cancel()
+        task, transport = self._task_handler, self.transport
+        if task is not None:
+            _, late = await asyncio.wait([task], timeout=timeout)
+            if late:
+                task.cancel()
+                if transport is not None:
+                    transport.abort()
+        self.force_close()
+
     # ---- what comes in
 
     def data_received(self, data: bytes) -> None:

@@ -13,6 +13,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -140,7 +141,8 @@ class Pool(ABC):
         task = outlasting(self._finish(function, seconds))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
-        answer = asyncio.shield(task)
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        task.add_done_callback(partial(_hand_on, answer))
         self._answers.add(answer)
         answer.add_done_callback(self._answers.discard)
         return await answer
@@ -398,6 +400,18 @@ class PostgresqlPool(Pool):
         if not closing.done():
             self._abort()
             await asyncio.wait([closing], timeout=LEAVE_SECONDS)
+
+
+def _hand_on(answer: asyncio.Future[T], task: asyncio.Task[T]) -> None:
+    """Answer with a task's outcome. `asyncio.shield` would fail if `give_up` has just answered."""
+    if answer.done():
+        return
+    if task.cancelled():
+        answer.cancel()
+    elif (error := task.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(task.result())
 
 
 def _deadline(seconds: float | None) -> Mapping[str, str]:

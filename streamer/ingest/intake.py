@@ -164,7 +164,8 @@ class Intake:
     def tell(self, workspace: str, event: Mapping[str, Any]) -> Draft:
         """Return the draft of an event of the server's own; it may be longer than a client's. Any thread may call."""
         event_id = event.get("id") or OWN_EVENT_IDS + self._ids.make()
-        complete = self._redacted(_complete(workspace, event, _OURSELVES, "", self.audit_actions, _EMPTY))
+        complete = _complete(workspace, event, _OURSELVES, "", self.audit_actions, _EMPTY)
+        complete = self._redacted(complete | {"changes": complete["changes"] or _changes(complete["details"])})
         return draft_of(complete, encode(complete), id=event_id, given_id=True)
 
     async def _draft(
@@ -178,11 +179,11 @@ class Intake:
         complete = _complete(workspace, event, author, where, self.audit_actions, no_details)
         given_id = event.get("id")
         event_id = given_id or self._ids.make()
-        try:
-            encoded = encode(complete)
-        except orjson.JSONEncodeError:
-            raise self._too_deep(where) from None
-        size = self._check_size(event_id, encoded, where)
+        encoded, size = self._encoded(event_id, complete, where)
+        # Derived only for an event that is not too large without them: they may double it.
+        if complete["changes"] is None and (changes := _changes(complete["details"])) is not None:
+            complete["changes"] = changes
+            encoded, size = self._encoded(event_id, complete, where)
         content, tail = encoded
         # Every level takes a bracket: with fewer brackets than levels allowed there is nothing to measure.
         if content.count(b"{") + content.count(b"[") > self._limits.details_depth:
@@ -213,6 +214,14 @@ class Intake:
             clean["changes"] = self._redactor.redact_changes(event["changes"], found=found)
         return clean
 
+    def _encoded(self, event_id: str, complete: Mapping[str, Any], where: str) -> tuple[tuple[bytes, bytes], int]:
+        """Return what `encode` makes of an event, and its size. Raises ValidationError, PayloadTooLarge."""
+        try:
+            encoded = encode(complete)
+        except orjson.JSONEncodeError:
+            raise self._too_deep(where) from None
+        return encoded, self._check_size(event_id, encoded, where)
+
     def _check_size(self, event_id: str, encoded: tuple[bytes, bytes], where: str) -> int:
         size = size_of(event_id, encoded)
         if size > self._limits.event_bytes:
@@ -240,7 +249,7 @@ def _complete(  # noqa: PLR0913, PLR0917 - what an event is made of
     audit_actions: AbstractSet[str],
     no_details: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the event with every key of the canonical form, in its order; what is absent and can be derived is."""
+    """Return the event with every key of the canonical form, in its order; what is absent and can be derived is, but for `changes`."""
     actor = _actor(event.get("actor"), author, where)
     given_entity = event.get("entity")
     entity = {**_NO_ENTITY, **given_entity} if given_entity else None
@@ -266,7 +275,7 @@ def _complete(  # noqa: PLR0913, PLR0917 - what an event is made of
             called.get("identifier") or called.get("name") or called.get("id"),
         ),
         "details": details,
-        "changes": event["changes"] if event.get("changes") is not None else _changes(details or _EMPTY),
+        "changes": event.get("changes"),
         "occurred_at": event.get("occurred_at"),
         "traceparent": event.get("traceparent"),
     }
@@ -290,10 +299,10 @@ def _actor(given: Mapping[str, Any] | None, author: Author, where: str) -> dict[
     return actor | {"type": bound_type, "id": bound_id, "name": author.name or actor["name"]}
 
 
-def _changes(details: Mapping[str, Any]) -> dict[str, Any] | None:
+def _changes(details: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Derive before and after from `details._previous`, as Paperclip's clients send it."""
-    previous = details.get("_previous")
-    if not isinstance(previous, dict) or not previous:
+    previous = details.get("_previous") if details else None
+    if details is None or not isinstance(previous, dict) or not previous:
         return None
     return {name: {"from": before, "to": details.get(name)} for name, before in previous.items()}
 

@@ -274,11 +274,11 @@ class Inlet(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        self._driver.connection_made(transport)
+        self._watchdog.call("connect", self._driver.connection_made, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
-        self._driver.connection_lost(exc)
+        self._watchdog.call("disconnect", self._driver.connection_lost, exc)
 
     def pause_writing(self) -> None:
         """Have the driver wait."""
@@ -286,7 +286,7 @@ class Inlet(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         """Have the driver go on."""
-        self._driver.resume_writing()
+        self._watchdog.call("send", self._driver.resume_writing)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
         """Return where the next bytes go."""

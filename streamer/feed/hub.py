@@ -145,9 +145,11 @@ class Hub:
         if channel.has_more:
             loop.call_soon(self._flush, channel, spent)
             return
-        loop.call_later(max(self._flush_seconds, FLUSH_PAUSE * spent), self._end_window, channel)
+        loop.call_later(
+            max(self._flush_seconds, FLUSH_PAUSE * spent), self._watchdog.call, "end_window", self._end_window, channel
+        )
         if channel.late_until is not None:
-            loop.call_at(channel.late_until, self._flush_soon, channel)
+            loop.call_at(channel.late_until, self._watchdog.call, "flush", self._flush_soon, channel)
 
     def _end_window(self, channel: Channel) -> None:
         self._in_window.discard(channel)
@@ -325,7 +327,8 @@ class Hub:
         for one in ones[:AT_ONCE]:
             one.close(reason)
         if len(ones) > AT_ONCE:
-            asyncio.get_running_loop().call_soon(self._close, ones[AT_ONCE:], reason)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._watchdog.call, "close", self._close, ones[AT_ONCE:], reason)
 
     def end_links(self, links: Collection[str], reason: Reason) -> None:
         """End what depends on these links, and what some request opens a moment later that was let in just before."""

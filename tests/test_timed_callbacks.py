@@ -1,0 +1,67 @@
+"""Callbacks that are no tasks are timed, too: of the hub, and of connections."""
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import pytest
+from aiohttp import web
+
+from streamer.app import Server
+from streamer.edge.connection import Runner
+from streamer.observe.metrics import Metrics
+from streamer.observe.watchdog import Watchdog
+from tests.support.api import Api
+from tests.support.raw import RawConnection, request_head
+from tests.support.waiting import eventually
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Noting(Watchdog):
+    """A watchdog that notes what it times."""
+
+    def __init__(self) -> None:
+        super().__init__(Metrics())
+        self.seen: set[str] = set()
+
+    def call(self, operation: str, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        """Call a function, timed."""
+        self.seen.add(operation)
+        return super().call(operation, function, *args, **named)
+
+
+async def test_the_hubs_callbacks_are_timed(api: Api, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a window, and closing beyond the first part."""
+    monkeypatch.setattr("streamer.feed.hub.AT_ONCE", 1)
+    server.hub._watchdog = noting = Noting()
+    (await api.append("w")).expect(201)
+    streams = [await api.stream("w") for _ in range(3)]
+    for stream in streams:
+        await stream.next("synced")
+    (await api.append("w")).expect(201)
+    await eventually(lambda: "end_window" in noting.seen)
+    (await api.delete("/v1/workspaces/w")).expect(204)
+    for stream in streams:
+        await stream.next("closed")
+        stream.close()
+    assert "close" in noting.seen
+
+
+async def test_a_connections_callbacks_are_timed() -> None:
+    """Its beginning, its end, and what it does once its client takes bytes again."""
+    noting = Noting()
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=b"x" * 2**24)
+
+    application = web.Application()
+    application.router.add_get("/", answer)
+    runner = Runner(application, noting)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with await RawConnection.open(f"http://127.0.0.1:{runner.addresses[0][1]}") as connection:
+        await connection.send(request_head("GET", "/"))
+        await connection.answer()
+    await eventually(lambda: noting.seen >= {"connect", "receive", "send", "disconnect"})
+    await runner.cleanup()

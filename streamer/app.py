@@ -172,7 +172,17 @@ async def running(  # noqa: PLR0915 - the list of all parts
         keyring = Keyring(credentials, members, tokens)
         tickets, origins = Tickets(TicketStore(database), keyring, _ticket_limits(settings)), settings.origins
         gate = Gate(keyring, tickets, origins, keys_in_urls=settings.keys_in_urls)
-        administration = Administration(writer, intake, credentials, members, workspaces, keyring, hub)
+        administration = Administration(
+            writer,
+            intake,
+            credentials,
+            members,
+            workspaces,
+            keyring,
+            hub,
+            max_keys=settings.max_keys_per_workspace,
+            max_members=settings.max_members_per_workspace,
+        )
         chosen = settings.admin_key.get_secret_value() if settings.admin_key else None
         made = await administration.set_admin_key(chosen)
         if made is not None and not show_key:

@@ -279,6 +279,18 @@ class Settings(BaseModel):
         description="Streams that may be open on this node.",
         at_limit="A further stream gets 503 `overloaded`. Add nodes, or raise it and the limit of open files.",
     )
+    max_keys_per_workspace: int = bound(
+        10_000,
+        "Keys that one workspace may have, expired ones included.",
+        at_limit="A further key gets 429 `rate_limited`. Revoke keys that are not used any more.",
+        ge=1,
+    )
+    max_members_per_workspace: int = bound(
+        100_000,
+        "Members that one workspace may have.",
+        at_limit="A further member gets 429 `rate_limited`; roles can still be changed. Remove members, or raise it.",
+        ge=1,
+    )
     max_tickets_per_key: int = bound(
         20_000,
         "Tickets of one key that can still open or resume a stream.",

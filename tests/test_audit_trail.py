@@ -152,7 +152,7 @@ async def test_a_change_and_its_event_are_one(make_process: MakeProcess, http: a
                 await api.put(f"{PATH}/members/{turn}-{n}-{step}", {"role": "viewer"})
 
         changing = [asyncio.create_task(change(n)) for n in range(8)]
-        while len((await api.get(f"{PATH}/keys")).expect(200)["keys"]) < (turn + 1) * 20:
+        while len((await api.get(f"{PATH}/keys", limit=1000)).expect(200)["keys"]) < (turn + 1) * 20:
             pass
         process.kill()
         await asyncio.gather(*changing, return_exceptions=True)
@@ -160,7 +160,7 @@ async def test_a_change_and_its_event_are_one(make_process: MakeProcess, http: a
         api = Api(http, process.url, ADMIN_KEY)
         found = await api.history(WS, order="asc", limit=1000)
         assert [event["seq"] for event in found] == list(range(1, len(found) + 1))
-        keys = {key["id"] for key in (await api.get(f"{PATH}/keys")).expect(200)["keys"]}
+        keys = {key["id"] for key in (await api.get(f"{PATH}/keys", limit=1000)).expect(200)["keys"]}
         members = {member["user"] for member in (await api.get(f"{PATH}/members", limit=1000)).expect(200)["members"]}
         assert keys == {event["entity"]["id"] for event in found if event["action"] == "key.created"}
         assert members == {event["entity"]["id"] for event in found if event["action"] == "member.added"}

@@ -44,10 +44,9 @@ async def my(api: Api) -> None:
 
 
 async def keys_of(api: Api) -> list[dict[str, Any]]:
-    """Return the workspace's keys."""
+    """Return the workspace's keys in the order in which they were made."""
     keys = (await api.get(KEYS)).expect(200)["keys"]
-    assert isinstance(keys, list)
-    return keys
+    return sorted(keys, key=lambda key: (key["created_at"], key["id"]))
 
 
 def in_seconds(moment: str | None) -> float:

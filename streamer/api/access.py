@@ -86,9 +86,10 @@ class AccessHandlers(Base):
 
     async def list_keys(self, request: web.Request) -> web.StreamResponse:
         workspace = readable(request)
-        query.expect_none(parameters(request))
+        wanted = query.parse_listing(parameters(request), max_limit=self.parts.max_page_events)
         await self.parts.log.head(workspace)
-        return json_answer({"keys": [_key(key) for key in await self.parts.keyring.keys(workspace)]})
+        found = await self.parts.keyring.keys(workspace, after=wanted.after, limit=wanted.limit)
+        return _listed(request, {"keys": [_key(key) for key in found]}, [key.id for key in found], wanted.limit)
 
     async def revoke_key(self, request: web.Request) -> web.StreamResponse:
         query.expect_none(parameters(request))

@@ -93,7 +93,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET", f"{_WS}/keys", "list_keys", "List the workspace's keys, without their secrets", Access(ADMIN),
-        answers=((200, "KeyList", "In the order in which they were made."),), errors=(400, 404),
+        query=("listing_after", "limit"), answers=((200, "KeyList", "In order of their ids."),), errors=(400, 404),
     ),
     Route(
         "DELETE", f"{_WS}/keys/{{id}}", "revoke_key", "Revoke a key; its streams are closed", Access(ADMIN),

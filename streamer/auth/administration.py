@@ -39,6 +39,9 @@ class Administration:
         workspaces: Workspaces,
         keyring: Keyring,
         hub: Hub,
+        *,
+        max_keys: int,
+        max_members: int,
         clock: Callable[[], int] = now_us,
     ) -> None:
         self._writer = writer
@@ -48,6 +51,8 @@ class Administration:
         self._workspaces = workspaces
         self._keyring = keyring
         self._hub = hub
+        self._max_keys = max_keys
+        self._max_members = max_members
         self._clock = clock
 
     # ---- keys
@@ -62,7 +67,7 @@ class Administration:
         actor: tuple[str, str] | None = None,
         expires_at: int | None = None,
     ) -> tuple[Credential, str]:
-        """Make a key for one workspace. Returns its record and the secret, which is not kept. Raises WorkspaceNotFound."""
+        """Make a key for one workspace. Returns its record and the secret, which is not kept. Raises WorkspaceNotFound, RateLimited."""
         secret = "sk_" + secrets.token_urlsafe(32)
         credential = Credential(
             id="key_" + secrets.token_hex(8),
@@ -78,7 +83,8 @@ class Administration:
             expires_at=expires_at,
         )
         draft = self._key_event(principal.as_actor(), workspace, "key.created", credential)
-        await self._change(self._credentials.create(credential, workspace, draft), principal, workspace)
+        change = self._credentials.create(credential, workspace, draft, most=self._max_keys)
+        await self._change(change, principal, workspace)
         return credential, secret
 
     async def revoke_key(self, principal: Principal, workspace: str, key_id: str) -> None:
@@ -131,6 +137,7 @@ class Administration:
         Raises:
             PermissionDenied: only an owner makes owners, and changes them.
             LastOwner: the workspace would be without one.
+            RateLimited: the workspace has as many members as it may have.
         """
         actor = principal.as_actor()
 
@@ -146,7 +153,8 @@ class Administration:
             return self._intake.tell(workspace, {**event, "actor": actor, "entity": entity, "details": {"role": role}})
 
         wanted = Member(user, role, self._clock(), principal.id)
-        after, before = await self._change(self._members.put(workspace, wanted, tell), principal, workspace)
+        change = self._members.put(workspace, wanted, tell, most=self._max_members)
+        after, before = await self._change(change, principal, workspace)
         if before is not None and before.role != after.role:
             self._end_membership(workspace, before, Reason.ACCESS_CHANGED)
         self._keyring.forget()

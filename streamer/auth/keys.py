@@ -140,9 +140,9 @@ class Keyring:
         stands = self._tokens.stands(claims.signer)
         return person(claims, await self._members.roles(claims.subject)) if stands else None
 
-    async def keys(self, workspace: str) -> list[Credential]:
-        """Return a workspace's keys, without their secrets."""
-        return await self._credentials.of_workspace(workspace)
+    async def keys(self, workspace: str, *, after: str, limit: int) -> list[Credential]:
+        """Return a workspace's keys in order of their ids, without their secrets."""
+        return await self._credentials.listing(workspace, after=after, limit=limit)
 
     def forget(self) -> None:
         """Look up every credential anew."""

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 from urllib.parse import quote
@@ -209,8 +210,8 @@ class Client:
 
     async def keys(self, workspace: str) -> list[dict[str, Any]]:
         """Return a workspace's keys in the order in which they were made, without their secrets."""
-        keys: list[dict[str, Any]] = (await self._call("GET", f"{_path(workspace)}/keys", has=("keys",)))["keys"]
-        return keys
+        keys = [key async for key in self._listed(workspace, "keys", "id")]
+        return sorted(keys, key=itemgetter("created_at", "id"))
 
     async def revoke_key(self, workspace: str, key_id: str) -> None:
         """End a key, and its streams. There is one attempt only: a second one could not tell what the first has done."""
@@ -218,13 +219,8 @@ class Client:
 
     async def members(self, workspace: str) -> AsyncGenerator[dict[str, Any]]:
         """Yield a workspace's members in order of their ids, over as many pages as there are."""
-        query: list[tuple[str, str]] = []
-        while page := (await self._call("GET", f"{_path(workspace)}/members", has=("members",), query=query))[
-            "members"
-        ]:
-            for member in page:
-                yield member
-            query = [("after", page[-1]["user"])]
+        async for member in self._listed(workspace, "members", "user"):
+            yield member
 
     async def put_member(self, workspace: str, user: str, role: str) -> dict[str, Any]:
         """Give a person a role in a workspace, in place of the one they had. Returns the member."""
@@ -237,6 +233,14 @@ class Client:
     async def session(self) -> dict[str, Any]:
         """Return who the key is: `id`, `name`, `grants`, `roles`, `actor`, `expires_at`."""
         return await self._call("GET", "/v1/session", has=("id", "grants"))
+
+    async def _listed(self, workspace: str, name: str, id_name: str) -> AsyncGenerator[dict[str, Any]]:
+        """Yield the items of a workspace's list in order of their ids, over as many pages as there are."""
+        query: list[tuple[str, str]] = []
+        while page := (await self._call("GET", f"{_path(workspace)}/{name}", has=(name,), query=query))[name]:
+            for item in page:
+                yield item
+            query = [("after", page[-1][id_name])]
 
     async def _call(self, method: str, path: str, *, has: Collection[str], **request: Any) -> dict[str, Any]:
         """Make a call; return its JSON object, which has these keys."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import orjson
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select
 
-from streamer.core.errors import NotFound, PermissionDenied, WorkspaceNotFound
+from streamer.core.errors import NotFound, PermissionDenied, RateLimited, WorkspaceNotFound
 from streamer.core.event import Draft
 from streamer.core.ports import Change, T, Told
 from streamer.store.database import Database, reads, writes
@@ -50,18 +50,24 @@ class Credentials:
         insertion = self._database.insert(credentials).on_conflict_do_nothing()
         return bool(connection.execute(insertion, _row(credential)).rowcount)
 
-    def create(self, credential: Credential, workspace: str, draft: Draft) -> Change[None]:
+    def create(self, credential: Credential, workspace: str, draft: Draft, *, most: int | None = None) -> Change[None]:
         """Return the change that stores a key, in the place of one with the same id and of what was made from that.
 
         Args:
             credential: the key.
             workspace: where it is told.
             draft: the event.
+            most: the number of keys that the workspace may have; with as many, the change raises RateLimited.
         """
 
         def apply(connection: Connection, found: Collection[str]) -> tuple[None, list[Told]]:
             if workspace not in found:
                 raise WorkspaceNotFound
+            if most is not None:
+                # Only keys have a workspace, so the index alone is read.
+                count = select(func.count()).where(credentials.c.workspace == workspace)
+                if connection.execute(count).scalar_one() >= most:
+                    raise RateLimited(f"this workspace has {most} keys, which is the limit; revoke unused keys first")
             _take(connection, credentials.c.id == credential.id)
             connection.execute(insert(credentials), _row(credential))
             return None, [(workspace, draft)]
@@ -112,12 +118,13 @@ class Credentials:
         return [_credential(row) for row in rows]
 
     @reads
-    def of_workspace(self, connection: Connection, workspace: str) -> list[Credential]:
-        """Return a workspace's keys, in the order in which they were made."""
+    def listing(self, connection: Connection, workspace: str, *, after: str, limit: int) -> list[Credential]:
+        """Return a workspace's keys in order of their ids."""
         query = (
             select(credentials)
-            .where(credentials.c.workspace == workspace, credentials.c.kind == "key")
-            .order_by(credentials.c.created_at, credentials.c.id)
+            .where(credentials.c.workspace == workspace, credentials.c.kind == "key", credentials.c.id > after)
+            .order_by(credentials.c.id)
+            .limit(limit)
         )
         return [_credential(row) for row in connection.execute(query)]
 

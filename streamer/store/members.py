@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, insert, select, tuple_
 
-from streamer.core.errors import NotFound, WorkspaceNotFound
+from streamer.core.errors import NotFound, RateLimited, WorkspaceNotFound
 from streamer.core.event import Draft
 from streamer.core.ports import Change, Told
 from streamer.store.credentials import Credential, take_keys_of
@@ -79,7 +79,7 @@ class Members:
         return _get(connection, workspace, user)
 
     def put(
-        self, workspace: str, wanted: Member, tell: Callable[[Member | None, int], Draft | None]
+        self, workspace: str, wanted: Member, tell: Callable[[Member | None, int], Draft | None], *, most: int
     ) -> Change[tuple[Member, Member | None]]:
         """Return the change that gives a person a role; its result: the member as it is then, and as it was.
 
@@ -87,12 +87,17 @@ class Members:
             workspace: where.
             wanted: the member; of one who is there already only the role changes.
             tell: is given the member as it was and the number of other owners; refuses, or returns the event, if there is one to tell.
+            most: the number of members that the workspace may have; with as many, one more raises RateLimited.
         """
 
         def apply(connection: Connection, found: Collection[str]) -> tuple[tuple[Member, Member | None], list[Told]]:
             if workspace not in found:
                 raise WorkspaceNotFound
             before = _find(connection, workspace, wanted.user)
+            if before is None:
+                count = select(func.count()).where(members.c.workspace == workspace)
+                if connection.execute(count).scalar_one() >= most:
+                    raise RateLimited(f"this workspace has {most} members, which is the limit; remove some first")
             draft = tell(before, _other_owners(connection, workspace, wanted.user))
             after = replace(before, role=wanted.role) if before else wanted
             connection.execute(delete(members).where(_this(workspace, wanted.user)))

@@ -14,6 +14,8 @@ MAX_ENDING: Final = 64
 """Characters of a name that are looked at: more than the longest ending has, few enough to be remembered."""
 
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_ODD_CAPITALS: Final = re.compile(r"[A-Z]{2}[a-z]+\Z")
+_LAST_WORD: Final = re.compile(r"[A-Za-z]+\Z")
 _LAST_LETTERS: Final = frozenset(
     word[-3:]
     for word in (
@@ -96,6 +98,8 @@ class Names:
         kind = self._judge(words)
         if kind is None and name.lower().endswith(secret_names.OWN_COOKIE):
             return Kind.WORD
+        if kind is None and _ODD_CAPITALS.search(name) and (last := _LAST_WORD.search(name)):
+            kind = self._together(last[0].lower())  # PASSword
         if kind is None:
             return self._followed(words) or Kind.HARMLESS
         return kind

@@ -76,14 +76,14 @@ class Redactor:
             return self._redact_list(value, found)
         if not isinstance(value, dict):
             return value
-        label = self._label(value)
+        label, labelled = self._label(value)
         is_jwk = "kty" in value
         result = {}
         for clean, (name, item) in zip(self._redact_names(value, found), value.items(), strict=True):
             if is_jwk and name in secrets.JWK_SECRETS and item and isinstance(item, str | list):
                 result[clean] = replaced(item, found)
             else:
-                result[clean] = self._redact_item(label if label and name in secrets.LABELLED else name, item, found)
+                result[clean] = self._redact_item(label if label and name in labelled else name, item, found)
         return result
 
     def redact_changes(self, changes: Mapping[str, Mapping[str, Any]], *, found: Found = ignore) -> dict[str, Any]:
@@ -106,14 +106,15 @@ class Redactor:
 
     # ---- keys
 
-    def _label(self, value: Mapping[str, Any]) -> str:
-        """Return the secret's name that an object gives to its value, or the empty text."""
+    def _label(self, value: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
+        """Return the secret's name that an object gives to its value, or the empty text, and what keys its value may have."""
         for key in secrets.LABELS:
             label = value.get(key)
             # What is of type "token" is as often a piece of a program as a secret.
             if isinstance(label, str) and self.is_secret_name(label) and (key, label.lower()) != ("type", "token"):
-                return label
-        return ""
+                is_field = key in secrets.FIELDS or self._names.kind(label) is Kind.SECRET
+                return label, secrets.CHANGED if is_field else secrets.LABELLED
+        return "", secrets.LABELLED
 
     def _redact_item(self, name: str, value: Any, found: Found) -> Any:
         kind = self._names.kind(name)

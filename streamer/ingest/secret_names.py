@@ -16,6 +16,8 @@ _ASKED_AGAIN: Final = (
     "plain text",
     "plaintext",
     "value",
+    "hash",
+    "digest",
 )
 _OF_SERVICES: Final = ("openai", "anthropic", "gemini", "mistral", "groq", "stripe", "sendgrid", "app", "fernet")
 
@@ -29,7 +31,7 @@ SECRET_NAMES: Final = (
     "api key", "api keys", "apikey", "apikeys", "access key", "account key", "auth key", "deploy key", "encryption key", "hmac key", "master key",
     "private key", "private keys", "secret key", "service key", "shared key", "signing key", "ssh key", "webhook key",
     "token", "authtoken", "accesstoken", "refreshtoken", "access tokens", "api tokens", "auth tokens", "refresh tokens", "bearer", "jwt",
-    "authorization", "authentication", "auth", "credential", "credentials", "cookie",
+    "authorization", "authentication", "auth", "credential", "credentials", "cookie", "otp", "otp code", "totp code",
 )  # fmt: skip
 """Last words of keys whose values are secret."""
 
@@ -42,6 +44,7 @@ RUN_TOGETHER: Final = (
         "api", "access", "account", "auth", "deploy", "encryption", "hmac", "master", "private", "secret", "service", "shared", "signing",
         "ssh", "webhook",
     )),
+    "secretkeybase", "passwordhash", "passwordvalue",
 )  # fmt: skip
 """What a word may end with and name a secret (`dbpassword`, `myapikey`): no other word ends so."""
 
@@ -76,7 +79,7 @@ WHOLE_SECRET_NAME: Final = "pass"  # noqa: S105
 
 WORDS: Final = (
     "token", "access tokens", "api tokens", "auth tokens", "refresh tokens", "secret", "secrets", "bearer", "jwt",
-    "authorization", "authentication", "auth", "credential", "credentials", "cookie",
+    "authorization", "authentication", "auth", "credential", "credentials", "cookie", "otp", "otp code", "totp code",
 )  # fmt: skip
 """Those among them that are words for much else, too: counts and settings stay below them, and so does what is common in prose.
 
@@ -123,6 +126,7 @@ NAME_HINTS: Final = (
     "auth",
     "credential",
     "cookie",
+    "otp",
     OWN_COOKIE,
 )
 """Every name above has one of these, or `SHORT_NAME`."""

@@ -14,9 +14,14 @@ REDACTED: Final = "***REDACTED***"
 REFERENCE_KEYS: Final = frozenset({"type", "secretId", "secretRef", "secretName", "secret_id", "secret_ref", "version"})
 """An object of such keys only says where a secret lies (`{"type":"secret_ref","secretId":…}`) and stays, below any key."""
 
-LABELS: Final = ("name", "key", "Name", "Key", "field", "variable", "label", "header", "id", "type")
-LABELLED: Final = frozenset({"value", "Value", "default", "defaultValue"})
+FIELDS: Final = frozenset({"field", "attribute", "property", "column"})
+LABELS: Final = ("name", "key", "Name", "Key", *sorted(FIELDS), "variable", "label", "header", "id", "type")
+LABELLED: Final = frozenset(
+    {"value", "Value", "default", "defaultValue", "old_value", "new_value", "oldValue", "newValue", "previous_value", "previousValue"}
+)  # fmt: skip
 """In `{"name": "DB_PASSWORD", "value": …}` the key of the value is what one of the labels says."""
+CHANGED: Final = LABELLED | {"from", "to", "old", "new", "before", "after", "previous", "current"}
+"""The same below `FIELDS`, and below what is nothing but a secret's name: `{"name": "auth", "from": …}` may be a line between two things."""
 
 HEADER: Final = r"(?i:authorization|proxy-authorization|cookie|set-cookie|api-?key|x-[\w-]{1,64})"
 HEADER_NAME: Final = r"[A-Za-z]{1,16}[0-9]{0,3}(?:-[A-Za-z]{1,16}[0-9]{0,3})+"
@@ -89,10 +94,10 @@ TOKENS: Final = (
     ("sbp_", _HEX + "{40,}"),  # Supabase
     ("sb_secret_", _DASHED + "{20,}"),
     ("nfp_", _LETTERS + "{36,}"),  # Netlify
-    ("rnd_", _LETTERS + "{28,}"),  # Render
+    ("rnd_", r"(?:[A-Za-z0-9]{28,}|(?=[A-Za-z]{0,64}+[0-9])[A-Za-z0-9]{20,})"),  # Render
     ("HRKU-AA", _DASHED + "{50,}"),  # Heroku
-    ("fo1_", _DASHED + "{43,}"),  # Fly.io
-    ("fm1a_ fm1r_ fm2_", r"[A-Za-z0-9+/]{100,}={0,3}"),
+    ("fo1_", rf"(?:{_DASHED}{{40,}}|(?=[A-Za-z_-]{{0,64}}+[0-9]){_DASHED}{{28,}})"),  # Fly.io
+    ("fm1a_ fm1r_ fm2_", r"[A-Za-z0-9+/_-]{40,}={0,3}"),
     ("v1.0-", _HEX + "{24}-" + _HEX + "{146,}"),  # Cloudflare, origin CA
     ("dapi", _HEX + "{32,}"),  # Databricks
     ("glc_ glsa_", r"[A-Za-z0-9+/=_]{32,}"),  # Grafana
@@ -156,9 +161,15 @@ TOKENS: Final = (
     ("vtwn_", _LETTERS + "{28,}"),  # Val Town
     ("xau_", _LETTERS + "{32,}"),  # Xata
     ("zpka_", _WORD + "{32,}"),  # Zuplo
+    ("EAACEdEose0cBA", _LETTERS + "{20,}"),  # Meta
+    ("EAA", r"[A-Z](?=[A-Za-z]{0,64}+[0-9])[A-Za-z0-9]{60,}+(?![+/=])"),
 )
 
-HINTS_OF_SHORT: Final = {"re_": "re_[a-z0-9]{8,16}_[a-z0-9]{8}", "fc-": "fc-[0-9a-f]{16}"}
+HINTS_OF_SHORT: Final = {
+    "re_": "re_[a-z0-9]{8,16}_[a-z0-9]{8}",
+    "fc-": "fc-[0-9a-f]{16}",
+    "EAA": "eaa[a-z][a-z0-9]{24}",
+}
 """For beginnings that much else has: what an event that has such a token has too, in lower case."""
 
 GLUED: Final = (
@@ -171,7 +182,7 @@ OTHER_TOKENS: Final = (
     # (what every match has, in lower case, or one of the `HINT_PATTERNS` has; the shape)
     # A JSON Web Token, signed (RFC 7515) or encrypted (RFC 7516). Not after a hyphen: within a run it would start anew at each.
     ("eyj", rf"(?<!-)eyJ{_DASHED}{{8,}}\.(?:{_DASHED}{{8,}}\.{_DASHED}*|\.{_DASHED}{{8,}}\.{_DASHED}+)(?:\.{_DASHED}+){{0,2}}"),
-    (":aa", rf"[0-9]{{8,10}}:AA{_DASHED}{{32,}}"),  # Telegram's bots
+    (":aa", rf"(?:bot)?[0-9]{{8,10}}:AA{_DASHED}{{32,}}"),  # Telegram's bots, also in their URLs
     ("q~", r"[A-Za-z0-9_~.]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,}"),  # Microsoft Entra
     # One whose end was cut off: its claims are an object, too.
     ("eyj", rf"(?<!-)eyJ{_DASHED}{{8,}}\.eyJ{_DASHED}{{8,}}"),
@@ -194,12 +205,19 @@ _UP_TO_P = r"(?: ++(?!-p[\"'=]?\S|-p +[^\s-])[^\s;|&]*+){0,16}+ ++"
 _QUOTED = r"[^\"'\\\s]++(?=\\*[\"'])"
 """The rest of a quoted word."""
 
-_SQL_TEXT = r"(?:[^\"'\\\r\n]|''){1,256}+(?=\\*')"
-"""The rest of a text in SQL, which writes a quote twice."""
+_SQL_TEXT = r"(?:(?<!\\')(?:[^'\\\r\n]|''|\\[^\r\n]){1,256}+(?=')|(?:[^\"'\\\r\n]|''){1,256}+(?=\\*'))"
+"""The rest of a text in SQL, which writes a quote twice, or after a backslash."""
+_SQL_NAME = _SQL_TEXT.replace("'", '"').replace('\\""', "\\\"'")
+_SQL_QUOTE = r"(?:(?i:[ENB]|U&))?\\*'"
+_SQL_DOLLARS = r"\$(?P<tag>(?:[A-Za-z_]\w{0,31})?)\$"
+"""A text of PostgreSQL may be between two of these: `$x$secret$x$`."""
 _SHELL_LOGIN = "|".join(
     rf"(?<=\b{command} )" for command in ("docker", "podman", "nerdctl", "buildah", "skopeo", "oras", "registry")
 )
 _SQL_SAYS = "|".join(rf"(?<=\b{word} )" for word in ("with", "encrypted", "set"))
+
+_QUERY = r"(?:(?<=[?&;])|(?<=u0026)|(?<=%26))"
+"""Before a name in a query. Its `&` may be escaped: `&amp;`, `\u0026`, `%26`."""
 
 LEADS: Final = (
     # (what each match begins with, in lower case; what stays; what goes). The beginning is found by a search for a fixed text, and the
@@ -209,12 +227,13 @@ LEADS: Final = (
         "",
         r"-----BEGIN [A-Z0-9 ]{0,64}+(?:(?<=PRIVATE KEY)|(?<=PRIVATE KEY BLOCK))-----[\s\S]*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)",
     ),
+    ("putty-user-key-file-", "", r"PuTTY-User-Key-File-[0-9]{1,2}: [\s\S]*?(?:Private-MAC: ?[0-9a-f]{0,128}+|\Z)"),
     (
         "authorization",
         r"(?i:\bauthorization\s*[:=]\s*)",
         rf"[A-Za-z][\w-]{{0,31}}[ \t]++{_PARAMETER}(?:[ \t]*+,[ \t]*+{_PARAMETER})*+[^\s,;\"'\\]*+|{_CREDENTIAL}",
     ),
-    ("bearer", r"(?i:\bbearer\s+)(?=[^\s,;\"'0-9._~+/=-]*+[0-9._~+/=-])", r"[A-Za-z0-9._~+/=-]{12,}"),
+    ("bearer", r"(?i:\bbearer(?:\s+|%20|\+))(?=[^\s,;\"'0-9._~+/=-]*+[0-9._~+/=-])", r"[A-Za-z0-9._~+/=-]{12,}"),
     ("cookie", r"(?i:\bcookie\s*:\s*)", r"[^\s=;,\"'\\]{1,64}+=[^\r\n\"'\\]*"),
     ("login ", rf"(?:{_SHELL_LOGIN})login{_UP_TO_P}-p[ =]*[\"']?", _ARGUMENT),
     ("mysql", rf"\bmysql\w{{0,16}}+{_UP_TO_P}-p[\"']?(?![0-9]{{1,5}}:[0-9])", _ARGUMENT),
@@ -223,20 +242,27 @@ LEADS: Final = (
     ("configure set ", r"\bconfigure set [\w.-]{0,64}?aws_(?:secret_access_key|session_token)[ \t]++[\"']?", _ARGUMENT),
     ("machine", r"\bmachine\s++\S{1,256}+\s++login\s++\S{1,256}+\s++password\s++", _ARGUMENT),  # netrc
     # SQL: CREATE USER a PASSWORD 'x', ALTER ROLE a WITH ENCRYPTED PASSWORD 'x', PASSWORD('x'), IDENTIFIED BY 'x'.
-    ("password", r"(?i:\bpassword(?:\s*+=\s*+N?|\s++|\s*+\(\s*+))\\*'", _QUOTED),
-    ("password", rf"(?i:(?:{_SQL_SAYS})password(?:\s*+=\s*+N?|\s++))\\*'", _SQL_TEXT),
-    ("password", r"\bPASSWORD\s++\\*'", _SQL_TEXT),
+    ("password", r"(?i:\bpassword(?:\s*+=\s*+|\s++|\s*+\(\s*+))" + _SQL_QUOTE, _QUOTED),
+    ("password", rf"(?i:(?:{_SQL_SAYS})password(?:\s*+=\s*+|\s++)){_SQL_QUOTE}", _SQL_TEXT),
+    ("password", r"\bPASSWORD\s++" + _SQL_QUOTE, _SQL_TEXT),
+    (
+        "password",
+        r"(?i:\bpassword(?:\s*+=\s*+|\s++|\s*+\(\s*+))" + _SQL_DOLLARS,
+        r"(?:[^$\r\n]|\$(?!(?P=tag)\$)){1,256}+(?=\$(?P=tag)\$)",
+    ),
     ("password for ", r"(?i:(?<=\bset )password for \S{1,256}+\s*+=\s*+)\\*'", _SQL_TEXT),
     (
         "identified",
         r"(?i:\bidentified\s++(?:with\s++\S{1,64}+\s++)?(?:by|as)\s++(?:(?:password|values)\s++)?)\\*[\"']",
-        r"[^\"'\\\r\n]{1,256}+(?=\\*[\"'])",
+        rf"(?:(?<=')(?:{_SQL_TEXT})|(?<=\")(?:{_SQL_NAME}))",
     ),
     ("identified by ", r"\bIDENTIFIED BY ", r"(?!(?i:password|values) )[^\s\"'\\;]+"),
     ("hooks.slack.com/", r"hooks\.slack\.com/(?:services|workflows|triggers)/", r"[A-Za-z0-9/_+-]{16,}"),
     ("discord", r"\bdiscord(?:app)?\.com/api/(?:v[0-9]{1,2}/)?webhooks/[0-9]{1,32}/", r"[A-Za-z0-9_-]{30,}"),
     (".webhook.office.com/", r"\.webhook\.office\.com/webhookb2/", r"[A-Za-z0-9@/_-]{30,}"),
-    ("sig=", r"(?<=[?&])sig=", r"[A-Za-z0-9%+/=_-]{20,}"),  # Azure's shared access signatures
+    ("sig=", rf"{_QUERY}sig=", r"[A-Za-z0-9%+/=_-]{20,}"),  # Azure's shared access signatures
+    # AWS' signatures of version 2, Google's, and CloudFront's, of its cookies too.
+    ("signature=", rf"(?:{_QUERY}|(?<=CloudFront-))(?i:signature=)", r"[A-Za-z0-9%+/=_~-]{20,}"),
     ("x-amz-signature=", r"(?i:\bx-amz-signature=)", r"[0-9A-Fa-f]{32,}[\w-]*+"),
     ("x-goog-signature=", r"(?i:\bx-goog-signature=)", r"[0-9A-Fa-f]{32,}[\w-]*+"),
     # Our page's links and cookie.
@@ -246,7 +272,7 @@ LEADS: Final = (
 
 HINTS: Final = (
     "-----begin", "authorization", "bearer", "cookie", " -p", "aws_se", "password", "hooks.slack.com", "/webhooks/", "webhook.office.com",
-    "sig=", "-signature=", "#sign-in=", "streamer_session", "curl", "kty", "://", "</",
+    "sig=", "signature=", "putty-user-key-file-", "#sign-in=", "streamer_session", "curl", "kty", "://", "</",
 )  # fmt: skip
 HINT_PATTERNS: Final = (
     r"identified[\x00-\x7f]{1,8}(?:by|as|with)", r"basic(?:\s|[+]|%20|\\{1,8}[nrt]){1,4}[a-z0-9+/]{6}", r":\\+/", r"pat[a-z0-9]{14}\.[0-9a-f]{16}",
@@ -256,7 +282,7 @@ HINT_PATTERNS: Final = (
 CURL_USER: Final = (r"-(?<![^\s\"']-)(?:u|-user)[ \t=]*[\"']?[^\s:\"']{1,256}+:", r"[^\s\"'\\]+")
 """What stays and what goes of a text with `curl` in it."""
 
-JWK: Final = (r"\"(?:d|p|q|dp|dq|qi|k)\\*\"\s*+:\s*+\\*\"", r"[A-Za-z0-9_-]{8,}")
+JWK: Final = (r"[\"'](?:d|p|q|dp|dq|qi|k)\\*[\"']\s*+:\s*+\\*[\"']", r"[A-Za-z0-9_-]{8,}")
 """What stays and what goes of a text with `kty` in it: a private key as JSON has it (RFC 7518, section 6)."""
 
 JWK_SECRETS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "k", "oth"})
@@ -269,6 +295,8 @@ URL: Final = r"(?P<scheme>:\\*/\\*/)(?P<user>[^\s/:@\"'<>\\?#\[]*+)(?P<after>[:@
 """The beginning of a URL that may have a password, or a token for a user."""
 PORT: Final = r"(?:[0-9]{1,5}|\$\{?\w{1,64}+\}?|\{\w{0,64}+\}|<[\w-]{0,64}+>)(?=\\?[/?#,;|)\]}\s\"'<>\\]|\Z)"
 """What stands after the colon of a URL without a user."""
+URL_SECOND: Final = rf"[^\s/:@\"'<>\\?#\[]{{1,64}}+:(?!{PORT})([^\s/@\"'<>\\]{{1,256}}+)(?=@)"
+"""What follows an `@` that is a part of the user: `://ann@example.com:password@db`."""
 URL_END: Final = r"[\s\"'<>`]"
 TOKEN_USER: Final = r"(?=[^0-9]{0,64}+[0-9])(?=(?:[A-Za-z0-9]{0,15}+[^A-Za-z0-9]){0,8}+[A-Za-z0-9]{16})\S{16,}"  # noqa: S105
 """A user name that no one chose: how a token is given to `git clone`."""
@@ -283,42 +311,90 @@ NAMED: Final = (
     r"\\*[\"']\s*+(?::|=>)\s*+"  # "token": "x", and the same within a text of JSON
     r"|\]?=(?![=>\s&;])(?:(?=(?P<plain>[A-Za-z0-9/_+-]{1,64}+)[\s&;]))?+"  # TOKEN=x, user[token]=x
     r"|(?P<below>:[ \t]*+(?:[|>][+-]?[ \t]*+)?\r?\n[ \t]++)(?=[\\\"']*+\S{7})"  # in YAML the value may be on the next line
-    r"|(?P<loose>:[ \t]++|[ \t]++=[ \t]++)(?(header)|(?=[\\\"']*+\S{7}))"  # token: x, token = x
+    r"|(?P<loose>:[ \t]++|[ \t]++=[ \t]++)(?(header)|(?=[\\\"']*+\S{7}|[\"'][^\"'\\\r\n]{7}))"  # token: x, token = x
     r"|(?P<arrow>[ \t]*+(?::=|=>)[ \t]*+(?=\\*[\"']))"  # password := "x", :password => "x"
     r"|(?P<tight>(?<=[A-Za-z]):(?=[\\\"']*+[^\s:/]{7}))"  # X-Api-Key:x
     r"))"
 )
 """A name within a text, up to where its value begins; `{hints}` are what names of secrets have."""
 
-DOUBLE: Final = r"[^\"\\]*+(?:\\.[^\"\\]*+)*+"
+DOUBLE: Final = r"[^\"\\]*+(?:(?:\\.|(?<!=\")\"\"(?=[^\s,:;)\]}&]))[^\"\\]*+)*+"
 SINGLE: Final = r"[^'\\]*+(?:(?:\\.|(?<!=')''(?=[^\s,;)\]}&]))[^'\\]*+)*+"
-"""What is between quotes; SQL writes a single one twice."""
+"""What is between quotes; SQL writes a single one twice, connection strings either."""
+
+STRING_PREFIX: Final = r"(?:\$|[fFrRbBuUN]{1,2})(?=[\"'][^\s\"',:;)\]}])"
+"""What some languages write before a quote: `f'x'`, `$'x'`. (In JSON one of these signs follows a quote.)"""
 
 BARE: Final = (
-    r"[^\s\"'&;\\]*+(?:(?!{line_end}|\\{1,4}[nrt][ \t]*+(?:export )?[A-Za-z_][\w.-]{0,64}+=)\\++(?![\"'])"
+    r"[^\s\"'&;\\]*+(?:(?!{line_end}|\\{1,4}[nrt][ \t]*+(?:export )?[A-Za-z_][\w.-]{0,64}+=)\\++(?![\"']) ?+"
     r"[^\s\"'&;\\]*+)*+"
 )
-"""What a name is given without quotes: up to white space, a quote, `&` or `;`, and within JSON up to an escaped end of a line."""
+"""What a name is given without quotes: up to white space without a backslash, a quote, `&` or `;`, and within JSON up to an escaped end of a line."""
 
 BRACED: Final = r"\{(?=[^{}]{0,256}+\})(?=\w*+(?:[^\w}]|\}\})|[^}]*?[0-9])(?:[^}\r\n]|\}\}){1,256}+\}(?=[;\s\"'\\]|\Z)"
 """A value of ODBC's connection strings; what stands for one (`{token}`) has neither digits nor signs."""
 
-ELEMENT: Final = r"(<(?=[\w.:-]{0,63}?(?:{hints}))([A-Za-z][\w.:-]{0,63}+)(?:\s[^<>]*+)?>)([^<>]++)(?=</)"
+ELEMENT: Final = (
+    r"(<(?=[\w.:-]{0,63}?(?:{hints}))([A-Za-z][\w.:-]{0,63}+)(?:\s[^<>]*+)?>(?:\s{0,64}+<!\[CDATA\[)?+)"
+    r"((?<=CDATA\[)(?:[^\]]|\](?!\]>)){1,512}+(?=\]\]>)|[^<>]++(?=</))"
+)
 """`<password>x</password>`: what stays, the name, the value; `{hints}` are what names of secrets have."""
+
+ENCODED: Final = (
+    r"((?:%(?:25)?(?:26|3[Ff])|(?<![\w.%-]))([A-Za-z][\w.-]{0,63}+)%(?:25)?3[Dd])"
+    r"((?:[^\s\"'&;<>\\%]|%(?!(?:25)?26)){1,256}+)"
+)
+"""`password%3Dx`: what stays, the name, the value."""
+
+_QUOTES = r"[\\\"']{0,8}+"
+_SPACE = r"(?:\s|\\{1,4}[nrt]){0,64}+"
+_IS = rf"{_QUOTES}[ \t]{{0,8}}+[:=][ \t]{{0,8}}+"
+_VALUE = rf"(?<![\w.-]){_QUOTES}(?i:value|default|defaultValue)"
+_LITERAL = r"(?=[fFrRbBuU]{0,2}\\{0,8}[\"'])"
+_NAME = r"([A-Za-z][\w.-]{0,63}+)"
+_LINE = r"(?:(?<![\s\S])|(?<=[\n:])|(?<=\\[nrt]))[ \t]{0,16}+"
+_ONE_WORD = r"(?=[\"']|[^\s\"'\\]{1,256}+[ \t]*+(?:[\r\n\"'\\]|\Z))"
+
+GIVEN: Final = (
+    # (what each match has, in lower case; the name, and all up to where its value begins)
+    # Labels, as in an object: `- name: DB_PASSWORD\n  value: x`, `<property name="password" value="x"/>`, JSON.
+    (
+        "value",
+        rf"\b(?i:name|key|field|variable|label|header){_IS}{_QUOTES}{_NAME}{_QUOTES}(?:,|{_SPACE}){_SPACE}{_VALUE}{_IS}(?=\S)",
+    ),
+    # As in Python: os.environ['API_KEY'] = 'x'.
+    *(
+        (f"{of}[", rf"(?i:{of})\[\\*[\"']{_NAME}\\*[\"']\][ \t]{{0,8}}+=[ \t]{{0,8}}+{_LITERAL}")
+        for of in ("env", "environ", "headers", "config", "secrets", "settings")
+    ),
+    # As in C and Python: setenv('API_KEY', 'x').
+    *(
+        (f"{call}(", rf"(?i:{call})\({_SPACE}\\*[\"']{_NAME}\\*[\"'],{_SPACE}{_LITERAL}")
+        for call in ("setenv", "putenv", "environ.setdefault", "setenvironmentvariable")
+    ),
+    # A Dockerfile's `ENV DB_PASSWORD x`, and shells'
+    ("env ", rf"{_LINE}ENV[ \t]++{_NAME}[ \t]++{_ONE_WORD}"),
+    *((f"{word} ", rf"\b{word}[ \t]++{_NAME}[ \t]++{_ONE_WORD}") for word in ("setenv", "setx", "set -x", "set -gx")),
+)
+"""Where a text gives a value to a name in another way than `name=value`."""
 
 STAND_INS: Final = (
     r"\$\{\w+\}|\$[A-Z_][A-Z0-9_]*|\$\(.*|%\w+%|\{+\w*\}*|\[+|<[\w .-]*>?"
     r"|(?i:true|false|null|none|nil|undefined)|--.*"
+    r"|(?i:bearer|basic|token|bot)\s\$?\{[^{}]{1,64}\}{1,2}"
     r"|(?:process\.env|import\.meta\.env|os\.(?:environ|getenv)|System\.getenv|(?:std::)?env::var|ENV\[|(?:get)?env\().*"
 )
 """Values within a text that only stand for one: a variable, a place to fill in, nothing, code that reads one."""
 MAX_STAND_IN: Final = 128
-FIRST_OF_STAND_INS: Final = frozenset("$%{[<-tTfFnNuUpPiIoOsSeEgG")
+FIRST_OF_STAND_INS: Final = frozenset("$%{[<-tTbBfFnNuUpPiIoOsSeEgG")
 """What every one of them begins with."""
 
 LOOSE_LENGTH: Final = 7
 MAX_LOOSE: Final = 256
 """After `name: ` the rest may be prose. What is taken for a secret there has so many characters, one of them a digit, and is no URL."""
+
+MIXED_WORD: Final = r"(?<!\S)(?=[^\s0-9]{0,64}+[0-9])(?=[^\sA-Z]{0,64}+[A-Z])(?=[^\sa-z]{0,64}+[a-z])\S{7}"
+"""A word that makes a password of a text in quotes with blanks."""
 
 PROSE: Final = (
     r"[(\[]*(?:[0-9]+|[A-Z][A-Z0-9]{0,15}-[0-9]+|v?[0-9]+(?:\.[0-9]+)+(?:[+-][\w.+-]*)?"

@@ -35,15 +35,20 @@ _BARE: Final = tuple(
 )
 """By how deep in JSON the text is: there an end of a line is written with so many backslashes at most."""
 _BRACED: Final = re.compile("(?as)" + secrets.BRACED)
+_STRING_PREFIX: Final = re.compile(secrets.STRING_PREFIX)
+_GIVEN: Final = tuple((hint, re.compile("(?a)" + pattern)) for hint, pattern in secrets.GIVEN)
+_ENCODED: Final = re.compile("(?a)" + secrets.ENCODED)
+_MIXED_WORD: Final = re.compile("(?a)" + secrets.MIXED_WORD)
 _ESCAPED_QUOTE: Final = re.compile(r"\\+[\"']")
 _STAND_IN: Final = re.compile("(?as)" + secrets.STAND_INS)
 _PROSE: Final = re.compile("(?a)" + secrets.PROSE)
 _WORKING_DIRECTORY: Final = re.compile(secrets.WORKING_DIRECTORY)
-_LEADS: Final = tuple((hint, re.compile(f"(?a)({lead})({secret})")) for hint, lead, secret in secrets.LEADS)
+_LEADS: Final = tuple((hint, re.compile(f"(?a)(?:{lead})(?P<secret>{secret})")) for hint, lead, secret in secrets.LEADS)
 _CURL_USER: Final = re.compile("(?a)({})({})".format(*secrets.CURL_USER))
 _JWK: Final = re.compile("(?a)({})({})".format(*secrets.JWK))
 _BASIC: Final = re.compile("(?a)" + secrets.BASIC)
 _URL: Final = re.compile("(?a)" + secrets.URL)
+_URL_SECOND: Final = re.compile("(?a)" + secrets.URL_SECOND)
 _URL_END: Final = re.compile(secrets.URL_END)
 _BLANK: Final = re.compile(r"[\s\"]")
 _PORT: Final = re.compile("(?a)" + secrets.PORT)
@@ -87,7 +92,7 @@ HINT_PATTERNS: Final = (*secrets.HINTS_OF_SHORT.values(), *secrets.HINT_PATTERNS
 
 _ANY_TOKEN: Final = matcher(f"(?i-u:{hint})" for hint in (*map(re.escape, _TOKEN_HINTS), *HINT_PATTERNS))
 _ANY_GLUED: Final = matcher(map(re.escape, _GLUED_PREFIXES))
-_ANY_SIGN: Final = matcher([r"[\s=:</]"])
+_ANY_SIGN: Final = matcher([r"[\s=:</(%]"])
 """Every rule but those of tokens needs one of these."""
 
 
@@ -202,6 +207,11 @@ class Texts:
             text = _clean_urls(text, found)
         if "</" in text:
             text = self._element.sub(lambda match: self._clean_element(match, found), text)
+        if "%3d" in lower or "%253d" in lower:
+            text = _ENCODED.sub(lambda match: self._clean_element(match, found), text)
+        for hint, pattern in _GIVEN:
+            if hint in lower:
+                text = self._clean_given(text, pattern, found)
         return self._clean_named(text, found)
 
     def _clean_element(self, match: re.Match[str], found: Found) -> str:
@@ -209,6 +219,18 @@ class Texts:
         if not self._names.is_secret(name) or self.is_nothing(name, value.strip()):
             return match[0]
         return f"{lead}{replaced(value, found)}"
+
+    def _clean_given(self, text: str, pattern: re.Pattern[str], found: Found) -> str:
+        """Replace what a text gives to a name of a secret; the pattern ends where the value begins."""
+        done, parts, bare = 0, [], _bare_of(text)
+        for match in pattern.finditer(text):
+            if match.start() < done or not self._names.is_secret(match[1]) or match.end() == len(text):
+                continue
+            value = _value_at(text, match.end(), bare)
+            if value and not self.is_nothing(match[1], text[value[0] : value[1]]):
+                parts += [text[done : value[0]], replaced(text[value[0] : value[1]], found)]
+                done = value[1]
+        return "".join([*parts, text[done:]]) if parts else text
 
     # ---- what is given to a name
 
@@ -290,8 +312,8 @@ def _clean_lead(text: str, lower: str, hint: str, pattern: re.Pattern[str], foun
         match = pattern.match(text, at)
         after = at + len(hint)
         if match:
-            start, after = match.span(2)
-            parts += [text[done:start], replaced(match[2], found)]
+            start, after = match.span("secret")
+            parts += [text[done:start], replaced(match["secret"], found)]
             lower_parts += [lower[done:start], REDACTED.lower()]
             done = after
         at = lower.find(hint, after)
@@ -335,7 +357,8 @@ def _is_given(match: re.Match[str], text: str, kind: Kind, bare: re.Pattern[str]
         return False
     said, end = text[value[0] : value[1]].strip("\\\"'"), value[1]
     if not is_likely(said):
-        return False
+        # Within quotes it may have blanks, if one of its words is none of prose.
+        return form == "loose" and not is_word and text[start] in "\"'" and _MIXED_WORD.search(said) is not None
     if form == "below" and (said.endswith(":") or text[end : end + 1] not in {"", "\r", "\n", "'", '"', "\\"}):
         return False
     return form == "tight" or not (is_word and _PROSE.fullmatch(said))
@@ -354,6 +377,8 @@ def _value_at(
         most: characters after which a value is not read on.
     """
     stop = len(text) if most is None else min(start + most, len(text))
+    if prefix := _STRING_PREFIX.match(text, start, stop):
+        start = prefix.end()
     first = text[start]
     if first == '"' or first == "'":  # noqa: PLR1714
         inner = (_DOUBLE if first == '"' else _SINGLE).match(text, start + 1, stop)
@@ -394,7 +419,9 @@ def _clean_urls(text: str, found: Found) -> str:
         start = match.end()
         if start <= done:
             continue
-        if match["after"] == "@":
+        if match["after"] == "@" and (second := _URL_SECOND.match(text, start)):
+            start, end = second.span(1)
+        elif match["after"] == "@":
             start, end = match.span("user")
             if not _TOKEN_USER.fullmatch(match["user"]):
                 continue

@@ -110,6 +110,7 @@ def _patterns() -> Iterator[str]:
     yield from (shape for _, shape in secrets.OTHER_TOKENS)
     yield from (lead + secret for _, lead, secret in secrets.LEADS)
     yield from (lead + secret for lead, secret in (secrets.CURL_USER, secrets.JWK))
+    yield from (pattern for _, pattern in secrets.GIVEN)
     for name in (
         "BASIC",
         "URL",
@@ -121,6 +122,10 @@ def _patterns() -> Iterator[str]:
         "BARE",
         "BRACED",
         "ELEMENT",
+        "ENCODED",
+        "URL_SECOND",
+        "STRING_PREFIX",
+        "MIXED_WORD",
         "STAND_INS",
         "PROSE",
     ):
@@ -164,7 +169,16 @@ def units() -> list[str]:
 ALL_HINTS = "".join(
     f"{hint}\n"
     for hint in dict.fromkeys(
-        (*(hint for hint, *_ in secrets.LEADS), *secrets.HINTS, "identified by", "basic abcdefgh", "xghp_", " sk_")
+        (
+            *(hint for hint, *_ in secrets.LEADS),
+            *secrets.HINTS,
+            "identified by",
+            "basic abcdefgh",
+            "xghp_",
+            " sk_",
+            "%3d",
+            *(hint for hint, _ in secrets.GIVEN),
+        )
     )
 )
 """What makes each rule read the whole text."""

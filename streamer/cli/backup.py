@@ -58,7 +58,9 @@ def command(*, target: Path | None, data_dir: str | None, verify_only: bool, kee
         else:
             file = folder / default_name(is_sqlite=database.is_sqlite)
         with shown_steps() as steps:
-            manifest = asyncio.run(make(settings.database, file, replace=force, steps=steps))
+            manifest = asyncio.run(
+                make(settings.database, file, data_dir=settings.data_dir, replace=force, steps=steps)
+            )
         click.echo(f"{file}: {_contents(manifest)}, {file.stat().st_size:,} bytes, verified")
         for old in rotate(folder, keep) if keep else ():
             click.echo(f"removed {old}")

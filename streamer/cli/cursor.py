@@ -34,6 +34,8 @@ class CursorFile:
 
     def read(self) -> str | None:
         """Return the position, None if there is no file yet."""
+        if self._path.exists() and not self._path.is_file():  # to read a pipe or a device may never end
+            raise Failure(f"--cursor-file {self._path} is not a regular file")
         try:
             text = self._path.read_text("utf-8-sig")
         except FileNotFoundError:

@@ -46,8 +46,13 @@ def exclusive(data_dir: Path, database: Database | None = None) -> Iterator[None
             stack.enter_context(_locked(data_dir / NAME, data_dir, shared=database is not None and file is None))
         if file is not None:
             file = file.resolve()
-            stack.enter_context(_locked(file.with_name(f"{file.name}.lock"), file, shared=False))
+            stack.enter_context(_locked(lock_of(file), file, shared=False))
         yield
+
+
+def lock_of(file: Path) -> Path:
+    """Return the file that is locked for a database of SQLite, which lies beside it."""
+    return file.with_name(f"{file.name}.lock")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ So every byte of the file is covered: a flipped one is found, and so is a missin
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,10 @@ def open_archive(path: Path, on_progress: Progress) -> Archive:
         NotIntact: it is no backup, or damaged.
         OSError: it cannot be read.
     """
-    size = path.stat().st_size
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its other end
+        raise NotIntact(f"{path} is not a regular file")
+    size = status.st_size
     with path.open("rb") as file:
         file.seek(max(size - _LAST_LINE_BYTES, 0))
         last = _LAST_LINE.fullmatch(file.read())

@@ -35,11 +35,13 @@ def appearing(target: Path, *, replace: bool) -> Iterator[Path]:
         replace: whether a file of that name may be replaced.
 
     Raises:
-        BackupError: there is a file of that name, or another process is writing it.
+        BackupError: there is a file of that name, or what is no file (a device, a pipe), or another process is writing it.
         OSError: it cannot be written.
     """
     if not replace and (target.exists() or target.is_symlink()):
         raise BackupError(f"{target} exists: choose another name, or replace it with --force")
+    if target.exists() and not target.is_file():
+        raise BackupError(f"{target} is not a regular file: choose another name")
     partial = target.with_name(target.name + PARTIAL)
     descriptor = _claim(partial)
     try:
@@ -64,7 +66,7 @@ def _claim(partial: Path) -> int:
 
 def _is_left(partial: Path) -> bool:
     """Tell whether nobody writes a partial file any more."""
-    descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

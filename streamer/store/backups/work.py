@@ -13,8 +13,13 @@ from streamer.store.backups import postgresql, sqlite
 from streamer.store.backups.archive import Archive, BackupError, Manifest, NotIntact, Progress, open_archive, seal
 from streamer.store.backups.files import appearing
 from streamer.store.database import Database
+from streamer.store.lock import NAME as LOCK
+from streamer.store.lock import lock_of
 from streamer.store.migrate import HEAD, migrate
 from streamer.store.workspaces import Workspaces
+
+KEY_FILE = "admin.key"
+"""The file in the data directory with the admin key that the server made."""
 
 Steps = Callable[[str], Progress]
 """Is told which step begins, and returns what is told how far it is; the total of one that nobody knows is 0."""
@@ -30,8 +35,15 @@ class Restored:
     migrated: bool
 
 
-async def make(url: str, target: Path, *, replace: bool, steps: Steps) -> Manifest:
+async def make(url: str, target: Path, *, data_dir: Path, replace: bool, steps: Steps) -> Manifest:
     """Back a database up, beside running servers, into one file, and verify it.
+
+    Args:
+        url: the database's.
+        target: the file. It may be none of the server's own.
+        data_dir: the server's data directory.
+        replace: whether a file of that name may be replaced.
+        steps: shows how far it is.
 
     Raises:
         BackupError: it cannot be made; nothing is left of it.
@@ -39,8 +51,7 @@ async def make(url: str, target: Path, *, replace: bool, steps: Steps) -> Manife
         OSError, sqlite3.Error: a file cannot be read or written.
     """
     file = _file(Database(url))
-    if file is not None:
-        _refuse_own(file, target)
+    _refuse_own(file, data_dir, target)
     made_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     describe = partial(
         Manifest, database="postgresql" if file is None else "sqlite", made_at=made_at, streamer=__version__
@@ -60,11 +71,16 @@ async def make(url: str, target: Path, *, replace: bool, steps: Steps) -> Manife
     return manifest
 
 
-def _refuse_own(file: Path, target: Path) -> None:
-    """Raise BackupError if a backup would replace the database itself, or what is beside it."""
-    for own in (file, *(file.with_name(file.name + end) for end in sqlite.SIDE_FILES)):
-        if target.exists() and own.exists() and target.samefile(own):
-            raise BackupError(f"{target} is the database itself: choose another name")
+def _refuse_own(file: Path | None, data_dir: Path, target: Path) -> None:
+    """Raise BackupError if a backup would replace the database, what is beside it, a lock or the key. The file need not exist yet."""
+    own = [data_dir / LOCK, data_dir / KEY_FILE]
+    if file is not None:
+        own += [file, lock_of(file), *(file.with_name(file.name + end) for end in sqlite.SIDE_FILES)]
+    for path in own:
+        same = target.exists() and path.exists() and target.samefile(path)
+        if same or target.resolve() == path.resolve():
+            what = "the database itself" if path == file else "a file of the server"
+            raise BackupError(f"{target} is {what}: choose another name")
 
 
 async def verify(path: Path, steps: Steps) -> Manifest:

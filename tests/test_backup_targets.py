@@ -58,3 +58,12 @@ def test_what_is_no_file_is_not_replaced_or_read(commands: Commands, tmp_path: P
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert (tmp_path / "link").is_symlink()
     assert commands("backup", "copy") == 0
+
+
+def test_a_folder_is_made(commands: Commands, tmp_path: Path) -> None:
+    """TARGET with a / at its end is a folder: it is made, and `--keep` counts what is in it."""
+    for _ in range(2):
+        assert commands("backup", "mnt/backups/", "--keep", 1, "--force") == 0
+        (backup,) = (tmp_path / "mnt" / "backups").iterdir()
+        assert commands("backup", "--verify", backup) == 0
+    assert commands("backup", "mnt/none", "--keep", 1) == 2

@@ -13,7 +13,7 @@ from streamer.store.database import Database
 
 
 @click.command()
-@click.argument("target", required=False, type=click.Path(path_type=Path))
+@click.argument("target", required=False, type=click.Path())  # a Path would lose the / at its end
 @data_dir_option
 @click.option("--verify", "verify_only", is_flag=True, help="Make none, but check the backup TARGET.")
 @click.option(
@@ -23,7 +23,7 @@ from streamer.store.database import Database
     help="Afterwards remove all but the newest N backups in the folder.",
 )
 @click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
-def command(*, target: Path | None, data_dir: str | None, verify_only: bool, keep: int | None, force: bool) -> None:
+def command(*, target: str | None, data_dir: str | None, verify_only: bool, keep: int | None, force: bool) -> None:
     """Back the database up into one file, and verify it. The server may run meanwhile.
 
     TARGET is a file, or a folder, where the backup is named by the time [default: backups in the data directory].
@@ -39,7 +39,7 @@ def command(*, target: Path | None, data_dir: str | None, verify_only: bool, kee
         if target is None or keep is not None or force:
             raise click.UsageError("--verify takes one backup, and no other option")
         with failures(), shown_steps() as steps:
-            manifest = asyncio.run(verify(target, steps))
+            manifest = asyncio.run(verify(Path(target), steps))
         click.echo(f"{target} is intact: {_contents(manifest)}")
         return
     settings = settings_of(data_dir)
@@ -47,9 +47,8 @@ def command(*, target: Path | None, data_dir: str | None, verify_only: bool, kee
         database = Database(settings.database)
         if not database.exists():
             raise click.ClickException(f"there is no database in {settings.data_dir}: name its folder by --data-dir")
-        wanted = str(target) if target is not None else ""
-        folder = settings.data_dir / "backups" if target is None else target
-        if target is None or wanted.endswith("/"):
+        folder = settings.data_dir / "backups" if target is None else Path(target)
+        if target is None or target.endswith("/"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not folder.is_dir():
             if keep is not None:

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import structlog
-from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp import HttpVersion10, HttpVersion11, StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -364,10 +364,16 @@ def _fault(message: RawRequestMessage, size: int) -> BaseException | None:
     headers = message.headers
     if size > MAX_HEAD_BYTES and _size(message) > MAX_HEAD_BYTES:
         return LineTooLong(b"", MAX_HEAD_BYTES)
+    if message.version not in {HttpVersion10, HttpVersion11}:
+        return ValidationError({"request": "its version must be HTTP/1.1 or HTTP/1.0"})
     coding = headers.get("Transfer-Encoding")
-    if message.version < HttpVersion11:
-        # Whoever stands between may see another end of the body (RFC 9112, 6.1).
-        return None if coding is None else ValidationError({"Transfer-Encoding": "is not part of HTTP/1.0"})
+    if message.version == HttpVersion10:
+        # Whoever stands between may see another end of the body (RFC 9112, 6.1), and would not hand an upgrade on.
+        if coding is not None:
+            return ValidationError({"Transfer-Encoding": "is not part of HTTP/1.0"})
+        if headers.get("Upgrade", "").lower() == "websocket":
+            return ValidationError({"Upgrade": "a WebSocket needs HTTP/1.1"})
+        return None
     if coding is not None and coding.lower() != "chunked":
         return ValidationError({"Transfer-Encoding": "must be chunked"})
     if headers.get("Expect", "100-continue").lower() != "100-continue":

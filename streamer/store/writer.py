@@ -225,7 +225,8 @@ class GroupCommit:
         wanted = sorted({workspace for request in group for workspace in locks_of(request)})
         locked = await self._locked(wanted)
         free = [not locked.intersection(locks_of(request)) for request in group]
-        self._logger.warning("workspaces_locked", workspaces=sorted(locked)[:10], count=len(locked))
+        if locked:  # whoever held them may have let go meanwhile
+            self._logger.warning("workspaces_locked", workspaces=sorted(locked)[:10], count=len(locked))
         rest = [request for request, is_free in zip(group, free, strict=True) if is_free]
         outcomes = iter(await self._commit(rest, parted=True) if rest else ())
         return [next(outcomes) if is_free else HELD for is_free in free]

@@ -1,6 +1,5 @@
 """`streamer bench`: servers of its own under load, and what came of it."""
 
-import math
 import signal
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from streamer.bench.report import Threshold, parse_thresholds, table
 from streamer.bench.run import SCENARIOS, Outcome, measure
 from streamer.cli.remote import INTERRUPTED, Failure, say_no_more
 from streamer.cli.screen import StatusLine, for_people
+from streamer.cli.values import Number
 from streamer.core.errors import StoreUnavailable
 from streamer.settings import Settings
 from streamer.store.postgresql import BadDatabaseUrl
@@ -62,18 +62,8 @@ def _share(_context: click.Context, _option: click.Parameter, text: str | None) 
     return share
 
 
-class _Range(click.FloatRange):
-    """A number within bounds; `nan` is none."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number.", param, ctx)
-        return float(number)
-
-
-_RATE = _Range(min=0, min_open=True, max=1_000_000)
-_SECONDS = _Range(min=0, max=7 * 86_400, min_open=True)
+_RATE = Number(min=0, min_open=True, max=1_000_000)
+_SECONDS = Number(min=0, max=7 * 86_400, min_open=True)
 _COUNT = click.IntRange(1, 100_000)
 
 
@@ -84,7 +74,7 @@ _COUNT = click.IntRange(1, 100_000)
     "--rate", metavar="N", type=_RATE, help="Events a second; for ingest the default is as many as are answered."
 )
 @click.option("--seconds", metavar="N", type=_SECONDS, help="How long the measurement takes.")
-@click.option("--warmup", metavar="N", type=_Range(0, 3600), help="Seconds of the same load before it.")
+@click.option("--warmup", metavar="N", type=Number(0, 3600), help="Seconds of the same load before it.")
 @click.option("--transport", type=click.Choice(["sse", "websocket"]), help="What the subscribers use.")
 @click.option(
     "--filters", metavar="N", type=click.IntRange(0, 100_000), help="Different filters, spread over the subscribers."

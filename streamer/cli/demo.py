@@ -21,6 +21,7 @@ import streamer
 from streamer.app import Server, redactor, running
 from streamer.cli.remote import KEY_FILE, Failure, failure
 from streamer.cli.serve import runner
+from streamer.cli.values import Number
 from streamer.client import ApiError, Client, ClientError, seq_of
 from streamer.core.clock import parse_timestamp
 from streamer.core.errors import StreamerError
@@ -76,7 +77,7 @@ def _speed(_context: click.Context, _option: click.Parameter, text: str | None) 
 @click.option(
     "--rate",
     metavar="N",
-    type=click.FloatRange(min=0, min_open=True, max=20_000),
+    type=Number(min=0, min_open=True, max=20_000),
     default=2.0,
     show_default=True,
     help="New events per second.",

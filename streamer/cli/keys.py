@@ -12,6 +12,7 @@ from streamer.cli.listing import Columns, Output, actor_of, expiry_in_full, fact
 from streamer.cli.pretty import printable
 from streamer.cli.remote import Failure, connection, failure, open_client, run, say_no_more
 from streamer.cli.stdin import agreed
+from streamer.cli.values import workspace_argument
 from streamer.cli.when import expiry_of, local, until
 from streamer.client import Client, ClientError, Unreachable
 
@@ -48,7 +49,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("workspace")
+@workspace_argument
 @click.option("--name", metavar="NAME", required=True, help="What people call it, such as where it is used.")
 @click.option(
     "--scope",
@@ -148,7 +149,7 @@ def _option(path: str) -> str:
 
 
 @command.command("list")
-@click.argument("workspace")
+@workspace_argument
 @output_of_list
 @connection
 def list_(*, workspace: str, output: Output | None, url: str, key: str | None) -> None:
@@ -168,7 +169,7 @@ async def _list(client: Client, workspace: str, output: Output | None) -> None:
 
 
 @command.command()
-@click.argument("workspace")
+@workspace_argument
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask. Nobody is asked without a terminal.")
 @connection

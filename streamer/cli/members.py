@@ -7,6 +7,7 @@ from streamer.cli.listing import Columns, Output, output_of_list, show
 from streamer.cli.pretty import printable
 from streamer.cli.remote import Failure, connection, failure, open_client, run
 from streamer.cli.stdin import agreed
+from streamer.cli.values import not_empty, workspace_argument
 from streamer.cli.when import local
 from streamer.client import ApiError, Client, ClientError
 
@@ -34,15 +35,9 @@ def command() -> None:
     """
 
 
-def _user(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not value:
-        raise click.UsageError("USER is empty")
-    return value
-
-
 @command.command("set")
-@click.argument("workspace")
-@click.argument("user", callback=_user)
+@workspace_argument
+@click.argument("user", callback=not_empty)
 @click.option("--role", type=click.Choice(list(ROLES)), required=True, help="What they may do there.")
 @connection
 def set_(*, workspace: str, user: str, role: str, url: str, key: str | None) -> None:
@@ -67,7 +62,7 @@ async def _set(client: Client, workspace: str, user: str, role: str) -> None:
 
 
 @command.command("list")
-@click.argument("workspace")
+@workspace_argument
 @output_of_list
 @connection
 def list_(*, workspace: str, output: Output | None, url: str, key: str | None) -> None:
@@ -87,8 +82,8 @@ async def _list(client: Client, workspace: str, output: Output | None) -> None:
 
 
 @command.command()
-@click.argument("workspace")
-@click.argument("user", callback=_user)
+@workspace_argument
+@click.argument("user", callback=not_empty)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask. Nobody is asked without a terminal.")
 @connection
 def remove(*, workspace: str, user: str, yes: bool, url: str, key: str | None) -> None:

@@ -17,6 +17,7 @@ import orjson
 from streamer.cli.remote import Failure, connection, failure, open_client, run
 from streamer.cli.screen import StatusLine, for_people
 from streamer.cli.stdin import readable
+from streamer.cli.values import workspace_argument
 from streamer.client import Client, ClientError, Event
 
 BATCH_EVENTS = 1000
@@ -61,7 +62,7 @@ class Batch:
 @click.command(
     epilog="Exit codes: 0 all is stored, 1 failure, 2 wrong usage, 4 not allowed, 5 unreachable, 130 interrupted."
 )
-@click.argument("workspace")
+@workspace_argument
 @click.option(
     "--action", metavar="ACTION", help="What was done, such as issue.created: makes one event of the options."
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from streamer.cli.values import Number
 from streamer.client import ApiError, Client, ClientError, Timing, Unreachable, host_of
 
 INTERRUPTED = 130
@@ -63,7 +64,7 @@ def connection(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--max-wait",
             metavar="SECONDS",
-            type=click.FloatRange(min=0, max=86_400),
+            type=Number(min=0, max=86_400),
             envvar="STREAMER_MAX_WAIT",
             show_envvar=True,
             default=Timing().longest_wait,

@@ -11,6 +11,7 @@ from streamer.cli.pretty import TimeStyle
 from streamer.cli.remote import connection, open_client, run
 from streamer.cli.screen import TailScreen, for_people
 from streamer.cli.tailing import Wanted, tail
+from streamer.cli.values import not_empty, workspace_argument
 from streamer.cli.when import span_of
 
 _FIELDS = {
@@ -27,12 +28,17 @@ _FIELDS = {
     epilog="Filters are the server's own: a comma means OR, a leading ! excludes, a backslash escapes. Exit codes: 0 ended as asked, "
     "1 failure, 2 wrong usage, 4 not allowed, 5 unreachable, 6 a gap under --strict, 130 interrupted, 143 terminated."
 )
-@click.argument("workspace")
+@workspace_argument
 @click.option("-f", "--follow", is_flag=True, help="Stay, and show events as they come.")
 @click.option(
-    "--since", metavar="WHEN", help="Begin behind this: 90s, 1h, 7d, a time, a seq, an event's id, all or latest."
+    "--since",
+    metavar="WHEN",
+    callback=not_empty,
+    help="Begin behind this: 90s, 1h, 7d, a time, a seq, an event's id, all or latest.",
 )
-@click.option("--until", metavar="WHEN", help="End there: a time ago, a time, a seq or an event's id.")
+@click.option(
+    "--until", metavar="WHEN", callback=not_empty, help="End there: a time ago, a time, a seq or an event's id."
+)
 @click.option(
     "-n",
     "--tail",

@@ -164,7 +164,8 @@ class Program(Consumer):
 
     async def remember(self, position: str, url: str) -> None:
         """Have it go on from a position when it starts."""
-        (self._folder / "position").write_text(position)
+        # `tail` ends its line: half a position would be an earlier one.
+        (self._folder / "position").write_text(position + ("\n" if self.name == "tail.sh" else ""))
 
     async def ended(self) -> None:
         """Wait until it has given up by itself."""

@@ -200,7 +200,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             intake=intake,
             redactor=cleaner,
             hub=hub,
-            feed=Feed(hub, log, metrics, chunk_bytes=2 * settings.write_buffer_bytes),
+            feed=Feed(hub, log, metrics, budget, chunk_bytes=2 * settings.write_buffer_bytes),
             gate=gate,
             keyring=keyring,
             tickets=tickets,

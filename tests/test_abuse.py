@@ -273,3 +273,30 @@ async def _streams(api: Api) -> Any:
     text = (await api.get("/metrics")).body.decode()
     found = re.search(r'streamer_subscribers\{transport="sse"\} (\S+)', text)
     return found is not None and float(found[1]) == 0
+
+
+async def test_headers_and_packed_bodies(abused: Abused) -> None:
+    """A `Content-Type` as long as a header may be, and packed bodies that unpack to nothing, or to very much."""
+    kinds = ("application/json" + ";" * 15_000, "application/json" + "".join(f";a*{n}*=x" for n in range(1_500)))
+    for route in ALL_ROUTES:
+        if route.method in {"POST", "PUT"}:
+            for kind in kinds:
+                assert await abused.send(route.method, path_of(route), b"{}", kind) in {400, 415}
+    headers = {"Content-Encoding": "deflate"}
+    assert await abused.send("POST", events(WS), shapes.empty_blocks(BODY - 1000), **headers) == 400
+
+
+async def test_long_searches(abused: Abused) -> None:
+    """Texts and searches for which a naive search takes steps without number: every event reaches its subscription."""
+    url = abused.api.url.replace("http", "ws") + "/v1/ws"
+    texts = ["a" * (508 - n // 10) + "bcdefghijk"[n % 10] + "aa" for n in range(99)] + ["end"]
+    async with abused._session.ws_connect(url, headers=abused.api.headers, max_msg_size=0) as socket:
+        await socket.send_str(json.dumps({"type": "subscribe", "workspace": WS, "sub": "s", "q": texts}))
+        assert json.loads((await socket.receive(30)).data)["type"] == "synced"
+        batch = [{"description": "a" * 2_380}] * 49 + [{"description": "a" * 29_000 + " end"}]
+        (await abused.api.append_all(WS, batch)).expect(201)
+        given: list[str] = []
+        while not given:
+            message = json.loads((await socket.receive(60)).data)
+            given += [event["description"][-3:] for event in message.get("events", [])]
+        assert given == ["end"]

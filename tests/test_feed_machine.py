@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, consumes, initialize, multiple, rule
 
+from streamer.core.budget import Budget
 from streamer.core.errors import PositionExpired, StoreUnavailable, WorkspaceNotFound
 from streamer.core.event import Event, Facets
 from streamer.core.filter import Filter, parse_filter
@@ -236,7 +237,7 @@ class FeedMachine(RuleBasedStateMachine):
             readers_per_account=1000,
             max_readers=1000,
         )
-        self.feed = Feed(self.hub, self.log, self.metrics, chunk_bytes=1024)
+        self.feed = Feed(self.hub, self.log, self.metrics, Budget(2**20), chunk_bytes=1024)
 
     def settle(self, turns: int = 30) -> None:
         async def wait() -> None:

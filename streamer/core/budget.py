@@ -13,7 +13,9 @@ RESPONSE: Final = "response"
 """Answers that clients have not taken yet."""
 MESSAGE: Final = "message"
 """WebSocket messages that are unfinished or wait for their turn."""
-KINDS = (REQUEST, RESPONSE, MESSAGE)
+FILTER: Final = "filter"
+"""Long filters of open subscriptions."""
+KINDS = (REQUEST, RESPONSE, MESSAGE, FILTER)
 
 ANONYMOUS = ""
 """The account of all callers without a credential together."""
@@ -61,6 +63,15 @@ class Budget:
     def hold(self, kind: str, account: str) -> "Hold":
         """Return a hold of no bytes yet."""
         return Hold(self, kind, account)
+
+    def take(self, kind: str, account: str, size: int) -> None:
+        """Take so many bytes, to be given back. Raises Overloaded."""
+        self.check(kind, account, size)
+        self._move(kind, account, size)
+
+    def give_back(self, kind: str, account: str, size: int) -> None:
+        """Give back what was taken."""
+        self._move(kind, account, -size)
 
     def _move(self, kind: str, account: str, size: int) -> None:
         self._sum += size

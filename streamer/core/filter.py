@@ -8,6 +8,7 @@ test holds the two together.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from sys import getsizeof
 
 from streamer.core.errors import ValidationError
 from streamer.core.event import FACET_FIELDS, Facets, fold
@@ -19,6 +20,9 @@ MAX_VALUE_LENGTH = 512
 """Characters in one value; no stored value is longer."""
 MAX_TEXT = 2 * MAX_VALUES * (MAX_VALUE_LENGTH + 1)
 """Characters of all values as they are sent: each may stand behind a backslash."""
+
+VALUE_BYTES = 64
+"""What a value takes in its set, beside its text."""
 
 FILTER_FIELDS = (*FACET_FIELDS, "q")
 """The names of the query parameters that make a filter."""
@@ -89,6 +93,16 @@ class Filter:
             if isinstance(condition, Condition) and condition.field == "q"
             for text in condition.values
         ]
+
+    def size(self) -> int:
+        """Return about how many bytes the filter's values take in memory."""
+        values = [
+            value
+            for condition in self.conditions
+            if isinstance(condition, Condition)
+            for value in (*condition.values, *condition.prefixes, *condition.suffixes)
+        ]
+        return sum(map(getsizeof, values)) + VALUE_BYTES * len(values)
 
     def matches(self, facets: Facets) -> bool:
         """Tell whether an event with these facets passes every condition."""

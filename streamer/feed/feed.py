@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from streamer.core.budget import FILTER, Budget
 from streamer.core.errors import PositionExpired, StoreUnavailable, WorkspaceNotFound
 from streamer.core.filter import Filter
 from streamer.core.frame import Frame
@@ -34,6 +35,9 @@ READ_SECONDS = 0.5
 
 KEPT_CHUNKS = 32
 """Chunks of the log that are kept for who asks for the same: after a restart all come back at once, and from the same position."""
+
+SHORT_FILTER = 2048
+"""Bytes of a filter that are the price of a subscription."""
 
 KEPT_WIRES = 2
 """Wire formats in which the bytes of such a chunk are kept: nearly all readers have the same one."""
@@ -67,10 +71,11 @@ class Chunk:
 class Feed:
     """Replay joined to live, for readers of any transport: `connect`, `follow`, `start`; `leave` and `disconnect` at the end."""
 
-    def __init__(self, hub: Hub, log: Log, metrics: Metrics, *, chunk_bytes: int) -> None:
+    def __init__(self, hub: Hub, log: Log, metrics: Metrics, budget: Budget, *, chunk_bytes: int) -> None:
         """Make the feed; `chunk_bytes` is what a reader that catches up is given at once (or one event, if that is longer)."""
         self._hub = hub
         self._log = log
+        self._budget = budget
         self._log_reads = metrics.log_reads
         self._chunk_bytes = chunk_bytes
         self._log_turns = asyncio.Semaphore(LOG_TURNS)
@@ -98,9 +103,18 @@ class Feed:
 
         Before a transport has answered anything, so that what goes wrong can still be an error response.
 
-        Raises: WorkspaceNotFound, StoreUnavailable, RateLimited.
+        Raises: WorkspaceNotFound, StoreUnavailable, RateLimited, Overloaded.
         """
-        return Reader(self, subscription, await self._hub.follow(subscription.workspace, subscription.account))
+        long = _bytes_counted(subscription.selection)
+        if long:
+            self._budget.take(FILTER, subscription.account, long)
+        try:
+            channel = await self._hub.follow(subscription.workspace, subscription.account)
+        except BaseException:
+            if long:
+                self._budget.give_back(FILTER, subscription.account, long)
+            raise
+        return Reader(self, subscription, channel)
 
     def start(self, reader: Reader, connection: Connection, wire: Wire, on_end: Callable[[Reason], None]) -> None:
         """Serve a reader on its connection, until it leaves or is ended, which `on_end` is told."""
@@ -138,6 +152,9 @@ class Feed:
             reader.connection.readers.discard(reader)
             self._hub.depart(reader)
         self._hub.unfollow(reader.channel, reader.subscription.account)
+        long = _bytes_counted(reader.selection)
+        if long:
+            self._budget.give_back(FILTER, reader.subscription.account, long)
 
     # ---- one reader
 
@@ -309,6 +326,12 @@ class Feed:
 
 class _Moved(Exception):
     """The log is not the one that the channel stands for: who comes back gets a new channel."""
+
+
+def _bytes_counted(selection: Filter) -> int:
+    """Return the bytes of a filter that the node's budget counts: none of a short one."""
+    size = selection.size() if selection.conditions else 0
+    return size if size > SHORT_FILTER else 0
 
 
 def _ignore(_reason: Reason) -> None:

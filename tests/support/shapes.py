@@ -95,3 +95,10 @@ def queries(names: tuple[str, ...], size: int) -> Iterator[str]:
     yield "&".join(f"{name}={n}" for n in range(size // (2 * len(names) * 8) + 1) for name in names)[:size]
     yield "&".join(f"cookie:{n}=x" for n in range(size // 12))
     yield "cookie:" * (size // 7)
+
+
+def empty_blocks(size: int) -> bytes:
+    """Return so many bytes of deflate (RFC 1951) that unpack to nothing: empty blocks, of ten bits each."""
+    block = "010" + "0000000"  # not the last one, fixed codes, the end of the block; the first bit is the lowest
+    four = int((block * 4)[::-1], 2).to_bytes(5, "little")
+    return four * (size // 5)

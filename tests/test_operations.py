@@ -93,7 +93,11 @@ async def test_postgresql_stops_and_comes_back(
             await reader.next("synced")
             await asyncio.to_thread(own_cluster.stop)
             await unready_within(api, 3)
-            assert (await metrics_of(api))["streamer_store_up"] == {(): 0}
+
+            async def is_down() -> bool:  # reads and writes are checked each for itself, once a second
+                return not await is_ready(api) and (await metrics_of(api))["streamer_store_up"] == {(): 0}
+
+            await eventually(is_down)
             for answer in (await api.append("w"), await api.get(events("w")), await api.put("/v1/workspaces/v")):
                 assert (answer.status, answer.error) == (503, "store_unavailable")
                 assert int(answer.headers["Retry-After"]) > 0

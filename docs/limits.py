@@ -13,12 +13,12 @@ from streamer.auth import tickets
 from streamer.cli import publish
 from streamer.core import entities as core_entities
 from streamer.core import filter as filters
-from streamer.core import quoting
+from streamer.core import quoting, shares
 from streamer.dialects.paperclip import query as paperclip
 from streamer.edge import bodies, connection, many, reading, unpack
 from streamer.feed import pace
 from streamer.settings import PREFIX, Settings
-from streamer.store import entities, held, pools, readiness
+from streamer.store import database, entities, held, pools, readiness
 
 PAGE = Path(__file__).parent / "limits.md"
 
@@ -91,6 +91,11 @@ FIXED: tuple[tuple[str, object, str], ...] = (
         pools.TURN_SECONDS,
         "503 `store_unavailable` with `reason: busy`. Make reads shorter, or add nodes.",
     ),
+    (
+        "Milliseconds that a check of `/readyz` waits for a lock on PostgreSQL",
+        database.CHECK_LOCK_MS,
+        "503 `store_unavailable` with `reason: locked`. End the session that holds the table (`pg_locks`).",
+    ),
     ("Seconds in which `/readyz` answers", readiness.ANSWER_SECONDS, "503 `store_unavailable` with `reason: timeout`."),
     (
         "Seconds that an append waits for a workspace that another node has locked",
@@ -127,6 +132,11 @@ FIXED: tuple[tuple[str, object, str], ...] = (
         "Seconds that a scan waits for the other scans of its key",
         reading.SCAN_WAIT_SECONDS,
         "429 `rate_limited` with `Retry-After`.",
+    ),
+    (
+        "Share of the append queue, of the large events that wait to be prepared, and of `STREAMER_MEMORY_BYTES` that one key may use",
+        f"1/{shares.ACCOUNT_PART}",
+        f"503 `overloaded` for that key alone. 1/{shares.RESERVE_PART} is kept for keys that use at most 1/{shares.LITTLE_PART}.",
     ),
     (
         "Share of the time that the live filters of one key may search texts (`q`)",

@@ -397,8 +397,9 @@ class PostgresqlPool(Pool):
     async def _dispose(self) -> None:
         # A frozen server would not take leave.
         await asyncio.wait([closing := asyncio.ensure_future(self._engine.dispose())], timeout=LEAVE_SECONDS)
-        if not closing.done():
-            self._abort()
+        is_over = closing.done()
+        self._abort()  # also those that an outage took from the pool
+        if not is_over:
             await asyncio.wait([closing], timeout=LEAVE_SECONDS)
 
 

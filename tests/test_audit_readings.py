@@ -95,7 +95,7 @@ async def test_tickets_subscriptions_and_long_polls(api: Api, key: Api) -> None:
 
 
 async def test_an_audit_event_by_its_id(api: Api, key: Api) -> None:
-    """Reading one audit event by its id is recorded, one activity is not; who may not read audit events finds nothing."""
+    """Reading one audit event by its id is recorded, one activity is not; callers without the right to read audit events find nothing."""
     audit = (await api.history(WS, category="audit,activity", action="*"))[0]
     plain = api.with_key(await api.create_key(WS))
     activity = (await api.append(WS)).expect(201)

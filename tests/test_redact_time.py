@@ -107,6 +107,6 @@ PAIR: list[Any] = ["X-Api-Key", "a1"]
     ids=["numbers", "nothing", "words", "keys", "long keys", "secret keys", "equal keys", "flags", "entries", "headers", "objects", "lists", "both"],
 )  # fmt: skip
 def test_many_values_take_little_time(value: Any, most: float) -> None:
-    """A structure takes some microseconds of CPU a value at the most, also where thousands of names become equal."""
+    """A structure takes at most some microseconds of CPU a value, also where thousands of names become equal."""
     taken = min(cpu(lambda: REDACTOR.redact(value)) for _ in range(3))
     assert taken * 1e6 / VALUES < most

@@ -131,7 +131,7 @@ async def paged(log: SqlLog, selection: Filter, order: Order, limit: int) -> tup
 
 @pytest.fixture
 async def slow_log(database_url: str) -> AsyncIterator[tuple[SqlLog, SqlLog]]:
-    """A log of few long events, read by who has a few milliseconds and by who has all the time."""
+    """A log of few long events, read within a few milliseconds and without a deadline."""
     hurried = Database(database_url, read_seconds=5, window_seconds=0.004)
     patient = Database(database_url, read_seconds=60, window_seconds=60)
     await fill(patient, 20, 100_000)

@@ -47,7 +47,7 @@ class Known:
 
 
 class Folding:
-    """Lays what events tell onto the rows: three statements at the most for each call."""
+    """Lays what events tell onto the rows: at most three statements for each call."""
 
     def __init__(self, database: Database) -> None:
         self._is_sqlite = database.is_sqlite
@@ -167,7 +167,7 @@ class Entities:
     ) -> list[tuple[str, Entity]]:
         """Return what a reference means in some workspaces (None: in all): an id, else an identifier, else one in other letters (`pap-1`).
 
-        Only those of the workspaces with the lowest `rank` that have one. Of a workspace it is one at the most, the newest; deleted ones
+        Only those of the workspaces with the lowest `rank` that have one. It is at most one of each workspace, the newest; deleted ones
         are left out. In order of the workspaces' ids; of all workspaces at most `FOUND_ROWS`.
         """
         if not 0 < len(ref) <= MAX_TEXT or "\0" in ref:

@@ -74,8 +74,9 @@ class Keyring:
     async def _by_token(self, tokens: Tokens, token: str, hashed: str) -> Principal:
         asked = ("token", hashed)
         principal = await self._remembered(asked, lambda: self._bearer(tokens, token))
-        if principal.expires_at is not None and principal.expires_at <= self._clock():
-            # It ended meanwhile; whether the leeway still lets it be used is not for us to say.
+        is_over = principal.expires_at is not None and principal.expires_at <= self._clock()
+        if is_over or not tokens.stands(signer_of(principal)):
+            # The token expired, or its key was withdrawn, after the look-up. Only a new one can tell what holds now.
             self._cache.pop(asked, None)
             principal = await self._remembered(asked, lambda: self._bearer(tokens, token))
         return principal
@@ -238,17 +239,22 @@ def person(claims: Claims, roles: Mapping[str, str]) -> Principal:
     )
 
 
+def signer_of(principal: Principal) -> str:
+    """Return the identity of the key that verified a token's principal."""
+    return principal.parents[1].removeprefix(SIGNER)
+
+
 def claims_of(principal: Principal) -> dict[str, Any] | None:
     """Return what has to be kept of a token so that `Keyring.holder` finds its principal again; None: it is no token's."""
     if not principal.is_person:
         return None
-    until, signer = principal.parents
+    until, _ = principal.parents
     return {
         "subject": principal.own_id,
         "name": principal.actor_name,
         "grants": {workspace: sorted(scopes) for workspace, scopes in principal.grants.items()},
         "expires_at": int(until.removeprefix(UNTIL)),
-        "signer": signer.removeprefix(SIGNER),
+        "signer": signer_of(principal),
     }
 
 

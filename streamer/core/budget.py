@@ -44,6 +44,11 @@ class Budget:
         self._accounts: Counter[str] = Counter()
         self._refused = refused
 
+    @property
+    def is_used(self) -> bool:
+        """Return whether anybody holds anything."""
+        return self._sum > 0
+
     def share(self, account: str) -> int:
         """Return how much an account may use."""
         return self.total // (_ANONYMOUS_PART if account == ANONYMOUS else ACCOUNT_PART)

@@ -171,6 +171,8 @@ class Base:
 
     def _need_memory(self, request: web.Request, length: int) -> None:
         """Refuse a body that there is no memory for, before any of it is taken. Raises Overloaded."""
+        if length <= SMALL and not self.parts.budget.is_used:
+            return
         account = account_of(request)
         if length > SMALL:
             self.parts.budget.check(REQUEST, account, length)

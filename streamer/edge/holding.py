@@ -5,7 +5,8 @@ from aiohttp import web
 from streamer.auth.access import PRINCIPAL
 from streamer.core.budget import ANONYMOUS, REQUEST, RESPONSE, SMALL, Budget, Hold
 
-HOLD: web.RequestKey[Hold] = web.RequestKey("hold", Hold)
+HOLD: web.RequestKey[Hold | None] = web.RequestKey("hold", Hold | None)  # type: ignore[arg-type]
+"""None while the request holds nothing that is counted."""
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 

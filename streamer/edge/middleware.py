@@ -28,7 +28,7 @@ from streamer.core.errors import (
     ValidationError,
 )
 from streamer.core.quoting import bounded, cut
-from streamer.edge.holding import hold_answer, release_hold
+from streamer.edge.holding import HOLD, hold_answer, release_hold
 from streamer.edge.routes import Dialect, Manner, Route
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
@@ -98,6 +98,7 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
         """Give the request its id; whatever happens, the answer is one that the API documents."""
         request_id = request[REQUEST_ID] = f"{random.getrandbits(64):016x}"  # to tell requests apart
         route = routes.get(request.match_info.handler)
+        request[HOLD] = None
         OPERATION.set(route.operation if route else "unknown")
         started = time.perf_counter()
         # The client left before an answer, as nginx logs it; leaving is how a stream ends.

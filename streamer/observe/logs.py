@@ -1,13 +1,16 @@
 """Structured logs: one line an event, JSON for machines or columns for people, never a credential."""
 
 import functools
+import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import orjson
 import structlog
 
+from streamer.core.clock import format_timestamp, now_us
 from streamer.core.quoting import MAX_TEXT, cut
 from streamer.observe.output import Output, takes_escapes
 
@@ -15,10 +18,11 @@ MAX_TRACEBACK = 20_000
 """Characters of a traceback that are logged; of any other text `quoting.MAX_TEXT`."""
 
 _OURS = frozenset({"request_id", "method", "level", "timestamp"})
+"""Names of values that the server makes itself."""
 
 
 def _is_ours(name: str, value: str) -> bool:
-    """Tell whether the server made a value itself: of a principal's name, `user:…`, a token's issuer did."""
+    """Return whether the server made a value itself. A token's issuer makes the rest of a principal's name after `user:`."""
     return name in _OURS or (name == "principal" and ":" not in value)
 
 
@@ -32,9 +36,8 @@ def configure(log_format: Literal["auto", "console", "json"], level: str, clean:
     """
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_timestamp,
     ]
     renderer: list[structlog.types.Processor] = [
         structlog.processors.format_exc_info,
@@ -51,7 +54,7 @@ def configure(log_format: Literal["auto", "console", "json"], level: str, clean:
             colors=takes_escapes(sys.stderr), exception_formatter=structlog.dev.plain_traceback
         )
         if console
-        else structlog.processors.JSONRenderer(),
+        else structlog.processors.JSONRenderer(_dumps),
     ]
     structlog.configure(
         processors=[*shared, *renderer],
@@ -75,6 +78,20 @@ def configure(log_format: Literal["auto", "console", "json"], level: str, clean:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+
+
+def _add_timestamp(_logger: Any, _method: str, entry: structlog.types.EventDict) -> structlog.types.EventDict:
+    entry["timestamp"] = format_timestamp(now_us())
+    return entry
+
+
+def _dumps(entry: Any, *, default: Callable[[Any], Any]) -> str:
+    """Return JSON in ASCII: a terminal that shows a log must not obey what a client sent."""
+    try:
+        data = orjson.dumps(entry, default)
+    except orjson.JSONEncodeError:  # a lone surrogate, or an integer beyond 64 bits
+        return json.dumps(entry, default=default)
+    return data.decode() if data.isascii() else json.dumps(entry, default=default)
 
 
 def _dropped(processors: Sequence[structlog.types.Processor], lines: int) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FLUSH_SECONDS = 1.0
 """How long the end of the process waits for lines that are not written yet."""
-PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.05
 """Rest of the thread after each write: lines that come meanwhile are written together, and waking it costs the writer nothing."""
 CHUNK = 64 * 1024
 RETRY_SECONDS = (0.05, 1.0)

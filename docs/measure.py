@@ -3,7 +3,7 @@
     python docs/measure.py run [--quick] [NAME …]     measure all works, or these, into docs/performance.json
     python docs/measure.py write                      write tables and pictures from it
 
-A full run takes half an hour, on a machine that does nothing else; with POSTGRESQL_URL, that database is measured, too. It uses `streamer bench` only, by the commands that the page shows.
+A full run takes half an hour, on a machine that does nothing else; with POSTGRESQL_URL, that database is measured, too. It uses `./run bench` only, by the commands that the page shows.
 """
 
 import math
@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 
-from streamer.bench.report import number
+from bench.report import number
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "performance.json"
@@ -36,7 +36,7 @@ ELSEWHERE = "postgresql://…"
 
 @dataclass(frozen=True)
 class Work:
-    """A row of a table: what is done, what it is to reach, the arguments of `streamer bench`, and how the result is told.
+    """A row of a table: what is done, what it is to reach, the arguments of `./run bench`, and how the result is told.
 
     `told` is a format; `result`, `peer` and `ratio` are those of the document.
     """
@@ -91,10 +91,10 @@ WORKS = (
 
 
 def bench(arguments: str, runs: int) -> Any:
-    """Run `streamer bench`; return its document."""
-    print(f"streamer bench {arguments} --runs {runs} --json", file=sys.stderr)
+    """Run `./run bench`; return its document."""
+    print(f"./run bench {arguments} --runs {runs} --json", file=sys.stderr)
     given = shlex.split(arguments.replace(ELSEWHERE, os.environ.get("POSTGRESQL_URL", "")))
-    command = [sys.executable, "-m", "streamer", "bench", *given, "--runs", str(runs), "--json"]
+    command = [sys.executable, "-m", "bench", *given, "--runs", str(runs), "--json"]
     return orjson.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)  # noqa: S603 - commands of this file
 
 

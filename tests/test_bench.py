@@ -1,4 +1,4 @@
-"""`streamer bench` as users run it: every scenario in small, exact; and nothing of it is left behind, however it ends."""
+"""`./run bench` as users run it: every scenario in small, exact; and nothing of it is left behind, however it ends."""
 
 import asyncio
 import json
@@ -32,12 +32,13 @@ def bench_cli(tmp_path: Path) -> Cli:
     return Cli(
         tmp_path,
         {"TMPDIR": str(tmp_path / "temporary"), "XDG_CACHE_HOME": str(tmp_path / "cache"), **nonsense},
+        "bench",
     )
 
 
 async def run(cli: Cli, *arguments: str) -> Ended:
     """Run a measurement to its end, with patience."""
-    async with asyncio.timeout(PATIENCE_SECONDS), cli.started("bench", *arguments) as process:
+    async with asyncio.timeout(PATIENCE_SECONDS), cli.started(*arguments) as process:
         out, err = await process.communicate()
     assert process.returncode is not None
     assert b"Traceback" not in err, err.decode()
@@ -255,7 +256,7 @@ async def test_table(bench_cli: Cli) -> None:
 
 async def test_progress(bench_cli: Cli) -> None:
     """On a terminal a bar says how far it is, and is gone in the end."""
-    async with bench_cli.on_terminal("bench", "fanout", *SMALL, *BRIEF, "--runs", "2") as terminal:
+    async with bench_cli.on_terminal("fanout", *SMALL, *BRIEF, "--runs", "2") as terminal:
         assert await terminal.ended() == 0
     assert "fanout: streamer, run 1 of 2 [#" in terminal.shown
     assert "fanout: streamer, run 2 of 2 [###############" in terminal.shown
@@ -288,6 +289,7 @@ async def test_thresholds_that_hold(bench_cli: Cli) -> None:
         (("fanout", "--set", "data_dir=/tmp/x"), "data_dir is given by the measurement"),
         (("fanout", "--set", "STREAMER_ADMIN_KEY=sk_secret"), "admin_key is given by the measurement"),
         (("fanout", "--seconds", "nan"), "'nan' is not a number"),
+        (("ingest", "--rate", "nan"), "'nan' is not a number"),
         (("fanout", "--rate", "inf"), "not in the range"),
         (("ingest", "--peer", "nchan"), "nchan cannot do ingest; it can do fanout"),
         (("everything",), "everything"),
@@ -326,7 +328,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_interrupted(bench_cli: Cli, number: signal.Signals, code: int) -> None:
     """Ctrl-C ends everything that was started, and removes the folder, before the command ends."""
-    async with bench_cli.started("bench", "fanout", *SMALL, "--seconds", "60") as process:
+    async with bench_cli.started("fanout", *SMALL, "--seconds", "60") as process:
         started = await running(process)
         assert left_over(bench_cli) != []
         process.send_signal(number)
@@ -339,7 +341,7 @@ async def test_interrupted(bench_cli: Cli, number: signal.Signals, code: int) ->
 
 async def test_killed(bench_cli: Cli) -> None:
     """`kill -9` of the command leaves nothing, either."""
-    async with bench_cli.started("bench", "fanout", *SMALL, "--seconds", "60") as process:
+    async with bench_cli.started("fanout", *SMALL, "--seconds", "60") as process:
         started = await running(process)
         process.kill()
         await eventually(lambda: not alive(started))
@@ -348,7 +350,7 @@ async def test_killed(bench_cli: Cli) -> None:
 
 async def test_server_that_dies(bench_cli: Cli) -> None:
     """A server that ends in the midst of it ends the measurement with an error."""
-    async with bench_cli.started("bench", "fanout", *SMALL, "--rate", "20", "--seconds", "60") as process:
+    async with bench_cli.started("fanout", *SMALL, "--rate", "20", "--seconds", "60") as process:
         (server,) = [each for each in await running(process) if "serve" in each.cmdline()]
         server.kill()
         _, err = await process.communicate()

@@ -1,4 +1,4 @@
-"""What `streamer bench` takes for exact: streams cut anywhere, and readers that lose, double and reorder."""
+"""What `./run bench` takes for exact: streams cut anywhere, and readers that lose, double and reorder."""
 
 import itertools
 from array import array
@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.bench.check import Tally, compare, compare_part, merged, percentiles
-from streamer.bench.dialects import Page
-from streamer.bench.events import DETAILS
-from streamer.bench.ground import BenchError
-from streamer.bench.report import middle, parse_thresholds, ratios
-from streamer.bench.wire import Blob, Mark, Memory, parse_chunked, parse_sse, parse_websocket
+from bench.check import Tally, compare, compare_part, merged, percentiles
+from bench.dialects import Page
+from bench.events import DETAILS
+from bench.ground import BenchError
+from bench.report import middle, parse_thresholds, ratios
+from bench.wire import Blob, Mark, Memory, parse_chunked, parse_sse, parse_websocket
 from streamer.core.frame import SSE_HEARTBEAT, Frame, sse_message
 from streamer.core.position import Position
 from streamer.transports.sse import SseWire

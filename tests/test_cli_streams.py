@@ -27,6 +27,7 @@ def database_url(tmp_path: Path) -> str:
 # Forks for each case: to import the commands costs more than to run them.
 WALK = r"""
 import importlib, json, os, sys
+import bench.cli
 from streamer.cli import COMMANDS, main
 
 for name in COMMANDS:
@@ -38,6 +39,8 @@ def run(arguments, redirect):
     if not child:
         os.dup2(write, 2)
         redirect()
+        if arguments[:1] == ["bench"]:
+            bench.cli.main(arguments[1:])
         main(arguments)
         os._exit(99)
     os.close(write)

@@ -19,7 +19,6 @@ from streamer.cli import main
         (["tail", "w", "--max-wait", "nan"], "'nan' is not a number"),
         (["whoami", "--max-wait", "NaN"], "'NaN' is not a number"),
         (["demo", "--rate", "nan"], "'nan' is not a number"),
-        (["bench", "ingest", "--rate", "nan"], "'nan' is not a number"),
     ],
 )
 def test_is_refused(arguments: list[str], said: str) -> None:

@@ -70,7 +70,8 @@ def checkout(tmp_path: Path) -> Checkout:
     made.folder.mkdir(parents=True)
     for name in ("run", "requirements.lock"):
         shutil.copy2(ROOT / name, made.folder)
-    shutil.copytree(ROOT / "streamer", made.folder / "streamer", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("streamer", "bench"):
+        shutil.copytree(ROOT / name, made.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (made.programs / "python3").symlink_to(os.path.realpath(sys.executable))
     # As version managers leave them: names that only print an error.
     for name in ("python3.13", "python3.12", "python3.11"):
@@ -98,6 +99,12 @@ def test_first_start_sets_up_and_second_does_not(checkout: Checkout, tmp_path: P
     assert second.stdout == first.stdout
     assert second.stderr == ""
     assert len(checkout.installs()) == 1
+
+
+def test_measurements_are_started_too(checkout: Checkout, tmp_path: Path) -> None:
+    """`./run bench` starts the package beside the server's, which has no such command."""
+    assert checkout.run("bench", "--help", cwd=tmp_path).stdout.startswith("Usage: ./run bench ")
+    assert checkout.run("--help").stdout.count("bench") == checkout.run("--help").stdout.count("./run bench") > 0
 
 
 def test_starts_from_anywhere(checkout: Checkout, tmp_path: Path) -> None:

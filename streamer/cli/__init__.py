@@ -18,7 +18,6 @@ COMMANDS = {
     "keys": "Make, list and revoke a workspace's keys.",
     "members": "Say who may do what in a workspace.",
     "whoami": "Show who the key is and what it may do.",
-    "bench": "Measure a server of its own under load.",
     "backup": "Back the database up while servers run.",
     "restore": "Put a backup in the place of the database.",
     "rebuild": "Make entities anew from the logs.",

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from bench import cli as bench
 from streamer.cli import main
 from streamer.cli.screen import AGENT_VARIABLES
 from tests.support.run_dir import forget_pid, note_pid
@@ -23,15 +24,20 @@ from tests.support.tools import ROOT
 from tests.support.waiting import SECONDS
 
 
-def commands(group: click.Group = main, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+def commands() -> Iterator[tuple[str, click.Command]]:
     """Yield every command with its name, those of groups with the group's before it; groups too."""
+    yield from _commands(main, "")
+    yield "bench", bench.command
+
+
+def _commands(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Command]]:
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
         yield prefix + name, command
         if isinstance(command, click.Group):
-            yield from commands(command, f"{prefix}{name} ")
+            yield from _commands(command, f"{prefix}{name} ")
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,9 @@ async def said(stream: asyncio.StreamReader | None, text: str, times: int = 1) -
 class Cli:
     """Runs commands in a folder, with some variables."""
 
-    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, variables: Mapping[str, str], module: str = "streamer") -> None:
         self._folder = folder
+        self._module = module
         self.variables = dict(variables)
 
     @property
@@ -133,7 +140,7 @@ class Cli:
             terminal.close()
 
     def _command(self, arguments: tuple[object, ...]) -> list[str]:
-        return [sys.executable, "-P", "-m", "streamer", *map(str, arguments)]
+        return [sys.executable, "-P", "-m", self._module, *map(str, arguments)]
 
 
 class Terminal:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.bench.nchan import MODULES as NCHAN
+from bench.nchan import MODULES as NCHAN
 
 IN_CI = os.environ.get("CI") == "true"
 ROOT = Path(__file__).resolve().parents[2]

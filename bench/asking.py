@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from streamer.bench.check import BUCKET_NS
-from streamer.bench.ground import BenchError
+from bench.check import BUCKET_NS
+from bench.ground import BenchError
 
 ANSWER_SECONDS = 30.0
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
-from streamer.bench.check import Tally, merged, percentiles, total
-from streamer.bench.events import EVENT
-from streamer.bench.ground import BenchError, Ground, Worker
-from streamer.bench.load import Load
-from streamer.bench.targets import NO_FILTER, Target, Written
+from bench.check import Tally, merged, percentiles, total
+from bench.events import EVENT
+from bench.ground import BenchError, Ground, Worker
+from bench.load import Load
+from bench.targets import NO_FILTER, Target, Written
 
 Metrics = dict[str, float | None]
-"""What was measured, by the names of `streamer.bench.report.METRICS`."""
+"""What was measured, by the names of `bench.report.METRICS`."""
 
 
 class Writers:
@@ -23,10 +23,10 @@ class Writers:
             on: where.
             target: the server.
             load: how many connections, workspaces and filters.
-            pattern: of the events, one of `streamer.bench.events`.
+            pattern: of the events, one of `bench.events`.
         """
         self.load = load
-        self._publishers = Worker(on, "streamer.bench.publishers", f"publishers-{len(on.started)}")
+        self._publishers = Worker(on, "bench.publishers", f"publishers-{len(on.started)}")
         self._acked: dict[int, list[int]] = {}
         self._next = 0
         self._publishers.call(
@@ -67,7 +67,7 @@ class Crowd(Writers):
         self.target = target
         number = len(on.started)
         self._readers = [
-            Worker(on, "streamer.bench.readers", f"readers-{number}-{part}") for part in range(load.reader_processes)
+            Worker(on, "bench.readers", f"readers-{number}-{part}") for part in range(load.reader_processes)
         ]
         self._streams: list[set[str]] = [set() for _ in self._readers]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import orjson
 
-from streamer.bench.asking import Asking
-from streamer.bench.crowd import Metrics
-from streamer.bench.ground import BenchError, Ground, environment
-from streamer.bench.load import Load
-from streamer.bench.targets import free_port, serve
-from streamer.bench.usage import Usage
+from bench.asking import Asking
+from bench.crowd import Metrics
+from bench.ground import BenchError, Ground, environment
+from bench.load import Load
+from bench.targets import free_port, serve
+from bench.usage import Usage
 
 PACKAGES = ("praisonai-platform==0.1.9", "greenlet", "bcrypt==4.0.1")
 """Greenlet is missing from its requirements, and newer versions of bcrypt do not work with it."""

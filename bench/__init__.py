@@ -1,4 +1,4 @@
-"""What `streamer bench` does: real servers under load, and every delivery checked.
+"""What `./run bench` does: real servers under load, and every delivery checked.
 
 Each part is a process of its own, so that the server's CPU time is its own::
 

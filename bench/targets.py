@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import orjson
 
-from streamer.bench.asking import Asking
-from streamer.bench.events import DETAILS
-from streamer.bench.ground import BenchError, Ground, environment
-from streamer.bench.usage import Usage
+from bench.asking import Asking
+from bench.events import DETAILS
+from bench.ground import BenchError, Ground, environment
+from bench.usage import Usage
 
 UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -33,7 +33,7 @@ class Written(Protocol):
     """Only one connection at a time may append to a workspace if its order is to be known."""
 
     def publishing(self, pattern: str) -> dict[str, str]:
-        """Return what the publishers send: the path of a workspace, head and events, by a pattern of `streamer.bench.events`."""
+        """Return what the publishers send: the path of a workspace, head and events, by a pattern of `bench.events`."""
         ...
 
 

@@ -2,15 +2,15 @@
 
 from array import array
 
-from streamer.bench.asking import Asking
-from streamer.bench.check import compare, merged, percentiles
-from streamer.bench.crowd import Metrics, Writers
-from streamer.bench.ground import Ground
-from streamer.bench.load import Load
-from streamer.bench.praisonai import PraisonAI
-from streamer.bench.targets import Streamer
-from streamer.bench.usage import machine_cpu
-from streamer.bench.wire import log_page
+from bench.asking import Asking
+from bench.check import compare, merged, percentiles
+from bench.crowd import Metrics, Writers
+from bench.ground import Ground
+from bench.load import Load
+from bench.praisonai import PraisonAI
+from bench.targets import Streamer
+from bench.usage import machine_cpu
+from bench.wire import log_page
 
 MIB = 2**20
 

@@ -1,10 +1,10 @@
 """The scenario `fanout`: events at a rate, to many subscribers."""
 
-from streamer.bench.crowd import Crowd, Metrics
-from streamer.bench.ground import Ground
-from streamer.bench.load import Load
-from streamer.bench.targets import Target
-from streamer.bench.usage import machine_cpu
+from bench.crowd import Crowd, Metrics
+from bench.ground import Ground
+from bench.load import Load
+from bench.targets import Target
+from bench.usage import machine_cpu
 
 MIB = 2**20
 

@@ -6,18 +6,18 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from streamer.bench.crowd import Metrics
-from streamer.bench.dialects import dialects
-from streamer.bench.fanout import fanout
-from streamer.bench.ground import Ground, ground
-from streamer.bench.history import history
-from streamer.bench.ingest import ingest
-from streamer.bench.load import Load
-from streamer.bench.nchan import Nchan
-from streamer.bench.praisonai import PraisonAI
-from streamer.bench.report import WORST, middle, ratios, unit_of
-from streamer.bench.storms import idle, resume, slow, soak
-from streamer.bench.targets import Streamer, Written
+from bench.crowd import Metrics
+from bench.dialects import dialects
+from bench.fanout import fanout
+from bench.ground import Ground, ground
+from bench.history import history
+from bench.ingest import ingest
+from bench.load import Load
+from bench.nchan import Nchan
+from bench.praisonai import PraisonAI
+from bench.report import WORST, middle, ratios, unit_of
+from bench.storms import idle, resume, slow, soak
+from bench.targets import Streamer, Written
 
 BUSY = 0.9
 """A process that is this busy has no more to give."""

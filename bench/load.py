@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from streamer.bench.targets import NO_FILTER
+from bench.targets import NO_FILTER
 
 
 @dataclass(frozen=True)

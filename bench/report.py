@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from streamer.bench.crowd import Metrics
+from bench.crowd import Metrics
 
 WORST = ("lost", "doubled", "out_of_order", "unexpected", "gaps", "failed", "ended")
 """Of these a median would hide one: the highest of all runs counts."""

@@ -1,25 +1,26 @@
-"""`streamer bench`: servers of its own under load, and what came of it."""
+"""`./run bench`: servers of its own under load, and what came of it."""
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 import orjson
 
-from streamer.bench.ground import BenchError, need_files
-from streamer.bench.load import Load
-from streamer.bench.machine import machine
-from streamer.bench.report import Threshold, parse_thresholds, table
-from streamer.bench.run import SCENARIOS, Outcome, measure
+from bench.ground import BenchError, need_files
+from bench.load import Load
+from bench.machine import machine
+from bench.report import Threshold, parse_thresholds, table
+from bench.run import SCENARIOS, Outcome, measure
+from bench.scratch import scratch_database
 from streamer.cli.remote import INTERRUPTED, Failure, say_no_more
 from streamer.cli.screen import StatusLine, for_people
+from streamer.cli.streams import guarded
 from streamer.cli.values import Number
 from streamer.core.errors import StoreUnavailable
 from streamer.settings import Settings
 from streamer.store.postgresql import BadDatabaseUrl
-from streamer.store.scratch import scratch_database
 
 BAR = 30
 MISSED = 7
@@ -126,9 +127,9 @@ def command(
     """Measure a server of its own under load, and check every delivery.
 
     \b
-    streamer bench fanout --subscribers 1000 --rate 200 --transport websocket
-    streamer bench fanout --runs 3 --peer nchan
-    streamer bench ingest --connections 256 --assert 'events_per_second>8k,p99<60ms'
+    ./run bench fanout --subscribers 1000 --rate 200 --transport websocket
+    ./run bench fanout --runs 3 --peer nchan
+    ./run bench ingest --connections 256 --assert 'events_per_second>8k,p99<60ms'
 
     \b
     ingest   appends: one event a request, or batches
@@ -189,6 +190,13 @@ def command(
         click.echo(f"missed: {each.text}, but it is {outcome.result[each.name]}", err=True)
     if missed:
         raise click.exceptions.Exit(MISSED)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    arguments = sys.argv[1:] if args is None else args
+    with guarded(arguments):
+        command.main(arguments, prog_name="./run bench")
 
 
 def _bar(status: StatusLine) -> Callable[[str, float], None]:

@@ -7,15 +7,15 @@ from typing import Any, Protocol
 
 import orjson
 
-from streamer.bench.asking import Asking, burst
-from streamer.bench.check import BUCKET_NS, percentiles
-from streamer.bench.crowd import Metrics, Writers
-from streamer.bench.events import ACTIONS, ACTORS, ENTITIES, RUNS, VARIED
-from streamer.bench.ground import BenchError, Ground
-from streamer.bench.load import Load
-from streamer.bench.praisonai import PraisonAI
-from streamer.bench.targets import Streamer
-from streamer.bench.usage import Usage
+from bench.asking import Asking, burst
+from bench.check import BUCKET_NS, percentiles
+from bench.crowd import Metrics, Writers
+from bench.events import ACTIONS, ACTORS, ENTITIES, RUNS, VARIED
+from bench.ground import BenchError, Ground
+from bench.load import Load
+from bench.praisonai import PraisonAI
+from bench.targets import Streamer
+from bench.usage import Usage
 
 PAGE = 50
 BATCH = 1000

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from streamer.bench.ground import BenchError, Ground, environment
-from streamer.bench.targets import NO_FILTER, UPGRADE, free_port, serve
-from streamer.bench.usage import Usage, children
+from bench.ground import BenchError, Ground, environment
+from bench.targets import NO_FILTER, UPGRADE, free_port, serve
+from bench.usage import Usage, children
 
 MODULES = tuple(Path(f"/usr/{folder}/nginx/modules/ngx_nchan_module.so") for folder in ("lib", "lib64", "share"))
 """Where distributions have it."""

@@ -3,12 +3,12 @@
 import time
 from statistics import median
 
-from streamer.bench.check import merged, percentiles
-from streamer.bench.crowd import Crowd, Metrics
-from streamer.bench.fanout import MIB, measure, memory
-from streamer.bench.ground import Ground
-from streamer.bench.load import Load
-from streamer.bench.targets import Streamer, Target
+from bench.check import merged, percentiles
+from bench.crowd import Crowd, Metrics
+from bench.fanout import MIB, measure, memory
+from bench.ground import Ground
+from bench.load import Load
+from bench.targets import Streamer, Target
 
 BATCH = 100
 FIRST_MINUTE = 60

@@ -14,10 +14,10 @@ from collections import Counter, deque
 from itertools import accumulate
 from typing import Any
 
-from streamer.bench.asking import complete
-from streamer.bench.check import BUCKET_NS
-from streamer.bench.events import values
-from streamer.bench.ground import BenchError, obey
+from bench.asking import complete
+from bench.check import BUCKET_NS
+from bench.events import values
+from bench.ground import BenchError, obey
 
 ANSWER_SECONDS = 30.0
 PIPELINED = 256
@@ -101,7 +101,7 @@ class Publishers:
             port: of 127.0.0.1.
             path: where a workspace's events are sent to, with a `%d` for its number.
             head: of each request, but for the first line and the length.
-            body: a pattern of `streamer.bench.events`.
+            body: a pattern of `bench.events`.
             connections: how many.
             ordered: the events of a workspace all take one connection, which does not wait for an answer before the next (RFC 9112, 9.3.2).
             workspaces: how many of them the events are spread over, by Zipf's law: the k-th gets 1/k of the first.

@@ -1,6 +1,6 @@
 """The process of the readers: many streams on raw sockets, each remembered byte for byte.
 
-It does what `streamer.bench.ground.Worker` is told, in an endless loop over one epoll. A read costs it a few microseconds, so that it
+It does what `bench.ground.Worker` is told, in an endless loop over one epoll. A read costs it a few microseconds, so that it
 keeps up with a million deliveries a second.
 """
 
@@ -17,9 +17,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from streamer.bench.check import BUCKET_NS, Tally, compare, compare_part, total
-from streamer.bench.ground import BenchError, obey
-from streamer.bench.wire import Blob, Mark, Memory, parse_chunked, parse_sse, parse_websocket
+from bench.check import BUCKET_NS, Tally, compare, compare_part, total
+from bench.ground import BenchError, obey
+from bench.wire import Blob, Mark, Memory, parse_chunked, parse_sse, parse_websocket
 
 READ_BYTES = 2**16
 NUMBER_BYTES = array("q").itemsize

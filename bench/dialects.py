@@ -9,16 +9,16 @@ from typing import Any
 
 import orjson
 
-from streamer.bench.asking import Asking, burst
-from streamer.bench.check import percentiles
-from streamer.bench.crowd import Metrics
-from streamer.bench.events import ACTIONS
-from streamer.bench.ground import BenchError, Ground
-from streamer.bench.history import OurArchive, at
-from streamer.bench.load import Load
-from streamer.bench.praisonai import PraisonAI
-from streamer.bench.targets import Streamer
-from streamer.bench.usage import machine_cpu
+from bench.asking import Asking, burst
+from bench.check import percentiles
+from bench.crowd import Metrics
+from bench.events import ACTIONS
+from bench.ground import BenchError, Ground
+from bench.history import OurArchive, at
+from bench.load import Load
+from bench.praisonai import PraisonAI
+from bench.targets import Streamer
+from bench.usage import machine_cpu
 
 LENGTHS = (50, 100)
 LONGEST = LENGTHS[-1]

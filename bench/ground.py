@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 import streamer
-from streamer.bench import warden
+from bench import warden
 
 TICK_SECONDS = 0.2
 """How often somebody who waits says so."""

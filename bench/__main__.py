@@ -1,0 +1,5 @@
+"""Run a measurement: `python -m bench`."""
+
+from bench.cli import main
+
+main()

@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -99,11 +100,24 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Repeat what `./run test` found before the tests, where it is seen."""
+    """Say which files took the time, with --durations; repeat what `./run test` found before the tests, where it is seen."""
+    if terminalreporter.config.getoption("durations"):
+        _write_files(terminalreporter)
     failed = os.environ.get("LINT_FAILED")
     if failed:
         terminalreporter.section("linters", red=True)
         terminalreporter.line(f"FAILED: {failed}; see above. The run fails even if all tests pass.", red=True)
+
+
+def _write_files(terminalreporter: pytest.TerminalReporter) -> None:
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    terminalreporter.section(f"{sum(seconds.values()):.0f} worker seconds, by file")
+    for file, spent in sorted(seconds.items(), key=lambda item: -item[1]):
+        terminalreporter.line(f"{spent:7.1f} {file}")
 
 
 # ---- databases

@@ -21,9 +21,6 @@ from tests.support.tokens import SECRET, join, token
 from tests.support.tools import require
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(120)
-"""Node compiles megabytes for each command, on a machine that has other work to do."""
-
 COMPANY = "company_xyz"
 ISSUE = {"type": "issue", "id": "issue_abc123", "identifier": "PAP-42", "name": "Fix login bug"}
 BOB = {"type": "agent", "id": "agent_eng1", "name": "Bob"}

@@ -580,7 +580,7 @@ async def test_a_deleted_workspace_takes_its_entities_along(
         ]
         return not any(left)
 
-    await eventually(is_gone, timeout=20)
+    await eventually(is_gone)
     assert await stored(database, "other") == folded(await api.history("other", order="asc"))
 
 

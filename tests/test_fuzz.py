@@ -84,7 +84,6 @@ async def rests(api: Api, before: dict[str, float]) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize("who", ["a key", "an admin", "a viewer"])
-@pytest.mark.timeout(180)
 async def test_documented_answers_only(make_server: MakeServer, http: aiohttp.ClientSession, who: str) -> None:
     """Whatever schemathesis sends in the name of a key or a member: no 5xx, and only answers that the document has."""
     server = await make_server(jwt_secret=SECRET)

@@ -50,7 +50,7 @@ from streamer.observe.metrics import Metrics
 from streamer.settings import Settings, SettingsError, load
 from tests.support.issuer import Issuer, IssuerKey, hangs, issuer_key, private_key, says
 from tests.support.tools import ROOT, require
-from tests.support.waiting import eventually
+from tests.support.waiting import SECONDS, eventually
 
 SECRET = "the secret of the tests, which is long enough"
 PUBLISHED = ("RS256", "ES256", "EdDSA")
@@ -1085,7 +1085,7 @@ def _page() -> str:
 
 def _run(*command: str) -> list[str]:
     environment = {"PATH": os.environ["PATH"], "STREAMER_JWT_SECRET": SECRET}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

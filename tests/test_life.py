@@ -524,7 +524,6 @@ def churn(port: int, requests: list[bytes], count: int) -> None:
 
 
 @on_sqlite
-@pytest.mark.timeout(180)
 async def test_twenty_thousand_come_and_go(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
     """Twenty thousand connects and aborts of all kinds: afterwards no reader, no descriptor and no thread more, and memory has stopped growing."""
     total = 20_000

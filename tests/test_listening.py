@@ -11,6 +11,7 @@ from streamer.edge.listening import bind, urls
 from tests.conftest import MakeProcess
 from tests.support.cli import Cli
 from tests.support.databases import sqlite_url
+from tests.support.waiting import SECONDS
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ async def test_addresses(host: str, shown: list[str]) -> None:
         for made in sockets:
             made.listen()
         for address in [*shown, *(["[::1]"] if host == "::" else [])]:
-            with socket.create_connection((address.strip("[]"), port), timeout=5):
+            with socket.create_connection((address.strip("[]"), port), timeout=SECONDS):
                 pass
     finally:
         for made in sockets:

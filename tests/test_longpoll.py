@@ -236,12 +236,13 @@ async def test_who_leaves_leaves_nothing(api: Api, server: Server, caplog: pytes
 @on_sqlite
 async def test_a_stopping_server_answers_who_waits(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
     """On SIGTERM a poll is answered with the position to go on from, and the server does not wait for its time."""
-    process = make_process()
+    longest = 300
+    process = make_process(max_wait_seconds=longest, drain_seconds=longest)
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     position = await head_of(api)
-    waiting = await poll(api, 20, after=position, wait=LONG)
+    waiting = await poll(api, 20, after=position, wait=longest)
     assert await asyncio.wait_for(process.stop(), SECONDS) == 0
     for each in waiting:
         assert (await answered(each)).expect(200) == {"events": [], "position": position}

@@ -339,7 +339,6 @@ async def examine_server(server: Server, api: Api, document: Document, **generat
         assert any(400 <= status < 500 for status in found), (route, found)
 
 
-@pytest.mark.timeout(180)
 async def test_the_server_keeps_to_it(server: Server, api: Api, document: Document) -> None:
     """Whatever schemathesis sends: no 5xx, only documented answers of the documented form, right data taken, wrong data refused."""
     await examine_server(server, api, document, **{"max-examples": 15, "seed": 1})

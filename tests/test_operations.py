@@ -30,7 +30,7 @@ from tests.support.databases import OwnCluster
 from tests.support.process import free_port
 from tests.support.raw import RawConnection, request_head
 from tests.support.tools import ROOT
-from tests.support.waiting import eventually
+from tests.support.waiting import SECONDS, eventually
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -386,7 +386,7 @@ def start(folder: Path, *flags: str, environment: dict[str, str] | None = None) 
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=SECONDS,
         check=False,
     )
 

@@ -18,13 +18,11 @@ from streamer.feed.reasons import Reason
 from streamer.settings import Settings
 from tests.conftest import ADMIN_KEY
 from tests.support.api import Api
-from tests.support.waiting import eventually
+from tests.support.waiting import SECONDS, eventually
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page, Route
 
-SECONDS = 20
-"""How long anything may take; a browser comes back to a server that was gone within four."""
 KEEP = 2000
 """Rows that the page keeps."""
 
@@ -74,7 +72,7 @@ class Screen:
             assert shown == list(seqs), f"{len(shown)} rows, the first {shown[:5]}"
             return True
 
-        await eventually(same, SECONDS)
+        await eventually(same)
 
     async def state(self, text: str) -> None:
         """Wait for the pill to say this."""

@@ -7,6 +7,7 @@ from playwright.async_api import expect
 
 from streamer.app import Server
 from tests.support.api import Api
+from tests.support.waiting import SECONDS
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -21,7 +22,7 @@ async def test_names_that_javascript_knows(api: Api, server: Server, browser: "B
         event = {"actor": {"type": name, "id": name}, "entity": {"type": name, "id": name}, "details": {name: name}}
         (await api.append("w", id=name, action=name, changes={name: {"from": name, "to": 1}}, **event)).expect(201)
     page = await browser.new_page()
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=SECONDS * 1000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     await page.goto(await server.sign_in_link())

@@ -11,6 +11,7 @@ from tests.conftest import MakeServer
 from tests.support.api import Api
 from tests.support.nginx import Nginx
 from tests.support.tokens import SECRET, person
+from tests.support.waiting import SECONDS
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -30,7 +31,7 @@ async def test_the_page_under_a_path(
     (await api.append("w", description="the first")).expect(201)
     profile = await browser.new_context(ignore_https_errors=True)
     page = await profile.new_page()
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=SECONDS * 1000)
     failed: list[str] = []
     page.on("requestfailed", lambda request: failed.append(request.url))
     page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)

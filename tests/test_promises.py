@@ -223,7 +223,6 @@ async def _read_stream(api: Api, account: Account, done: asyncio.Event) -> list[
     return seen
 
 
-@pytest.mark.timeout(120)
 async def test_no_reader_skips_under_slow_writers(database_url: str, api: Api) -> None:
     """16 writers with slow transactions: seq has no hole, and no reader misses an event or sees one twice."""
     account = await _sixteen_writers(database_url, api)
@@ -260,7 +259,6 @@ def _numbers_before_the_transaction(database: Database, writer: GroupCommit) -> 
     statements._advance = select(1)  # type: ignore[assignment]
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("mutate", [_without_row_lock, _numbers_before_the_transaction])
 async def test_the_row_lock_is_what_keeps_readers_from_skipping(
     postgresql_url: str, http: aiohttp.ClientSession, tmp_path: Path, mutate: Mutate

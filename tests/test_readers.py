@@ -388,7 +388,6 @@ async def _catch_ups(api: Api) -> float:
 # ---- kill -9
 
 
-@pytest.mark.timeout(120)
 async def test_every_kind_resumes_after_kill_9(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
     """However often the server is killed under load: every reader of every kind has all that was acknowledged, once and in order."""
     server = make_process()
@@ -422,7 +421,7 @@ async def test_every_kind_resumes_after_kill_9(make_process: MakeProcess, http: 
         await eventually(lambda kill=kill: acknowledged[0] >= each * kill)  # type: ignore[misc]
         server.kill()
         await server.start()
-    async with asyncio.timeout(SECONDS * 2):
+    async with asyncio.timeout(SECONDS):
         await asyncio.gather(loading, *reading)
     for name, (_, diary) in diaries.items():
         assert diary.seqs == list(range(1, diary.seqs[-1] + 1)), name
@@ -434,7 +433,6 @@ async def test_every_kind_resumes_after_kill_9(make_process: MakeProcess, http: 
 # ---- never skipped
 
 
-@pytest.mark.timeout(120)
 async def test_no_kind_skips_under_slow_writers(database_url: str, api: Api) -> None:
     """16 writers, each like a node of its own, with slow transactions: readers of every kind get each event once and in order."""
     writers, each = 16, 10

@@ -28,9 +28,6 @@ from tests.support.proxy import Proxy, proxy_to
 from tests.support.tools import find, require
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(180)
-"""A dozen programs at once, on a machine that has other work to do."""
-
 TEXT = "ünïcode 😀, separators \u2028\u2029\x85\v\f, lines\r\n\n"
 """What a reader of lines might stumble over."""
 

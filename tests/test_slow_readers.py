@@ -12,7 +12,7 @@ from tests.conftest import ADMIN_KEY, MakeProcess
 from tests.support.api import Api
 from tests.support.crowd import Crowd, Member
 from tests.support.readers import SSE, WEBSOCKET, Kind, seqs_of
-from tests.support.waiting import SECONDS, eventually
+from tests.support.waiting import eventually
 
 WS = "crowd"
 QUICK, SLOW = 1980, 20
@@ -42,7 +42,6 @@ def forget_peak(pid: int) -> None:
 
 
 @on_sqlite
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("kind", [SSE, WEBSOCKET], ids=lambda kind: kind.name)
 async def test_memory_for_a_reader_is_bounded(
     make_process: MakeProcess, http: aiohttp.ClientSession, kind: Kind, record_property: Callable[[str, object], None]
@@ -67,7 +66,7 @@ async def test_memory_for_a_reader_is_bounded(
                 await api.append_all(WS, [{"details": {"text": random.randbytes(60).hex()}} for _ in range(BATCH)])
             ).expect(201)["events"]
             total += BATCH
-            await eventually(lambda total=total: _have_all(quick, total), timeout=SECONDS * 2)  # type: ignore[misc,arg-type]
+            await eventually(lambda total=total: _have_all(quick, total))  # type: ignore[misc,arg-type]
             produced = max(member.bytes for member in quick)
             for member in slow:
                 member.take_until(produced // SHARE)
@@ -107,7 +106,6 @@ async def _catch_ups(api: Api) -> float:
 
 
 @on_sqlite
-@pytest.mark.timeout(120)
 async def test_what_a_reader_holds_that_takes_nothing(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
     """50 readers that take nothing of 20 MB: the server holds neither the events nor a copy for each; all get them in the end."""
     process = make_process(ring_bytes=128 * KIB)
@@ -137,7 +135,6 @@ async def test_what_a_reader_holds_that_takes_nothing(make_process: MakeProcess,
 
 
 @on_sqlite
-@pytest.mark.timeout(120)
 async def test_a_burst_larger_than_the_ring_for_many(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
     """When a batch does not fit into the ring all go to the log for it, together: nobody is turned away, and all have it."""
     process = make_process(ring_bytes=16 * KIB)
@@ -148,5 +145,5 @@ async def test_a_burst_larger_than_the_ring_for_many(make_process: MakeProcess, 
         members = await crowd.join(2000)
         for round_ in range(1, 3):
             (await api.append_all(WS, [{}] * 100)).expect(201)
-            await eventually(lambda total=100 * round_: _have_all(members, total + 1), timeout=SECONDS * 2)  # type: ignore[misc,arg-type]
+            await eventually(lambda total=100 * round_: _have_all(members, total + 1))  # type: ignore[misc,arg-type]
         assert all(member.is_in_order for member in members)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tests.support.run_dir import forget_pid, note_pid
 from tests.support.snippets import snippets
 from tests.support.tools import ROOT, require
-from tests.support.waiting import SECONDS, eventually
+from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page, Route
@@ -88,7 +88,7 @@ class Consumer(ABC):
     async def saw(self, count: int, *, first: int = 1) -> None:
         """Wait until it was given `count` events, and check that those are `first` and the following, each once, in order."""
         with contextlib.suppress(AssertionError):
-            await eventually(lambda: len(self.seen) >= count, timeout=2 * SECONDS)
+            await eventually(lambda: len(self.seen) >= count)
         assert self.seqs == list(range(first, first + count)), repr(self)
 
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from tests.support.api import Api, events
 from tests.support.raw import request_head
-from tests.support.waiting import SECONDS, eventually
+from tests.support.waiting import eventually
 
 CHUNK = 2**18
 
@@ -139,5 +139,5 @@ class Crowd:
             member.take_until(None)
             joined.append(member)
         self.members += joined
-        await eventually(lambda: all(member.is_synced for member in joined), timeout=SECONDS * 2)
+        await eventually(lambda: all(member.is_synced for member in joined))
         return joined

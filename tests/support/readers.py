@@ -94,7 +94,7 @@ class Kind(Protocol):
 async def take(reader: Reader, count: int) -> list[Event]:
     """Return the next events, at least `count`."""
     found: list[Event] = []
-    async with asyncio.timeout(SECONDS * 2):
+    async with asyncio.timeout(SECONDS):
         while len(found) < count:
             found += await reader.some()
     return found

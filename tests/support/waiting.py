@@ -7,8 +7,8 @@ from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
-SECONDS = 15.0
-"""How long anything may take in a test, also on a busy machine. What works takes milliseconds."""
+SECONDS = 60.0
+"""How long anything may take in a test, also on a busy machine. What works takes milliseconds, so a high ceiling costs nothing."""
 
 
 @overload

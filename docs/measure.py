@@ -83,9 +83,9 @@ WORKS = (
          "{result[p99_by_alone]} times; RSS at most {result[rss_peak]} MiB"),
     Work("idle", "readers", "10,000 idle SSE streams", "≤ 12 KiB each", "idle",
          "{result[rss_per_connection]} KiB each, {result[cpu_idle]} of a core"),
-    Work("resume", "readers", "2,000 subscribers come back at once, 1,000 missed events each", "all exact; time given", "resume",
+    Work("resume", "readers", "2,000 subscribers reconnect at once, 1,000 missed events each", "all exact; time given", "resume",
          "{result[catch_up_seconds]} s, {result[deliveries_per_second]} deliveries/s, {result[lost]} lost, {result[doubled]} doubled"),
-    Work("soak", "readers", "ten minutes of 50 streams a second that come and go", "no growth after the first minute", "soak",
+    Work("soak", "readers", "ten minutes of 50 streams a second that open and close", "no growth after the first minute", "soak",
          "RSS {result[rss_growth]} MiB, files {result[files_growth]}, over {result[visitors]} visitors"),
 )  # fmt: skip
 

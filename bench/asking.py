@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from bench.check import BUCKET_NS
-from bench.ground import BenchError
+from bench.sandbox import BenchError
 
 ANSWER_SECONDS = 30.0
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)

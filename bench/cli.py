@@ -8,11 +8,11 @@ from typing import Any
 import click
 import orjson
 
-from bench.ground import BenchError, need_files
 from bench.load import Load
 from bench.machine import machine
 from bench.report import Threshold, parse_thresholds, table
 from bench.run import SCENARIOS, Outcome, measure
+from bench.sandbox import BenchError, need_files
 from bench.scratch import scratch_database
 from streamer.cli.remote import INTERRUPTED, Failure, say_no_more
 from streamer.cli.screen import StatusLine, for_people

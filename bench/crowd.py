@@ -5,8 +5,8 @@ from typing import Any
 
 from bench.check import Tally, merged, percentiles, total
 from bench.events import EVENT
-from bench.ground import BenchError, Ground, Worker
 from bench.load import Load
+from bench.sandbox import BenchError, Sandbox, Worker
 from bench.targets import NO_FILTER, Target, Written
 
 Metrics = dict[str, float | None]
@@ -16,17 +16,17 @@ Metrics = dict[str, float | None]
 class Writers:
     """The process of the publishers, and what it was told is stored."""
 
-    def __init__(self, on: Ground, target: Written, load: Load, pattern: str = EVENT) -> None:
+    def __init__(self, sandbox: Sandbox, target: Written, load: Load, pattern: str = EVENT) -> None:
         """Start the process, open its connections, and append one event to each workspace, which makes it.
 
         Args:
-            on: where.
+            sandbox: where.
             target: the server.
             load: how many connections, workspaces and filters.
             pattern: of the events, one of `bench.events`.
         """
         self.load = load
-        self._publishers = Worker(on, "bench.publishers", f"publishers-{len(on.started)}")
+        self._publishers = Worker(sandbox, "bench.publishers", f"publishers-{len(sandbox.started)}")
         self._acked: dict[int, list[int]] = {}
         self._next = 0
         self._publishers.call(
@@ -61,13 +61,13 @@ class Writers:
 class Crowd(Writers):
     """Publishers and readers of one server."""
 
-    def __init__(self, on: Ground, target: Target, load: Load) -> None:
+    def __init__(self, sandbox: Sandbox, target: Target, load: Load) -> None:
         """Start the processes; no stream is open yet."""
-        super().__init__(on, target, load)
+        super().__init__(sandbox, target, load)
         self.target = target
-        number = len(on.started)
+        number = len(sandbox.started)
         self._readers = [
-            Worker(on, "bench.readers", f"readers-{number}-{part}") for part in range(load.reader_processes)
+            Worker(sandbox, "bench.readers", f"readers-{number}-{part}") for part in range(load.reader_processes)
         ]
         self._streams: list[set[str]] = [set() for _ in self._readers]
 

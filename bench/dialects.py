@@ -13,10 +13,10 @@ from bench.asking import Asking, burst
 from bench.check import percentiles
 from bench.crowd import Metrics
 from bench.events import ACTIONS
-from bench.ground import BenchError, Ground
 from bench.history import OurArchive, at
 from bench.load import Load
 from bench.praisonai import PraisonAI
+from bench.sandbox import BenchError, Sandbox
 from bench.targets import Streamer
 from bench.usage import machine_cpu
 
@@ -56,7 +56,7 @@ class Page:
             raise BenchError(f"the page {self.target} is wrong: it holds {ids}, and not {self.events or self.length}")
 
 
-def dialects(ground: Ground, target: Streamer | PraisonAI, load: Load) -> Metrics:
+def dialects(sandbox: Sandbox, target: Streamer | PraisonAI, load: Load) -> Metrics:
     """Fill a log and list it by every API, from one connection and from several."""
     if isinstance(target, PraisonAI):
         filled = target.fill(load)
@@ -65,16 +65,16 @@ def dialects(ground: Ground, target: Streamer | PraisonAI, load: Load) -> Metric
             for name, length, offset in _depths(load.events)
         }
     else:
-        archive = OurArchive(ground, target)
+        archive = OurArchive(sandbox, target)
         filled = archive.fill(load)
         pages = dict(_Listed(target, load).pages())
     for page in pages.values():
         with Asking(target.port, page.head) as asking:
             page.check(asking.ask(page.target))
-    return {"events": load.events, **filled, **_read(ground, target, pages, load.seconds)}
+    return {"events": load.events, **filled, **_read(sandbox, target, pages, load.seconds)}
 
 
-def _read(ground: Ground, target: Streamer | PraisonAI, pages: dict[str, Page], seconds: float) -> Metrics:
+def _read(sandbox: Sandbox, target: Streamer | PraisonAI, pages: dict[str, Page], seconds: float) -> Metrics:
     """Ask for the pages in turn, so that whatever else the machine does slows all alike; each at least once by each connection."""
     took = {(name, connections): Counter[int]() for name in pages for connections in CONNECTIONS}
     spent = dict.fromkeys(took, 0.0)
@@ -92,7 +92,7 @@ def _read(ground: Ground, target: Streamer | PraisonAI, pages: dict[str, Page], 
             cpu[name] += target.usage.cpu() - before
             took[name, connections] += answers
             spent[name, connections] += lasted
-            ground.tick()
+            sandbox.tick()
     others = machine_cpu() - machine - (time.process_time() + target.usage.cpu() - ours)
     metrics: Metrics = {
         "pages": sum(answers.total() for answers in took.values()),

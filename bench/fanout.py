@@ -1,17 +1,17 @@
 """The scenario `fanout`: events at a rate, to many subscribers."""
 
 from bench.crowd import Crowd, Metrics
-from bench.ground import Ground
 from bench.load import Load
+from bench.sandbox import Sandbox
 from bench.targets import Target
 from bench.usage import machine_cpu
 
 MIB = 2**20
 
 
-def fanout(ground: Ground, target: Target, load: Load) -> Metrics:
+def fanout(sandbox: Sandbox, target: Target, load: Load) -> Metrics:
     """Measure one server under the load."""
-    crowd = Crowd(ground, target, load)
+    crowd = Crowd(sandbox, target, load)
     before = target.usage.rss()
     crowd.join(load.streams())
     connected = target.usage.rss()

@@ -11,9 +11,9 @@ from bench.asking import Asking, burst
 from bench.check import BUCKET_NS, percentiles
 from bench.crowd import Metrics, Writers
 from bench.events import ACTIONS, ACTORS, ENTITIES, RUNS, VARIED
-from bench.ground import BenchError, Ground
 from bench.load import Load
 from bench.praisonai import PraisonAI
+from bench.sandbox import BenchError, Sandbox
 from bench.targets import Streamer
 from bench.usage import Usage
 
@@ -52,14 +52,14 @@ class Archive(Protocol):
 class OurArchive:
     """The log of a workspace of ours."""
 
-    def __init__(self, ground: Ground, target: Streamer) -> None:
-        self._ground = ground
+    def __init__(self, sandbox: Sandbox, target: Streamer) -> None:
+        self._sandbox = sandbox
         self._target = target
         self.head, self.port, self.usage = target.head, target.port, target.usage
 
     def fill(self, load: Load) -> Metrics:
         """Append the events in batches."""
-        writers = Writers(self._ground, self._target, load, VARIED)
+        writers = Writers(self._sandbox, self._target, load, VARIED)
         filled = writers.publish(rate=None, count=load.events, batch=min(BATCH, load.events))
         if filled["failed"]:
             raise BenchError(f"the log could not be filled: {filled['why']}")
@@ -90,9 +90,9 @@ class OurArchive:
         return f"cursor={page['cursor']}"
 
 
-def history(ground: Ground, target: Streamer | PraisonAI, load: Load) -> Metrics:
+def history(sandbox: Sandbox, target: Streamer | PraisonAI, load: Load) -> Metrics:
     """Fill a log and read it, from one connection and then from several."""
-    archive: Archive = target if isinstance(target, PraisonAI) else OurArchive(ground, target)
+    archive: Archive = target if isinstance(target, PraisonAI) else OurArchive(sandbox, target)
     filled = archive.fill(load)
     kinds = archive.questions(load)
     took: dict[str, Counter[int]] = {kind: Counter() for kind in kinds}
@@ -110,7 +110,7 @@ def history(ground: Ground, target: Streamer | PraisonAI, load: Load) -> Metrics
                 took[kind][(time.monotonic_ns() - asked) // BUCKET_NS] += 1
                 pages += 1
             turn += 1
-            ground.tick()
+            sandbox.tick()
     used = archive.usage.cpu() - cpu
     found = {kind: percentiles(buckets) for kind, buckets in took.items()}
     metrics: Metrics = {"events": load.events, **filled, "pages": pages}

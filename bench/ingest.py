@@ -5,9 +5,9 @@ from array import array
 from bench.asking import Asking
 from bench.check import compare, merged, percentiles
 from bench.crowd import Metrics, Writers
-from bench.ground import Ground
 from bench.load import Load
 from bench.praisonai import PraisonAI
+from bench.sandbox import Sandbox
 from bench.targets import Streamer
 from bench.usage import machine_cpu
 from bench.wire import log_page
@@ -15,9 +15,9 @@ from bench.wire import log_page
 MIB = 2**20
 
 
-def ingest(ground: Ground, target: Streamer | PraisonAI, load: Load) -> Metrics:
+def ingest(sandbox: Sandbox, target: Streamer | PraisonAI, load: Load) -> Metrics:
     """Append at a rate, or as much as is answered, and read all of it back."""
-    writers = Writers(ground, target, load)
+    writers = Writers(sandbox, target, load)
     before = target.usage.rss()
     if load.warmup:
         writers.publish(rate=load.rate, seconds=load.warmup, batch=load.batch)
@@ -35,7 +35,7 @@ def ingest(ground: Ground, target: Streamer | PraisonAI, load: Load) -> Metrics:
         **percentiles(merged([sent["latencies"]])),
         "failed": sent["failed"],
         "waited": sent["waited"],
-        **(check_log(ground, target, writers) if isinstance(target, Streamer) else count_log(target, writers)),
+        **(check_log(sandbox, target, writers) if isinstance(target, Streamer) else count_log(target, writers)),
         "publishers_busy": round(sent["busy"], 3),
         "cpu": round(used / seconds, 3),
         "others": max(round((machine - used - sent["cpu"]) / seconds, 2), 0),
@@ -53,7 +53,7 @@ def count_log(target: PraisonAI, writers: Writers) -> Metrics:
     return {"lost": max(-more, 0), "unexpected": max(more, 0)}
 
 
-def check_log(ground: Ground, target: Streamer, writers: Writers) -> Metrics:
+def check_log(sandbox: Sandbox, target: Streamer, writers: Writers) -> Metrics:
     """Read every workspace from its beginning: what was acknowledged must be there, once, in its order, by seqs without a hole."""
     result = {"lost": 0, "doubled": 0, "out_of_order": 0, "unexpected": 0, "gaps": 0}
     with Asking(target.port, target.head) as asking:
@@ -65,7 +65,7 @@ def check_log(ground: Ground, target: Streamer, writers: Writers) -> Metrics:
                 seqs.extend(page.seqs)
                 numbers.extend(page.numbers)
                 after = f"&after={page.position}"
-                ground.tick()
+                sandbox.tick()
             # The first event of each has a number below zero: it made the workspace.
             wanted = array("q", [workspace - writers.load.workspaces, *writers.acked(workspace)])
             for name, count in compare(wanted.tobytes(), numbers.tobytes())._asdict().items():

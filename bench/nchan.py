@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bench.ground import BenchError, Ground, environment
+from bench.sandbox import BenchError, Sandbox, environment
 from bench.targets import NO_FILTER, UPGRADE, free_port, serve
 from bench.usage import Usage, children
 
@@ -21,11 +21,11 @@ class Nchan:
     ordered = True
     says_synced = False
 
-    def __init__(self, ground: Ground, body: str) -> None:
+    def __init__(self, sandbox: Sandbox, body: str) -> None:
         """Start it.
 
         Args:
-            ground: where.
+            sandbox: where.
             body: an event as our server stores it, so that both hand out the same bytes.
         """
         program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
@@ -34,13 +34,13 @@ class Nchan:
             raise BenchError("nginx with nchan is not installed", "apt-get install nginx-light libnginx-mod-nchan")
         self._body = body
         self.port = free_port()
-        folder = ground.folder / f"nginx-{self.port}"
+        folder = sandbox.folder / f"nginx-{self.port}"
         folder.mkdir()
         # As root its worker would be another user, who may not look into our folder.
         user = "user root;" if os.geteuid() == 0 else ""
         (folder / "nginx.conf").write_text(_NGINX.format(module=module, folder=folder, port=self.port, user=user))
         command = [program, "-p", str(folder), "-c", "nginx.conf", "-e", str(folder / "error.log")]
-        master = serve(ground, self.name, command, environment(), (self.port, "/ready"))
+        master = serve(sandbox, self.name, command, environment(), (self.port, "/ready"))
         self.usage = Usage(children(master))
 
     def publishing(self, pattern: str) -> dict[str, str]:  # noqa: ARG002 - it has a pattern of its own

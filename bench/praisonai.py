@@ -15,8 +15,8 @@ import orjson
 
 from bench.asking import Asking
 from bench.crowd import Metrics
-from bench.ground import BenchError, Ground, environment
 from bench.load import Load
+from bench.sandbox import BenchError, Sandbox, environment
 from bench.targets import free_port, serve
 from bench.usage import Usage
 
@@ -32,16 +32,16 @@ class PraisonAI:
     name = "praisonai"
     ordered = False
 
-    def __init__(self, ground: Ground) -> None:
-        python = _installed(ground)
+    def __init__(self, sandbox: Sandbox) -> None:
+        python = _installed(sandbox)
         self.port = free_port()
-        self._file = ground.folder / f"praisonai-{self.port}.db"
+        self._file = sandbox.folder / f"praisonai-{self.port}.db"
         variables = {
             "DATABASE_URL": f"sqlite+aiosqlite:///{self._file}",
             "PLATFORM_JWT_SECRET": uuid.uuid4().hex * 2,
         }
         command = [str(python), "-m", "praisonai_platform", "--port", str(self.port)]
-        pid = serve(ground, self.name, command, {**_own_environment(), **variables}, (self.port, "/health"))
+        pid = serve(sandbox, self.name, command, {**_own_environment(), **variables}, (self.port, "/health"))
         self.usage = Usage([pid])
         person = {"email": "bench@example.com", "password": uuid.uuid4().hex, "name": "Bench"}
         with Asking(self.port, "") as asking:
@@ -101,7 +101,7 @@ class PraisonAI:
         return f"/api/v1/workspaces/{self._workspace}/activity?limit={limit}&offset={offset}"
 
 
-def _installed(ground: Ground) -> Path:
+def _installed(sandbox: Sandbox) -> Path:
     """Return the Python that has the packages; the first time they are installed, into a cache folder of this user."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "streamer-bench" / PACKAGES[0].replace("==", "-")
@@ -111,18 +111,18 @@ def _installed(ground: Ground) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", *PACKAGES]
     for command in ([sys.executable, "-m", "venv", str(folder)], pip):
-        _run(ground, command)
+        _run(sandbox, command)
     complete.touch()
     return python
 
 
-def _run(ground: Ground, command: list[str]) -> None:
+def _run(sandbox: Sandbox, command: list[str]) -> None:
     """Run a step of the installation to its end. Raises BenchError if it fails."""
-    process = ground.start(command, _own_environment(), "install.log")
-    ground.until(lambda: process.poll() is not None, "installing praisonai-platform", INSTALL_SECONDS, 0.1)
+    process = sandbox.start(command, _own_environment(), "install.log")
+    sandbox.until(lambda: process.poll() is not None, "installing praisonai-platform", INSTALL_SECONDS, 0.1)
     if process.returncode:
         hint = f"It needs a package index, once: pip install {' '.join(PACKAGES)}"
-        raise BenchError(f"praisonai-platform could not be installed:\n{ground.log('install.log')}", hint)
+        raise BenchError(f"praisonai-platform could not be installed:\n{sandbox.log('install.log')}", hint)
 
 
 def _own_environment() -> dict[str, str]:

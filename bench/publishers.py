@@ -17,7 +17,7 @@ from typing import Any
 from bench.asking import complete
 from bench.check import BUCKET_NS
 from bench.events import values
-from bench.ground import BenchError, obey
+from bench.sandbox import BenchError, obey
 
 ANSWER_SECONDS = 30.0
 PIPELINED = 256

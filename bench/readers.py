@@ -1,6 +1,6 @@
 """The process of the readers: many streams on raw sockets, each remembered byte for byte.
 
-It does what `bench.ground.Worker` is told, in an endless loop over one epoll. A read costs it a few microseconds, so that it
+It does what `bench.sandbox.Worker` is told, in an endless loop over one epoll. A read costs it a few microseconds, so that it
 keeps up with a million deliveries a second.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bench.check import BUCKET_NS, Tally, compare, compare_part, total
-from bench.ground import BenchError, obey
+from bench.sandbox import BenchError, obey
 from bench.wire import Blob, Mark, Memory, parse_chunked, parse_sse, parse_websocket
 
 READ_BYTES = 2**16

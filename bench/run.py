@@ -9,13 +9,13 @@ from typing import Any
 from bench.crowd import Metrics
 from bench.dialects import dialects
 from bench.fanout import fanout
-from bench.ground import Ground, ground
 from bench.history import history
 from bench.ingest import ingest
 from bench.load import Load
 from bench.nchan import Nchan
 from bench.praisonai import PraisonAI
 from bench.report import WORST, middle, ratios, unit_of
+from bench.sandbox import Sandbox, sandbox
 from bench.storms import idle, resume, slow, soak
 from bench.targets import Streamer, Written
 
@@ -41,7 +41,7 @@ class Scenario:
         peers: the other servers that can do the same.
     """
 
-    measure: Callable[[Ground, Any, Load], Metrics]
+    measure: Callable[[Sandbox, Any, Load], Metrics]
     asks: tuple[str, ...]
     load: Load
     peers: tuple[str, ...] = ()
@@ -192,7 +192,7 @@ def measure(  # noqa: PLR0913 - what a measurement is made of
         with ExitStack() as stack:
             # Entered first, so removed when all that use it are gone.
             database = stack.enter_context(scratch(load.database_url)) if load.database_url else None
-            place = stack.enter_context(ground(moment))
+            place = stack.enter_context(sandbox(moment))
             target: Written
             if name == "nchan":
                 target = Nchan(place, body)

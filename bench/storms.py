@@ -6,8 +6,8 @@ from statistics import median
 from bench.check import merged, percentiles
 from bench.crowd import Crowd, Metrics
 from bench.fanout import MIB, measure, memory
-from bench.ground import Ground
 from bench.load import Load
+from bench.sandbox import Sandbox
 from bench.targets import Streamer, Target
 
 BATCH = 100
@@ -17,9 +17,9 @@ LIVE = 20
 """Events that are appended after a scenario, to see that everybody who is there is live."""
 
 
-def resume(ground: Ground, target: Streamer, load: Load) -> Metrics:
+def resume(sandbox: Sandbox, target: Streamer, load: Load) -> Metrics:
     """Cut all subscribers off, append what they miss, and let all of them come back at the same moment."""
-    crowd = Crowd(ground, target, load)
+    crowd = Crowd(sandbox, target, load)
     before = target.usage.rss()
     crowd.join(load.streams())
     connected = target.usage.rss()
@@ -57,9 +57,9 @@ def resume(ground: Ground, target: Streamer, load: Load) -> Metrics:
     }
 
 
-def slow(ground: Ground, target: Target, load: Load) -> Metrics:
+def slow(sandbox: Sandbox, target: Target, load: Load) -> Metrics:
     """Measure a fan-out, then the same again beside slow subscribers; in the end these must be exact, too."""
-    crowd = Crowd(ground, target, load)
+    crowd = Crowd(sandbox, target, load)
     streams = load.streams()
     late = max(round(len(streams) * load.slow), 1) if load.slow else 0
     before = target.usage.rss()
@@ -87,18 +87,18 @@ def slow(ground: Ground, target: Target, load: Load) -> Metrics:
     }
 
 
-def idle(ground: Ground, target: Target, load: Load) -> Metrics:
+def idle(sandbox: Sandbox, target: Target, load: Load) -> Metrics:
     """Open streams, and see what they cost while nothing happens."""
-    crowd = Crowd(ground, target, load)
+    crowd = Crowd(sandbox, target, load)
     usage = target.usage
     before, files = usage.rss(), usage.files()
     tasks = _gauge(target, "tasks")
     began = time.monotonic()
     crowd.join(load.streams())
     connecting = time.monotonic() - began
-    ground.until(lambda: time.monotonic() > began + connecting + 1, "a pause", pause=0.1)
+    sandbox.until(lambda: time.monotonic() > began + connecting + 1, "a pause", pause=0.1)
     connected, cpu, began = usage.rss(), usage.cpu(), time.monotonic()
-    ground.until(lambda: time.monotonic() >= began + load.seconds, "idling", load.seconds + 10, pause=0.1)
+    sandbox.until(lambda: time.monotonic() >= began + load.seconds, "idling", load.seconds + 10, pause=0.1)
     used = (usage.cpu() - cpu) / (time.monotonic() - began)
     opened, more_tasks = usage.files() - files, _gauge(target, "tasks")
     sent = crowd.publish(rate=20, count=LIVE)
@@ -117,9 +117,9 @@ def idle(ground: Ground, target: Target, load: Load) -> Metrics:
     }
 
 
-def soak(ground: Ground, target: Streamer, load: Load) -> Metrics:
+def soak(sandbox: Sandbox, target: Streamer, load: Load) -> Metrics:
     """Let streams come and go beside those that stay, with events all the while; nothing may grow after the first minute."""
-    crowd = Crowd(ground, target, load)
+    crowd = Crowd(sandbox, target, load)
     crowd.join(load.streams())
     samples: list[dict[str, float]] = []
     visitors, part = 0, max(min(2.0, load.seconds / 20), 0.1)

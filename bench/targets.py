@@ -11,7 +11,7 @@ import orjson
 
 from bench.asking import Asking
 from bench.events import DETAILS
-from bench.ground import BenchError, Ground, environment
+from bench.sandbox import BenchError, Sandbox, environment
 from bench.usage import Usage
 
 UPGRADE = (
@@ -59,21 +59,21 @@ class Streamer:
     ordered = False
     says_synced = True
 
-    def __init__(self, ground: Ground, settings: Mapping[str, str], database_url: str | None) -> None:
+    def __init__(self, sandbox: Sandbox, settings: Mapping[str, str], database_url: str | None) -> None:
         self.workspace = f"bench-{uuid.uuid4().hex[:12]}"
         self.port = free_port()
         key = f"sk_{secrets.token_urlsafe(24)}"
         self.head = f"Authorization: Bearer {key}\r\n"
         variables = {
             "STREAMER_PORT": str(self.port),
-            "STREAMER_DATA_DIR": str(ground.folder / f"data-{self.port}"),
+            "STREAMER_DATA_DIR": str(sandbox.folder / f"data-{self.port}"),
             "STREAMER_ADMIN_KEY": key,
             "STREAMER_LOG_LEVEL": "warning",
             **({"STREAMER_DATABASE_URL": database_url} if database_url else {}),
             **{f"STREAMER_{name.upper()}": value for name, value in settings.items()},
         }
         command = [sys.executable, "-P", "-m", "streamer", "serve"]
-        pid = serve(ground, self.name, command, {**environment(), **variables}, (self.port, "/readyz"))
+        pid = serve(sandbox, self.name, command, {**environment(), **variables}, (self.port, "/readyz"))
         self.usage = Usage([pid])
 
     def publishing(self, pattern: str) -> dict[str, str]:
@@ -127,12 +127,12 @@ def free_port() -> int:
 
 
 def serve(
-    ground: Ground, name: str, command: Sequence[str], variables: Mapping[str, str], health: tuple[int, str]
+    sandbox: Sandbox, name: str, command: Sequence[str], variables: Mapping[str, str], health: tuple[int, str]
 ) -> int:
     """Start a server and wait until it is well; return its process.
 
     Args:
-        ground: where.
+        sandbox: where.
         name: what it is called, and its log.
         command: what starts it.
         variables: its environment.
@@ -141,12 +141,12 @@ def serve(
     Raises:
         BenchError: it does not start.
     """
-    log = f"{name}-{len(ground.started)}.log"
-    process = ground.start(command, variables, log)
+    log = f"{name}-{len(sandbox.started)}.log"
+    process = sandbox.start(command, variables, log)
 
     def ready() -> bool:
         if process.poll() is not None:
-            raise BenchError(f"{name} did not start:\n{ground.log(log)}")
+            raise BenchError(f"{name} did not start:\n{sandbox.log(log)}")
         try:
             with Asking(health[0], "", seconds=1) as asking:
                 asking.ask(health[1])
@@ -154,5 +154,5 @@ def serve(
             return False
         return True
 
-    ground.until(ready, f"the start of {name}", 60)
+    sandbox.until(ready, f"the start of {name}", 60)
     return process.pid

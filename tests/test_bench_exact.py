@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from bench.check import Tally, compare, compare_part, merged, percentiles
 from bench.dialects import Page
 from bench.events import DETAILS
-from bench.ground import BenchError
 from bench.report import middle, parse_thresholds, ratios
+from bench.sandbox import BenchError
 from bench.wire import Blob, Mark, Memory, parse_chunked, parse_sse, parse_websocket
 from streamer.core.frame import SSE_HEARTBEAT, Frame, sse_message
 from streamer.core.position import Position

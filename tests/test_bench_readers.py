@@ -11,7 +11,7 @@ import pytest
 
 from bench.check import percentiles
 from bench.events import DETAILS
-from bench.ground import BenchError, Worker, ground
+from bench.sandbox import BenchError, Worker, sandbox
 from streamer.core.frame import Frame
 from streamer.core.position import Position
 from streamer.transports.sse import SseWire
@@ -63,7 +63,7 @@ def liar(head: bytes, parts: Sequence[bytes], *, pause: float = 0, hangs_up: boo
 
 def seen(port: int, expected: Sequence[int], *, readers: int = 2, **connect: Any) -> Any:
     """Read with so many readers until they have as many events as they have to, or nothing comes; return what they report."""
-    with ground() as place:
+    with sandbox() as place:
         worker = Worker(place, "bench.readers", "readers")
         streams = [["stream", "/"]] * readers
         worker.call("connect", port=port, streams=streams, head="", resume=["", ""], before={}, **connect)

@@ -28,7 +28,7 @@ class BenchError(Exception):
         self.hint = hint
 
 
-class Ground:
+class Sandbox:
     """A folder, and processes in one process group, all of which the warden sees to the end of."""
 
     def __init__(self, folder: Path, group: int, tick: Callable[[], None]) -> None:
@@ -73,8 +73,8 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ground(tick: Callable[[], None] = lambda: None) -> Iterator[Ground]:
-    """Give a measurement its ground; at the end its processes are killed and its folder is removed.
+def sandbox(tick: Callable[[], None] = lambda: None) -> Iterator[Sandbox]:
+    """Give a measurement its sandbox; at the end its processes are killed and its folder is removed.
 
     Nothing of what it stored is kept, so nothing has to end in order.
     """
@@ -82,7 +82,7 @@ def ground(tick: Callable[[], None] = lambda: None) -> Iterator[Ground]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0) as process:  # noqa: S603
         assert process.stdin  # noqa: S101
         assert process.stdout  # noqa: S101
-        made = Ground(Path(process.stdout.readline().decode().rstrip("\n")), process.pid, tick)
+        made = Sandbox(Path(process.stdout.readline().decode().rstrip("\n")), process.pid, tick)
         try:
             yield made
         finally:
@@ -98,10 +98,10 @@ def ground(tick: Callable[[], None] = lambda: None) -> Iterator[Ground]:
 class Worker:
     """A process of ours that does what it is told: one JSON line for each order, one for its answer."""
 
-    def __init__(self, on: Ground, module: str, name: str) -> None:
-        self._ground = on
+    def __init__(self, sandbox: Sandbox, module: str, name: str) -> None:
+        self._sandbox = sandbox
         self._name = name
-        self._process = on.start(
+        self._process = sandbox.start(
             [sys.executable, "-P", "-m", module],
             environment(),
             f"{name}.log",
@@ -128,7 +128,7 @@ class Worker:
         assert stdout  # noqa: S101
         # An answer is one line, written at once: nothing is left in the reader's buffer when it has been read.
         while not select.select([stdout], [], [], TICK_SECONDS)[0]:
-            self._ground.tick()
+            self._sandbox.tick()
         line = stdout.readline()
         if not line:
             raise self._ended()
@@ -143,7 +143,7 @@ class Worker:
         return self.answer()
 
     def _ended(self) -> BenchError:
-        return BenchError(f"the {self._name} ended:\n{self._ground.log(f'{self._name}.log')}")
+        return BenchError(f"the {self._name} ended:\n{self._sandbox.log(f'{self._name}.log')}")
 
 
 def obey(tasks: Mapping[str, Callable[..., object]], rest: Callable[[], object]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 import streamer
-from bench import warden
+from bench import reaper
 
 TICK_SECONDS = 0.2
 """How often somebody who waits says so."""
@@ -29,7 +29,7 @@ class BenchError(Exception):
 
 
 class Sandbox:
-    """A folder, and processes in one process group, all of which the warden sees to the end of."""
+    """A folder, and processes in one process group, all of which the reaper sees to the end of."""
 
     def __init__(self, folder: Path, group: int, tick: Callable[[], None]) -> None:
         self.folder = folder
@@ -78,7 +78,7 @@ def sandbox(tick: Callable[[], None] = lambda: None) -> Iterator[Sandbox]:
 
     Nothing of what it stored is kept, so nothing has to end in order.
     """
-    command = [sys.executable, "-I", warden.__file__]
+    command = [sys.executable, "-I", reaper.__file__]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0) as process:  # noqa: S603
         assert process.stdin  # noqa: S101
         assert process.stdout  # noqa: S101

@@ -314,7 +314,7 @@ async def running(process: asyncio.subprocess.Process) -> list[psutil.Process]:
     def all_of_them() -> list[psutil.Process]:
         found = bench.children(recursive=True)
         words = [" ".join(each.cmdline()) for each in found]
-        wanted = ("warden", "streamer serve", "bench.publishers", "bench.readers")
+        wanted = ("reaper", "streamer serve", "bench.publishers", "bench.readers")
         return found if all(any(want in word for word in words) for want in wanted) else []
 
     return await eventually(all_of_them)

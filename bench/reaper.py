@@ -1,4 +1,4 @@
-"""The warden: whatever becomes of a measurement, its processes and its folder go with it.
+"""The reaper: whatever becomes of a measurement, its processes and its folder go with it.
 
 A script of its own, started with nothing but the standard library. It makes a folder, prints its path, and waits for the end of its
 stdin, which is the end of the process that started it, `kill -9` included. Then it kills its process group, which all others of the

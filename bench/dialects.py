@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
-from bench.asking import Asking, burst
 from bench.check import percentiles
 from bench.crowd import Metrics
 from bench.events import ACTIONS
 from bench.history import OurArchive, at
+from bench.http_client import HttpClient, burst
 from bench.load import Load
 from bench.praisonai import PraisonAI
 from bench.sandbox import BenchError, Sandbox
@@ -69,8 +69,8 @@ def dialects(sandbox: Sandbox, target: Streamer | PraisonAI, load: Load) -> Metr
         filled = archive.fill(load)
         pages = dict(_Listed(target, load).pages())
     for page in pages.values():
-        with Asking(target.port, page.head) as asking:
-            page.check(asking.ask(page.target))
+        with HttpClient(target.port, page.head) as client:
+            page.check(client.request(page.target))
     return {"events": load.events, **filled, **_read(sandbox, target, pages, load.seconds)}
 
 
@@ -156,8 +156,8 @@ class _Listed:
             yield f"paperclip_{name}", self._page(f"{path}&offset={offset}" if offset else path, events)
         deep = self._oldest[_rest(self._count, 2 * LONGEST) - 1]
         first = f"{path}&to={deep['timestamp']}"
-        with Asking(self._target.port, self._target.head) as asking:
-            head, _ = asking.answer(first)
+        with HttpClient(self._target.port, self._target.head) as client:
+            head, _ = client.exchange(first)
         link = _NEXT.search(head)
         if link is None:
             raise BenchError(f"{first}: there is no link to the next page")
@@ -171,8 +171,8 @@ class _Listed:
         oldest = self._ask(f"category=activity&order=asc&limit={2 * LONGEST + 1}")
         after = f"{path}&after={oldest[0]['timestamp']}"
         yield f"evershell_{LONGEST}_deep_by_after", self._page(after, ids_of(oldest[1 : LONGEST + 1]))
-        with Asking(self._target.port, self._target.head) as asking:
-            cursor = orjson.loads(asking.ask(after))["cursor"]
+        with HttpClient(self._target.port, self._target.head) as client:
+            cursor = orjson.loads(client.request(after))["cursor"]
         behind = self._page(f"{path}&cursor={cursor}", ids_of(oldest[LONGEST + 1 :]))
         yield f"evershell_{LONGEST}_deep_by_cursor", behind
 
@@ -195,8 +195,8 @@ class _Listed:
     def _key(self, *scopes: str) -> str:
         """Return the head of requests by a key that has these scopes."""
         body = orjson.dumps({"name": "bench", "scopes": scopes})
-        with Asking(self._target.port, self._target.head) as asking:
-            made = asking.ask(f"/v1/workspaces/{self._name}/keys", method="POST", body=body)
+        with HttpClient(self._target.port, self._target.head) as client:
+            made = client.request(f"/v1/workspaces/{self._name}/keys", method="POST", body=body)
         return f"Authorization: Bearer {orjson.loads(made)['key']}\r\n"
 
 

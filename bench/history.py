@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import orjson
 
-from bench.asking import Asking, burst
 from bench.check import BUCKET_NS, percentiles
 from bench.crowd import Metrics, Writers
 from bench.events import ACTIONS, ACTORS, ENTITIES, RUNS, VARIED
+from bench.http_client import HttpClient, burst
 from bench.load import Load
 from bench.praisonai import PraisonAI
 from bench.sandbox import BenchError, Sandbox
@@ -97,16 +97,16 @@ def history(sandbox: Sandbox, target: Streamer | PraisonAI, load: Load) -> Metri
     kinds = archive.questions(load)
     took: dict[str, Counter[int]] = {kind: Counter() for kind in kinds}
     pages = turn = 0
-    with Asking(archive.port, archive.head) as asking:
+    with HttpClient(archive.port, archive.head) as client:
         for kind, forms in kinds.items():
-            page = orjson.loads(asking.ask(forms[0]))
+            page = orjson.loads(client.request(forms[0]))
             check(kind, page if isinstance(page, list) else page["events"])
         until, cpu = time.monotonic() + load.seconds, archive.usage.cpu()
         while time.monotonic() < until or not turn:
             # In turn, so that whatever else the machine does slows all kinds alike.
             for kind, forms in kinds.items():
                 asked = time.monotonic_ns()
-                asking.ask(forms[turn % len(forms)])
+                client.request(forms[turn % len(forms)])
                 took[kind][(time.monotonic_ns() - asked) // BUCKET_NS] += 1
                 pages += 1
             turn += 1

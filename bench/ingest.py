@@ -2,9 +2,9 @@
 
 from array import array
 
-from bench.asking import Asking
 from bench.check import compare, merged, percentiles
 from bench.crowd import Metrics, Writers
+from bench.http_client import HttpClient
 from bench.load import Load
 from bench.praisonai import PraisonAI
 from bench.sandbox import Sandbox
@@ -56,12 +56,12 @@ def count_log(target: PraisonAI, writers: Writers) -> Metrics:
 def check_log(sandbox: Sandbox, target: Streamer, writers: Writers) -> Metrics:
     """Read every workspace from its beginning: what was acknowledged must be there, once, in its order, by seqs without a hole."""
     result = {"lost": 0, "doubled": 0, "out_of_order": 0, "unexpected": 0, "gaps": 0}
-    with Asking(target.port, target.head) as asking:
+    with HttpClient(target.port, target.head) as client:
         for workspace in range(writers.load.workspaces):
             seqs, numbers = array("q"), array("q")
             path = f"/v1/workspaces/{target.workspace}-{workspace}/events?limit=1000"
             after = "&order=asc"
-            while page := log_page(asking.ask(path + after)):
+            while page := log_page(client.request(path + after)):
                 seqs.extend(page.seqs)
                 numbers.extend(page.numbers)
                 after = f"&after={page.position}"

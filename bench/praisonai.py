@@ -13,8 +13,8 @@ from pathlib import Path
 
 import orjson
 
-from bench.asking import Asking
 from bench.crowd import Metrics
+from bench.http_client import HttpClient
 from bench.load import Load
 from bench.sandbox import BenchError, Sandbox, environment
 from bench.targets import free_port, serve
@@ -44,11 +44,12 @@ class PraisonAI:
         pid = serve(sandbox, self.name, command, {**_own_environment(), **variables}, (self.port, "/health"))
         self.usage = Usage([pid])
         person = {"email": "bench@example.com", "password": uuid.uuid4().hex, "name": "Bench"}
-        with Asking(self.port, "") as asking:
-            token = orjson.loads(asking.ask("/api/v1/auth/register", method="POST", body=orjson.dumps(person)))["token"]
+        with HttpClient(self.port, "") as client:
+            registered = client.request("/api/v1/auth/register", method="POST", body=orjson.dumps(person))
+        token = orjson.loads(registered)["token"]
         self.head = f"Authorization: Bearer {token}\r\n"
-        with Asking(self.port, self.head) as asking:
-            made = asking.ask("/api/v1/workspaces/", method="POST", body=b'{"name":"bench"}')
+        with HttpClient(self.port, self.head) as client:
+            made = client.request("/api/v1/workspaces/", method="POST", body=b'{"name":"bench"}')
         self._workspace = orjson.loads(made)["id"]
 
     def publishing(self, pattern: str) -> dict[str, str]:  # noqa: ARG002 - it has issues, not events

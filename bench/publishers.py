@@ -14,9 +14,9 @@ from collections import Counter, deque
 from itertools import accumulate
 from typing import Any
 
-from bench.asking import complete
 from bench.check import BUCKET_NS
 from bench.events import values
+from bench.http_client import complete
 from bench.sandbox import BenchError, obey
 
 ANSWER_SECONDS = 30.0

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import orjson
 
-from bench.asking import Asking
 from bench.events import DETAILS
+from bench.http_client import HttpClient
 from bench.sandbox import BenchError, Sandbox, environment
 from bench.usage import Usage
 
@@ -99,8 +99,8 @@ class Streamer:
 
     def ask(self, target: str, workspace: int = 0) -> Any:
         """Return what the server says to a request below a workspace."""
-        with Asking(self.port, self.head) as asking:
-            return orjson.loads(asking.ask(f"/v1/workspaces/{self.workspace}-{workspace}{target}"))
+        with HttpClient(self.port, self.head) as client:
+            return orjson.loads(client.request(f"/v1/workspaces/{self.workspace}-{workspace}{target}"))
 
     def sample(self) -> str:
         """Return an event as the readers get it."""
@@ -112,8 +112,8 @@ class Streamer:
 
     def metric(self, part: str) -> dict[str, float]:
         """Return the samples of /metrics whose name contains `part`, by name and labels."""
-        with Asking(self.port, self.head) as asking:
-            text = asking.ask("/metrics").decode()
+        with HttpClient(self.port, self.head) as client:
+            text = client.request("/metrics").decode()
         samples = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples if part in name.partition("{")[0]}
 
@@ -148,8 +148,8 @@ def serve(
         if process.poll() is not None:
             raise BenchError(f"{name} did not start:\n{sandbox.log(log)}")
         try:
-            with Asking(health[0], "", seconds=1) as asking:
-                asking.ask(health[1])
+            with HttpClient(health[0], "", seconds=1) as client:
+                client.request(health[1])
         except (OSError, BenchError):
             return False
         return True

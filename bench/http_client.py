@@ -26,7 +26,7 @@ def complete(data: bytes) -> int:
     return size if len(data) >= size else 0
 
 
-class Asking:
+class HttpClient:
     """One keep-alive connection to a server on 127.0.0.1."""
 
     def __init__(self, port: int, head: str, *, seconds: float = ANSWER_SECONDS) -> None:
@@ -42,17 +42,17 @@ class Asking:
     ) -> None:
         self._socket.close()
 
-    def ask(self, target: str, *, method: str = "GET", body: bytes = b"") -> bytes:
+    def request(self, target: str, *, method: str = "GET", body: bytes = b"") -> bytes:
         """Return the body of a response.
 
         Raises:
             BenchError: it is not a success.
             OSError: there is none.
         """
-        return self.answer(target, method=method, body=body)[1]
+        return self.exchange(target, method=method, body=body)[1]
 
-    def answer(self, target: str, *, method: str = "GET", body: bytes = b"") -> tuple[bytes, bytes]:
-        """Return the head and the body of a response. Raises as `ask`."""
+    def exchange(self, target: str, *, method: str = "GET", body: bytes = b"") -> tuple[bytes, bytes]:
+        """Return the head and the body of a response. Raises as `request`."""
         length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
         self._socket.sendall(f"{method} {target} HTTP/1.1\r\nHost: bench\r\n{self._head}{length}\r\n".encode() + body)
         data = b""
@@ -74,20 +74,21 @@ def burst(port: int, head: str, target: str, *, connections: int, seconds: float
         How long the answers took, in buckets, and the seconds that all of it took.
     """
 
-    def ask(asking: Asking) -> Counter[int]:
+    def ask(client: HttpClient) -> Counter[int]:
         took: Counter[int] = Counter()
         while not took or time.monotonic() < until:
             asked = time.monotonic_ns()
-            asking.ask(target)
+            client.request(target)
             took[(time.monotonic_ns() - asked) // BUCKET_NS] += 1
         return took
 
     with ExitStack() as stack, ThreadPoolExecutor(connections) as pool:
         # Alone it may be quick, in a crowd it waits for all of them.
-        askings = [
-            stack.enter_context(Asking(port, head, seconds=ANSWER_SECONDS * connections)) for _ in range(connections)
+        clients = [
+            stack.enter_context(HttpClient(port, head, seconds=ANSWER_SECONDS * connections))
+            for _ in range(connections)
         ]
         began = time.monotonic()
         until = began + seconds
-        took = sum(pool.map(ask, askings), Counter[int]())
+        took = sum(pool.map(ask, clients), Counter[int]())
         return took, time.monotonic() - began

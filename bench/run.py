@@ -14,9 +14,9 @@ from bench.ingest import ingest
 from bench.load import Load
 from bench.nchan import Nchan
 from bench.praisonai import PraisonAI
+from bench.reconnects import idle, resume, slow, soak
 from bench.report import WORST, middle, ratios, unit_of
 from bench.sandbox import Sandbox, sandbox
-from bench.storms import idle, resume, slow, soak
 from bench.targets import Streamer, Written
 
 BUSY = 0.9

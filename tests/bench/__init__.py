@@ -1,0 +1,1 @@
+"""The measurements, as users run them and part by part."""

@@ -10,7 +10,7 @@ import signal
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,9 +124,10 @@ def _write_files(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Cluster:
+def postgresql() -> Iterator[Cluster]:
     """The run's PostgreSQL."""
-    return shared_cluster(require("postgresql"))
+    with closing(shared_cluster(require("postgresql"))) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -1,18 +1,20 @@
 """`./run bench`: servers of its own under load, and what came of it."""
 
+import contextlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
 import orjson
 
+from bench import praisonai
 from bench.load import Load
 from bench.machine import machine
 from bench.report import Threshold, parse_thresholds, table
 from bench.run import SCENARIOS, Outcome, measure
-from bench.sandbox import BenchError, need_files
+from bench.sandbox import BenchError, need_files, sandbox
 from bench.scratch import scratch_database
 from streamer.cli.remote import INTERRUPTED, Failure, say_no_more
 from streamer.cli.screen import StatusLine, for_people
@@ -23,6 +25,7 @@ from streamer.settings import Settings
 from streamer.store.postgresql import BadDatabaseUrl
 
 BAR = 30
+HELP = {"help_option_names": ["-h", "--help"]}
 MISSED = 7
 """The exit code when a threshold was missed."""
 OURS = ("admin_key", "data_dir", "database_url", "host", "port")
@@ -68,7 +71,10 @@ _SECONDS = Number(min=0, max=7 * 86_400, min_open=True)
 _COUNT = click.IntRange(1, 100_000)
 
 
-@click.command(epilog="Exit codes: 0 measured, 1 failure, 2 wrong usage, 7 a threshold was missed, 130 interrupted.")
+@click.command(
+    context_settings=HELP,
+    epilog="Exit codes: 0 measured, 1 failure, 2 wrong usage, 7 a threshold was missed, 130 interrupted.",
+)
 @click.argument("scenario", type=click.Choice(list(SCENARIOS)))
 @click.option("--subscribers", metavar="N", type=click.IntRange(min=0), help="Streams that are open.")
 @click.option(
@@ -140,6 +146,8 @@ def command(
     slow     fan-out with a share of slow subscribers, against one without
     idle     what an open stream costs
     soak     streams come and go, and nothing may grow
+
+    ./run bench install-peer praisonai installs praisonai-platform, which --peer praisonai needs.
     """  # fmt: skip
     if not sys.platform.startswith("linux"):
         raise Failure("bench runs on Linux only", hint="It reads CPU time and memory from /proc, and sockets by epoll.")
@@ -150,29 +158,11 @@ def command(
     if peer and peer not in SCENARIOS[scenario].peers:
         can = ", ".join(name for name, each in SCENARIOS.items() if peer in each.peers)
         raise click.UsageError(f"{peer} cannot do {scenario}; it can do {can}")
-    status = StatusLine(shown=for_people(sys.stderr))
-    # Whoever asks it to end finds it as after Ctrl-C: its processes and its folder are gone.
-    ended: list[int] = []
-
-    def end(number: int, _frame: object) -> None:
-        ended.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, end)
-    try:
+    with _work() as status:
         if not as_json:
             click.echo(f"{scenario}: {_words(SCENARIOS[scenario].words(load))}\n{_words(machine())}")
         need_files(SCENARIOS[scenario].files(load))
         outcome = measure(scenario, load, peer=peer, runs=runs, tick=_bar(status), scratch=scratch_database)
-    except BenchError as error:
-        raise Failure(str(error), hint=error.hint) from None
-    except (BadDatabaseUrl, StoreUnavailable) as error:
-        hint = "--database-url names a PostgreSQL; its user must be allowed to make databases (CREATEDB)."
-        raise Failure(str(error), hint=hint) from None
-    except KeyboardInterrupt:
-        raise click.exceptions.Exit(128 + ended[0] if ended else INTERRUPTED) from None
-    finally:
-        status.clear()
     unknown = [each.name for each in thresholds if each.name not in outcome.result]
     try:
         if as_json:
@@ -192,10 +182,52 @@ def command(
         raise click.exceptions.Exit(MISSED)
 
 
+@click.command(context_settings=HELP)
+@click.argument("peer", type=click.Choice(["praisonai"]))
+def install_peer(peer: str) -> None:  # noqa: ARG001 - there is only one
+    """Install another project's server, for --peer, into a cache folder of this user.
+
+    praisonai: praisonai-platform and its dependencies, with pip.
+    """
+    if praisonai.is_installed():
+        click.echo(f"{praisonai.PACKAGES[0]} is already installed in {praisonai.folder()}")
+        return
+    with _work() as status, sandbox(lambda: status.draw(f"installing {praisonai.PACKAGES[0]}")) as place:
+        praisonai.install(place)
+    click.echo(f"{praisonai.PACKAGES[0]} is installed in {praisonai.folder()}")
+
+
+@contextlib.contextmanager
+def _work() -> Iterator[StatusLine]:
+    """Give the block a status line; turn its errors and interrupts into a message and an exit code."""
+    status = StatusLine(shown=for_people(sys.stderr))
+    # SIGTERM does what Ctrl-C does: the processes and the folder are removed before the command ends.
+    ended: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        ended.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield status
+    except BenchError as error:
+        raise Failure(str(error), hint=error.hint) from None
+    except (BadDatabaseUrl, StoreUnavailable) as error:
+        hint = "--database-url names a PostgreSQL; its user must be allowed to make databases (CREATEDB)."
+        raise Failure(str(error), hint=hint) from None
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(128 + ended[0] if ended else INTERRUPTED) from None
+    finally:
+        status.clear()
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line."""
     arguments = sys.argv[1:] if args is None else args
     with guarded(arguments):
+        if arguments[:1] == ["install-peer"]:
+            install_peer.main(arguments[1:], prog_name="./run bench install-peer")
         command.main(arguments, prog_name="./run bench")
 
 

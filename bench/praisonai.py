@@ -33,7 +33,7 @@ class PraisonAI:
     ordered = False
 
     def __init__(self, sandbox: Sandbox) -> None:
-        python = _installed(sandbox)
+        python = require_installed()
         self.port = free_port()
         self._file = sandbox.folder / f"praisonai-{self.port}.db"
         variables = {
@@ -102,19 +102,35 @@ class PraisonAI:
         return f"/api/v1/workspaces/{self._workspace}/activity?limit={limit}&offset={offset}"
 
 
-def _installed(sandbox: Sandbox) -> Path:
-    """Return the Python that has the packages; the first time they are installed, into a cache folder of this user."""
+def folder() -> Path:
+    """Return the folder that the packages are installed into."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "streamer-bench" / PACKAGES[0].replace("==", "-")
-    python, complete = folder / "bin" / "python", folder / "complete"
-    if complete.exists():
-        return python
-    shutil.rmtree(folder, ignore_errors=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", *PACKAGES]
-    for command in ([sys.executable, "-m", "venv", str(folder)], pip):
+    return cache / "streamer-bench" / PACKAGES[0].replace("==", "-")
+
+
+def is_installed() -> bool:
+    """Return whether the packages are installed completely."""
+    return (folder() / "complete").exists()
+
+
+def require_installed() -> Path:
+    """Return the Python that has the packages. Raises BenchError if they are not installed."""
+    if not is_installed():
+        raise BenchError("praisonai-platform is not installed", "Install it: ./run bench install-peer praisonai")
+    return _python()
+
+
+def install(sandbox: Sandbox) -> None:
+    """Install the packages into a virtual environment of their own. Raises BenchError if that fails."""
+    shutil.rmtree(folder(), ignore_errors=True)
+    pip = [str(_python()), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", *PACKAGES]
+    for command in ([sys.executable, "-m", "venv", str(folder())], pip):
         _run(sandbox, command)
-    complete.touch()
-    return python
+    (folder() / "complete").touch()
+
+
+def _python() -> Path:
+    return folder() / "bin" / "python"
 
 
 def _run(sandbox: Sandbox, command: list[str]) -> None:
@@ -122,7 +138,7 @@ def _run(sandbox: Sandbox, command: list[str]) -> None:
     process = sandbox.start(command, _own_environment(), "install.log")
     sandbox.until(lambda: process.poll() is not None, "installing praisonai-platform", INSTALL_SECONDS, 0.1)
     if process.returncode:
-        hint = f"It needs a package index, once: pip install {' '.join(PACKAGES)}"
+        hint = f"It needs a package index: pip install {' '.join(PACKAGES)}"
         raise BenchError(f"praisonai-platform could not be installed:\n{sandbox.log('install.log')}", hint)
 
 

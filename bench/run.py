@@ -13,7 +13,7 @@ from bench.history import history
 from bench.ingest import ingest
 from bench.load import Load
 from bench.nchan import Nchan
-from bench.praisonai import PraisonAI
+from bench.praisonai import PraisonAI, require_installed
 from bench.reconnects import idle, resume, slow, soak
 from bench.report import WORST, middle, ratios, unit_of
 from bench.sandbox import Sandbox, sandbox
@@ -178,6 +178,8 @@ def measure(  # noqa: PLR0913 - what a measurement is made of
     Raises:
         BenchError: it cannot be done.
     """
+    if peer == "praisonai":
+        require_installed()  # before our own server is measured
     kind = SCENARIOS[scenario]
     outcome = Outcome()
     turns = [(number, name) for number in range(runs) for name in ("streamer", peer) if name]

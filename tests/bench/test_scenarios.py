@@ -68,6 +68,11 @@ def left_over(cli: Cli) -> list[Path]:
     return list(Path(cli.variables["TMPDIR"]).iterdir())
 
 
+def has_cache(cli: Cli) -> bool:
+    """Return whether there is a folder for installed peers."""
+    return Path(cli.variables["XDG_CACHE_HOME"]).exists()
+
+
 # ---- every scenario
 
 
@@ -229,6 +234,12 @@ async def test_soak(bench_cli: Cli) -> None:
 @pytest.mark.timeout(600)
 async def test_beside_praisonai(bench_cli: Cli) -> None:
     """The released praisonai-platform gets the same work; with several connections it refuses some of it, which is counted."""
+    for said in ("is installed in", "is already installed in"):
+        async with bench_cli.started("install-peer", "praisonai") as process:
+            out, err = await process.communicate()
+        assert process.returncode == 0, err.decode()
+        assert said in out.decode()
+        assert left_over(bench_cli) == []
     ended = await run(bench_cli, "ingest", "--seconds", "1", "--connections", "1", "--peer", "praisonai", "--json")
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["peer"]["result"]["events"] > 0
@@ -237,6 +248,30 @@ async def test_beside_praisonai(bench_cli: Cli) -> None:
     document = await measured(bench_cli, "dialects", "--events", "500", "--seconds", "0.5", "--peer", "praisonai")
     assert document["ratio"]["praisonai_50_deep_p50"] < 1
     assert document["ratio"]["cpu_per_page_praisonai_100_newest"] < 1
+
+
+@pytest.mark.parametrize("scenario", ["ingest", "history", "dialects"])
+async def test_a_run_installs_no_peer(bench_cli: Cli, scenario: str) -> None:
+    """Without its server nothing is measured; the error names the command that installs it."""
+    ended = await run(bench_cli, scenario, "--peer", "praisonai", "--json")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.splitlines() == [
+        "Error: praisonai-platform is not installed",
+        "Install it: ./run bench install-peer praisonai",
+    ]
+    assert left_over(bench_cli) == []
+    assert not has_cache(bench_cli)
+
+
+async def test_a_peer_that_cannot_be_installed(bench_cli: Cli) -> None:
+    """The reason is reported, and an unknown peer is wrong usage."""
+    bench_cli.variables["XDG_CACHE_HOME"] = "/dev/null"
+    ended = await run(bench_cli, "install-peer", "praisonai")
+    assert ended.code == 1
+    assert "praisonai-platform could not be installed" in ended.err
+    assert "Not a directory: '/dev/null/" in ended.err
+    assert left_over(bench_cli) == []
+    assert (await run(bench_cli, "install-peer", "nchan")).code == 2
 
 
 # ---- what is said

@@ -28,6 +28,7 @@ def commands() -> Iterator[tuple[str, click.Command]]:
     """Yield every command with its name, those of groups with the group's before it; groups too."""
     yield from _commands(main, "")
     yield "bench", bench.command
+    yield "bench install-peer", bench.install_peer
 
 
 def _commands(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Command]]:

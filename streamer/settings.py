@@ -209,8 +209,9 @@ class Settings(BaseModel):
     )
     memory_bytes: int = bound(
         256 * MiB,
-        "Memory for request bodies, unread answers and unfinished WebSocket messages on this node.",
-        at_limit="New work gets 503 `overloaded`; a WebSocket is closed with 4007. One account can use half of it, all callers without"
+        "Memory for request bodies, unread answers, unread events of streams and unfinished WebSocket messages on this node.",
+        at_limit="New work gets 503 `overloaded`; a WebSocket is closed with 4007. Streams wait: they get further events from the log when there is"
+        " room again, and miss nothing. One account can use half of it, its streams a quarter, all callers without"
         " a credential together a sixteenth. The last eighth is for accounts that hold at most a 64th. Bodies up to 64 KiB are not counted and are"
         " refused only if their account holds more than that. Raise it, or lower `max_body_bytes` and `max_page_bytes`; it must be at least four times each.",
         ge=4 * MiB,

@@ -7,7 +7,7 @@ must be able to lose, hold and reorder what real ones do only by chance; `test_s
 import asyncio
 import re
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from itertools import accumulate
 from unittest import mock
@@ -164,6 +164,9 @@ class ModelSink:
 
     async def drain(self) -> None:
         await self.ready.wait()
+
+    def room(self, size: int) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     def progress(self) -> int | None:
         return None if self.ready.is_set() else 0

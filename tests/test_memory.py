@@ -205,11 +205,11 @@ async def open_many() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-async def connect(url: str) -> RawConnection:
+async def connect(url: str, receive_buffer: int = 4096) -> RawConnection:
     """Connect with a small window, so that what is not read stays with the server."""
     parts = urlsplit(url)
     connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     connection.setblocking(False)
     await asyncio.get_running_loop().sock_connect(connection, (parts.hostname, parts.port))
     return RawConnection(*await asyncio.open_connection(sock=connection, limit=2**12))
@@ -444,3 +444,41 @@ async def test_large_messages_one_after_another(node: Node) -> None:
             )
             assert (await socket_.next("published"))["ref"] == str(n)
     await eventually(lambda: node.is_free("message"))
+
+
+# ---- streams
+
+
+READERS = 24
+LONG = 250_000
+WRITER = "writer"
+
+
+async def test_events_that_streams_do_not_read(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+    """Unread events are counted, also where each stream has its own filter; above the bound streams wait, and miss nothing."""
+    node = await node_with(make_server, http)
+    most = MiB  # half of the share of one account
+    wanted = [f"long-{n}" for n in range(6)]
+    actor = {"type": "user", "id": WRITER}
+    async with AsyncExitStack() as stack:
+        slow = [await stack.enter_async_context(await connect(node.server.url, 2**15)) for _ in range(READERS)]
+        for n, connection in enumerate(slow):
+            path = f"{events(WS)}/stream?actor_id=reader-{n}&actor_id={WRITER}"
+            await connection.send(request_head("GET", path, node.slow.headers))
+            await connection.until(b"event: synced")
+        async with await node.other.stream(WS) as other:
+            for event_id in wanted:
+                (await node.admin.append(WS, id=event_id, actor=actor, details={"x": "y" * LONG})).expect(201)
+                assert [event["id"] for event in await other.events(1)] == [event_id]
+                assert await node.used("stream") <= most
+            await eventually(lambda: held_of_streams(node, most // 2))
+            (await node.admin.append(WS, id="end", actor=actor)).expect(201)
+            texts = await asyncio.gather(*(connection.until(b'"id":"end"') for connection in slow))
+        for text in texts:
+            assert re.findall(rb'"id":"(long-\d)"', text) == [event_id.encode() for event_id in wanted]
+        await eventually(lambda: node.is_free("stream"))
+
+
+async def held_of_streams(node: Node, size: int) -> bool:
+    """Return whether streams hold that many bytes."""
+    return await node.used("stream") >= size

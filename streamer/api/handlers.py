@@ -127,7 +127,7 @@ class Handlers(AccessHandlers):
 
     async def stream_events(self, request: web.Request) -> web.StreamResponse:
         reader, principal = await self._follow(request, last_event_id(request), query.SSE_PARAMETERS)
-        return await sse.stream(request, self.parts.feed, reader, principal.chain, **self.parts.sink_options)
+        return await sse.stream(request, self.parts.feed, reader, principal.chain, **self.sink_options(principal))
 
     async def _wait(self, principal: Principal, subscription: Subscription, wanted: query.HistoryQuery) -> bytes | None:
         reader = await self.parts.feed.follow(subscription)
@@ -203,7 +203,7 @@ class Handlers(AccessHandlers):
             messages_per_second=parts.socket_limits.messages_per_second,
             message_seconds=parts.body_timeout,
             hold=parts.budget.hold(MESSAGE, principal.account),
-            **parts.sink_options,
+            **self.sink_options(principal),
         )
 
     async def create_ticket(self, request: web.Request) -> web.StreamResponse:

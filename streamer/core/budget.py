@@ -1,8 +1,13 @@
-"""The node's budget of memory for what clients send slowly and for what they do not read: one total, and a share for each account."""
+"""The node's budget of memory for what clients send slowly and what they do not read: one total, and a share for each account.
 
-from collections import Counter
+Requests that find no room are refused. Streams wait: what they cannot be given yet is in the log.
+"""
+
+import asyncio
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import Final
+from itertools import islice
+from typing import Final, NamedTuple
 
 from streamer.core.errors import Overloaded
 from streamer.core.shares import ACCOUNT_PART, LITTLE_PART, has_room
@@ -15,15 +20,32 @@ MESSAGE: Final = "message"
 """WebSocket messages that are unfinished or wait for their turn."""
 FILTER: Final = "filter"
 """Long filters of open subscriptions."""
-KINDS = (REQUEST, RESPONSE, MESSAGE, FILTER)
+STREAM: Final = "stream"
+"""Events that clients of streams and sockets have not taken yet."""
+KINDS = (REQUEST, RESPONSE, MESSAGE, FILTER, STREAM)
 
 ANONYMOUS = ""
 """The account of all callers without a credential together."""
 SMALL = 64 * 1024
 """Bytes that a connection may hold without asking: less than that is the price of a connection."""
 
+SMALL_STREAM = 16 * 1024
+"""The same for a stream or a socket, of which there are many more."""
+
 _ANONYMOUS_PART = 16
 """All callers without a credential together can use a sixteenth of the budget."""
+_STREAM_PART = 2
+"""Streams can use half of their account's share, so that slow readers never keep the account from appending."""
+_LINES_AT_ONCE = 16
+"""Accounts that are looked at each time something is given back."""
+
+
+class _Waiting(NamedTuple):
+    """Somebody who waits for room."""
+
+    hold: "Hold"
+    size: int
+    granted: asyncio.Future[None]
 
 
 class Budget:
@@ -43,6 +65,8 @@ class Budget:
         self._sum = 0
         self._accounts: Counter[str] = Counter()
         self._refused = refused
+        self._waiting: dict[str, deque[_Waiting]] = {}
+        """By account, in the order in which accounts are looked at: streams that wait for room, in order of arrival."""
 
     @property
     def is_used(self) -> bool:
@@ -65,6 +89,12 @@ class Budget:
         if self._accounts.get(account, 0) > self._little:
             self.check(kind, account)
 
+    def has_stream_room(self, account: str, size: int) -> bool:
+        """Return whether streams of an account can leave that many more bytes unread."""
+        own = self._accounts.get(account, 0)
+        is_within = not own or own + size <= self.share(account) // _STREAM_PART
+        return is_within and has_room(self.total, self._sum, own, size)
+
     def hold(self, kind: str, account: str) -> "Hold":
         """Return a hold of no bytes yet."""
         return Hold(self, kind, account)
@@ -84,21 +114,61 @@ class Budget:
         self._accounts[account] += size
         if not self._accounts[account]:
             del self._accounts[account]
+        if size < 0 and self._waiting:
+            self._admit()
+
+    def _admit(self) -> None:
+        """Give what is free to streams that wait, account by account."""
+        for account in list(islice(self._waiting, _LINES_AT_ONCE)):
+            line = self._waiting.pop(account)
+            while line:
+                hold, size, granted = line[0]
+                if not granted.done():
+                    if not hold.has_room(size):
+                        break
+                    hold.resize(size, force=True)
+                    granted.set_result(None)
+                line.popleft()
+            if line:
+                self._waiting[account] = line  # at the end: the others are looked at first next time
+
+    async def _wait(self, account: str, hold: "Hold", size: int) -> None:
+        """Wait in the account's line until there is room for `size` bytes, which `hold` then holds."""
+        granted = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(account, deque()).append(_Waiting(hold, size, granted))
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled():
+                hold.release()
+            raise
 
 
 class Hold:
     """What one connection holds of the budget; release it in the end."""
 
-    __slots__ = ("_account", "_budget", "_kind", "size")
+    __slots__ = ("_account", "_budget", "_free", "_kind", "size")
 
     def __init__(self, budget: Budget, kind: str, account: str) -> None:
         self._budget = budget
         self._kind = kind
         self._account = account
+        self._free = SMALL_STREAM if kind == STREAM else SMALL
         self.size = 0
 
+    def has_room(self, size: int) -> bool:
+        """Return whether a stream can hold that many bytes in all."""
+        return size <= max(self._free, self.size) or self._budget.has_stream_room(self._account, size - self.size)
+
+    async def reserve(self, size: int) -> None:
+        """Wait until a stream can hold that many bytes in all, and hold them."""
+        if not self.has_room(size):
+            await self._budget._wait(self._account, self, size)  # noqa: SLF001 - its other half
+        elif size > self.size:
+            self.resize(size, force=True)
+
     def resize(self, size: int, *, force: bool = False) -> None:
-        """Hold so many bytes from now on. Sizes up to `SMALL` are free.
+        """Hold so many bytes from now on. Sizes up to `SMALL`, or `SMALL_STREAM`, are free.
 
         Args:
             size: bytes, in place of what was held.
@@ -107,7 +177,7 @@ class Hold:
         Raises:
             Overloaded: no room; what was held stays held.
         """
-        more = (size if size > SMALL else 0) - self.size
+        more = (size if size > self._free else 0) - self.size
         if more > 0 and not force:
             self._budget.check(self._kind, self._account, more)
         if more:

@@ -16,7 +16,7 @@ from streamer.auth.keys import Keyring
 from streamer.auth.principal import Principal
 from streamer.auth.tickets import Tickets
 from streamer.auth.view import Views
-from streamer.core.budget import ANONYMOUS, REQUEST, SMALL, Budget, Hold
+from streamer.core.budget import ANONYMOUS, REQUEST, SMALL, STREAM, Budget, Hold
 from streamer.core.errors import PayloadTooLarge, ReadTimeout, RequestTimeout, ValidationError, WorkspaceNotFound
 from streamer.core.filter import Filter
 from streamer.core.ids import is_id
@@ -135,6 +135,10 @@ class Base:
         if page.is_cut:
             raise ReadTimeout
         return page
+
+    def sink_options(self, principal: Principal) -> Mapping[str, Any]:
+        """Return the options of the sink (`transports.sink.SocketSink`) of a caller's connection."""
+        return {**self.parts.sink_options, "unread": self.parts.budget.hold(STREAM, principal.account)}
 
     async def json_body(self, request: web.Request) -> Any:
         """Read a body that is no event: a few values."""

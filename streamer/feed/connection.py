@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -55,6 +56,9 @@ class Sink(Protocol):
 
     async def drain(self) -> None:
         """Wait until the buffer is below its mark again. Raises ConnectionError: it is gone."""
+
+    def room(self, size: int) -> AbstractAsyncContextManager[None]:
+        """Wait until the node has memory for that many unread bytes, which the block writes."""
 
     def progress(self) -> int | None:
         """Return a number that changes whenever the peer takes something; None if nothing waits for it."""

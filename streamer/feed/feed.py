@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from streamer.core.budget import FILTER, Budget
+from streamer.core.budget import FILTER, SMALL_STREAM, Budget
 from streamer.core.errors import PositionExpired, StoreUnavailable, WorkspaceNotFound
 from streamer.core.filter import Filter
 from streamer.core.frame import Frame
@@ -46,10 +46,12 @@ KEPT_WIRES = 2
 class Chunk:
     """Some of a log's frames, as one filter lets them through."""
 
-    __slots__ = ("_encoded", "frames", "through")
+    __slots__ = ("_encoded", "frames", "size", "through")
 
     def __init__(self, frames: Sequence[Frame], through: int) -> None:
         self.frames = frames
+        self.size = sum([len(frame.body) for frame in frames])
+        """Bytes of the events, before they are encoded."""
         self.through = through
         """Up to here nothing is left out but what the filter stops."""
         self._encoded: dict[Wire, bytes] = {}
@@ -221,14 +223,20 @@ class Feed:
 
     async def _hand_out(self, reader: Reader) -> None:
         """Write the next chunk for a reader, from the ring or the log; or say what is missing there."""
-        session, sink, wire = reader.session, reader.sink, reader.wire
         chunk = self._from_ring(reader)
-        if chunk is None:
+        if chunk is not None and chunk.size <= SMALL_STREAM:
+            self._write(reader, chunk)
+            return
+        # Before the log is read: what was read and cannot be written yet would take memory, too.
+        async with reader.sink.room(self._chunk_bytes if chunk is None else chunk.size):
             try:
-                chunk = await self._from_log(reader)
+                self._write(reader, self._from_ring(reader) or await self._from_log(reader))
             except PositionExpired:
                 await self._step_over(reader)
-                return
+
+    def _write(self, reader: Reader, chunk: Chunk) -> None:
+        """Write what a reader has not had of a chunk, or where it stands if the filter stops all of it."""
+        session, sink, wire = reader.session, reader.sink, reader.wire
         before = session.position
         fresh = session.read(chunk.frames, chunk.through)
         if fresh:

@@ -5,9 +5,10 @@ import contextlib
 import random
 import socket
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
+from streamer.core.budget import SMALL_STREAM, Hold
 from streamer.feed.reasons import Reason
 from streamer.observe.tasks import outlasting
 
@@ -24,23 +25,37 @@ _UNACKED, _ACKED, _UNSENT = 24, 120, 144
 class SocketSink:
     """The part of a sink that is the same for all transports over a socket."""
 
-    __slots__ = ("_drain", "_draining", "_high_water", "_tcp", "_transport")
+    __slots__ = ("_drain", "_draining", "_free", "_high_water", "_looks", "_tcp", "_transport", "_unread")
 
     def __init__(
         self,
         transport: asyncio.Transport,
         drain: Callable[[], Coroutine[Any, Any, None]],
         *,
+        unread: Hold,
         high_water: int,
         stall_seconds: float,
     ) -> None:
-        """Make the sink of a connection; `drain` waits until the transport's full buffer is below its mark again."""
+        """Make the sink of a connection.
+
+        Args:
+            transport: the connection's.
+            drain: waits until the transport's buffer, if it is above its mark, is below it again.
+            unread: counts the bytes that the peer has not taken.
+            high_water: bytes in the buffer above which the reader is slow.
+            stall_seconds: how long the peer may take nothing.
+        """
         self._transport = transport
         self._drain = drain
+        self._unread = unread
         self._high_water = high_water
+        self._free = min(SMALL_STREAM, high_water)
+        """Bytes in the buffer that are not counted."""
+        self._looks = False
+        """A look at the buffer is due."""
         self._draining: asyncio.Task[None] | None = None
         self._tcp: socket.socket | None = transport.get_extra_info("socket")
-        transport.set_write_buffer_limits(high=high_water)
+        transport.set_write_buffer_limits(high=self._free)
         self._bound_kernel(high_water, stall_seconds)
 
     def _bound_kernel(self, high_water: int, stall_seconds: float) -> None:
@@ -59,10 +74,14 @@ class SocketSink:
         return self._transport.get_write_buffer_size() <= self._high_water
 
     def offer(self, data: bytes) -> bool:
-        """Hand bytes to the transport unless its buffer is above its mark."""
+        """Hand bytes to the transport unless its buffer is above its mark, or the node has no memory for them."""
         transport = self._transport
-        if transport.get_write_buffer_size() > self._high_water:
-            return False
+        pending = transport.get_write_buffer_size()
+        if pending + len(data) > self._free:
+            if pending > self._high_water or not self._unread.has_room(pending + len(data)):
+                return False
+            self._unread.resize(pending + len(data), force=True)
+            self._look_soon()
         if not transport.is_closing():
             transport.write(data)
         return True
@@ -72,16 +91,46 @@ class SocketSink:
         if not self._transport.is_closing():
             self._transport.write(data)
 
+    @contextlib.asynccontextmanager
+    async def room(self, size: int) -> AsyncIterator[None]:
+        """Wait until the node has memory for that many unread bytes, which the block writes."""
+        await self._unread.reserve(size)
+        try:
+            yield
+        finally:
+            self._look_soon()
+
     async def drain(self) -> None:
         """Wait until the buffer is below its mark. Several may wait at once. Raises ConnectionError."""
         if self.is_ready() and not self._transport.is_closing():
             return
-        if self._draining is None or self._draining.done():
-            # One that all wait for: who is cancelled would otherwise take the only waiter from the others.
-            self._draining = outlasting(self._drain())
-        await asyncio.wait([self._draining])
-        if self._draining.cancelled() or self._draining.exception() is not None or self._transport.is_closing():
+        draining = self._start_draining()
+        await asyncio.wait([draining])
+        if draining.cancelled() or draining.exception() is not None or self._transport.is_closing():
             raise ConnectionResetError("the connection is gone")
+
+    def _start_draining(self) -> asyncio.Task[None]:
+        """Return the one task that waits for the buffer: a caller that is cancelled does not take it from the others."""
+        if self._draining is None or self._draining.done():
+            self._draining = outlasting(self._drain())
+            self._draining.add_done_callback(self._look)
+        return self._draining
+
+    def _look_soon(self) -> None:
+        """Look at the buffer when the event loop has tried to empty it."""
+        if not self._looks:
+            self._looks = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self, _drained: object = None) -> None:
+        """Hold what the peer has left in the buffer, until it has taken that."""
+        self._looks = False
+        pending = self._transport.get_write_buffer_size()
+        if pending <= self._free:
+            self._unread.release()
+        else:
+            self._unread.resize(pending, force=True)
+            self._start_draining()
 
     def progress(self) -> int | None:
         """Return how much the peer has acknowledged; None if nothing waits for it."""

@@ -123,7 +123,7 @@ async def stream(  # noqa: PLR0913 - a stream's parts
         wire: how events are written, if not as ours; `is_chunked` tells whether in chunks.
         sink_class: how it beats and ends, if not as ours.
         max_seconds: after which the stream is closed, if nothing closes it before.
-        options: of the sink.
+        options: of the sink (`SocketSink`), `unread` among them.
     """
     try:
         response, transport, outlet = await begin(request)

@@ -146,7 +146,7 @@ async def serve(  # noqa: PLR0913 - what a socket is served with
         messages_per_second: how many frames are read in a second; what comes faster waits, in the end at the client.
         message_seconds: in which a message must be complete once it has begun.
         hold: counts the messages that are unfinished or not handled yet; the connection is closed if there is no room for them.
-        options: of the sink.
+        options: of the sink (`SocketSink`), `unread` among them.
     """
     # Closing is ours: aiohttp would send its own close frame, and not wait for the peer's.
     # So are pings: it would answer a flood of them without ever giving way to others.

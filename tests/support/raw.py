@@ -74,6 +74,16 @@ class RawConnection:
             length = int(headers.get("content-length", 0)) if has_body else 0
             return RawAnswer(status, headers, await self._reader.readexactly(length))
 
+    async def until(self, end: bytes) -> bytes:
+        """Read up to some bytes, and return all that was read."""
+        text = bytearray()
+        looked = 0
+        async with asyncio.timeout(SECONDS):
+            while text.find(end, looked) < 0:
+                looked = max(len(text) - len(end), 0)
+                text += await self._reader.read(2**16)
+        return bytes(text)
+
     async def some(self, seconds: float) -> bytes:
         """Read what comes next, nothing if nothing comes so soon."""
         try:

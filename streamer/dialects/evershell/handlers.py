@@ -95,7 +95,7 @@ class Handlers(Many):
             wire=EvershellWire(sse.is_chunked(request), org_id),
             sink_class=EvershellSink,
             max_seconds=self.parts.evershell_stream_seconds,
-            **self.parts.sink_options,
+            **self.sink_options(principal),
         )
 
     async def stream_org_activity(self, request: web.Request) -> web.StreamResponse:
@@ -114,7 +114,7 @@ class Handlers(Many):
             if transport is None or outlet is None:
                 return response
             wire = sse.SseWire(stream.is_chunked)
-            sink = EvershellSink(transport, outlet.drain, wire=wire, **self.parts.sink_options)
+            sink = EvershellSink(transport, outlet.drain, wire=wire, **self.sink_options(principal))
             omitted = b": %d workspaces omitted\n" % left_out if left_out else b""
             sink.write(wire.chunk(omitted + b"retry: %d\n" % retry_ms() + (GONE if is_gone else b"")))
             if not readers:

@@ -184,7 +184,7 @@ class Handlers(Issues):
                 messages_per_second=self.parts.socket_limits.messages_per_second,
                 message_seconds=self.parts.body_timeout,
                 hold=self.parts.budget.hold(MESSAGE, principal.account),
-                **self.parts.sink_options,
+                **self.sink_options(principal),
             )
         finally:
             self.parts.feed.leave(reader)

@@ -22,7 +22,7 @@ from streamer.app import Server, running
 from streamer.observe import logs
 from streamer.settings import Settings
 from streamer.store.database import Database
-from tests.support import run_dir
+from tests.support import forked, run_dir
 from tests.support.api import Api
 from tests.support.browser import chromium
 from tests.support.cli import Cli
@@ -58,13 +58,15 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]
     if not hasattr(config, "workerinput"):
         run_dir.create()
+    forked.install()
     logs.configure("json", "info")
     profile = "slow" if config.getoption("slow") else "ci" if IN_CI else "quick"
     hypothesis.settings.load_profile(profile)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave nothing behind: this runs when all workers have ended."""
+    """Leave nothing behind: in the first process this runs when all workers have ended."""
+    forked.remove()
     if not hasattr(config, "workerinput"):
         run_dir.remove()
 

@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import pty
 import signal
 import sys
-import termios
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import click
 from bench import cli as bench
 from streamer.cli import main
 from streamer.cli.screen import AGENT_VARIABLES
+from tests.support.forked import take_terminal
 from tests.support.run_dir import forget_pid, note_pid
 from tests.support.tools import ROOT
 from tests.support.waiting import SECONDS
@@ -130,7 +129,7 @@ class Cli:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=take_terminal,
         )
         os.close(theirs)
         terminal = Terminal(process, ours)

@@ -5,11 +5,11 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import aiohttp
 
+from tests.support.forked import COMMAND
 from tests.support.run_dir import forget_pid, note_pid
 from tests.support.tools import ROOT
 from tests.support.waiting import eventually
@@ -56,9 +56,12 @@ class ServerProcess:
     def spawn(self, redirect: str = "") -> None:
         """Start the server without waiting."""
         assert self._process is None, "started already"
+        command = [*COMMAND, "serve"]
+        if redirect:
+            command = ["sh", "-c", f'exec "$@" {redirect}', "sh", *command]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                ["sh", "-c", f'exec "$@" {redirect}', "sh", sys.executable, "-P", "-m", "streamer", "serve"],
+                command,
                 env=self._environment,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,

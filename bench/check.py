@@ -41,7 +41,7 @@ def compare(expected: bytes, received: bytes) -> Tally:
 
 
 def compare_part(expected: bytes, received: bytes) -> Tally:
-    """Compare the numbers of a reader that came late and left early with those of its stream: they must be a part without a hole."""
+    """Compare what a reader received that connected late and left early: it must be a part of the stream without a gap."""
     if not received:
         return Tally()
     wanted, got = array("q", expected), array("q", received)

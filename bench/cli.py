@@ -1,4 +1,4 @@
-"""`./run bench`: servers of its own under load, and what came of it."""
+"""The command line of `./run bench`: load-test temporary servers and print the results."""
 
 import contextlib
 import signal
@@ -29,7 +29,7 @@ HELP = {"help_option_names": ["-h", "--help"]}
 MISSED = 7
 """The exit code when a threshold was missed."""
 OURS = ("admin_key", "data_dir", "database_url", "host", "port")
-"""Settings that are the measurement's own."""
+"""Settings that the measurement chooses itself."""
 
 
 def _thresholds(_context: click.Context, _option: click.Parameter, text: str | None) -> list[Threshold]:
@@ -76,29 +76,31 @@ _COUNT = click.IntRange(1, 100_000)
     epilog="Exit codes: 0 measured, 1 failure, 2 wrong usage, 7 a threshold was missed, 130 interrupted.",
 )
 @click.argument("scenario", type=click.Choice(list(SCENARIOS)))
-@click.option("--subscribers", metavar="N", type=click.IntRange(min=0), help="Streams that are open.")
+@click.option("--subscribers", metavar="N", type=click.IntRange(min=0), help="Open streams.")
 @click.option(
-    "--rate", metavar="N", type=_RATE, help="Events a second; for ingest the default is as many as are answered."
+    "--rate", metavar="N", type=_RATE, help="Events per second; for ingest the default is the highest possible rate."
 )
-@click.option("--seconds", metavar="N", type=_SECONDS, help="How long the measurement takes.")
+@click.option("--seconds", metavar="N", type=_SECONDS, help="Duration of the measurement.")
 @click.option("--warmup", metavar="N", type=Number(0, 3600), help="Seconds of the same load before it.")
-@click.option("--transport", type=click.Choice(["sse", "websocket"]), help="What the subscribers use.")
+@click.option("--transport", type=click.Choice(["sse", "websocket"]), help="Transport of the subscribers.")
 @click.option(
     "--filters", metavar="N", type=click.IntRange(0, 100_000), help="Different filters, spread over the subscribers."
 )
 @click.option("--workspaces", metavar="N", type=_COUNT, help="Workspaces; events are spread over them by Zipf's law.")
 @click.option("--connections", metavar="N", type=_COUNT, help="Connections that append.")
-@click.option("--batch", metavar="N", type=click.IntRange(1, 1000), help="Events in one append.")
-@click.option("--slow", metavar="1%", callback=_share, help="Share of subscribers that are slow.")
-@click.option("--slow-rate", metavar="N", type=click.IntRange(min=10), help="Bytes a second that a slow one reads.")
-@click.option("--events", metavar="N", type=click.IntRange(200, 100_000_000), help="Events that the history holds.")
-@click.option("--missed", metavar="N", type=_COUNT, help="Events that are appended while nobody is there.")
-@click.option("--churn", metavar="N", type=_RATE, help="Streams a second that come and go.")
+@click.option("--batch", metavar="N", type=click.IntRange(1, 1000), help="Events per append.")
+@click.option("--slow", metavar="1%", callback=_share, help="Share of slow subscribers.")
+@click.option(
+    "--slow-rate", metavar="N", type=click.IntRange(min=10), help="Bytes per second that a slow subscriber reads."
+)
+@click.option("--events", metavar="N", type=click.IntRange(200, 100_000_000), help="Events in the history.")
+@click.option("--missed", metavar="N", type=_COUNT, help="Events appended while no subscriber is connected.")
+@click.option("--churn", metavar="N", type=_RATE, help="Streams per second that open and close.")
 @click.option(
     "--reader-processes",
     metavar="N",
     type=click.IntRange(1, 64),
-    help="Processes that the subscribers are spread over.",
+    help="Processes that run the subscribers.",
 )
 @click.option(
     "--runs",
@@ -109,18 +111,20 @@ _COUNT = click.IntRange(1, 100_000)
     help="Runs, each on a new server; the median counts.",
 )
 @click.option(
-    "--peer", type=click.Choice(["nchan", "praisonai"]), help="Do the same work with this server, turn by turn."
+    "--peer", type=click.Choice(["nchan", "praisonai"]), help="Run the same work on this server in alternation."
 )
 @click.option(
     "--database-url",
     metavar="URL",
-    help="A PostgreSQL, on which it makes a database of its own [default: SQLite in a new folder].",
+    help="A PostgreSQL, on which each run creates a database [default: SQLite in a new folder].",
 )
 @click.option(
     "--set", "settings", metavar="NAME=VALUE", multiple=True, callback=_settings, help="A setting of the server."
 )
-@click.option("--assert", "thresholds", metavar="LIST", callback=_thresholds, help="What must hold: 'p99<50ms,lost=0'.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, with every run.")
+@click.option(
+    "--assert", "thresholds", metavar="LIST", callback=_thresholds, help="Required results: 'p99<50ms,lost=0'."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document with every run.")
 def command(
     *,
     scenario: str,
@@ -130,7 +134,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure a server of its own under load, and check every delivery.
+    """Load-test a temporary server and check every delivery.
 
     \b
     ./run bench fanout --subscribers 1000 --rate 200 --transport websocket
@@ -138,14 +142,14 @@ def command(
     ./run bench ingest --connections 256 --assert 'events_per_second>8k,p99<60ms'
 
     \b
-    ingest   appends: one event a request, or batches
+    ingest   appends: one event per request, or batches
     fanout   events at a rate, to many subscribers
     history  pages of a long log: the newest, the deepest, by every index
-    dialects the same log listed by each API that it is served by
-    resume   all subscribers are cut off, miss events, and come back at once
-    slow     fan-out with a share of slow subscribers, against one without
-    idle     what an open stream costs
-    soak     streams come and go, and nothing may grow
+    dialects the same log listed through each API
+    resume   all subscribers are cut off, miss events, and reconnect at once
+    slow     a fan-out with slow subscribers, compared with one without
+    idle     the cost of an open stream
+    soak     streams open and close, and nothing may grow
 
     ./run bench install-peer praisonai installs praisonai-platform, which --peer praisonai needs.
     """  # fmt: skip
@@ -232,7 +236,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _bar(status: StatusLine) -> Callable[[str, float], None]:
-    """Return what shows on a terminal what is going on, and how far all of it is."""
+    """Return a function that draws a progress bar."""
 
     def tick(what: str, share: float) -> None:
         done = int(share * BAR)

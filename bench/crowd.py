@@ -43,7 +43,7 @@ class Writers:
             raise BenchError(f"the first append failed: {made['why']}")
 
     def acked(self, workspace: int) -> list[int]:
-        """Return the numbers of the events that a workspace holds, in its order; not the one that made it."""
+        """Return the numbers of the events that a workspace holds, in its order; without the event that created it."""
         return self._acked.get(workspace, [])
 
     def publish(

@@ -48,7 +48,7 @@ class Page:
     events: Sequence[str] | None = None
 
     def check(self, body: bytes) -> None:
-        """See that a response is this page. Raises BenchError."""
+        """Check that a response is this page. Raises BenchError."""
         answer = orjson.loads(body)
         ids = ids_of(answer if isinstance(answer, list) else answer["events"])
         wrong = len(ids) != self.length or len(set(ids)) != self.length
@@ -141,7 +141,7 @@ class _Listed:
         for name, length, offset in _depths(self._count):
             _, events = self._behind(length, offset)
             yield f"praisonai_{name}", self._page(f"{path}?limit={length}&offset={offset}", events)
-        # Who may not read audit events: then an offset is more than a difference of numbers.
+        # For a key without audit:read an offset is not the difference of two seqs.
         count = sum(number % len(ACTIONS) != len(ACTIONS) - 1 for number in range(-1, self._load.events))
         oldest = self._ask(f"category=activity&order=asc&limit={MAX_PAGE}")
         *_, (name, length, offset) = _depths(count, LENGTHS[:1])

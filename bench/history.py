@@ -20,7 +20,7 @@ from bench.usage import Usage
 PAGE = 50
 BATCH = 1000
 MANY = 16
-"""Connections that ask at the same time, after the one that asks alone."""
+"""Concurrent connections of the second measurement; the first has one connection."""
 FILTERS: dict[str, Sequence[str]] = {
     "actor_id": [f"agent_{number}" for number in range(ACTORS)],
     "entity_id": [f"issue_{number}" for number in range(ENTITIES)],
@@ -132,7 +132,7 @@ def at(head: str, seq: int) -> str:
 
 
 def check(kind: str, events: list[dict[str, Any]]) -> None:
-    """See that a page is one: of that length, unless the log is short, with nothing twice and in order. Raises BenchError."""
+    """Check the length and the order of a page, and that nothing is in it twice. Raises BenchError."""
     seqs = [event.get("seq", place) for place, event in enumerate(events)]
     if not seqs or seqs not in (sorted(set(seqs)), sorted(set(seqs), reverse=True)):
         raise BenchError(f"the page {kind} is wrong: it holds {seqs}")

@@ -54,7 +54,7 @@ def count_log(target: PraisonAI, writers: Writers) -> Metrics:
 
 
 def check_log(sandbox: Sandbox, target: Streamer, writers: Writers) -> Metrics:
-    """Read every workspace from its beginning: what was acknowledged must be there, once, in its order, by seqs without a hole."""
+    """Read every workspace from its beginning: it must hold what was acknowledged, once, in order, without a gap in seq."""
     result = {"lost": 0, "doubled": 0, "out_of_order": 0, "unexpected": 0, "gaps": 0}
     with HttpClient(target.port, target.head) as client:
         for workspace in range(writers.load.workspaces):

@@ -100,7 +100,7 @@ class Publishers:
         Args:
             port: of 127.0.0.1.
             path: where a workspace's events are sent to, with a `%d` for its number.
-            head: of each request, but for the first line and the length.
+            head: of each request, without the first line and the length.
             body: a pattern of `bench.events`.
             connections: how many.
             ordered: the events of a workspace all take one connection, which does not wait for an answer before the next (RFC 9112, 9.3.2).
@@ -129,13 +129,13 @@ class Publishers:
         batch: int = 1,
         each: bool = False,
     ) -> dict[str, Any]:
-        """Send events, numbered from `first`, for so long or so many; return what became of them.
+        """Send events, numbered from `first`, for some seconds or up to a count; return the results.
 
         Args:
             first: the first one's number.
             rate: events a second; None: closed loop.
             seconds: for how long.
-            count: how many events, if not for so long.
+            count: how many events, instead of `seconds`.
             batch: events in a request.
             each: one to each workspace in turn, not by Zipf's law.
         """
@@ -298,7 +298,7 @@ class Publishers:
             self._free(connection)
 
     def _give_up(self) -> None:
-        """Take what is not answered for failed; begin anew, so that a late answer is not taken for that to another request."""
+        """Count unanswered requests as failed and reconnect, so that a late response is not taken for that of another request."""
         for lane in self._lanes:
             while lane.waiting:
                 self._fail(lane.waiting.popleft(), "all connections were busy to the end")

@@ -28,7 +28,7 @@ SLOW_TICK = 0.1
 PATIENCE_SECONDS = 5.0
 """After so long without an event, what is missing is lost."""
 LINGER_SECONDS = 0.1
-"""When all is there, it is still waited for so long whether something comes twice."""
+"""When all is there, readers wait this long for duplicates."""
 
 
 class Reader:
@@ -43,8 +43,8 @@ class Reader:
         rest: bytes that are left over.
         blobs: all it got.
         received: how many events are in them.
-        gaps: how often it was told of one.
-        position: where it would go on.
+        gaps: how many the server reported.
+        position: where it would resume.
         asked: when its connection was begun.
         synced: it is live.
         is_cut: it ended without our doing, or is a visitor that has left: what it has is all it will get.
@@ -145,8 +145,8 @@ class Readers:
         Args:
             port: of 127.0.0.1.
             streams: the name of each and the target of its request.
-            head: of the request, but for its first line.
-            resume: what to put behind the target and into the head to go on behind `%s`.
+            head: of the request, without its first line.
+            resume: what to append to the target and to the head to resume after `%s`.
             before: how many events each stream had before.
             wave: how many handshakes are under way at a time.
             slow: bytes a second that each of these takes; 0: all.
@@ -251,9 +251,9 @@ class Readers:
         return len(released)
 
     def _churn(self, *, streams: list[tuple[str, str]], rate: float, seconds: float, longest: float = 2.0) -> int:
-        """Let visitors come at a rate and leave again after up to `longest` seconds, half of them without a farewell.
+        """Open streams at a rate and close each after up to `longest` seconds, half of them by a reset.
 
-        Some leave before they are answered. What a visitor got must be a part of its stream without a hole.
+        Some are closed before the response. What a visitor received must be a part of its stream without a gap.
         """
         dice = random.Random(len(self._visitors))  # noqa: S311 - the same in each run
         began, count = time.monotonic(), 0

@@ -1,8 +1,8 @@
-"""The reaper: whatever becomes of a measurement, its processes and its folder go with it.
+"""Kill the processes of a measurement and remove its folder, however the measurement ends.
 
-A script of its own, started with nothing but the standard library. It makes a folder, prints its path, and waits for the end of its
-stdin, which is the end of the process that started it, `kill -9` included. Then it kills its process group, which all others of the
-measurement have joined, and removes the folder. Its stdout ends when all is gone.
+This is a script that needs only the standard library. It creates a folder, prints its path, and waits for the end of its
+stdin, which is the end of the process that started it, `kill -9` included. Then it kills its process group, which all processes of the
+measurement have joined, and removes the folder. Its stdout ends after that.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 PATIENCE_SECONDS = 10
-"""A process that the kernel keeps for longer is not waited for."""
+"""How long to wait for processes that do not end."""
 
 
 def main() -> None:
-    """Make the folder, wait, clear away."""
+    """Create the folder, wait, clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     folder = tempfile.mkdtemp(prefix="streamer-bench-")
@@ -27,7 +27,7 @@ def main() -> None:
     sys.stdout.flush()
     sys.stdin.buffer.read()
     group = os.getpgrp()
-    if os.fork() == 0:  # who is to see the group's end cannot be of it
+    if os.fork() == 0:  # the process that kills the group must not be in it
         os.setsid()
         until = time.monotonic() + PATIENCE_SECONDS
         while lives(group) and time.monotonic() < until:
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def lives(group: int) -> bool:
-    """Tell whether a process of the group runs; one that has ended and is yet to be asked for by its parent does not."""
+    """Return whether a process of the group runs; zombies do not count."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has just gone
             # The name before these is in parentheses and may hold anything.

@@ -1,4 +1,4 @@
-"""The scenarios of readers that are not simply there: `resume`, `slow`, `idle` and `soak`."""
+"""The scenarios with readers that reconnect, are slow or idle, or come and go: `resume`, `slow`, `idle` and `soak`."""
 
 import time
 from statistics import median
@@ -14,11 +14,11 @@ BATCH = 100
 FIRST_MINUTE = 60
 """Seconds in which anything may grow; a tenth of a run that is shorter than ten times as long."""
 LIVE = 20
-"""Events that are appended after a scenario, to see that everybody who is there is live."""
+"""Events that are appended after a scenario, to check that every connected subscriber is live."""
 
 
 def resume(sandbox: Sandbox, target: Streamer, load: Load) -> Metrics:
-    """Cut all subscribers off, append what they miss, and let all of them come back at the same moment."""
+    """Cut all subscribers off, append what they miss, and reconnect all of them at the same moment."""
     crowd = Crowd(sandbox, target, load)
     before = target.usage.rss()
     crowd.join(load.streams())
@@ -88,7 +88,7 @@ def slow(sandbox: Sandbox, target: Target, load: Load) -> Metrics:
 
 
 def idle(sandbox: Sandbox, target: Target, load: Load) -> Metrics:
-    """Open streams, and see what they cost while nothing happens."""
+    """Open streams, and measure their cost while nothing happens."""
     crowd = Crowd(sandbox, target, load)
     usage = target.usage
     before, files = usage.rss(), usage.files()

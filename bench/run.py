@@ -1,4 +1,4 @@
-"""The scenarios by their names, and how they are run: each run on new servers, ours and a peer's turn by turn."""
+"""The scenarios by name, and their runs: each on a new server, streamer and the peer in alternation."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -20,14 +20,14 @@ from bench.sandbox import Sandbox, sandbox
 from bench.targets import Streamer, Written
 
 BUSY = 0.9
-"""A process that is this busy has no more to give."""
+"""A process that uses this share of a core is a bottleneck."""
 WAITED = 0.1
-"""When so many of the events had to wait for a connection, that says more of their number than of the server."""
+"""If more than this share of the events waited for a connection, the number of connections was the limit."""
 OTHERS = 0.2
-"""Cores that something else may use."""
+"""Cores that other programs may use."""
 SPARE_FILES = 500
 SPARE_SECONDS = 2
-"""About what a run takes besides its load."""
+"""Approximate duration of a run without its load."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ BATCH_CONNECTIONS = 4
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of the runs."""
+    """The results of the runs."""
 
     runs: dict[str, list[Metrics]] = field(default_factory=dict)
 
@@ -137,7 +137,7 @@ class Outcome:
         }
 
     def remarks(self) -> list[str]:
-        """Return what must be known to read the numbers."""
+        """Return warnings that matter for reading the numbers."""
         found = []
         for name, metrics in ((name, middle(runs)) for name, runs in self.runs.items()):
             wrong = {each: metrics[each] for each in WORST if metrics.get(each)}
@@ -165,7 +165,7 @@ def measure(  # noqa: PLR0913 - what a measurement is made of
     tick: Callable[[str, float], None],
     scratch: Callable[[str], AbstractContextManager[str]],
 ) -> Outcome:
-    """Run a scenario so many times, with a peer turn by turn.
+    """Run a scenario several times, in alternation with a peer.
 
     Args:
         scenario: its name.

@@ -1,4 +1,4 @@
-"""Where a measurement takes place: a folder, and processes that end with it."""
+"""The place of a measurement: a folder, and processes that end with it."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ import streamer
 from bench import reaper
 
 TICK_SECONDS = 0.2
-"""How often somebody who waits says so."""
+"""How often progress is reported while waiting."""
 
 
 class BenchError(Exception):
@@ -29,12 +29,12 @@ class BenchError(Exception):
 
 
 class Sandbox:
-    """A folder, and processes in one process group, all of which the reaper sees to the end of."""
+    """A folder, and processes in one process group, which the reaper kills."""
 
     def __init__(self, folder: Path, group: int, tick: Callable[[], None]) -> None:
         self.folder = folder
         self.tick = tick
-        """Called a few times a second while something is waited for."""
+        """Called a few times a second while waiting."""
         self._group = group
         self.started: list[subprocess.Popen[bytes]] = []
 
@@ -57,7 +57,7 @@ class Sandbox:
         return ""
 
     def until(self, done: Callable[[], bool], what: str, seconds: float = 30, pause: float = 0.02) -> None:
-        """Wait for something that can only be asked for. Raises BenchError when it does not come."""
+        """Poll until a condition holds. Raises BenchError on a timeout."""
         end = time.monotonic() + seconds
         while not done():
             if time.monotonic() > end:
@@ -67,14 +67,14 @@ class Sandbox:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of processes that run this package: without the settings of somebody's own server."""
+    """Return the environment of processes that run this package: without the settings of another server."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STREAMER_")}
     return {**kept, "PYTHONPATH": str(Path(streamer.__file__).resolve().parents[1])}
 
 
 @contextlib.contextmanager
 def sandbox(tick: Callable[[], None] = lambda: None) -> Iterator[Sandbox]:
-    """Give a measurement its sandbox; at the end its processes are killed and its folder is removed.
+    """Create a sandbox; at the end its processes are killed and its folder is removed.
 
     Nothing of what it stored is kept, so nothing has to end in order.
     """
@@ -96,7 +96,7 @@ def sandbox(tick: Callable[[], None] = lambda: None) -> Iterator[Sandbox]:
 
 
 class Worker:
-    """A process of ours that does what it is told: one JSON line for each order, one for its answer."""
+    """A process that carries out orders: one JSON line for each order, one for its answer."""
 
     def __init__(self, sandbox: Sandbox, module: str, name: str) -> None:
         self._sandbox = sandbox
@@ -147,7 +147,7 @@ class Worker:
 
 
 def obey(tasks: Mapping[str, Callable[..., object]], rest: Callable[[], object]) -> None:
-    """Do what the process that started this one orders, and end with it.
+    """Carry out the orders of the parent process, and end with it.
 
     Args:
         tasks: what can be ordered; what one returns is the answer.
@@ -185,7 +185,7 @@ def _orders(descriptor: int) -> Iterator[tuple[str, dict[str, Any]] | None]:
 
 
 def need_files(count: int) -> None:
-    """Let this process and those that it starts have so many files open, sockets among them. Raises BenchError."""
+    """Raise the limit of open files, sockets among them, for this process and its children. Raises BenchError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and count > hard:
         raise BenchError(

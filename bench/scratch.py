@@ -1,4 +1,4 @@
-"""A database for a while: made on a PostgreSQL, used by somebody else, removed."""
+"""A temporary database on a PostgreSQL server."""
 
 import asyncio
 import secrets
@@ -19,13 +19,13 @@ PREFIX = "streamer_bench_"
 
 @contextmanager
 def scratch_database(url: str) -> Iterator[str]:
-    """Give the URL of a new, empty database on the server that a URL names; at the end it is removed, whoever is connected to it.
+    """Create an empty database on the server of a URL, and yield its URL; at the end the database is dropped, even if it is in use.
 
-    The database that the URL names is not touched. Who is killed leaves a database whose name begins with `PREFIX`.
+    The database that the URL names is not touched. A killed process leaves a database whose name begins with `PREFIX`.
 
     Raises:
-        BadDatabaseUrl: it names no PostgreSQL; the text says so without the URL, which may hold a password.
-        StoreUnavailable: the server does not answer, or does not let this user make a database.
+        BadDatabaseUrl: it names no PostgreSQL; the text does not contain the URL, which may hold a password.
+        StoreUnavailable: the server does not answer, or does not let this user create a database.
     """
     try:
         there = make_url(url)

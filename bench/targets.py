@@ -1,4 +1,4 @@
-"""Servers under load: what is needed of them, and ours."""
+"""What a server under load must offer, and streamer as such a server."""
 
 import secrets
 import socket
@@ -44,7 +44,7 @@ class Target(Written, Protocol):
     """It says so once a stream is live."""
 
     def reading(self, transport: str) -> dict[str, Any]:
-        """Return what the readers send: the head, and what is added to go on behind a position."""
+        """Return what the readers send: the head, and what is added to resume after a position."""
         ...
 
     def target(self, workspace: int, selected: int, transport: str) -> str:
@@ -104,7 +104,7 @@ class Streamer:
 
     def sample(self) -> str:
         """Return an event as the readers get it."""
-        page = self.ask("/events?limit=1&category=activity")  # not what tells of keys and readings
+        page = self.ask("/events?limit=1&category=activity")  # not audit events
         text = orjson.dumps(page["events"][0]).decode()
         assert "%" not in text  # noqa: S101 - it becomes a pattern
         details = page["events"][0]["details"]

@@ -28,7 +28,7 @@ class Usage:
         return sum(_status(pid, "VmHWM") for pid in self.pids)
 
     def forget_peak(self) -> None:
-        """Begin to look for the peak anew."""
+        """Reset the peak."""
         for pid in self.pids:
             with contextlib.suppress(OSError):  # not allowed in some containers: then the peak is since the start
                 Path(f"/proc/{pid}/clear_refs").write_text("5")

@@ -17,6 +17,7 @@ DONE = [
     "CHANGELOG.md",
     "README.md",
     "THREAT_MODEL.md",
+    "bench",
     "docker-compose.yml",
     "docs/actions.md",
     "docs/api.md",

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import json
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +246,6 @@ async def test_a_stopping_server_answers_who_waits(make_process: MakeProcess, ht
     for each in waiting:
         assert (await answered(each)).expect(200) == {"events": [], "position": position}
     assert "Traceback" not in process.log
-    lines = [json.loads(line) for line in process.log.splitlines() if line.startswith("{")]
+    lines = process.log_lines
     assert lines
     assert all(line["level"] in {"info", "warning"} for line in lines)

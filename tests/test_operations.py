@@ -1,7 +1,6 @@
 """What operators rely on: health, metrics, logs, settings that are checked, and starts that work or say why not."""
 
 import asyncio
-import json
 import os
 import re
 import shutil
@@ -226,7 +225,7 @@ async def test_a_line_for_each_request(make_process: MakeProcess, http: aiohttp.
         stream_id = reader.headers["x-request-id"]
     await eventually(lambda: stream_id in process.log)
     assert await process.stop() == 0
-    lines = [json.loads(line) for line in process.log.splitlines() if line.startswith("{")]
+    lines = process.log_lines
     line = next(line for line in lines if line.get("request_id") == request_id)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line.pop("timestamp"))
     assert isinstance(line.pop("ms"), float)

@@ -1,7 +1,6 @@
 """Tickets: what a browser opens a stream with, which cannot send headers."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -574,7 +573,7 @@ async def test_a_ticket_appears_nowhere(
     for reader in (stream, again, socket):
         reader.close()
     assert await process.stop() == 0
-    lines = [json.loads(line) for line in process.log.splitlines() if line.startswith("{")]
+    lines = process.log_lines
     assert any(line.get("path") == f"{events(WS)}/stream" for line in lines), "there is a log"
     assert [ticket for ticket in tickets if ticket in process.log] == []
     if database_url.startswith("sqlite:///"):

@@ -1,11 +1,13 @@
 """The server as a process of its own, that can be killed and started again on the same data."""
 
+import json
 import os
 import random
 import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -43,6 +45,12 @@ class ServerProcess:
     def log(self) -> str:
         """Return what the server has written, over all its starts."""
         return self.log_file.read_text()
+
+    @property
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Return the lines of the log that are JSON, decoded. A line that is being written is not there yet."""
+        lines = self.log.splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
     async def start(self, redirect: str = "") -> None:
         """Start the server and wait until it is ready; `redirect` is a shell's, such as `2>/dev/full`."""

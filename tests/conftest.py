@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 ADMIN_KEY = "sk_admin_of_the_tests_0123456789"
 
+READ_SECONDS = 60
+"""How long a server's reads of the database may take: on a busy machine more than by default, unless that is what is tested."""
+
 MakeServer = Callable[..., Awaitable[Server]]
 MakeProcess = Callable[..., ServerProcess]
 
@@ -177,7 +180,13 @@ async def make_server(database_url: str, tmp_path: Path) -> AsyncIterator[MakeSe
     async with AsyncExitStack() as stack:
 
         async def make(**settings: Any) -> Server:
-            given = {"data_dir": tmp_path / "data", "port": 0, "database_url": database_url, "admin_key": ADMIN_KEY}
+            given = {
+                "data_dir": tmp_path / "data",
+                "port": 0,
+                "database_url": database_url,
+                "admin_key": ADMIN_KEY,
+                "read_seconds": READ_SECONDS,
+            }
             return await stack.enter_async_context(running(Settings(**(given | settings))))
 
         yield make
@@ -195,7 +204,7 @@ def make_process(database_url: str, tmp_path: Path) -> Iterator[MakeProcess]:
     made: list[ServerProcess] = []
 
     def make(**settings: object) -> ServerProcess:
-        given = {"database_url": database_url, "admin_key": ADMIN_KEY, **settings}
+        given = {"database_url": database_url, "admin_key": ADMIN_KEY, "read_seconds": READ_SECONDS, **settings}
         process = ServerProcess(
             tmp_path, {f"STREAMER_{name.upper()}": str(value) for name, value in given.items() if value is not None}
         )

@@ -1,4 +1,4 @@
-"""Write docs/limits.md from the settings, and from the bounds that are fixed.
+"""Write docs/limits.md from the settings and the fixed limits.
 
 python docs/limits.py write      write the page
 python docs/limits.py            print it
@@ -26,21 +26,21 @@ KiB, MiB = 2**10, 2**20
 
 INTRODUCTION = """# Limits
 
-Everything that a client can make large or slow has a bound. This page says what happens at each bound, and what to do about it. It is
+Everything that a client can make large or slow has a limit. This page says what happens at each limit, and what to do about it. It is
 generated from the settings by `docs/limits.py`; a test keeps it true.
 
-No bound cuts anything silently. A request over a bound is refused with an error that names the field and the limit, a page that ends early
-has a cursor, and a stream that ends says why. What was accepted is never lost.
+Nothing is truncated silently. A request over a limit is rejected with an error that names the field and the limit, a page that ends early
+has a cursor, and a stream that ends reports why. Accepted events are never lost.
 
-The promise *fair* rests on these bounds: no single step of the server takes more than 50 ms of CPU at the defaults. If you raise a bound
-of sizes by much, measure `streamer_loop_stall_seconds`.
+The promise *fair* depends on these limits: no single step of the server takes more than 50 ms of CPU at the defaults. If you raise a limit
+on sizes by much, measure `streamer_loop_stall_seconds`.
 """
 
 FIXED: tuple[tuple[str, object, str], ...] = (
     (
         "Values in one filter",
         filters.MAX_VALUES,
-        "400 `validation_error`. Ask in several requests, or subscribe several times.",
+        "400 `validation_error`. Use several requests or subscriptions.",
     ),
     (
         "Characters of one value of a filter",
@@ -50,7 +50,7 @@ FIXED: tuple[tuple[str, object, str], ...] = (
     (
         "Bytes of a body that holds no events",
         bodies.MAX_SMALL_BYTES,
-        "413 `payload_too_large`. No call needs as many.",
+        "413 `payload_too_large`. No call needs that many.",
     ),
     (
         "Bytes of a workspace's `settings`",
@@ -59,9 +59,9 @@ FIXED: tuple[tuple[str, object, str], ...] = (
     ),
     ("Levels of a workspace's `settings`", schemas.MAX_SETTINGS_DEPTH, "400 `validation_error`."),
     (
-        "Wrong fields that one error names",
+        "Invalid fields that one error names",
         quoting.MAX_NAMED,
-        "The error names the first ones, and `and more` says that there are others. Correct them and send again.",
+        "The error names the first ones, followed by `and more`. Correct them and send the request again.",
     ),
     (
         "Bytes of the request line, and of a header field",
@@ -69,12 +69,16 @@ FIXED: tuple[tuple[str, object, str], ...] = (
         "400 `validation_error`; the connection is closed.",
     ),
     (
-        "Bytes of a request's head in all",
+        "Total bytes of a request's head",
         connection.MAX_HEAD_BYTES,
         "400 `validation_error`; the connection is closed.",
     ),
     ("Header fields of a request", connection.MAX_HEADERS, "400 `validation_error`; the connection is closed."),
-    ("Characters of a name or value that an error quotes", quoting.MAX_QUOTED, "The rest is cut and marked `…`."),
+    (
+        "Characters of a name or value that an error quotes",
+        quoting.MAX_QUOTED,
+        "The text is truncated and marked with `…`.",
+    ),
     ("Seconds until a new connection's first request", connection.HEAD_SECONDS, "The connection is closed."),
     (
         "Seconds between two requests of a connection",
@@ -82,7 +86,7 @@ FIXED: tuple[tuple[str, object, str], ...] = (
         "The connection is closed. Open another one.",
     ),
     (
-        "Seconds in which a ticket must open its stream",
+        "Seconds within which a ticket must open its stream",
         tickets.OPEN_SECONDS,
         "401 `unauthenticated`. Get a new ticket.",
     ),
@@ -92,33 +96,37 @@ FIXED: tuple[tuple[str, object, str], ...] = (
         "503 `store_unavailable` with `reason: busy`. Make reads shorter, or add nodes.",
     ),
     (
-        "Milliseconds that a check of `/readyz` waits for a lock on PostgreSQL",
+        "Milliseconds that `/readyz` waits for a lock on PostgreSQL",
         database.CHECK_LOCK_MS,
         "503 `store_unavailable` with `reason: locked`. End the session that holds the table (`pg_locks`).",
     ),
-    ("Seconds in which `/readyz` answers", readiness.ANSWER_SECONDS, "503 `store_unavailable` with `reason: timeout`."),
+    (
+        "Seconds within which `/readyz` answers",
+        readiness.ANSWER_SECONDS,
+        "503 `store_unavailable` with `reason: timeout`.",
+    ),
     (
         "Seconds that an append waits for a workspace that another node has locked",
         held.HELD_SECONDS,
-        "503 `store_unavailable` with `reason: locked`; nothing of it is stored. Other workspaces go on. Find what holds the lock.",
+        "503 `store_unavailable` with `reason: locked`; nothing of it is stored. Other workspaces are not affected. Find the session that holds the lock.",
     ),
     (
         "Workspaces that one call or stream of a dialect reads at once",
         many.MAX_WORKSPACES,
-        "Memberships beyond it are left out, the least preferred first, and `X-Workspaces-Omitted` says how many. More grants of one key are 400.",
+        "Memberships beyond that are left out, the least preferred first, and `X-Workspaces-Omitted` has their number. More grants of one key are 400.",
     ),
     (
-        "Workspaces that an issue or a run named without its workspace is looked for in, for a key for all workspaces",
+        "Workspaces that are searched for an issue or a run without a workspace in the URL, with a key for all workspaces",
         entities.FOUND_ROWS,
         "409 in the dialect's form. Name the workspace, or use a key for it.",
     ),
     (
-        "Runs or issues in one answer of Paperclip's API",
+        "Runs or issues in one response of Paperclip's API",
         paperclip.MOST,
         "`Link` leads to the next ones.",
     ),
     (
-        "Bytes of an issue's and a run's id together, above which the two are not linked",
+        "Total bytes of an issue's id and a run's id, above which the two are not linked",
         core_entities.MAX_LINK_BYTES,
         "The event is stored; Paperclip's lists of runs and issues do not show the pair. Use shorter ids.",
     ),
@@ -127,34 +135,34 @@ FIXED: tuple[tuple[str, object, str], ...] = (
         tickets.MAX_FILTER,
         "400 `validation_error`. Use a shorter filter, or a key.",
     ),
-    ("Members of a gzip body", unpack.MAX_MEMBERS, "400 `validation_error`. Pack the body as one member."),
+    ("Members of a gzip body", unpack.MAX_MEMBERS, "400 `validation_error`. Compress the body as one member."),
     (
         "Seconds that a scan waits for the other scans of its key",
         reading.SCAN_WAIT_SECONDS,
         "429 `rate_limited` with `Retry-After`.",
     ),
     (
-        "Share of the append queue, of the large events that wait to be prepared, and of `STREAMER_MEMORY_BYTES` that one key may use",
+        "Share of the append queue, of the large events that wait for redaction, and of `STREAMER_MEMORY_BYTES` that one key can use",
         f"1/{shares.ACCOUNT_PART}",
-        f"503 `overloaded` for that key alone. 1/{shares.RESERVE_PART} is kept for keys that use at most 1/{shares.LITTLE_PART}.",
+        f"503 `overloaded` for that key alone. 1/{shares.RESERVE_PART} is reserved for keys that use at most 1/{shares.LITTLE_PART}.",
     ),
     (
-        "Share of the time that the live filters of one key may search texts (`q`)",
+        "Share of the time that live filters of one key can spend on text search (`q`)",
         pace.SHARE,
-        "The key's readers with such filters lag, and read the log if they lag too far. They miss nothing, and nobody else waits.",
+        "The key's readers with such filters lag, and read from the log if they lag too far. They miss nothing, and no other key waits.",
     ),
     (
         "Bytes that SQLite's write-ahead log shrinks to",
         pools.WAL_BYTES,
-        "It grows while another program reads the file for long, and shrinks afterwards.",
+        "It grows while another program holds a long read transaction, and shrinks afterwards.",
     ),
     (
         "Bytes of one line of `streamer publish`",
         publish.LONGEST_INPUT,
-        "Exit code 2, with the line's number. Write one event a line.",
+        "Exit code 2, with the line's number. Write one event per line.",
     ),
 )
-"""What is bounded, by how much, and what happens at the bound."""
+"""What is limited, the limit, and what happens at the limit."""
 
 
 def page() -> str:
@@ -170,15 +178,15 @@ def page() -> str:
             INTRODUCTION,
             "## Settings",
             "",
-            "[settings.md](settings.md) says how to set them.",
+            "[settings.md](settings.md) describes how to set them.",
             "",
-            "| setting | default | what it bounds | at the bound |",
+            "| setting | default | what it limits | at the limit |",
             "|---|---|---|---|",
             *rows,
             "",
-            "## Fixed bounds",
+            "## Fixed limits",
             "",
-            "| what | bound | at the bound |",
+            "| what | limit | at the limit |",
             "|---|---|---|",
             *fixed,
             "",
@@ -192,7 +200,7 @@ def _at_limit(setting: Any) -> str:
 
 
 def _default(name: str, value: object) -> str:
-    """Return a setting's default for people; sizes are shown as such."""
+    """Return a setting's default as readable text; sizes get a unit."""
     if name.endswith("_bytes") and isinstance(value, int):
         return f"{_number(value)} ({value // MiB} MiB)" if value >= MiB else f"{_number(value)} ({value // KiB} KiB)"
     return _number(value)

@@ -1,12 +1,12 @@
-"""streamer: an activity server. Append what happens; everyone who may know learns it at once.
+"""streamer: a durable, real-time activity log. Append an event; every authorized client receives it at once.
 
-The way of an event, folder by folder::
+The path of an event, folder by folder::
 
-    api          parse, check the grant; or one of the dialects, which speak a foreign API (`edge` is what they share with it)
+    api          parse, check the grant; or one of the dialects, which offer a foreign API (`edge` is shared by both)
     ingest       validate, redact, encode once
-    store        one transaction for many appends: seq and timestamp are given here, entities are kept
-    bus          tells the other parts (and nodes), after the commit
-    feed         tail ring, cohorts of equal subscriptions, replay joined to live
+    store        one transaction for many appends: assigns seq and timestamp, updates entities
+    bus          notifies the other parts (and nodes), after the commit
+    feed         tail ring, cohorts of equal subscriptions, replay followed by live
     transports   SSE: the same bytes to every reader
 
 `core` holds the pure parts (event, position, filter, frame, errors) that all of them share;

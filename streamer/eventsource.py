@@ -1,7 +1,8 @@
-"""Server-sent events read from bytes: a parser without I/O (HTML, 9.2.6 "Interpreting an event stream").
+"""A parser for server-sent events, without I/O (HTML, 9.2.6 "Interpreting an event stream").
 
-Any cutting of the bytes into chunks gives the same items. What the specification drops is dropped here too: comments, unknown
-fields, an id with U+0000, a `retry` that is not all digits, and a block that the end of the stream cut off.
+However the bytes are split into chunks, the items are the same. The parser drops what the specification drops:
+comments, unknown fields, an id with U+0000, a `retry` that is not all digits, and a block that is truncated by the end
+of the stream.
 """
 
 import re
@@ -14,7 +15,7 @@ _DIGITS = re.compile(r"[0-9]{1,18}")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A block with data: `event` is its type, `last_event_id` the stream's resume point once it is handled."""
+    """A block with data: `event` is its type, `last_event_id` the resume position once it is handled."""
 
     event: str
     data: str
@@ -23,7 +24,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """A block without data that moved the resume point."""
+    """A block without data that advanced the resume position."""
 
     last_event_id: str
 
@@ -39,10 +40,10 @@ Item = Message | ResumePoint | Retry
 
 
 class EventStreamParser:
-    """Turns the bytes of one connection into items, in the order in which they take effect."""
+    """Parses the bytes of one connection into items, in the order in which they take effect."""
 
     def __init__(self, last_event_id: str = "") -> None:
-        """Begin a stream; `last_event_id` is the resume point that it was asked to start from."""
+        """Start a stream; `last_event_id` is the resume position that it was requested with."""
         self._last_event_id = last_event_id
         self._id = last_event_id
         self._event = ""
@@ -52,12 +53,12 @@ class EventStreamParser:
         self._after_cr = False
 
     def feed(self, chunk: bytes) -> list[Item]:
-        """Take the next bytes and return the items that they complete."""
+        """Parse the next bytes and return the items that they complete."""
         chunk = self._without_bom(chunk)
         if not chunk:
             return []
         if self._after_cr and chunk.startswith(b"\n"):
-            chunk = chunk[1:]  # a CR LF that was cut in two; its line has been handled at the CR
+            chunk = chunk[1:]  # a CR LF that was split; its line was handled at the CR
         self._after_cr = chunk.endswith(b"\r")
         items: list[Item] = []
         first, *others = _LINE_END.split(chunk)
@@ -68,7 +69,7 @@ class EventStreamParser:
         return items
 
     def _without_bom(self, chunk: bytes) -> bytes:
-        """Hold the stream's first bytes back until it is known whether they are a byte order mark."""
+        """Hold back the stream's first bytes until it is known whether they are a byte order mark."""
         if self._start is None:
             return chunk
         start = self._start + chunk

@@ -1,7 +1,7 @@
-"""Every setting, in one place: environment variables `STREAMER_…`, a TOML file, or flags of `streamer serve`.
+"""All settings: environment variables `STREAMER_…`, a TOML file, or flags of `streamer serve`.
 
-Flags win over the environment, the environment over the file. A setting that does not exist or does not parse stops the start with
-its name.
+Flags take precedence over the environment, and the environment over the file. A setting that is unknown or invalid
+stops the start with its name.
 """
 
 import os
@@ -32,7 +32,7 @@ from streamer.ingest.texts import check_shape
 
 PREFIX = "STREAMER_"
 CLIENT_VARIABLES = ("URL", "KEY", "MAX_WAIT", "CONFIG")
-"""Variables with our prefix that are not the server's: where and as whom client commands call, and the TOML file's path."""
+"""Variables with our prefix that are not settings of the server: URL, key and longest wait of client commands, and the TOML file's path."""
 
 DIALECT_NAMES = ("praisonai", "paperclip", "evershell")
 
@@ -41,15 +41,18 @@ _URL = re.compile(r"[A-Za-z0-9:/?#\[\]@!$&'()*+,;=._~%-]+")
 KiB, MiB = 2**10, 2**20
 
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-"""What can be sent as a key (RFC 6750, section 2.1)."""
+"""The characters allowed in a key (RFC 6750, section 2.1)."""
 
 
 class SettingsError(Exception):
-    """A setting does not exist or does not parse; the text names it."""
+    """A setting is unknown or invalid; the message names it."""
 
 
 def _listed(separator: str, check: Callable[[str], str]) -> Any:
-    """Return the type of a list: in a variable its items are separated by this text; each is checked."""
+    """Return the type of a list setting.
+
+    In a variable its items are separated by `separator`; `check` validates each item.
+    """
 
     def split(value: object) -> object:
         return [item.strip() for item in value.split(separator) if item.strip()] if isinstance(value, str) else value
@@ -58,13 +61,13 @@ def _listed(separator: str, check: Callable[[str], str]) -> Any:
 
 
 def bound(default: Any, description: str, *, at_limit: str, **constraints: Any) -> Any:
-    """Return the field of a setting that is a bound.
+    """Return the field of a setting that is a limit.
 
     Args:
         default: its value if it is not set.
-        description: what it bounds.
-        at_limit: what happens at the bound, and what an operator can do; docs/limits.md shows it.
-        constraints: as `pydantic.Field` takes them.
+        description: what it limits.
+        at_limit: what happens at the limit, and what an operator can do; docs/limits.md shows it.
+        constraints: as for `pydantic.Field`.
     """
     return Field(default, description=description, json_schema_extra={"at_limit": at_limit}, **constraints)
 
@@ -77,12 +80,12 @@ class Settings(BaseModel):
     host: str = Field(
         "127.0.0.1",
         min_length=1,
-        description="Address or host name to listen on; a name's addresses all. `0.0.0.0`: all of IPv4; `::`: IPv4 and IPv6.",
+        description="Address or host name to listen on; a name means all its addresses. `0.0.0.0`: all IPv4; `::`: IPv4 and IPv6.",
     )
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="Port to listen on; 0 takes a free one.")
     public_url: str | None = Field(
         None,
-        description="Where clients reach the server if a proxy serves it under a path, such as `https://example.com/streamer`.",
+        description="URL under which clients reach the server if a proxy serves it under a path, such as `https://example.com/streamer`.",
     )
     data_dir: Path = Field(Path("data"), description="Folder of the SQLite database and the admin key's file.")
     database_url: SecretStr | None = Field(
@@ -91,7 +94,7 @@ class Settings(BaseModel):
     )
     admin_key: SecretStr | None = Field(
         None,
-        description="The admin key, 20 to 256 characters that a Bearer header can hold; none: made at the first start.",
+        description="The admin key, 20 to 256 characters that are allowed in a Bearer header; none: created at the first start.",
     )
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="`auto`: console on a terminal, else JSON."
@@ -101,9 +104,9 @@ class Settings(BaseModel):
     )
     log_queue_bytes: int = bound(
         1 * MiB,
-        "Bytes of log lines that wait while they cannot be written: the disk is full, or a pipe's reader has stopped.",
-        at_limit="Further lines are dropped and counted in `streamer_log_lines_dropped_total`; requests are not held up. Once writing "
-        "works again, a line `log_lines_dropped` says how many are missing. Make room on the disk, or see to the pipe's reader.",
+        "Bytes of log lines that are queued while they cannot be written: the disk is full, or a pipe's reader has stopped.",
+        at_limit="Further lines are dropped and counted in `streamer_log_lines_dropped_total`; requests are not blocked. When writing "
+        "works again, a line `log_lines_dropped` has the number of missing lines. Free disk space, or fix the pipe's reader.",
         ge=16 * KiB,
         le=1024 * MiB,
     )
@@ -112,22 +115,23 @@ class Settings(BaseModel):
         (), description="Further actions of category `audit`, separated by commas."
     )
     cors_origins: str = Field(
-        "", description="Origins whose pages may call this server, parted by commas, or `*`; none: its own page only."
+        "",
+        description="Origins whose pages can call this server, separated by commas, or `*`; none: only its own page.",
     )
 
     dialects: _listed(",", str) = Field(  # type: ignore[valid-type]
-        DIALECT_NAMES, description="The foreign APIs that are served, separated by commas, or `none`."
+        DIALECT_NAMES, description="The foreign APIs to serve, separated by commas, or `none`."
     )
     keys_in_urls: bool = Field(
-        True, description="Take keys from the URLs of a dialect's streams, as its clients send them; never elsewhere."
+        True, description="Accept keys in the URLs of a dialect's streams, as its clients send them; never elsewhere."
     )
-    praisonai_zone: bool = Field(False, description="Write PraisonAI's `created_at` with a `Z` at its end.")
+    praisonai_zone: bool = Field(False, description="Write PraisonAI's `created_at` with a trailing `Z`.")
     evershell_stream_seconds: int = bound(
         300,
         ge=1,
         le=86_400,
-        description="Evershell's streams end after this time, and their clients come back.",
-        at_limit="The stream ends within one heartbeat more. Evershell's clients reconnect by themselves and resume.",
+        description="Evershell's streams end after this time, and their clients reconnect.",
+        at_limit="The stream ends at most one heartbeat later. Evershell's clients reconnect by themselves and resume.",
     )
 
     max_event_bytes: int = bound(
@@ -136,36 +140,36 @@ class Settings(BaseModel):
         le=16 * MiB,
         description="Largest event, as stored.",
         at_limit="The append is refused with 413 `payload_too_large`, which names the event. Store large data "
-        "elsewhere and put a link into the event, or raise it.",
+        "elsewhere and put a link into the event, or raise the limit.",
     )
     max_details_depth: int = bound(
         32,
         ge=1,
         le=200,
         description="Levels of nesting in `details` and `changes`.",
-        at_limit="The append is refused with 400 `validation_error`, which names the field. Flatten the data, or "
-        "raise it.",
+        at_limit="The append is refused with 400 `validation_error`, which names the field. Flatten the data, or raise "
+        "the limit.",
     )
     max_batch_events: int = bound(
         1000,
         ge=1,
         le=10_000,
         description="Events in one batch.",
-        at_limit="The batch is refused with 400 `validation_error`. Send it in parts; each part is stored whole or "
+        at_limit="The batch is refused with 400 `validation_error`. Send it in parts; each part is stored completely or "
         "not at all.",
     )
     max_body_bytes: int = bound(
         8 * MiB,
         ge=1 * KiB,
         le=256 * MiB,
-        description="Largest request body, a batch included.",
+        description="Largest request body, including batches.",
         at_limit="The request is refused with 413 `payload_too_large` and the connection is closed. Send smaller "
-        "batches, or raise it.",
+        "batches, or raise the limit.",
     )
     max_body_values: int = bound(
         100_000,
         "JSON values in one request body, in one line of NDJSON and in one WebSocket message.",
-        at_limit="The request is refused with 413 `payload_too_large`. The client sends the events as NDJSON or in smaller batches."
+        at_limit="The request is refused with 413 `payload_too_large`. Send the events as NDJSON or in smaller batches."
         " Parsing holds the event loop for about 6 ms per 100,000 values.",
         ge=1000,
         le=10_000_000,
@@ -181,21 +185,21 @@ class Settings(BaseModel):
         8 * MiB,
         ge=1 * KiB,
         le=256 * MiB,
-        description="Bytes of events in a page of history; one event always fits.",
+        description="Size of a page of history in bytes; one event always fits.",
         at_limit="The page ends early and has a `cursor`. Follow it.",
     )
     read_seconds: float = bound(
         5,
-        "Time for one read of the database; a page of history that takes longer ends early, with a cursor.",
-        at_limit="The page holds what was found so far, says how far it looked (`scanned_to`) and has a cursor. A dialect without cursors,"
-        " and any other read, answers 503 `read_timeout`. Filter by an indexed field or a range of time, or raise it.",
+        "Time limit for one read of the database; a page of history that takes longer ends early, with a cursor.",
+        at_limit="The page has the events found so far, the position it reached (`scanned_to`) and a cursor. A dialect without cursors,"
+        " and any other read, answers 503 `read_timeout`. Filter by an indexed field or a time range, or raise the limit.",
         ge=0.1,
         le=60,
     )
     max_scans_per_key: int = bound(
         2,
-        "Reads of history that no index answers (`q`, several filters together) that one key may run at once on a node.",
-        at_limit="A further scan waits up to 2 seconds, then gets 429 `rate_limited`. Run one after the other, or raise it.",
+        "Scans (reads of history that no index covers: `q`, several filters together) that one key can run at once on a node.",
+        at_limit="A further scan waits up to 2 seconds, then gets 429 `rate_limited`. Run them one after the other, or raise the limit.",
         ge=1,
         le=100,
     )
@@ -203,93 +207,93 @@ class Settings(BaseModel):
         30,
         gt=0,
         le=3600,
-        description="Seconds in which a request's body must arrive.",
+        description="Seconds within which a request's body must arrive.",
         at_limit="The request gets 408 `request_timeout` and the connection is closed; an unfinished WebSocket "
-        "message ends the socket. Raise it for slow uplinks.",
+        "message closes the socket. Raise the limit for slow uplinks.",
     )
     memory_bytes: int = bound(
         256 * MiB,
-        "Memory for request bodies, unread answers, unread events of streams and unfinished WebSocket messages on this node.",
-        at_limit="New work gets 503 `overloaded`; a WebSocket is closed with 4007. Streams wait: they get further events from the log when there is"
-        " room again, and miss nothing. One account can use half of it, its streams a quarter, all callers without"
-        " a credential together a sixteenth. The last eighth is for accounts that hold at most a 64th. Bodies up to 64 KiB are not counted and are"
-        " refused only if their account holds more than that. Raise it, or lower `max_body_bytes` and `max_page_bytes`; it must be at least four times each.",
+        "Memory for request bodies, unread responses, unread events of streams and unfinished WebSocket messages on this node.",
+        at_limit="New work gets 503 `overloaded`; a WebSocket is closed with 4007. Streams wait: they get further events from the log when memory is"
+        " free again, and miss nothing. One account can use half of it, its streams a quarter, all callers without"
+        " a credential together a sixteenth. The last eighth is reserved for accounts that hold at most a 64th. Bodies up to 64 KiB are not counted and are"
+        " refused only if their account holds more than that. Raise the limit, or lower `max_body_bytes` and `max_page_bytes`; it must be at least four times each.",
         ge=4 * MiB,
         validate_default=True,
     )
     append_queue_events: int = bound(
         20_000,
         ge=1,
-        description="Events that may wait for the disk before appends get 503.",
+        description="Events that can be queued before appends get 503.",
         at_limit="Further appends get 503 `overloaded` with `Retry-After`; nothing of them is stored. One account can fill half of the "
-        "queue; the last eighth is for accounts with at most a 64th in it. Accounts are served in turn. Watch "
+        "queue; the last eighth is reserved for accounts with at most a 64th in it. Accounts are served in turn. Watch "
         "`streamer_commit_seconds`: the disk is too slow for the load.",
     )
     append_queue_bytes: int = bound(
         64 * MiB,
         ge=1 * KiB,
-        description="Bytes of events that may wait for the disk.",
-        at_limit="Further appends get 503 `overloaded` with `Retry-After`; nothing of them is stored. Accounts share it as they share "
-        "`STREAMER_APPEND_QUEUE_EVENTS`. Large events that wait to be searched for secrets have the same bound of their own. Watch "
+        description="Bytes of events that can be queued.",
+        at_limit="Further appends get 503 `overloaded` with `Retry-After`; nothing of them is stored. Accounts share it like "
+        "`STREAMER_APPEND_QUEUE_EVENTS`. A separate limit of the same size applies to large events that wait for redaction. Watch "
         "`streamer_commit_seconds`, as above.",
     )
     append_rate: float = bound(
         0,
         ge=0,
         le=1e9,
-        description="Events a second that one key may append, on each node; 0: any number.",
+        description="Events per second that one key can append, on each node; 0: no limit.",
         at_limit="The append gets 429 `rate_limited` with `Retry-After`; nothing of it is stored. `RateLimit` "
-        "headers say what is left.",
+        "headers show what is left.",
     )
     append_burst: int = bound(
         1000,
         ge=1,
         le=10**9,
-        description="Events that one key may append at once.",
-        at_limit="As for `STREAMER_APPEND_RATE`. A batch larger than the burst is taken when the bucket is full.",
+        description="Events that one key can append at once.",
+        at_limit="As for `STREAMER_APPEND_RATE`. A batch larger than the burst is accepted when the bucket is full.",
     )
     idempotency_hours: int = bound(
         24,
         ge=1,
         le=720,
         description="How long an `Idempotency-Key` is remembered.",
-        at_limit="The key is forgotten: the same request with it is stored again. Give events ids of their own "
-        "where a retry may come later.",
+        at_limit="The key is forgotten: the same request with it is stored again. Set the `id` of events "
+        "if a retry can come later.",
     )
 
     redact_names: _listed(",", words_of) = Field(  # type: ignore[valid-type]
-        (), description="Last words of further keys whose values are secret, separated by commas."
+        (), description="Last words of further key names whose values are secret, separated by commas."
     )
     redact_shapes: _listed("\n", check_shape) = Field(  # type: ignore[valid-type]
-        (), description="Regular expressions of further tokens, one a line; a word in which one matches is replaced."
+        (), description="Regular expressions of further tokens, one per line; a word that matches one is replaced."
     )
     keep_names: _listed(",", words_of) = Field(  # type: ignore[valid-type]
-        (), description="Last words of keys whose values are no secrets, separated by commas."
+        (), description="Last words of key names whose values are not secret, separated by commas."
     )
 
     max_streams_per_key: int = bound(
         20_000,
         ge=1,
-        description="Streams that one key may have open.",
+        description="Open streams of one key.",
         at_limit="A further stream gets 429 `rate_limited`. Use one connection for many workspaces (`/v1/ws`), or "
-        "keys of their own.",
+        "several keys.",
     )
     max_streams: int = bound(
         100_000,
         ge=1,
-        description="Streams that may be open on this node.",
-        at_limit="A further stream gets 503 `overloaded`. Add nodes, or raise it and the limit of open files.",
+        description="Open streams on this node.",
+        at_limit="A further stream gets 503 `overloaded`. Add nodes, or raise the limit and that of open files.",
     )
     max_keys_per_workspace: int = bound(
         10_000,
-        "Keys that one workspace may have, expired ones included.",
-        at_limit="A further key gets 429 `rate_limited`. Revoke keys that are not used any more.",
+        "Keys of one workspace, including expired ones.",
+        at_limit="A further key gets 429 `rate_limited`. Revoke unused keys.",
         ge=1,
     )
     max_members_per_workspace: int = bound(
         100_000,
-        "Members that one workspace may have.",
-        at_limit="A further member gets 429 `rate_limited`; roles can still be changed. Remove members, or raise it.",
+        "Members of one workspace.",
+        at_limit="A further member gets 429 `rate_limited`; roles can still be changed. Remove members, or raise the limit.",
         ge=1,
     )
     max_tickets_per_key: int = bound(
@@ -300,7 +304,7 @@ class Settings(BaseModel):
     )
     ticket_rate: float = bound(
         50,
-        "Tickets a second that one key may make, on each node, after a burst of 1000; 0: any number.",
+        "Tickets per second that one key can create, on each node, after a burst of 1000; 0: no limit.",
         at_limit="`POST /v1/tickets` answers 429 with `Retry-After`. Clients should resume their stream with the ticket they have.",
         ge=0,
         le=1e6,
@@ -316,7 +320,7 @@ class Settings(BaseModel):
         5,
         ge=0,
         le=1000,
-        description="Under load, events are coalesced for this long, or as long as writing the last ones took.",
+        description="Under load, events are coalesced for this long, or for as long as the last write took.",
     )
     write_buffer_bytes: int = bound(
         64 * KiB,
@@ -330,27 +334,27 @@ class Settings(BaseModel):
         1000,
         ge=1,
         description="Subscriptions on one WebSocket.",
-        at_limit="A further `subscribe` is answered with the error `rate_limited`; the socket goes on. Open "
+        at_limit="A further `subscribe` is answered with the error `rate_limited`; the socket stays open. Use "
         "another socket.",
     )
     max_messages_per_second: int = bound(
         1000,
         ge=1,
-        description="Messages a second that are read from one WebSocket; what comes faster waits.",
-        at_limit="Further messages wait, in the end at the client. Send batches.",
+        description="Messages per second that are read from one WebSocket; faster input waits.",
+        at_limit="Further messages wait, at the client if necessary. Send batches.",
     )
     max_wait_seconds: int = bound(
         60,
         ge=1,
         le=300,
         description="Longest `wait` of a long poll.",
-        at_limit="A longer `wait` is refused with 400 `validation_error`. Ask again after each answer.",
+        at_limit="A longer `wait` is refused with 400 `validation_error`. Repeat the request after each response.",
     )
     stall_seconds: float = bound(
         120,
         ge=1,
         le=3600,
-        description="Time after which a reader that takes nothing is closed; it resumes exactly.",
+        description="Time after which a reader that reads nothing is closed; it resumes exactly.",
         at_limit="The connection is closed with the reason `stalled`; the reader resumes from its position.",
     )
     connection_max_age: float = bound(
@@ -363,30 +367,34 @@ class Settings(BaseModel):
         10,
         ge=0,
         le=600,
-        description="Time in which the server closes its streams and ends when it is stopped.",
-        at_limit="What is still open is cut. Raise it if appends need longer; the service manager must wait longer "
+        description="Time in which a stopping server closes its streams and exits.",
+        at_limit="Connections that are still open are cut. Raise the limit if appends need longer; the service manager must wait longer "
         "than this.",
     )
-    heartbeat_seconds: int = Field(15, ge=1, le=300, description="Time between signs of life on a quiet stream.")
-    poll_seconds: float = Field(1, gt=0, le=60, description="How often followed logs are checked for unheard commits.")
+    heartbeat_seconds: int = Field(15, ge=1, le=300, description="Time between heartbeats on a quiet stream.")
+    poll_seconds: float = Field(
+        1, gt=0, le=60, description="Interval at which followed logs are checked for commits that were not announced."
+    )
 
     jwt_secret: SecretStr | None = Field(
-        None, description="The secret of HS256 tokens, at least 32 bytes; none: they are refused."
+        None, description="The secret of HS256 tokens, at least 32 bytes; none: they are rejected."
     )
     jwks_url: str | None = Field(
         None,
-        description="Where the issuer publishes the keys of RS256, ES256 and EdDSA tokens; none: they are refused.",
+        description="URL of the issuer's keys for RS256, ES256 and EdDSA tokens; none: they are rejected.",
     )
-    jwt_issuer: str | None = Field(None, min_length=1, description="What a token's `iss` must be; none: anything.")
+    jwt_issuer: str | None = Field(None, min_length=1, description="Required value of a token's `iss`; none: any.")
     jwt_audience: str | None = Field(
-        None, min_length=1, description="What a token's `aud` must name; none: a token that names any is refused."
+        None,
+        min_length=1,
+        description="Required audience in a token's `aud`; none: a token with an audience is rejected.",
     )
-    jwt_leeway: int = Field(5, ge=0, le=60, description="Seconds by which the issuer's clock may differ.")
+    jwt_leeway: int = Field(5, ge=0, le=60, description="Allowed difference to the issuer's clock in seconds.")
     jwks_refresh_seconds: int = Field(
         300,
         ge=10,
         le=86_400,
-        description="Time between fetches of the issuer's keys; an unknown key is asked for at once.",
+        description="Time between fetches of the issuer's keys; an unknown key is fetched at once.",
     )
 
     @field_validator("memory_bytes")
@@ -400,7 +408,7 @@ class Settings(BaseModel):
     @field_validator("admin_key")
     @classmethod
     def _can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
-        # Imported here: most commands read the settings, few need cryptography, which takes its time.
+        # Imported here because most commands read the settings, few need cryptography, and it is slow to import.
         from streamer.auth.jwt import looks_like_jwt  # noqa: PLC0415
 
         if value is not None:
@@ -408,9 +416,9 @@ class Settings(BaseModel):
             if not 20 <= len(key) <= 256:  # noqa: PLR2004
                 raise ValueError("must have 20 to 256 characters")
             if key != key.strip():
-                raise ValueError("begins or ends with a blank or a line end, which no client can send")
+                raise ValueError("begins or ends with a space or a line end, which no client can send")
             if not _BEARER.fullmatch(key):
-                raise ValueError("must consist of A-Z a-z 0-9 - . _ ~ + / alone, with = at its end only")
+                raise ValueError("must consist of A-Z a-z 0-9 - . _ ~ + / only, with = only at its end")
             if looks_like_jwt(key):
                 raise ValueError("has the form of a JSON Web Token and would be read as one")
         return value
@@ -432,10 +440,10 @@ class Settings(BaseModel):
         parts = urlsplit(value)
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or "@" in value:
             raise ValueError(
-                "must be http:// or https://, a host and perhaps a path, such as https://example.com/streamer"
+                "must be http:// or https://, a host and an optional path, such as https://example.com/streamer"
             )
         if not _URL.fullmatch(value):
-            raise ValueError("holds a character that a URL must write percent-encoded")
+            raise ValueError("contains a character that must be percent-encoded in a URL")
         return value.rstrip("/")
 
     @field_validator("database_url")
@@ -448,7 +456,7 @@ class Settings(BaseModel):
     @field_validator("jwt_secret")
     @classmethod
     def _is_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        # Imported here: most commands read the settings, few need cryptography, which takes its time.
+        # Imported here because most commands read the settings, few need cryptography, and it is slow to import.
         from streamer.auth.jwks import secret_key  # noqa: PLC0415
 
         if value is not None:
@@ -487,27 +495,27 @@ class Settings(BaseModel):
 
     @property
     def origins(self) -> Origins:
-        """The origins whose pages may call, other than our own."""
+        """The allowed origins of pages, in addition to our own."""
         return parse_origins(self.cors_origins)
 
     @property
     def public_path(self) -> str:
-        """The path under which a proxy serves this server, without a slash at its end."""
+        """The path under which a proxy serves this server, without a trailing slash."""
         return urlsplit(self.public_url).path if self.public_url else ""
 
     @property
     def database(self) -> str:
-        """The database's URL, SQLite in the data directory unless another is set."""
+        """The database's URL; SQLite in the data directory by default."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{quote(str((self.data_dir / 'streamer.db').absolute()))}"
 
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:
-    """Gather the settings from flags, environment and TOML file.
+    """Read the settings from flags, environment and TOML file.
 
     Raises:
-        SettingsError: one does not exist or does not parse.
+        SettingsError: a setting is unknown or invalid.
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -534,7 +542,7 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) 
 
 
 def _is_safe_source(url: str) -> bool:
-    """Tell whether keys may be fetched from a URL: who can change them on their way can make any token, so by TLS or from this machine."""
+    """Return whether a URL is safe for fetching keys: anyone who can change them in transit can forge tokens, so only TLS or this machine."""
     try:
         parts = urlsplit(url)
         if not parts.hostname or parts.port == 0:

@@ -703,11 +703,11 @@ async def test_an_admin_key_that_is_too_short(make_process: MakeProcess, key: st
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("hunter2-0123456789abcdef\n", "a blank or a line end"),
-        (" hunter2-0123456789abcdef", "a blank or a line end"),
+        ("hunter2-0123456789abcdef\n", "a space or a line end"),
+        (" hunter2-0123456789abcdef", "a space or a line end"),
         ("hunter2 0123456789abcdef", "A-Z a-z 0-9 - . _ ~ + /"),
         ("hunter2-0123456789äbcdef", "A-Z a-z 0-9 - . _ ~ + /"),
-        ("hunter2=0123456789abcdef", "= at its end only"),
+        ("hunter2=0123456789abcdef", "= only at its end"),
         ("eyJhbGciOi.hunter2-01234.56789abcdef", "JSON Web Token"),
     ],
 )

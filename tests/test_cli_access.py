@@ -80,7 +80,7 @@ async def test_the_secret_alone_goes_to_stdout(cli: Cli, api: Api) -> None:
     ]
     assert key["id"] in ended.err
     assert "(in 30 d)" in ended.err
-    assert "only now" in ended.err
+    assert "only once" in ended.err
     assert secret not in ended.err
     assert ended.err.replace("\n", "").isprintable()
     stored = (await api.with_key(secret).append("my", actor=None)).expect(201)

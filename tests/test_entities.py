@@ -499,7 +499,7 @@ async def test_a_rebuild_while_events_are_appended(api: Api, database: Database,
     ended = await here("rebuild")
     over.set()
     assert all(await asyncio.gather(*working))
-    assert (ended.code, ended.lines) == (0, ["quiet: made anew", f"{WS}: made anew", "2 workspaces"]), ended.err
+    assert (ended.code, ended.lines) == (0, ["quiet: rebuilt", f"{WS}: rebuilt", "2 workspaces"]), ended.err
     for name in (WS, "quiet"):
         assert await stored(database, name) == folded(await api.history(name, order="asc", limit=1000))
     assert await run_sql(database, "SELECT 1 FROM entities WHERE workspace < 0") == []
@@ -518,7 +518,7 @@ async def test_the_command_says_what_is_wrong(
     await run_sql(database, "UPDATE entities SET name = 'wrong'")
     here = Cli(tmp_path, {"STREAMER_DATABASE_URL": database_url})
     ended = await here("rebuild", "--workspace", WS)
-    assert (ended.code, ended.lines) == (0, [f"{WS}: made anew", "1 workspace"])
+    assert (ended.code, ended.lines) == (0, [f"{WS}: rebuilt", "1 workspace"])
     ended = await here("rebuild", "--workspace", "nowhere")
     assert (ended.code, ended.err) == (1, "Error: there is no workspace nowhere\n")
     ended = await Cli(tmp_path, {})("rebuild", "--data-dir", "empty")

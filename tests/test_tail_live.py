@@ -94,7 +94,7 @@ async def test_a_stream_that_is_closed_to_reconnect(cli: Cli) -> None:
     assert script.resumed == [None, *(f"e.{n}" for n in range(2, 8))]
     async with script_of(closed("rotated", retry=1500), SYNCED) as (script, tail):
         ended = await cli(*tail, "-v")
-    assert "closed by the server (rotated); coming back in 2 s" in ended.err
+    assert "closed by the server (rotated); reconnecting in 2 s" in ended.err
     assert script.times[1] - script.times[0] >= 1.5
 
 
@@ -192,12 +192,12 @@ async def test_idle_exit_waits_for_the_server(server: Server, cli: Cli, api: Api
         async with cli.started("tail", "my", *options, "--url", proxy.url) as process:
             await said(process.stderr, "caught up")
             await proxy.refuse()
-            await said(process.stderr, "trying again", times=2)
+            await said(process.stderr, "retrying", times=2)
             await proxy.listen()
             async with asyncio.timeout(SECONDS):
                 _, err = await process.communicate()
     assert process.returncode == 0
-    order = re.findall("trying again|connected again|no event for 1 s", err.decode())
+    order = re.findall("retrying|connected again|no event for 1 s", err.decode())
     assert order[-2:] == ["connected again", "no event for 1 s"]
 
 
@@ -245,11 +245,11 @@ async def test_what_counts_as_idle() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ("--idle-exit 1s", "is for --follow"),
+        ("--idle-exit 1s", "needs --follow"),
         ("-f --idle-exit soon", "not a span of time, such as 30s"),
-        ("--exec=", "there is no command"),
+        ("--exec=", "the command is empty"),
         ("--output=", "there are pretty, ndjson"),
-        ("-f -v --quiet", "--verbose says more, --quiet says less"),
+        ("-f -v --quiet", "--verbose and --quiet cannot be combined"),
     ],
 )
 async def test_wrong_usage(cli: Cli, options: str, text: str) -> None:

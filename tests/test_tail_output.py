@@ -205,7 +205,7 @@ async def test_verbose(server: Server, cli: Cli, api: Api, tmp_path: Path) -> No
             assert (await line_of(process.stdout))["seq"] == 1
             text = await said(process.stderr, "caught up, at")
             await proxy.refuse()
-            text += await said(process.stderr, "trying again")
+            text += await said(process.stderr, "retrying")
             await api.append("my")
             await proxy.listen()
             assert (await line_of(process.stdout))["seq"] == 2
@@ -218,12 +218,12 @@ async def test_verbose(server: Server, cli: Cli, api: Api, tmp_path: Path) -> No
     epoch = (tmp_path / "c").read_text().partition(".")[0]
     expected = (
         rf"connected\ncaught up, at position {epoch}\.1\n"
-        rf"(cannot reach .*; trying again in \d+ s\n)+connected again\nreconnected after \d+ s, caught up 1\n"
+        rf"(cannot reach .*; retrying in \d+ s\n)+connected again\nreconnected after \d+ s, caught up 1\n"
         rf"caught up, at position {epoch}\.2\nended after 3 events\n"
     )
     assert re.fullmatch(expected, text), text
     again = await cli("tail", "my", *options[1:-2])
-    assert f"going on behind position {epoch}.3" in again.err
+    assert f"continuing after position {epoch}.3" in again.err
 
 
 async def test_the_status_line_has_a_rate(cli: Cli, api: Api) -> None:

@@ -190,7 +190,7 @@ async def test_a_terminal_gets_colour_and_a_status_line(server: Server, cli: Cli
         await eventually(lambda: "\x1b[35mBob\x1b[0m created issue" in terminal.shown)
         await eventually(lambda: "live - 0/s - seq 1" in terminal.shown)
         await proxy.refuse()
-        await eventually(lambda: "trying again in" in terminal.shown)
+        await eventually(lambda: "retrying in" in terminal.shown)
         await api.append_all("my", [{}] * 17)
         await proxy.listen()
         await eventually(lambda: " s, caught up 17" in terminal.shown)

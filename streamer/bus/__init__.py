@@ -1,1 +1,1 @@
-"""How a commit is told to whoever follows the workspace. A hint: what it loses, the feed finds in the log."""
+"""Announces commits to the readers of a workspace. It is a hint: the feed finds lost announcements in the log."""

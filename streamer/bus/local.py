@@ -6,16 +6,16 @@ from streamer.core.ports import Committed
 
 
 class LocalBus:
-    """Hands each commit to the listeners of this process, at once and in order."""
+    """Passes each commit to the listeners of this process, synchronously and in order."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[Committed], None]] = []
 
     def publish(self, news: Committed) -> None:
-        """Tell of a commit."""
+        """Announce a commit."""
         for listener in self._listeners:
             listener(news)
 
     def subscribe(self, listener: Callable[[Committed], None]) -> None:
-        """Have `listener` called with each commit."""
+        """Call `listener` with each commit."""
         self._listeners.append(listener)

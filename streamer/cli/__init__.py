@@ -1,4 +1,4 @@
-"""The command line. A command's module is imported when the command runs, so that each starts fast."""
+"""The command line. A command's module is imported when the command runs, so that every command starts fast."""
 
 import sys
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from streamer.cli.streams import guarded
 
 COMMANDS = {
     "serve": "Run the server.",
-    "demo": "Run the server with a living workspace.",
+    "demo": "Run the server with sample activity.",
     "tail": "Show a workspace's events, and follow them.",
     "publish": "Append events to a workspace.",
-    "keys": "Make, list and revoke a workspace's keys.",
-    "members": "Say who may do what in a workspace.",
-    "whoami": "Show who the key is and what it may do.",
-    "backup": "Back the database up while servers run.",
-    "restore": "Put a backup in the place of the database.",
-    "rebuild": "Make entities anew from the logs.",
-    "migrate": "Bring the database to this version's tables.",
+    "keys": "Create, list and revoke a workspace's keys.",
+    "members": "Manage members and roles.",
+    "whoami": "Show the key's identity and permissions.",
+    "backup": "Back up the database while servers run.",
+    "restore": "Replace the database by a backup.",
+    "rebuild": "Rebuild entities from the logs.",
+    "migrate": "Run database migrations.",
 }
-"""Every command and what it is for."""
+"""Every command with its short help."""
 
 
 class _Lazy(click.Group):
@@ -52,11 +52,11 @@ class _Lazy(click.Group):
     cls=_Lazy,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Without a command the server runs. Each command explains itself: streamer COMMAND --help",
+    epilog="Without a command the server runs. Help for a command: streamer COMMAND --help",
 )
 @click.version_option(__version__, prog_name="streamer")
 @click.pass_context
 def main(context: click.Context) -> None:
-    """An activity server: append what happens; everyone who may know learns it at once."""
+    """A durable, real-time activity log: append an event, and every authorized client receives it at once."""
     if context.invoked_subcommand is None:
         context.invoke(import_module("streamer.cli.serve").command)

@@ -1,4 +1,4 @@
-"""`streamer backup`: one file that holds the database, made beside a running server and verified."""
+"""`streamer backup`: copy the database of a running server into one verified file."""
 
 import asyncio
 from pathlib import Path
@@ -13,31 +13,31 @@ from streamer.store.database import Database
 
 
 @click.command()
-@click.argument("target", required=False, type=click.Path())  # a Path would lose the / at its end
+@click.argument("target", required=False, type=click.Path())  # a Path would lose a trailing slash
 @data_dir_option
-@click.option("--verify", "verify_only", is_flag=True, help="Make none, but check the backup TARGET.")
+@click.option("--verify", "verify_only", is_flag=True, help="Check the backup TARGET instead of making one.")
 @click.option(
     "--keep",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Afterwards remove all but the newest N backups in the folder.",
+    help="Then remove all except the newest N backups in the folder.",
 )
 @click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
 def command(*, target: str | None, data_dir: str | None, verify_only: bool, keep: int | None, force: bool) -> None:
-    """Back the database up into one file, and verify it. The server may run meanwhile.
+    """Back up the database into one file, and verify it. The server can keep running.
 
-    TARGET is a file, or a folder, where the backup is named by the time [default: backups in the data directory].
+    TARGET is a file, or a folder in which the backup is named by the time [default: backups in the data directory].
 
     \b
     streamer backup
     streamer backup /mnt/backups/ --keep 14
     streamer backup --verify /mnt/backups/streamer-20260101T040000Z.db
 
-    With PostgreSQL it needs pg_dump, of the server's version or newer. Exit code 8: the file is no backup, or it is damaged.
+    With PostgreSQL it needs pg_dump, of the server's version or newer. Exit code 8: the file is not a backup, or it is damaged.
     """
     if verify_only:
         if target is None or keep is not None or force:
-            raise click.UsageError("--verify takes one backup, and no other option")
+            raise click.UsageError("--verify needs one backup, and no other option")
         with failures(), shown_steps() as steps:
             manifest = asyncio.run(verify(Path(target), steps))
         click.echo(f"{target} is intact: {_contents(manifest)}")
@@ -46,13 +46,13 @@ def command(*, target: str | None, data_dir: str | None, verify_only: bool, keep
     with failures():
         database = Database(settings.database)
         if not database.exists():
-            raise click.ClickException(f"there is no database in {settings.data_dir}: name its folder by --data-dir")
+            raise click.ClickException(f"there is no database in {settings.data_dir}: name its folder with --data-dir")
         folder = settings.data_dir / "backups" if target is None else Path(target)
         if target is None or target.endswith("/"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not folder.is_dir():
             if keep is not None:
-                raise click.UsageError("--keep needs a folder: name one that exists, or with a / at its end")
+                raise click.UsageError("--keep needs a folder: name an existing one, or add a trailing /")
             file = folder
         else:
             file = folder / default_name(is_sqlite=database.is_sqlite)

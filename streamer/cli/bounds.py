@@ -1,4 +1,4 @@
-"""What `--since` and `--until` mean: positions in a log, or timestamps."""
+"""The meaning of `--since` and `--until`: positions in a log, or timestamps."""
 
 import re
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ _POSITION = re.compile(r"[a-z0-9]{1,32}\.\d{1,19}", re.ASCII)
 
 
 async def bound(option: str, text: str, client: Client, workspace: str, log: Mapping[str, str]) -> str:
-    """Return the position or timestamp that WHEN means.
+    """Return the position or timestamp for WHEN.
 
     Args:
-        option: whose value it is, for the error.
-        text: what was given.
-        client: knows the events' ids.
-        workspace: whose log it is.
-        log: the workspace's values, with `position` and `earliest`.
+        option: the option's name, for errors.
+        text: the option's value.
+        client: looks up events by id.
+        workspace: the workspace of the log.
+        log: the workspace's fields, with `position` and `earliest`.
 
     Raises:
-        click.UsageError: it means nothing in this log.
-        ClientError: the server does not say.
+        click.UsageError: the value has no meaning in this log.
+        ClientError: the server does not answer.
     """
     epoch, _, head = log["position"].rpartition(".")
     if text in {"all", "latest"} and option == "--since":
@@ -47,17 +47,17 @@ async def bound(option: str, text: str, client: Client, workspace: str, log: Map
 
 
 def is_position(text: str) -> bool:
-    """Tell a position from a timestamp."""
+    """Return whether a bound is a position rather than a timestamp."""
     return _POSITION.fullmatch(text) is not None
 
 
 def behind(until: str) -> str:
-    """Return the bound that events up to `until` come before: an event that it names belongs to them, a time does not."""
+    """Return the exclusive upper bound for events up to `until`: an event named by it is included, a time is not."""
     return f"{until.rpartition('.')[0]}.{seq_of(until) + 1}" if is_position(until) else until
 
 
 def is_beyond(activity: Activity, until: str) -> bool:
-    """Tell whether an event comes after those up to `until`."""
+    """Return whether an event comes after the events up to `until`."""
     if is_position(until):
         return activity.seq > seq_of(until)
     return parse_timestamp(activity.event["timestamp"]) >= parse_timestamp(until)

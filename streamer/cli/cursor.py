@@ -1,4 +1,4 @@
-"""A position that survives the process: `--cursor-file`."""
+"""A position that survives a restart: `--cursor-file`."""
 
 import errno
 import os
@@ -12,18 +12,19 @@ SYNC_SECONDS = 1.0
 
 _POSITION = re.compile(r"[a-z0-9]{1,32}\.\d{1,19}", re.ASCII)
 _IN_PLACE = frozenset({errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS})
-"""Errors of a rename over a file that may be written to all the same."""
+"""Errors of a rename over a file that may still be writable."""
 _WIDTH = 64
-"""Of the file's one line: room for any position, and well within a disk's sector, which is written whole or not at all."""
+"""Width of the file's only line: enough for any position, and less than a disk's sector, which is written completely or not at all."""
 
 
 class CursorFile:
     """A position in a file, written after each event.
 
-    The file appears whole, by a rename; from then on its line is written over in place. A file that cannot be renamed over, because it
-    is a mount point, is written in place from the beginning; one that was removed or replaced is made again. A process that is killed has lost
-    nothing: what it wrote is the kernel's. A power cut may take the last second back, and those events come again. To sync for
-    each event would cost milliseconds a time and hold a busy stream up.
+    A rename creates the file, so it appears complete; after that its line is overwritten in place. A file that cannot
+    be replaced by a rename, because it is a mount point, is written in place from the start. A file that was removed or
+    replaced is created again. A killed process loses nothing, because the kernel holds what it wrote. A power failure
+    can undo the last second, and those events are repeated. Syncing after each event would cost milliseconds each time
+    and delay a busy stream.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,8 +34,8 @@ class CursorFile:
         self._synced_at = 0.0
 
     def read(self) -> str | None:
-        """Return the position, None if there is no file yet."""
-        if self._path.exists() and not self._path.is_file():  # to read a pipe or a device may never end
+        """Return the position, or None if there is no file yet."""
+        if self._path.exists() and not self._path.is_file():  # reading a pipe or a device may block indefinitely
             raise Failure(f"--cursor-file {self._path} is not a regular file")
         try:
             text = self._path.read_text("utf-8-sig")
@@ -42,10 +43,10 @@ class CursorFile:
             return None
         except (OSError, UnicodeDecodeError) as error:
             raise self._failure(error) from None
-        # Without its end it may be half a position, which is an earlier one.
+        # Without its line end it may be a truncated position, which looks like an earlier one.
         if not text.endswith("\n") or not _POSITION.fullmatch(text.strip()):
             raise Failure(
-                f"{self._path} holds no position", hint="Remove it to begin anew, or name another --cursor-file."
+                f"{self._path} holds no position", hint="Remove it to start again, or name another --cursor-file."
             )
         return text.strip()
 
@@ -67,14 +68,14 @@ class CursorFile:
         self._written = position
 
     def close(self) -> None:
-        """Bring the last position to the disk."""
+        """Sync the last position to the disk."""
         if self._descriptor is not None:
             self._sync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
 
     def _is_there(self, descriptor: int) -> bool:
-        """Tell whether the open file is still the one of this name."""
+        """Return whether the open file is still the one with this name."""
         try:
             return os.path.samestat(os.fstat(descriptor), self._path.stat())
         except FileNotFoundError:
@@ -98,7 +99,7 @@ class CursorFile:
         return descriptor
 
     def _write_over(self, line: bytes) -> int:
-        """Replace what a file holds that must stay: its name is a mount point, or its folder cannot be written to."""
+        """Overwrite a file that cannot be replaced: its name is a mount point, or its folder is not writable."""
         descriptor = os.open(self._path, os.O_RDWR)
         try:
             os.pwrite(descriptor, line, 0)

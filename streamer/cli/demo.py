@@ -1,4 +1,4 @@
-"""`streamer demo`: the server with a living workspace, from nothing, until Ctrl-C."""
+"""`streamer demo`: a server with sample activity, until Ctrl-C."""
 
 import asyncio
 import contextlib
@@ -36,10 +36,10 @@ from streamer.settings import PREFIX, Settings, SettingsError, load
 
 BATCH = 500
 PLAYED = 60
-"""Events of the history that come one by one; those before them are there at once."""
+"""Events of the history that arrive one by one; all earlier ones are there at once."""
 TICK_SECONDS = 0.02
 LONGEST_PAUSE = 3.0
-"""Nights and holidays of the history take no longer than this."""
+"""Upper limit for pauses such as nights and holidays in the history."""
 
 _LEFT_OUT = {f"{PREFIX}{name}" for name in ("DATABASE_URL", "DATA_DIR")}
 _SPEED = re.compile(r"(\d+(?:\.\d+)?)x?")
@@ -47,7 +47,7 @@ _SPEED = re.compile(r"(\d+(?:\.\d+)?)x?")
 
 @dataclass(frozen=True)
 class Play:
-    """What is to be played, and how fast."""
+    """What to play, and how fast."""
 
     workspace: str
     repository: Path | None
@@ -66,13 +66,13 @@ def _speed(_context: click.Context, _option: click.Parameter, text: str | None) 
 
 
 @click.command(
-    epilog="Ctrl-C ends it and removes what it made. Without git, or outside of a checkout, all of the work is made up."
+    epilog="Ctrl-C stops it and removes its data. Without git, or outside of a checkout, all activity is invented."
 )
 @click.option(
     "--from-git",
     metavar="PATH",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Tell this repository's history [default: this project's own]. Names are replaced.",
+    help="Use this repository's history [default: this project's own]. Names are replaced.",
 )
 @click.option(
     "--rate",
@@ -86,10 +86,10 @@ def _speed(_context: click.Context, _option: click.Parameter, text: str | None) 
     "--speed",
     metavar="60x",
     callback=_speed,
-    help="Replay the whole history so fast. [default: most of it is there at once]",
+    help="Replay the whole history at this speed. [default: most of it is there at once]",
 )
-@click.option("--seed", metavar="N", type=int, default=1, show_default=True, help="Another seed, other people.")
-@click.option("--workspace", metavar="ID", default="demo", show_default=True, help="The workspace that lives.")
+@click.option("--seed", metavar="N", type=int, default=1, show_default=True, help="Another seed gives other people.")
+@click.option("--workspace", metavar="ID", default="demo", show_default=True, help="The demo's workspace.")
 @click.option("--host", metavar="ADDRESS", help="Address to listen on [default: 127.0.0.1].")
 @click.option(
     "--port",
@@ -101,7 +101,7 @@ def _speed(_context: click.Context, _option: click.Parameter, text: str | None) 
     "--data-dir",
     metavar="PATH",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the database; it stays. [default: a new one, which goes at the end]",
+    help="Folder of the database; it is kept. [default: a new one, removed at the end]",
 )
 @click.option("--keep", is_flag=True, help="Keep the new folder, too.")
 def command(  # noqa: PLR0913 - the options
@@ -116,7 +116,7 @@ def command(  # noqa: PLR0913 - the options
     data_dir: Path | None,
     keep: bool,
 ) -> None:
-    """Run the server with a living workspace: people, agents and bots at work.
+    """Run the server with sample activity: people, agents and bots at work.
 
     \b
     streamer demo
@@ -124,7 +124,7 @@ def command(  # noqa: PLR0913 - the options
     streamer demo --rate 200 --port 0
     """  # fmt: skip
     with _folder(data_dir, keep=keep) as folder:
-        # The demo never writes into the database that the environment names for the real server.
+        # The demo never writes to the database that the environment names for the real server.
         environment = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
         try:
             settings = load({"data_dir": folder, "host": host, "port": port}, environment)
@@ -148,7 +148,7 @@ def command(  # noqa: PLR0913 - the options
 
 @contextlib.contextmanager
 def _folder(given: Path | None, *, keep: bool) -> Iterator[Path]:
-    """Give the data directory; one that was made here goes at the end."""
+    """Yield the data directory; a directory created here is removed at the end."""
     if given is not None:
         yield given
         return
@@ -163,7 +163,7 @@ def _folder(given: Path | None, *, keep: bool) -> Iterator[Path]:
 
 
 async def _demo(settings: Settings, play: Play) -> None:
-    """Run the server and play, until a signal."""
+    """Run the server and play until a signal arrives."""
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
@@ -183,21 +183,21 @@ async def _demo(settings: Settings, play: Play) -> None:
 
 
 async def _welcome(server: Server, settings: Settings, workspace: str) -> str:
-    """Say what to open and what to type."""
+    """Print what to open and what to type."""
     key = f"${PREFIX}ADMIN_KEY" if settings.admin_key else f"$(cat {shlex.quote(str(server.key_file))})"
     own = _own_folder()
     program = "streamer" if not (own / "run").is_file() else "./run" if own == Path.cwd() else str(own / "run")
     return (
-        f"The workspace {workspace} lives on {server.url}\n\n"
+        f"The workspace {workspace} is live on {server.url}\n\n"
         f"  page    {await server.sign_in_link()}\n          (signs in once, within ten minutes)\n"
         f'  follow  curl -N {server.url}/v1/workspaces/{workspace}/events/stream -H "Authorization: Bearer {key}"\n'
         f'  tail    {program} tail {workspace} -f --url {server.url} --key "{key}"\n\n'
-        "Ctrl-C ends it."
+        "Ctrl-C stops it."
     )
 
 
 async def _play(client: Client, play: Play, past: Past | None) -> None:
-    """Append the history, unless the workspace has one, then new events for ever."""
+    """Append the history, unless the workspace has one, then new events indefinitely."""
     try:
         head = seq_of((await client.workspace(play.workspace))["position"])
     except ApiError as error:
@@ -209,13 +209,13 @@ async def _play(client: Client, play: Play, past: Past | None) -> None:
     for start in range(0, len(at_once), BATCH):
         await client.append(play.workspace, at_once[start : start + BATCH])
     cast = past.cast if past else Cast(play.seed)
-    # Numbers that no issue has, also when the demo goes on in a folder of an earlier one.
+    # Unused issue numbers, also when the demo continues in the folder of an earlier one.
     new = living(cast, first_issue=head + (past.issues if past else 0) + 1)
     await _append_paced(client, play, chain(_history_paced(events[len(at_once) :], play), _living_paced(new, play)))
 
 
 async def _append_paced(client: Client, play: Play, paced: Iterable[tuple[float, Event]]) -> None:
-    """Append each event after its pause; those that are due at nearly the same time go together."""
+    """Append each event after its pause; events that are due at nearly the same time are sent together."""
     now = asyncio.get_running_loop().time
     due = now()
     batch: list[Event] = []
@@ -231,7 +231,7 @@ async def _append_paced(client: Client, play: Play, paced: Iterable[tuple[float,
 
 
 def _history_paced(events: Sequence[Event], play: Play) -> Iterator[tuple[float, Event]]:
-    """Yield the events with the seconds before each: by their own times at --speed, else at --rate."""
+    """Yield the events with the seconds before each: by their own times with --speed, else at --rate."""
     previous: int | None = None
     for event in events:
         at = parse_timestamp(event["occurred_at"]) if "occurred_at" in event else None
@@ -244,7 +244,7 @@ def _history_paced(events: Sequence[Event], play: Play) -> Iterator[tuple[float,
 
 
 def _living_paced(events: Iterator[Event], play: Play) -> Iterator[tuple[float, Event]]:
-    """Yield the events with the seconds before each: as irregular as life, --rate on the average."""
+    """Yield the events with the seconds before each: irregular, at --rate on average."""
     dice = random.Random(play.seed)  # noqa: S311 - a pace, not a secret
     for event in events:
         yield dice.expovariate(play.rate), event
@@ -255,20 +255,22 @@ def _kept_key(folder: Path) -> str:
     try:
         return (folder / KEY_FILE).read_text("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError):
-        hint = f"Give it as {PREFIX}ADMIN_KEY, or leave --data-dir out for a new folder."
-        raise Failure(f"nobody knows the admin key of {folder}", hint=hint) from None
+        hint = f"Set {PREFIX}ADMIN_KEY, or omit --data-dir for a new folder."
+        raise Failure(f"the admin key of {folder} is unknown", hint=hint) from None
 
 
 def _past(repository: Path | None, seed: int) -> Past | None:
-    """Return the history to tell, None if there is none and none was asked for."""
+    """Return the history to play, or None if there is none and none was asked for."""
     try:
         return history(repository or _own_folder(), seed=seed)
     except GitError as error:
         if repository is None:
             return None
-        raise Failure(str(error), hint="--from-git takes the folder of a git repository with a commit.") from None
+        raise Failure(
+            str(error), hint="--from-git needs the folder of a git repository with at least one commit."
+        ) from None
 
 
 def _own_folder() -> Path:
-    """Return the checkout, if this is one."""
+    """Return the checkout, if the package runs from one."""
     return Path(streamer.__file__).resolve().parents[1]

@@ -1,4 +1,4 @@
-"""`tail --exec`: a command of the user's for each event."""
+"""`tail --exec`: run a user's command for each event."""
 
 import asyncio
 import contextlib
@@ -10,11 +10,11 @@ from streamer.cli.remote import Failure
 from streamer.client import Activity
 
 GRACE_SECONDS = 5.0
-"""How long a command may take to end when it is told to."""
+"""Time for a command to exit after SIGTERM."""
 
 
 def variables(workspace: str, activity: Activity) -> dict[bytes, bytes]:
-    """Return what a command is told of an event besides its JSON: short values, those that are absent empty."""
+    """Return a command's environment variables for an event, besides its JSON on stdin: short values, empty if absent."""
     event = activity.event
     actor, entity = event["actor"], event["entity"] or {}
     values = {
@@ -33,13 +33,13 @@ def variables(workspace: str, activity: Activity) -> dict[bytes, bytes]:
 
 
 async def execute(command: str, workspace: str, activity: Activity) -> None:
-    """Run a shell command with an event on its stdin, and wait for it. When the wait is cancelled, the command is ended.
+    """Run a shell command with an event on its stdin, and wait for it. If the wait is cancelled, the command is ended.
 
-    It is the leader of a session of its own: all that it started can be ended with it, and nothing of it can wait for an answer
-    from the terminal.
+    It is the leader of its own session: everything it started can be ended with it, and nothing can wait for input from
+    the terminal.
 
     Raises:
-        Failure: it could not be started, or did not end with 0.
+        Failure: it could not be started, or did not exit with 0.
     """
     try:
         code = await _run(command, os.environb | variables(workspace, activity), activity.body + b"\n")
@@ -49,7 +49,7 @@ async def execute(command: str, workspace: str, activity: Activity) -> None:
         how = f"exit status {code}" if code > 0 else signal.Signals(-code).name
         raise Failure(
             f"--exec ended with {how} at seq {activity.seq} (event {activity.event['id']})",
-            hint="This event does not count as done: with --cursor-file, the next run begins with it.",
+            hint="The event is not marked as done: with --cursor-file, the next run starts with it.",
         )
 
 
@@ -61,14 +61,14 @@ async def _run(command: str, environment: Mapping[bytes, bytes], data: bytes) ->
         process = await asyncio.shield(starting)
         await process.communicate(data)
     finally:
-        process = await starting  # cancelled in its midst, the start goes on: what runs then is to be ended, too
+        process = await starting  # A cancelled start continues in the background: its process must be ended, too.
         if process.returncode is None:
             await _end(process)
     return process.returncode
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End a command and what it started: by SIGTERM, in the end by SIGKILL."""
+    """End a command and everything it started: by SIGTERM, and if needed by SIGKILL."""
     try:
         _send(process, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""What `tail -o` can write: from events to bytes, without a terminal and without state."""
+"""The formats of `tail -o`: from events to bytes, independent of the terminal and without state."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ FIELDS: Mapping[str, tuple[str, ...] | None] = {
     "changes": None,
     **dict.fromkeys(("occurred_at", "timestamp", "traceparent"), ()),
 }
-"""An event's fields, and what each holds: nothing more, these, or (None) whatever the publisher put there."""
+"""An event's fields and their subfields: none, these, or (None) any, because the publisher chooses them."""
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\", "{{": "{", "}}": "}"}
 _NONCHARACTERS = "".join(f"{chr(plane << 16 | 0xFFFE)}{chr(plane << 16 | 0xFFFF)}" for plane in range(17))
@@ -30,18 +30,18 @@ _TOKEN = re.compile(r"(?P<escape>\\[nt\\]|\{\{|\}\})|\{(?P<path>[^{}]*)\}|(?P<st
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How events become output."""
+    """A format for events."""
 
     render: Callable[[Activity], bytes]
-    """An event, up to the end of its line: what stands there is complete at any time."""
+    """An event with its line end, so that the output is complete at any time."""
     first: bytes = b""
-    """Before the first event."""
+    """Written before the first event."""
     other: bytes = b""
-    """Before each other event."""
+    """Written before each further event."""
     end: bytes = b""
-    """Behind the last event; `first` comes before it if there was none."""
+    """Written after the last event; `first` is written before it if there was no event."""
     gap: Callable[[str], bytes] | None = None
-    """The line that stands for missing events; None: it would not be such output, and belongs elsewhere."""
+    """The line for missing events; None: the format has no place for it, and it goes to stderr."""
 
 
 def format_of(output: str, *, workspace: str, time: TimeStyle, terminal: bool) -> Format:
@@ -49,17 +49,17 @@ def format_of(output: str, *, workspace: str, time: TimeStyle, terminal: bool) -
 
     Args:
         output: `pretty`, `ndjson`, `json`, `cloudevents`, or `template=` and a template.
-        workspace: whose events these are.
+        workspace: the workspace of the events.
         time: how pretty lines show the time.
         terminal: pretty lines are for a terminal.
 
     Raises:
-        ValueError: there is no such format, or its template is wrong; the text says what to do.
+        ValueError: no such format, or the template is invalid; the message says what to do.
     """
     name, equals, text = output.partition("=")
     if name == "template":
         if not text:
-            raise ValueError("say what to print: -o 'template={timestamp} {actor.name} {action}'")
+            raise ValueError("the template is empty: -o 'template={timestamp} {actor.name} {action}'")
         return Format(template(text))
     match name if not equals else output:
         case "pretty":
@@ -75,10 +75,11 @@ def format_of(output: str, *, workspace: str, time: TimeStyle, terminal: bool) -
 
 
 def cloud_event(workspace: str, activity: Activity) -> bytes:
-    """Return an event as a CloudEvent 1.0 in structured JSON, one line.
+    """Return an event as a CloudEvent 1.0 in structured JSON, on one line.
 
-    `source` and `id` together are unique, as the specification asks: an event's id is, in its workspace. The source is the
-    workspace's path, not its URL, so that an event read from another node or over another name is the same one.
+    `source` and `id` together are unique, as the specification requires, because an event's id is unique in its
+    workspace. The source is the workspace's path, not its URL, so that an event read from another node or under another
+    host name stays the same.
     """
     event = activity.event
     entity = event["entity"] or {}
@@ -98,15 +99,15 @@ def cloud_event(workspace: str, activity: Activity) -> bytes:
 
 
 def _attribute(text: str) -> str:
-    """Replace what no attribute of a CloudEvent may hold: control characters and noncharacters (1.0.2, "Type System")."""
+    """Replace characters that a CloudEvent attribute must not contain: control characters and noncharacters (1.0.2, "Type System")."""
     return _NOT_IN_ATTRIBUTES.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def template(text: str) -> Callable[[Activity], bytes]:
-    r"""Compile a template: `{actor.name}` is that value of the event, `{{` a brace, `\n`, `\t` and `\\` as everywhere.
+    r"""Compile a template: `{actor.name}` is that value of the event, `{{` a brace; `\n`, `\t` and `\\` have their usual meaning.
 
     Raises:
-        ValueError: a brace is alone, or no event has such a field.
+        ValueError: an unmatched brace, or a field that no event has.
     """
     parts: list[str | tuple[str, ...]] = []
     for token in _TOKEN.finditer(text):
@@ -139,7 +140,7 @@ def _path(text: str) -> tuple[str, ...]:
 
 
 def _value(event: Event, path: tuple[str, ...]) -> str:
-    """Return the text of a value within an event, empty if it is not there: the publisher decides what is."""
+    """Return the text of a value in an event, empty if it is absent: the publisher chooses which are present."""
     value: Any = event
     for name in path:
         if isinstance(value, list) and name.isdecimal() and int(name) < len(value):

@@ -1,4 +1,4 @@
-"""`tail --idle-exit`: enough is enough."""
+"""`tail --idle-exit`: stop after a time without events."""
 
 import asyncio
 import contextlib
@@ -10,15 +10,15 @@ from streamer.client import Activity, StreamMessage, Synced
 
 
 class Idle:
-    """Ends the block that it stands around once the stream was live for `limit` seconds (None: never) without an event.
+    """Ends the block it wraps once the stream was live for `limit` seconds (None: never) without an event.
 
-    Only time in which an event would have been seen counts: not that of catching up, of a lost connection or of handling an
-    event. After such time the count goes on; an event starts it anew.
+    Only time in which an event would have been seen counts: not while catching up, without a connection or while
+    handling an event. The count continues after such a pause; an event restarts it.
     """
 
     def __init__(self, limit: float | None) -> None:
         self.ended = False
-        """That was how the block ended."""
+        """The limit ended the block."""
         self._limit = limit
         self._left = limit
         self._timeout = asyncio.timeout(None)
@@ -38,7 +38,7 @@ class Idle:
 
     @contextlib.contextmanager
     def handling(self, message: StreamMessage) -> Iterator[None]:
-        """Stop the count while a message is handled; then go on as it asks for."""
+        """Pause the count while a message is handled; then continue or restart it, depending on the message."""
         live = self.stop() or isinstance(message, Synced)
         yield
         if isinstance(message, Activity):
@@ -47,7 +47,7 @@ class Idle:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._left)
 
     def stop(self) -> bool:
-        """Stop the count; tell whether it ran."""
+        """Stop the count; return whether it was running."""
         until = self._timeout.when()
         if until is None or self._timeout.expired():
             return False

@@ -1,4 +1,4 @@
-"""`streamer keys`: credentials for programs, of one workspace each."""
+"""`streamer keys`: credentials for programs, each for one workspace."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -32,32 +32,32 @@ _OPTIONS = {
     "actor.type": "--actor-type",
     "actor.id": "--actor-id",
 }
-"""What the fields of a new key are called here."""
+"""The options for the fields of a new key."""
 
 
 @click.group()
 def command() -> None:
-    """Make, list and revoke a workspace's keys: credentials for programs.
+    """Create, list and revoke a workspace's keys: credentials for programs.
 
     \b
     streamer keys create my --name ci --template submit_observe
     streamer keys list my
     streamer keys revoke my key_0123456789abcdef
 
-    This needs the scope admin in the workspace. Each subcommand explains itself: streamer keys create --help
+    This needs the scope admin in the workspace. Help for a subcommand: streamer keys create --help
     """
 
 
 @command.command()
 @workspace_argument
-@click.option("--name", metavar="NAME", required=True, help="What people call it, such as where it is used.")
+@click.option("--name", metavar="NAME", required=True, help="A display name, such as where the key is used.")
 @click.option(
     "--scope",
     "scopes",
     metavar="SCOPE",
     multiple=True,
     type=click.Choice(SCOPES),
-    help=f"What it may do (repeatable): {', '.join(SCOPES)}.",
+    help=f"A permission (repeatable): {', '.join(SCOPES)}.",
 )
 @click.option(
     "--template",
@@ -65,9 +65,9 @@ def command() -> None:
     type=click.Choice(list(TEMPLATES)),
     help="A set of scopes: " + "; ".join(f"{name} ({', '.join(scopes)})" for name, scopes in TEMPLATES.items()) + ".",
 )
-@click.option("--actor-type", metavar="TYPE", help="The key acts as this actor and no other: user, agent, system …")
+@click.option("--actor-type", metavar="TYPE", help="The key acts only as this actor: user, agent, system …")
 @click.option("--actor-id", metavar="ID", help="… with this id.")
-@click.option("--expires", metavar="WHEN", help="When it ends: 12h or 30d from now, or a time. [default: never]")
+@click.option("--expires", metavar="WHEN", help="Expiry: 12h or 30d from now, or a time. [default: never]")
 @click.option(
     "-o",
     "--output",
@@ -90,7 +90,7 @@ def create(  # noqa: PLR0913 - the options
     url: str,
     key: str | None,
 ) -> None:
-    """Make a key. Its secret goes to stdout and is shown only now; what else there is to say goes to stderr.
+    """Create a key. Its secret goes to stdout and is shown only once; all other output goes to stderr.
 
     \b
     streamer keys create my --name ci --scope workspace:read --scope workspace:write
@@ -99,7 +99,7 @@ def create(  # noqa: PLR0913 - the options
     """
     if bool(scopes) == bool(template):
         raise click.UsageError(
-            "say what the key may do, by --scope or by --template" + (", not by both" if scopes else "") + ":\n"
+            "give the key permissions with --scope or --template" + (", not by both" if scopes else "") + ":\n"
             f"  streamer keys create {workspace} --name {name} --scope workspace:read --scope workspace:write\n"
             f"  streamer keys create {workspace} --name {name} --template read_only"
         )
@@ -124,15 +124,13 @@ async def _create(client: Client, workspace: str, wanted: dict[str, Any], output
         except ClientError as error:
             failed = failure(error, workspace, name=_option)
             if isinstance(error, Unreachable):
-                failed.hint += (
-                    f"\nIf only the answer was lost, there is a key that nobody has: streamer keys list {workspace}"
-                )
+                failed.hint += f"\nIf only the response was lost, a key without a known secret exists: streamer keys list {workspace}"
             raise failed from None
     if output == "secret":
         about = {"id": made["id"], "name": made["name"], "scopes": ", ".join(made["scopes"])}
         about |= {"actor": actor_of(made)} if made["actor"] else {}
         about |= {"expires": expiry_in_full(made["expires_at"])}
-        click.echo(facts(about) + "The secret is shown only now:", err=True)
+        click.echo(facts(about) + "The secret is shown only once:", err=True)
     try:
         write(made["key"].encode() + b"\n" if output == "secret" else orjson.dumps(made) + b"\n")
     except OSError as error:
@@ -144,7 +142,7 @@ async def _create(client: Client, workspace: str, wanted: dict[str, Any], output
 
 
 def _option(path: str) -> str:
-    """Return what a field of a new key is called here."""
+    """Return the option for a field of a new key."""
     return _OPTIONS.get(path.partition("[")[0], path)
 
 
@@ -153,7 +151,7 @@ def _option(path: str) -> str:
 @output_of_list
 @connection
 def list_(*, workspace: str, output: Output | None, url: str, key: str | None) -> None:
-    """List a workspace's keys in the order in which they were made. No secret is shown: the server does not have them.
+    """List a workspace's keys in the order of their creation. No secret is shown, because the server stores only hashes.
 
     \b
     streamer keys list my
@@ -171,16 +169,16 @@ async def _list(client: Client, workspace: str, output: Output | None) -> None:
 @command.command()
 @workspace_argument
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@click.option("-y", "--yes", is_flag=True, help="Do not ask. Nobody is asked without a terminal.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation. Without a terminal it never asks.")
 @connection
 def revoke(*, workspace: str, ids: tuple[str, ...], yes: bool, url: str, key: str | None) -> None:
-    """Revoke keys: they stop at once, and their streams are closed.
+    """Revoke keys at once, and close their streams.
 
     \b
     streamer keys revoke my key_0123456789abcdef
     streamer keys revoke my key_0123456789abcdef key_fedcba9876543210 --yes
 
-    An id that no key has is a failure; the others are revoked all the same. The key that calls is revoked last.
+    If no key has one of the ids, the command fails after revoking the others. The calling key is revoked last.
     """
     run(_revoke(open_client(url, key), workspace, tuple(dict.fromkeys(ids)), yes=yes), workspace=workspace)
 
@@ -193,7 +191,7 @@ async def _revoke(client: Client, workspace: str, ids: tuple[str, ...], *, yes: 
         caller = (await client.session())["id"]
         ended: list[str] = []
         try:
-            # Our own key last: nothing can be done after it.
+            # Our own key last, because no call works after it.
             for key_id in sorted(known, key=lambda key_id: key_id == caller):
                 await client.revoke_key(workspace, key_id)
                 ended.append(f"revoked {key_id}  {printable(known[key_id]['name'])}\n")
@@ -207,4 +205,6 @@ async def _revoke(client: Client, workspace: str, ids: tuple[str, ...], *, yes: 
 
 
 async def _confirmed(keys: Iterable[Mapping[str, Any]]) -> bool:
-    return await agreed(f"{table([*keys], _COLUMNS, sys.stderr)}Revoke? What uses them stops at once.")
+    return await agreed(
+        f"{table([*keys], _COLUMNS, sys.stderr)}Revoke them? Programs that use them stop working at once."
+    )

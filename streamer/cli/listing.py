@@ -1,4 +1,4 @@
-"""Answers as people and programs read them: a table on a terminal, JSON elsewhere."""
+"""Output for people and programs: a table on a terminal, JSON elsewhere."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +17,10 @@ from streamer.observe.output import takes_escapes
 
 Output = Literal["table", "ndjson", "json"]
 Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]
-"""The columns of a table by their headings: what each shows of an item."""
+"""The columns of a table by heading: each returns the text for an item."""
 
 WIDE = 100_000
-"""The width of a table that is not for a terminal: nothing in it is folded."""
+"""The width of a table that is not for a terminal, so that nothing is folded."""
 
 
 output_of_list = click.option(
@@ -32,7 +32,7 @@ output_of_list = click.option(
 
 
 def show(items: Sequence[Mapping[str, Any]], output: Output | None, columns: Columns, *, none: str) -> None:
-    """Write items to stdout as `output` says; a table without rows is said in words, on stderr."""
+    """Write items to stdout as `output` says. For an empty table, write a sentence to stderr."""
     match output or ("table" if for_people(sys.stdout) else "ndjson"):
         case "json":
             write(orjson.dumps(items) + b"\n")
@@ -45,13 +45,13 @@ def show(items: Sequence[Mapping[str, Any]], output: Output | None, columns: Col
 
 
 def write(data: bytes) -> None:
-    """Write to stdout at once. Raises OSError when it cannot be written, not only at the end of the process."""
+    """Write to stdout at once. Raise OSError here if that fails, not only when the process exits."""
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
 
 def table(items: Sequence[Mapping[str, Any]], columns: Columns, stream: TextIO) -> str:
-    """Return items as lines, made for a stream: on a terminal, cells are folded so that a line has its width. An ID never is."""
+    """Return items as lines for a stream. On a terminal, cells are folded to fit its width, except ids."""
     terminal = for_people(stream)
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for heading in columns:
@@ -62,18 +62,18 @@ def table(items: Sequence[Mapping[str, Any]], columns: Columns, stream: TextIO) 
 
 
 def facts(pairs: Mapping[str, str]) -> str:
-    """Return names and values, one a line."""
+    """Return names and values, one per line."""
     width = max(map(len, pairs))
     return "".join(f"{name:<{width}}  {printable(value)}\n" for name, value in pairs.items())
 
 
 def actor_of(item: Mapping[str, Any]) -> str:
-    """Return the actor that a key acts as, in words; empty if it may claim any."""
+    """Return the actor that a key acts as, as text; empty if it can claim any."""
     return " ".join((item["actor"]["type"], item["actor"]["id"])) if item["actor"] else ""
 
 
 def expiry_in_full(timestamp: str | None) -> str:
-    """Return when something ends, by the clock and from now."""
+    """Return an expiry as a date and relative to now."""
     return f"{local(timestamp)} ({until(timestamp)})" if timestamp else until(timestamp)
 
 

@@ -1,4 +1,4 @@
-"""`streamer members`: who may do what in a workspace."""
+"""`streamer members`: manage members and roles."""
 
 import click
 
@@ -18,27 +18,27 @@ _COLUMNS: Columns = {
     "BY": lambda member: member["added_by"],
 }
 _ARGUMENTS = {"user": "USER", "role": "--role"}
-"""What the fields of a member are called here."""
+"""The arguments and options for a member's fields."""
 
 
 @click.group()
 def command() -> None:
-    """Say who may do what in a workspace, by their role.
+    """Manage the members of a workspace and their roles.
 
     \b
     streamer members set my ann@example.com --role member
     streamer members list my
     streamer members remove my ann@example.com
 
-    A person is the sub of their tokens. A viewer reads; a member also writes; an admin also sees to members and keys and
-    reads audit events; an owner also makes owners and deletes the workspace.
+    A person is the sub of their tokens. A viewer reads; a member also writes; an admin also manages members and keys and
+    reads audit events; an owner also appoints owners and deletes the workspace.
     """
 
 
 @command.command("set")
 @workspace_argument
 @click.argument("user", callback=not_empty)
-@click.option("--role", type=click.Choice(list(ROLES)), required=True, help="What they may do there.")
+@click.option("--role", type=click.Choice(list(ROLES)), required=True, help="The person's role.")
 @connection
 def set_(*, workspace: str, user: str, role: str, url: str, key: str | None) -> None:
     """Add a person to a workspace, or change their role.
@@ -47,7 +47,7 @@ def set_(*, workspace: str, user: str, role: str, url: str, key: str | None) -> 
     streamer members set my ann@example.com --role admin
     streamer members set my 'auth0|12' --role viewer
 
-    Only an owner makes owners and changes their role. A changed role closes the person's streams, to be opened again.
+    Only an owner can appoint owners and change their role. A changed role closes the person's streams; their clients reconnect.
     """
     run(_set(open_client(url, key), workspace, user, role), workspace=workspace)
 
@@ -66,7 +66,7 @@ async def _set(client: Client, workspace: str, user: str, role: str) -> None:
 @output_of_list
 @connection
 def list_(*, workspace: str, output: Output | None, url: str, key: str | None) -> None:
-    """List a workspace's members in order of their ids.
+    """List a workspace's members, ordered by id.
 
     \b
     streamer members list my
@@ -84,10 +84,10 @@ async def _list(client: Client, workspace: str, output: Output | None) -> None:
 @command.command()
 @workspace_argument
 @click.argument("user", callback=not_empty)
-@click.option("-y", "--yes", is_flag=True, help="Do not ask. Nobody is asked without a terminal.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation. Without a terminal it never asks.")
 @connection
 def remove(*, workspace: str, user: str, yes: bool, url: str, key: str | None) -> None:
-    """Take a person out of a workspace: their streams are closed, and the keys that act as them there are revoked.
+    """Remove a person from a workspace, close their streams, and revoke the keys that act as them there.
 
     \b
     streamer members remove my ann@example.com

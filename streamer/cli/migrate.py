@@ -1,4 +1,4 @@
-"""`streamer migrate`: the tables, without the server."""
+"""`streamer migrate`: run database migrations without the server."""
 
 import asyncio
 
@@ -16,28 +16,28 @@ from streamer.store.migrate import HEAD, migrate
 @click.option(
     "--restored",
     is_flag=True,
-    help="The database is a backup that was restored by hand: check it, and have every reader told that its position is of the past.",
+    help="The database is a backup that was restored by hand: check it, and make every reader start again with a gap.",
 )
 @click.option(
     "--wal",
     type=click.Choice(["keep", "discard"]),
-    help="With --restored: the write-ahead log beside SQLite's file was restored with it (keep), or is of the database before (discard).",
+    help="With --restored: the write-ahead log beside SQLite's file was restored with it (keep), or belongs to the previous database (discard).",
 )
 def command(*, data_dir: str | None, restored: bool, wal: str | None) -> None:
-    """Bring the database to this version's tables. The server does it by itself at its start.
+    """Run database migrations. The server also does this at its start.
 
     \b
     STREAMER_DATABASE_URL=postgresql://user:password@db/streamer streamer migrate
     streamer migrate --restored               once, after a backup was restored by hand, before the server starts
 
-    With SQLite it is refused while a server uses the database; with PostgreSQL --restored is.
+    With SQLite it is refused while a server uses the database; with PostgreSQL only --restored is.
     """
     settings = settings_of(data_dir)
     with failures():
         database = Database(settings.database)
         if wal is not None and not (restored and database.is_sqlite):
-            raise click.UsageError("--wal goes with --restored, on SQLite")
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is made here
+            raise click.UsageError("--wal needs --restored, on SQLite")
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is created here
         with exclusive(settings.data_dir, database):
             if restored:
                 changed, renewed = asyncio.run(accept(settings.database, wal=wal))
@@ -45,7 +45,7 @@ def command(*, data_dir: str | None, restored: bool, wal: str | None) -> None:
                 changed = asyncio.run(_migrate(database))
     click.echo(f"migrated to {HEAD}" if changed else f"nothing to do: the database is at {HEAD}")
     if restored:
-        click.echo(f"{renewed} logs have a new epoch: their readers are told, and read them again from the beginning")
+        click.echo(f"{renewed} logs have a new epoch: their readers get a gap, and read them again from the beginning")
 
 
 async def _migrate(database: Database) -> bool:

@@ -1,4 +1,4 @@
-"""What the commands share that work on the database itself: their settings, their failures, their progress."""
+"""Shared by the commands that work on the database itself: settings, failures, progress."""
 
 import contextlib
 import signal
@@ -23,13 +23,13 @@ data_dir_option = click.option("--data-dir", metavar="PATH", help="Folder of the
 
 
 class Damaged(click.ClickException):
-    """A file is no backup, or a damaged one; or a database is damaged."""
+    """A file is not a backup or is damaged, or a database is damaged."""
 
     exit_code = 8
 
 
 def settings_of(data_dir: str | None) -> Settings:
-    """Return the settings of the server whose database it is."""
+    """Return the settings of the server that uses the database."""
     try:
         return load({"data_dir": data_dir})
     except SettingsError as error:
@@ -38,7 +38,7 @@ def settings_of(data_dir: str | None) -> Settings:
 
 @contextlib.contextmanager
 def failures() -> Iterator[None]:
-    """Say in words what goes wrong in the block, with an exit code for it; SIGTERM ends the block as an error does."""
+    """Report errors in the block as messages with exit codes; SIGTERM ends the block like an error."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         sys.exit(128 + number)
@@ -62,7 +62,7 @@ def failures() -> Iterator[None]:
 
 @contextlib.contextmanager
 def shown_steps() -> Iterator[Steps]:
-    """Give what shows how far a command is: a bar on a terminal, nothing elsewhere."""
+    """Yield a function that shows progress: a bar on a terminal, nothing elsewhere."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not takes_escapes(sys.stderr), transient=True) as bar:

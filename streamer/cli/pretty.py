@@ -1,4 +1,4 @@
-"""Events as lines for people."""
+"""Events as readable lines."""
 
 import re
 import sys
@@ -18,11 +18,11 @@ _OTHER = "yellow"
 _STEERING = re.compile(
     "[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
 )
-"""Control characters, those of lines and paragraphs, those of direction (Unicode's `Bidi_Control`), and surrogates."""
+"""Control characters, line and paragraph separators, direction characters (Unicode's `Bidi_Control`), and surrogates."""
 
 
 class EventLines:
-    """Makes lines of events: on a terminal in colour and cut to its width, elsewhere plain and whole."""
+    """Formats events as lines: on a terminal in colour and cut to its width, elsewhere plain and complete."""
 
     def __init__(self, time: TimeStyle, *, terminal: bool) -> None:
         self._console = Console(
@@ -35,11 +35,11 @@ class EventLines:
         self._time = time
 
     def line(self, event: dict[str, Any]) -> bytes:
-        """Return an event's line, with its end."""
+        """Return an event's line, with its line end."""
         return self._render(self._text(event))
 
     def gap(self, text: str) -> bytes:
-        """Return the line of a gap, with its end."""
+        """Return a gap's line, with its line end."""
         return self._render(Text(text, "bold red"))
 
     def _render(self, text: Text) -> bytes:
@@ -71,5 +71,5 @@ class EventLines:
 
 
 def printable(text: str) -> str:
-    """Replace what could steer a terminal, end a line or turn its direction: events come from anyone. All else stays, or an id would be another."""
+    """Replace characters that could control a terminal, end a line or change its direction, because events can come from anyone. Everything else stays; changing it could turn one id into another."""
     return text if text.isprintable() else _STEERING.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,4 +1,4 @@
-"""`streamer publish`: events from options, a file or a pipe into a workspace."""
+"""`streamer publish`: append events from options, a file or a pipe to a workspace."""
 
 import codecs
 import json
@@ -22,68 +22,70 @@ from streamer.client import Client, ClientError, Event
 
 BATCH_EVENTS = 1000
 BATCH_BYTES = 4 * 2**20
-"""Half of what the server takes at once: no input line is written longer than it was read, but for the commas between."""
+"""Half of what the server accepts at once: no input line is written longer than it was read, except for the commas between."""
 READ_BYTES = 2**20
 LONGEST_INPUT = 64 * 2**20
-"""Bytes of one line, or of one JSON document over several lines: all of it is in memory at once."""
+"""Bytes of one line, or of one JSON document over several lines, because all of it is in memory at once."""
 
 _LONGEST = f"{LONGEST_INPUT // 2**20} MiB"
-_ONE_A_LINE = "Write one event a line: there may be any number of lines."
+_ONE_A_LINE = "Write one event per line; the number of lines is not limited."
 
 _FIELD = re.compile(r"events\[(\d+)\]\.?(.*)", re.DOTALL)
 
 
 class BadInput(Failure):
-    """The input is not what can be published."""
+    """The input cannot be published."""
 
     exit_code = 2
 
 
 @dataclass
 class Batch:
-    """Events of one append, and where in the input each stood."""
+    """The events of one append, and where in the input each of them is."""
 
     events: list[Any] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     size: int = 0
 
     def add(self, event: object, place: str, size: int) -> None:
-        """Take an event."""
+        """Add an event."""
         self.events.append(event)
         self.places.append(place)
         self.size += size
 
     @property
     def is_full(self) -> bool:
-        """It is time to send."""
+        """Return whether the batch should be sent."""
         return len(self.events) >= BATCH_EVENTS or self.size >= BATCH_BYTES
 
 
 @click.command(
-    epilog="Exit codes: 0 all is stored, 1 failure, 2 wrong usage, 4 not allowed, 5 unreachable, 130 interrupted."
+    epilog="Exit codes: 0 all events stored, 1 failure, 2 invalid usage, 4 not allowed, 5 unreachable, 130 interrupted."
 )
 @workspace_argument
 @click.option(
-    "--action", metavar="ACTION", help="What was done, such as issue.created: makes one event of the options."
+    "--action", metavar="ACTION", help="What was done, such as issue.created: builds one event from the options."
 )
-@click.option("--actor-type", metavar="TYPE", help="user, agent, system, or another word.")
-@click.option("--actor-id", metavar="ID", help="Who did it. A key that is bound to an actor fills type and id.")
-@click.option("--actor-name", metavar="NAME", help="What people call the actor.")
+@click.option("--actor-type", metavar="TYPE", help="user, agent, system, or another type.")
+@click.option("--actor-id", metavar="ID", help="The actor's id. A key that is bound to an actor fills in type and id.")
+@click.option("--actor-name", metavar="NAME", help="The actor's display name.")
 @click.option("--on-behalf-of", metavar="ID", help="The person behind an agent.")
-@click.option("--entity-type", metavar="TYPE", help="What it was done to, such as issue.")
+@click.option("--entity-type", metavar="TYPE", help="The entity's type, such as issue.")
 @click.option("--entity-id", metavar="ID", help="Its id.")
-@click.option("--entity-identifier", metavar="TEXT", help="What people call it, such as PAP-42.")
+@click.option("--entity-identifier", metavar="TEXT", help="The entity's readable identifier, such as PAP-42.")
 @click.option("--entity-name", metavar="NAME", help="Its name.")
 @click.option("--agent-id", metavar="ID", help="The agent it belongs to.")
 @click.option("--run-id", metavar="ID", help="The run it belongs to.")
 @click.option("--task-id", metavar="ID", help="The task it belongs to.")
-@click.option("--description", metavar="TEXT", help="A sentence; the server makes one.")
-@click.option("--details", metavar="JSON", help="Free data: a JSON object.")
+@click.option("--description", metavar="TEXT", help="A sentence; by default the server writes one.")
+@click.option("--details", metavar="JSON", help="Additional data: a JSON object.")
 @click.option("--occurred-at", metavar="TIME", help="When it happened (RFC 3339), if not now.")
-@click.option("--id", "event_id", metavar="ID", help="The event's id: the same one again stores nothing new.")
-@click.option("--idempotency-key", metavar="KEY", help="The same call again with this key stores nothing new.")
-@click.option("--file", "file", metavar="FILE", type=click.File("rb"), help="Read events from here, not from stdin.")
-@click.option("-v", "--verbose", is_flag=True, help="Print the stored events, one JSON object a line.")
+@click.option("--id", "event_id", metavar="ID", help="The event's id: repeating it stores nothing new.")
+@click.option("--idempotency-key", metavar="KEY", help="Repeating the call with this key stores nothing new.")
+@click.option(
+    "--file", "file", metavar="FILE", type=click.File("rb"), help="Read events from this file instead of stdin."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Print the stored events, one JSON object per line.")
 @connection
 def command(  # noqa: PLR0913 - the options
     *,
@@ -95,7 +97,7 @@ def command(  # noqa: PLR0913 - the options
     key: str | None,
     **options: str | None,
 ) -> None:
-    """Append events to a workspace; the first append makes it.
+    """Append events to a workspace; the first append creates it.
 
     \b
     streamer publish my --action issue.created --actor-type user --actor-id ann \\
@@ -104,7 +106,7 @@ def command(  # noqa: PLR0913 - the options
     producer | streamer publish my
     streamer tail old --since all | jq -c 'del(.seq, .timestamp, .workspace_id)' | streamer publish new
 
-    Input is one JSON object a line, or a JSON object or array. It goes in batches of up to 1,000, each stored whole or not
+    Input is one JSON object per line, or a JSON object or array. It is sent in batches of up to 1,000, each stored completely or not
     at all; a lost connection is repaired without storing anything twice. A line that is not JSON ends the command at once,
     with its number and exit code 2. A line, or a document over several lines, may have up to 64 MiB.
     """
@@ -121,12 +123,12 @@ def command(  # noqa: PLR0913 - the options
 
 
 def _event(options: dict[str, str | None]) -> Event | None:
-    """Return the event that the options make, None if there is none of them."""
+    """Return the event that the options describe, or None if there are no such options."""
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
         return None
     if "action" not in given:
-        raise click.UsageError("--action is missing: it makes an event of the options")
+        raise click.UsageError("--action is missing: the other options need it")
     event: Event = {}
     for name, value in given.items():
         group, _, part = name.partition("_")
@@ -153,7 +155,7 @@ def _json(text: str | bytes, where: str) -> Any:
 async def _publish(
     client: Client, workspace: str, source: Event | IO[bytes], idempotency_key: str | None, *, verbose: bool
 ) -> None:
-    """Append what the source gives, and report."""
+    """Append the events of the source, and report."""
     batches = _one(source) if isinstance(source, dict) else _batches(source.fileno(), in_time=idempotency_key is None)
     status = StatusLine(shown=for_people(sys.stderr))
     started = time.monotonic()
@@ -162,7 +164,7 @@ async def _publish(
     async with client:
         async for batch in batches:
             number += 1
-            # The same input is cut the same way when it is sent again, so that each batch finds its key.
+            # The same input is always split in the same way, so that each batch gets its own key again.
             key = idempotency_key and (idempotency_key if number == 1 else f"{idempotency_key}:{number}")
             try:
                 events = await client.append(workspace, batch.events, key)
@@ -182,7 +184,7 @@ async def _publish(
 
 
 def _refused(error: ClientError, workspace: str, batch: Batch, stored: int) -> Failure:
-    """Say which events of the input are wrong, and how many are stored all the same."""
+    """Say which events of the input are invalid, and how many were already stored."""
 
     def in_input(name: str) -> str:
         return _FIELD.sub(lambda match: ", ".join(filter(None, (batch.places[int(match[1])], match[2]))), name)
@@ -200,7 +202,7 @@ async def _one(event: Event) -> AsyncIterator[Batch]:
 
 
 async def _batches(descriptor: int, *, in_time: bool) -> AsyncIterator[Batch]:
-    """Cut the input into batches. With `in_time`, one is sent as soon as nothing more is waiting to be read."""
+    """Split the input into batches. With `in_time`, a batch is sent as soon as no more input is waiting."""
     batch = Batch()
     async for event in _events(descriptor):
         if event is not None:
@@ -213,7 +215,7 @@ async def _batches(descriptor: int, *, in_time: bool) -> AsyncIterator[Batch]:
 
 
 async def _events(descriptor: int) -> AsyncIterator[tuple[object, str, int] | None]:
-    """Yield each event with its place and its size in bytes; None whenever nothing more is waiting to be read."""
+    """Yield each event with its place and its size in bytes; None whenever no more input is waiting."""
     number = count = 0
     lines = _lines(descriptor)
     async for line in lines:
@@ -229,7 +231,7 @@ async def _events(descriptor: int) -> AsyncIterator[tuple[object, str, int] | No
         except orjson.JSONDecodeError as error:
             if count or not _may_go_on(text):
                 raise BadInput(f"{place} is not JSON: {error}") from None
-            # Not one event a line: then it is one document over several lines.
+            # Not one event per line, so it is one document over several lines.
             place, text = "the input", await _document(text, lines)
             value = _json(text, place)
         count += 1
@@ -241,7 +243,10 @@ async def _events(descriptor: int) -> AsyncIterator[tuple[object, str, int] | No
 
 
 async def _document(first: bytes, lines: AsyncIterator[bytes | None]) -> bytes:
-    """Return the whole input, which begins as a JSON document does. It is looked at whenever it has doubled, not only at its end."""
+    """Return the whole input, which begins like a JSON document.
+
+    It is checked whenever it has doubled, not only at its end.
+    """
     parts, size, looked_at = [first], len(first), len(first)
     async for line in lines:
         if line is None:
@@ -259,14 +264,14 @@ async def _document(first: bytes, lines: AsyncIterator[bytes | None]) -> bytes:
 
 
 def _may_go_on(text: bytes) -> bool:
-    """Tell whether a text is JSON, or all that it lacks is its end."""
+    """Return whether a text is JSON, or a valid beginning of it."""
     try:
         decoded = text.decode().rstrip()
         json.loads(decoded)
     except UnicodeDecodeError:
         return False
     except json.JSONDecodeError as error:
-        # No string, number or name goes over the end of a line, so what lacks only its end is understood up to there.
+        # No string, number or name crosses a line end, so a valid beginning parses up to its last line end.
         return error.pos >= len(decoded)
     except RecursionError:
         return False
@@ -274,7 +279,7 @@ def _may_go_on(text: bytes) -> bool:
 
 
 async def _lines(descriptor: int) -> AsyncIterator[bytes | None]:
-    """Yield the input's lines; None whenever nothing more is waiting to be read."""
+    """Yield the input's lines; None whenever no more input is waiting."""
     rest: list[bytes] = []
     number, size = 1, 0
     start = True

@@ -1,4 +1,4 @@
-"""`streamer rebuild`: entities made anew from the logs."""
+"""`streamer rebuild`: rebuild entities from the logs."""
 
 import asyncio
 import sys
@@ -24,7 +24,7 @@ PAGE = 1000
 @click.option("--workspace", metavar="WS", help="Only this workspace [default: all].")
 @data_dir_option
 def command(*, workspace: str | None, data_dir: str | None) -> None:
-    """Make what is known of issues, runs and other entities anew from the logs.
+    """Rebuild the entities (issues, runs and others) from the logs.
 
     With PostgreSQL servers may run and append meanwhile; with SQLite it is refused while a server uses the database. It is needed
     once after an upgrade from a version that kept none.
@@ -38,7 +38,7 @@ def command(*, workspace: str | None, data_dir: str | None) -> None:
     with failures():
         database = Database(settings.database)
         if not database.exists():
-            raise click.ClickException(f"there is no database in {settings.data_dir}: name its folder by --data-dir")
+            raise click.ClickException(f"there is no database in {settings.data_dir}: name its folder with --data-dir")
         with exclusive(settings.data_dir, database):
             try:
                 asyncio.run(_rebuild(database, workspace))
@@ -78,7 +78,7 @@ async def _rebuild(database: Database, wanted: str | None) -> None:
                 finally:
                     bar.remove_task(task)
                 count += 1
-                console.print(f"{workspace}: made anew", markup=False)
+                console.print(f"{workspace}: rebuilt", markup=False)
         console.print("1 workspace" if count == 1 else f"{count} workspaces")
     finally:
         await database.close()

@@ -1,4 +1,4 @@
-"""What the client commands share: which server and key, how a run ends, and what is said when it fails."""
+"""Shared by the client commands: server and key, how a run ends, and error messages."""
 
 import asyncio
 import contextlib
@@ -18,43 +18,43 @@ from streamer.cli.values import Number
 from streamer.client import ApiError, Client, ClientError, Timing, Unreachable, host_of
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
+"""The exit code after Ctrl-C, as in shells."""
 KEY_FILE = "admin.key"
 _MAX_WAIT = "streamer.max_wait"
 
 
 class Failure(click.ClickException):
-    """The command failed: what happened, and the next step."""
+    """The command failed; the message says what happened and the next step."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
 
     def format_message(self) -> str:
-        """Return the text behind `Error: `."""
+        """Return the text after `Error: `."""
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
 class NotAllowed(Failure):
-    """The server knows no such key, or it lacks a scope."""
+    """The server does not know the key, or the key lacks a scope."""
 
     exit_code = 4
 
 
 class NoServer(Failure):
-    """Nobody answers."""
+    """The server does not answer."""
 
     exit_code = 5
 
 
 class EventsMissing(Failure):
-    """There is a gap, and it was not to be stepped over."""
+    """There is a gap, and --strict forbids it."""
 
     exit_code = 6
 
 
 def _keep(context: click.Context, _option: click.Parameter, value: float) -> None:
-    """Keep an option for `open_client`: no command has a use for it itself."""
+    """Store an option for `open_client`; the commands do not use it themselves."""
     context.meta[_MAX_WAIT] = value
 
 
@@ -71,14 +71,14 @@ def connection(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             expose_value=False,
             callback=_keep,
-            help="Wait at most this long when the server asks to wait (Retry-After); then it is tried again.",
+            help="Longest wait when the server asks for one (Retry-After); then the request is repeated.",
         ),
         click.option(
             "--key",
             metavar="KEY",
             envvar="STREAMER_KEY",
             show_envvar=True,
-            help="Key to call with. For a server on this machine, without one: admin.key in the data directory.",
+            help="The key to use. Default for a server on this machine: admin.key in the data directory.",
         ),
         click.option("--url", metavar="URL", envvar="STREAMER_URL", show_envvar=True, default="http://127.0.0.1:8080", show_default=True,
                      help="The server."),
@@ -88,20 +88,20 @@ def connection(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def open_client(url: str, key: str | None) -> Client:
-    """Make the client that the options name."""
+    """Create the client that the options describe."""
     try:
         timing = Timing(longest_wait=click.get_current_context().meta[_MAX_WAIT])
         return Client(url, key.strip() if key else _local_key(url), timing=timing)
     except ValueError as error:
         raise click.UsageError(
-            f"{error}\n--url (or STREAMER_URL) is where the server is; the key goes into --key or STREAMER_KEY."
+            f"{error}\n--url (or STREAMER_URL) is the server's address; the key goes into --key or STREAMER_KEY."
         ) from None
 
 
 def _local_key(url: str) -> str | None:
-    """Return the admin key that a server on this machine left in its data directory, if this user may read it."""
+    """Return the admin key in the data directory of a server on this machine, if this user can read it."""
     if not _is_local(host_of(url)):
-        return None  # a key of this machine's server is nothing for another one
+        return None  # a key of this machine's server must not be sent to another one
     path = Path(os.environ.get("STREAMER_DATA_DIR") or "data") / KEY_FILE
     try:
         return path.read_text("utf-8-sig").strip() or None
@@ -117,7 +117,7 @@ def _is_local(host: str) -> bool:
 
 
 def run(main: Coroutine[Any, Any, None], *, workspace: str = "") -> None:
-    """Run a command's coroutine; whatever goes wrong ends in its exit code and a text, never in a traceback."""
+    """Run a command's coroutine; every error ends as an exit code and a message, never as a traceback."""
     try:
         asyncio.run(_until_told(main))
     except KeyboardInterrupt:
@@ -129,12 +129,15 @@ def run(main: Coroutine[Any, Any, None], *, workspace: str = "") -> None:
 
 
 def say_no_more() -> None:
-    """Go on without an output: who read it has had enough. The interpreter's own flush at the end is not to meet the broken pipe again."""
+    """Continue without stdout after its reader has gone.
+
+    The interpreter's own flush at exit must not hit the broken pipe again.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _until_told(main: Coroutine[Any, Any, None]) -> None:
-    """Run a command's coroutine; SIGTERM and SIGHUP cancel it, so that it ends in order, as Ctrl-C does."""
+    """Run a command's coroutine; SIGTERM and SIGHUP cancel it, so that it ends in order, as with Ctrl-C."""
     task = asyncio.current_task()
     told: list[int] = []
 
@@ -144,7 +147,7 @@ async def _until_told(main: Coroutine[Any, Any, None]) -> None:
             task.cancel()
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # not what nohup keeps away
+        if signal.getsignal(number) is signal.SIG_DFL:  # signals that nohup ignores stay ignored
             asyncio.get_running_loop().add_signal_handler(number, end, number)
     try:
         await main
@@ -155,7 +158,7 @@ async def _until_told(main: Coroutine[Any, Any, None]) -> None:
 
 
 def failure(error: ClientError, workspace: str, *, name: Callable[[str], str] = str) -> Failure:
-    """Say what a failed call means and what to do about it; `name` turns a field's path into words."""
+    """Explain a failed call and what to do about it; `name` turns a field's path into words."""
     if isinstance(error, Unreachable):
         hint = "Is the server running? Start it with `streamer serve`, or name another with --url or STREAMER_URL."
         return NoServer(str(error), hint=hint)
@@ -168,15 +171,15 @@ def failure(error: ClientError, workspace: str, *, name: Callable[[str], str] = 
             hint = "Give a valid key with --key or STREAMER_KEY, or run this where the server's data directory is."
         case HTTPStatus.FORBIDDEN:
             kind = NotAllowed
-            hint = "`streamer whoami` shows what this key may do; give another one with --key or STREAMER_KEY."
+            hint = "`streamer whoami` shows this key's permissions; give another key with --key or STREAMER_KEY."
         case HTTPStatus.NOT_FOUND if error.code == "workspace_not_found":
             message = f"there is no workspace {workspace}, or the key has no grant for it"
-            hint = f"The first append makes it: streamer publish {workspace} --help"
+            hint = f"The first append creates it: streamer publish {workspace} --help"
         case HTTPStatus.CONFLICT if error.code == "last_owner":
             hint = f"streamer members set {workspace} USER --role owner"
         case HTTPStatus.BAD_REQUEST if error.fields:
             message = "\n  ".join(
-                ["the server refused this:", *(f"{name(path)}: {what}" for path, what in error.fields.items())]
+                ["the server rejected the request:", *(f"{name(path)}: {what}" for path, what in error.fields.items())]
             )
     if error.request_id and error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         hint = f"The server's log has more under request id {error.request_id}."
@@ -200,7 +203,7 @@ def ending_with_reader() -> Iterator[None]:
         loop.remove_reader(descriptor)
         task.cancel()
 
-    loop.add_reader(descriptor, leave)  # nothing can be read there: only the pipe's end wakes it
+    loop.add_reader(descriptor, leave)  # the pipe is never readable: only its end wakes the loop
     try:
         yield
     except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""`streamer restore`: a backup in the place of the database."""
+"""`streamer restore`: replace the database by a backup."""
 
 import asyncio
 from pathlib import Path
@@ -16,20 +16,20 @@ from streamer.store.lock import exclusive
 @data_dir_option
 @click.option("--force", is_flag=True, help="Replace a database that is not empty; it is kept under another name.")
 def command(*, file: Path, data_dir: str | None, force: bool) -> None:
-    """Put a backup in the place of the database. Stop the server first.
+    """Replace the database by a backup. Stop the server first.
 
-    FILE was made by `streamer backup`. Each log has a new epoch then: readers are told of the gap, and read it again.
+    FILE was made by `streamer backup`. Each log gets a new epoch: readers get a gap, and read the log again.
 
     \b
     streamer restore data/backups/streamer-20260101T040000Z.db
     STREAMER_DATABASE_URL=postgresql://user:password@db/streamer streamer restore streamer.dump
 
-    With PostgreSQL it needs pg_restore and psql. Exit code 8: the file is no backup, or it is damaged; nothing was changed.
+    With PostgreSQL it needs pg_restore and psql. Exit code 8: the file is not a backup, or it is damaged; nothing was changed.
     """
     settings = settings_of(data_dir)
     with failures(), shown_steps() as steps:
         database = Database(settings.database)
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is made here
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is created here
         with exclusive(settings.data_dir, database):
             done = asyncio.run(restore(settings.database, file, replace=force, steps=steps))
     logs, events = len(done.manifest.logs), done.manifest.events
@@ -39,5 +39,5 @@ def command(*, file: Path, data_dir: str | None, force: bool) -> None:
     if done.migrated:
         click.echo("migrated to this version's tables")
     for place in done.kept:
-        click.echo(f"what was there before is kept: {place}")
-    click.echo("each log has a new epoch: readers are told, and read it again from the beginning")
+        click.echo(f"the previous database is kept: {place}")
+    click.echo("each log has a new epoch: readers get a gap, and read it again from the beginning")

@@ -1,4 +1,4 @@
-"""What a run says besides its events: a status line that is never in their way, and remarks."""
+"""Output of a run besides its events: a status line that never mixes with them, and remarks."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from streamer.observe.output import takes_escapes
 
 TICK_SECONDS = 0.5
 RATE_TICKS = 10
-"""The rate that is shown is the mean of so many ticks."""
+"""The displayed rate is the mean over this many ticks."""
 AGENT_VARIABLES = (
     "AI_AGENT",
     "AGENT",
@@ -25,23 +25,23 @@ AGENT_VARIABLES = (
     "GEMINI_CLI",
     "OPENCODE",
 )
-"""Set by AI agents for the commands that they run: the first two by convention, the others by one each."""
+"""Set by AI agents for the commands that they run: the first two by convention, the others by one agent each."""
 
 
 def for_people(*streams: TextIO) -> bool:
-    """Tell whether people look at these: all are terminals, and it is not an AI agent that has one made."""
+    """Return whether a person sees the output: all streams are terminals, and no AI agent runs the command."""
     return all(stream.isatty() for stream in streams) and not any(map(os.environ.get, AGENT_VARIABLES))
 
 
 class StatusLine:
-    """One line at the bottom of the terminal, on stderr; nothing at all where there is no terminal."""
+    """One line at the bottom of the terminal, on stderr; nothing without a terminal."""
 
     def __init__(self, *, shown: bool) -> None:
         self._shown = shown and takes_escapes(sys.stderr)
         self._drawn = False
 
     def draw(self, text: str) -> None:
-        """Show `text` in place of what was shown."""
+        """Show `text` instead of the previous text."""
         if self._shown:
             width = shutil.get_terminal_size().columns
             sys.stderr.write(f"\r\x1b[K{printable(text)[: width - 1]}")
@@ -49,33 +49,33 @@ class StatusLine:
             self._drawn = True
 
     def clear(self) -> None:
-        """Take the line away, for others to write there."""
+        """Remove the line, so that other output can be written there."""
         if self._drawn:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
             self._drawn = False
 
     def remark(self, text: str) -> None:
-        """Write a line that stays."""
+        """Write a permanent line."""
         self.clear()
         sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
 
 
 class TailScreen:
-    """Where a run's output goes: events to stdout, all else to stderr."""
+    """The output of a run: events to stdout, everything else to stderr."""
 
     def __init__(self, form: Format | None, *, status: bool, remarks: bool, verbose: bool) -> None:
         """Prepare the output; nothing is written yet.
 
         Args:
-            form: how events are written; None: they are not.
+            form: the format of events; None: they are not written.
             status: show the status line.
-            remarks: say what a lost connection cost.
-            verbose: say everything.
+            remarks: report the cost of a lost connection.
+            verbose: report everything.
         """
         self.count = 0
-        """Events so far."""
+        """Number of events."""
         self._form = form
         self._status = StatusLine(shown=status)
         self._remarks = remarks or verbose
@@ -99,7 +99,7 @@ class TailScreen:
             self._write((b"" if self.count else self._form.first) + self._form.end)
 
     def event(self, activity: Activity) -> None:
-        """Write an event and let it go out at once."""
+        """Write an event and flush it."""
         if self._form:
             before = self._form.other if self.count else self._form.first
             self._write(before + self._form.render(activity))
@@ -109,7 +109,7 @@ class TailScreen:
         self._caught_up += 1
 
     def gap(self, gap: Gap) -> None:
-        """Say that events are missing: among the events where that can be, else on stderr."""
+        """Report missing events: between the events if the format allows it, else on stderr."""
         count = gap.count
         what = "an unknown number of events" if count is None else f"{count:,} event{'s' * (count != 1)}"
         text = f"~~ {what} missing ({gap.reason}) ~~"
@@ -118,12 +118,12 @@ class TailScreen:
         else:
             self._status.remark(text)
         last = gap.last or "nobody knows where"
-        self.detail(f"gap from seq {gap.first} to {last}; going on at position {gap.position}")
+        self.detail(f"gap from seq {gap.first} to {last}; continuing at position {gap.position}")
 
     def synced(self, position: str) -> None:
-        """Note that what follows is live."""
+        """Note that the following events are live."""
         self._state = "live"
-        self._fresh = 0  # what was there before has no rate
+        self._fresh = 0  # history does not count for the rate
         self._rates.clear()
         self._seq = seq_of(position)
         if self._lost_at is not None:
@@ -134,22 +134,22 @@ class TailScreen:
         self.detail(f"caught up, at position {position}")
 
     def notice(self, notice: Connected | Lost) -> None:
-        """Note that a connection was found or lost."""
+        """Note that a connection was made or lost."""
         if isinstance(notice, Connected):
             self._state = "catching up"
             self.detail("connected again" if notice.again else "connected")
             return
-        if isinstance(notice.cause, Closed):  # as servers do when they restart: nothing to worry people with
-            self._state = f"closed by the server ({notice.cause.reason}); coming back in {notice.delay:.0f} s"
+        if isinstance(notice.cause, Closed):  # as servers do when they restart: no reason for a warning
+            self._state = f"closed by the server ({notice.cause.reason}); reconnecting in {notice.delay:.0f} s"
         else:
-            self._state = f"{notice.cause}; trying again in {notice.delay:.0f} s"
+            self._state = f"{notice.cause}; retrying in {notice.delay:.0f} s"
             if self._lost_at is None:
                 self._lost_at = asyncio.get_running_loop().time()
                 self._caught_up = 0
         self.detail(self._state)
 
     def detail(self, text: str) -> None:
-        """Say what only those want to know who asked for it."""
+        """Write a line for --verbose."""
         if self._verbose:
             self._status.remark(text)
 

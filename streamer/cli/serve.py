@@ -19,7 +19,7 @@ SWITCH_SECONDS = 0.001
 
 
 def _flags(command: click.Command) -> click.Command:
-    """Give the command a flag for each setting; a credential is not one, or it would stand in the process list."""
+    """Give the command a flag for each setting, except credentials, which the process list would show."""
     for name, setting in reversed(Settings.model_fields.items()):
         if name not in {"admin_key", "database_url", "jwt_secret"}:
             flag = "--" + name.replace("_", "-")
@@ -34,10 +34,10 @@ def _flags(command: click.Command) -> click.Command:
 
 @click.command(
     epilog=f"Every flag is also a variable, --data-dir is {PREFIX}DATA_DIR. {PREFIX}DATABASE_URL, {PREFIX}ADMIN_KEY and "
-    f"{PREFIX}JWT_SECRET are variables only. docs/settings.md explains them all."
+    f"{PREFIX}JWT_SECRET are variables only. See docs/settings.md."
 )
 def serve(**flags: Any) -> None:
-    """Run the server: SQLite in ./data and port 8080, unless the settings say otherwise.
+    """Run the server: SQLite in ./data and port 8080 by default.
 
     \b
     streamer serve --port 9000 --data-dir /srv/streamer
@@ -65,7 +65,7 @@ command = _flags(serve)
 
 
 def runner() -> asyncio.Runner:
-    """Return an asyncio runner on uvloop, where there is one."""
+    """Return an asyncio runner, on uvloop if it is available."""
     try:
         import uvloop  # noqa: PLC0415
     except ImportError:
@@ -78,7 +78,7 @@ async def _serve(settings: Settings) -> None:
     terminal = sys.stdout.isatty()
     async with running(settings, show_key=terminal) as server:
         click.echo(await _welcome(server, terminal=terminal), err=not terminal)
-        # A database's thread that wants the GIL waits for a busy event loop for 5 ms by default, several times in each commit.
+        # By default, a database thread that wants the GIL waits 5 ms for a busy event loop, several times in each commit.
         sys.setswitchinterval(SWITCH_SECONDS)
         server.loops.start("collector", Collector().turn, every=TURN_SECONDS)
         await stop.wait()
@@ -87,7 +87,7 @@ async def _serve(settings: Settings) -> None:
 
 
 def _stopped_by_signal() -> asyncio.Event:
-    """Return what is set by the first signal that asks the server to end. The second one ends it at once, as `kill -9` would."""
+    """Return an event that the first signal to stop sets. A second signal ends the server at once, like `kill -9`."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -103,14 +103,14 @@ def _stopped_by_signal() -> asyncio.Event:
 
 
 async def _welcome(server: Server, *, terminal: bool) -> str:
-    """Say where the server is and what to type next. Credentials appear on a terminal only, never in a log."""
+    """Print the server's address and what to type next. Credentials are printed on a terminal only, never in a log."""
     key = server.admin_key if terminal and server.first_start else "$STREAMER_KEY"
     first, *others = server.urls
     lines = [f"streamer listens on {first}" + (f" ({', '.join(others)})" if others else "")]
     if terminal:
         lines.append(f"\n  page    {await server.sign_in_link()}\n          (signs in once, within ten minutes)")
     if server.first_start and terminal:
-        lines.append(f"  key     {key}\n          (the admin key, shown only now: export STREAMER_KEY={key})")
+        lines.append(f"  key     {key}\n          (the admin key, shown only once: export STREAMER_KEY={key})")
     elif server.first_start:
         lines.append(f"the admin key is in {server.key_file}")
     if terminal:

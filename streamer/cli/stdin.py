@@ -1,4 +1,4 @@
-"""Waiting for input in such a way that Ctrl-C ends the wait."""
+"""Waits for input that Ctrl-C can interrupt."""
 
 import asyncio
 import os
@@ -8,13 +8,13 @@ from streamer.cli.screen import for_people
 
 
 async def readable(descriptor: int) -> None:
-    """Wait until a read would not block: a read that does could not be interrupted."""
+    """Wait until a read would not block: a blocking read could not be interrupted."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     try:
         loop.add_reader(descriptor, ready.set)
     except PermissionError:
-        return  # a file, which always is
+        return  # a file, which is always readable
     try:
         await ready.wait()
     finally:
@@ -22,7 +22,10 @@ async def readable(descriptor: int) -> None:
 
 
 async def agreed(question: str) -> bool:
-    """Ask on the terminal, and tell whether the answer is yes. Where nobody looks nothing is asked: whoever runs the command has decided."""
+    """Ask on the terminal and return whether the answer is yes.
+
+    Without a terminal it does not ask: the caller has already decided.
+    """
     if not for_people(sys.stdin, sys.stderr):
         return True
     sys.stderr.write(f"{question} [y/N] ")

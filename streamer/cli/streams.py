@@ -1,4 +1,4 @@
-"""Standard input and output as a command finds them: closed, full, without a reader, in another encoding."""
+"""Standard input and output in every state a command can find them: closed, full, without a reader, in another encoding."""
 
 import contextlib
 import io
@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 
 @contextlib.contextmanager
 def guarded(arguments: Sequence[str]) -> Iterator[None]:
-    """Run a command in the block: whatever is wrong with its arguments' bytes or its output is one line and an exit code, no traceback."""
+    """Run a command in the block: any problem with the encoding of arguments or with the output is one line and an exit code, without a traceback."""
     _open_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            with contextlib.suppress(OSError):  # the write that follows says what is wrong
+            with contextlib.suppress(OSError):  # the following write reports the error
                 stream.reconfigure(errors="backslashreplace")
     try:
         for argument in arguments:
@@ -46,7 +46,7 @@ def _is_text(argument: str) -> bool:
 def _open_closed() -> None:
     """Open closed descriptors on /dev/null, before a socket or a database takes their numbers.
 
-    Reading from such an input and writing to such an output are errors: what the command prints may be there only once.
+    Reading from such an input and writing to such an output are errors, because some output is printed only once.
     """
     for descriptor, name, flags in ((0, "stdin", os.O_WRONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
         try:
@@ -62,7 +62,10 @@ def _open_closed() -> None:
 
 
 def _flush() -> str | None:
-    """Write out what is left. Returns what is wrong if that fails; the interpreter's own flush at the end then meets /dev/null."""
+    """Flush the rest of the output.
+
+    Return what is wrong if that fails; the interpreter's own flush at exit then goes to /dev/null.
+    """
     problem = None
     for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
         try:

@@ -1,4 +1,4 @@
-"""`streamer tail`: a workspace's events, those that were and those that come."""
+"""`streamer tail`: show a workspace's past events and follow new ones."""
 
 import sys
 from collections.abc import Sequence
@@ -26,18 +26,18 @@ _FIELDS = {
 
 @click.command(
     epilog="Filters are the server's own: a comma means OR, a leading ! excludes, a backslash escapes. Exit codes: 0 ended as asked, "
-    "1 failure, 2 wrong usage, 4 not allowed, 5 unreachable, 6 a gap under --strict, 130 interrupted, 143 terminated."
+    "1 failure, 2 invalid usage, 4 not allowed, 5 unreachable, 6 a gap under --strict, 130 interrupted, 143 terminated."
 )
 @workspace_argument
-@click.option("-f", "--follow", is_flag=True, help="Stay, and show events as they come.")
+@click.option("-f", "--follow", is_flag=True, help="Keep running, and show new events as they arrive.")
 @click.option(
     "--since",
     metavar="WHEN",
     callback=not_empty,
-    help="Begin behind this: 90s, 1h, 7d, a time, a seq, an event's id, all or latest.",
+    help="Start after this: 90s, 1h, 7d, a time, a seq, an event's id, all or latest.",
 )
 @click.option(
-    "--until", metavar="WHEN", callback=not_empty, help="End there: a time ago, a time, a seq or an event's id."
+    "--until", metavar="WHEN", callback=not_empty, help="End here: a time ago, a time, a seq or an event's id."
 )
 @click.option(
     "-n",
@@ -45,36 +45,36 @@ _FIELDS = {
     "last",
     metavar="N",
     type=click.IntRange(min=0),
-    help="Only the last N events before now. [default: 20, with --since: all]",
+    help="Only the newest N events. [default: 20, with --since: all]",
 )
 @click.option("--category", metavar="CATEGORY", multiple=True, help="Only activity, or only audit events.")
 @click.option("--action", metavar="ACTION", multiple=True, help="Only this action, or issue.* (repeat: OR).")
-@click.option("--actor", metavar="ID", multiple=True, help="Only what this actor did (repeat: OR).")
+@click.option("--actor", metavar="ID", multiple=True, help="Only events of this actor (repeat: OR).")
 @click.option("--actor-type", metavar="TYPE", multiple=True, help="Only user, agent, system … (repeat: OR).")
-@click.option("--target", metavar="ID", multiple=True, help="Only what was done to this entity (repeat: OR).")
+@click.option("--target", metavar="ID", multiple=True, help="Only events about this entity (repeat: OR).")
 @click.option("-q", "text", metavar="TEXT", help="Only events with this text in description or identifiers.")
 @click.option(
     "--exclude",
     metavar="[FIELD=]VALUE",
     multiple=True,
-    help="Leave out an action, or by another field: category, actor, actor-type, target, q (repeatable).",
+    help="Leave out an action, or a value of another field: category, actor, actor-type, target, q (repeatable).",
 )
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="Stop after N events.")
 @click.option(
     "--cursor-file",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Go on where the last run with this file ended; written after each event.",
+    help="Continue where the last run with this file stopped; written after each event.",
 )
 @click.option(
     "--exec",
     "execute",
     metavar="CMD",
     help="For each event run this shell command, one after the other, with the event on its stdin and in STREAMER_… "
-    "variables. One that fails ends the run.",
+    "variables. If one fails, the run ends.",
 )
 @click.option(
-    "--idle-exit", metavar="SPAN", help="With -f: end once no event came for so long (30s, 5m, 1h30m) while live."
+    "--idle-exit", metavar="SPAN", help="With -f: end when no event arrived for this time (30s, 5m, 1h30m) while live."
 )
 @click.option(
     "-o",
@@ -90,9 +90,9 @@ _FIELDS = {
     show_default=True,
     help="How pretty lines show the time.",
 )
-@click.option("--strict", is_flag=True, help="Stop with exit code 6 when events are missing.")
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what happens.")
-@click.option("--quiet", is_flag=True, help="Say nothing on stderr but errors and gaps. (-q is a filter.)")
+@click.option("--strict", is_flag=True, help="Exit with code 6 when events are missing.")
+@click.option("-v", "--verbose", is_flag=True, help="Print details on stderr.")
+@click.option("--quiet", is_flag=True, help="Print only errors and gaps on stderr. (-q is a filter.)")
 @connection
 def command(  # noqa: PLR0913 - the options
     *,
@@ -120,7 +120,7 @@ def command(  # noqa: PLR0913 - the options
     url: str,
     key: str | None,
 ) -> None:
-    """Show a workspace's events and, with -f, follow them over any interruption.
+    """Show a workspace's events and, with -f, follow them across interruptions.
 
     \b
     streamer tail my                          the last 20 events
@@ -132,14 +132,14 @@ def command(  # noqa: PLR0913 - the options
     streamer tail my -f -o 'template={timestamp} {actor.name} {action}'
     streamer tail my -f --cursor-file my.cursor --exec 'jq -r .action >> actions'
 
-    Into a pipe go the events as the server has them, one JSON object a line.
+    A pipe gets the events as the server sent them, one JSON object per line.
     """  # fmt: skip
     if follow and until is not None:
-        raise click.UsageError("--until ends before now, --follow does not end: give one of them")
+        raise click.UsageError("--until and --follow cannot be combined")
     if verbose and quiet:
-        raise click.UsageError("--verbose says more, --quiet says less: give one of them")
+        raise click.UsageError("--verbose and --quiet cannot be combined")
     if execute is not None and not execute.strip():
-        raise click.UsageError("--exec: there is no command")
+        raise click.UsageError("--exec: the command is empty")
     given = {
         "category": category,
         "action": action,
@@ -170,7 +170,7 @@ def command(  # noqa: PLR0913 - the options
             form = format_of(output, workspace=workspace, time=time, terminal=for_people(sys.stdout))
     except ValueError as error:
         raise click.UsageError(f"--output: {error}") from None
-    # The output of --exec is not to be mixed with a status line.
+    # The output of --exec must not be mixed with a status line.
     screen = TailScreen(form, status=people and follow and execute is None, remarks=people, verbose=verbose)
     run(tail(wanted, screen, open_client(url, key)), workspace=workspace)
 
@@ -179,7 +179,7 @@ def _idle_seconds(text: str | None, *, follow: bool) -> float | None:
     if text is None:
         return None
     if not follow:
-        raise click.UsageError("--idle-exit is for --follow: without that, the command ends by itself")
+        raise click.UsageError("--idle-exit needs --follow")
     span = span_of(text)
     if span is None:
         raise click.UsageError(f"--idle-exit {text}: not a span of time, such as 30s, 5m or 1h30m")

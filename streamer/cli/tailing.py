@@ -1,4 +1,4 @@
-"""A run of `streamer tail`: what the options ask for, from the server to the screen and the cursor file."""
+"""A run of `streamer tail`: from the options to the server, the screen and the cursor file."""
 
 import contextlib
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from streamer.cli.screen import TailScreen
 from streamer.client import Activity, Checkpoint, Client, Closed, Connected, Gap, Lost, StreamMessage, Synced
 
 ATTEMPTS = 4
-"""How often a stream of history is tried; one that is followed, for ever."""
+"""Attempts for a stream of history; a followed stream retries indefinitely."""
 DEFAULT_LAST = 20
 PAGE = 1000
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the options ask for."""
+    """The options of a run."""
 
     workspace: str
     follow: bool
@@ -36,11 +36,11 @@ class Wanted:
 
 
 async def tail(wanted: Wanted, screen: TailScreen, client: Client) -> None:
-    """Do what is wanted, until the end or until nobody reads the output any more.
+    """Run until the end, or until nobody reads the output any more.
 
     Raises:
-        click.ClickException: it cannot be done, or not to its end.
-        ClientError: the server does not answer, or refuses.
+        click.ClickException: the run failed.
+        ClientError: the server does not answer, or rejects a request.
         BrokenPipeError: nobody reads the output any more.
     """
     async with client:
@@ -59,9 +59,9 @@ class _Run:
         self._until: str | None = None
 
     async def run(self) -> None:
-        """Show history, then what comes."""
+        """Show history, then new events."""
         wanted = self._wanted
-        log = await self._client.workspace(wanted.workspace)  # also tells at once if the server or the key is no good
+        log = await self._client.workspace(wanted.workspace)  # also fails at once if the server or the key is wrong
         saved = self._cursor.read() if self._cursor else None
         since, self._until = [
             text and await bound(option, text, self._client, wanted.workspace, log)
@@ -70,7 +70,7 @@ class _Run:
         last = wanted.last if wanted.last is not None or wanted.since else DEFAULT_LAST
         async with self._screen:
             if saved:
-                self._screen.detail(f"{wanted.cursor_file}: going on behind position {saved}")
+                self._screen.detail(f"{wanted.cursor_file}: continuing after position {saved}")
                 await self._show_stream(saved)
             elif last is None:
                 await self._show_stream(await self._begin(since))
@@ -79,14 +79,14 @@ class _Run:
             self._screen.detail(f"ended after {self._screen.count:,} events")
 
     def close(self) -> None:
-        """Leave the cursor file in order."""
+        """Close the cursor file."""
         if self._cursor:
             self._cursor.close()
 
     async def _begin(self, since: str | None) -> str | None:
-        """Save where the run begins, for one that ends before its first event; return that.
+        """Save where the run starts, in case it ends before its first event; return that position.
 
-        Who comes back after such an end would find less behind `--since 1h`, and nothing behind `--since latest`.
+        Otherwise the next run would find fewer events after `--since 1h`, and none after `--since latest`.
         """
         if self._cursor is None or since is None:
             return since
@@ -97,7 +97,7 @@ class _Run:
         return since
 
     async def _show_last(self, count: int, since: str | None) -> str | None:
-        """Show the last events, oldest first; return the position behind them, None if no more are wanted."""
+        """Show the last events, oldest first; return the position after them, None if no more are wanted."""
         wanted = self._wanted
         found: list[Activity] = []
         page = await self._client.page(
@@ -124,7 +124,7 @@ class _Run:
         return position
 
     async def _show_stream(self, since: str | None) -> None:
-        """Show what is behind `since`, to the end of the log or for ever."""
+        """Show the events after `since`, to the end of the log or indefinitely."""
         wanted = self._wanted
         stream = self._client.stream(
             wanted.workspace,
@@ -146,7 +146,7 @@ class _Run:
         self._screen.notice(notice)
 
     async def _handle(self, message: StreamMessage) -> bool:
-        """Show a message; False if that was the last one wanted."""
+        """Show a message; return False if it was the last one wanted."""
         match message:
             case Activity():
                 return not (self._until and is_beyond(message, self._until)) and await self._show(message)
@@ -167,7 +167,7 @@ class _Run:
         return True
 
     async def _show(self, activity: Activity) -> bool:
-        """Write an event, do what is to be done with it, then save its position; False if no more are wanted."""
+        """Write an event, run its command, then save its position; return False if no more are wanted."""
         self._screen.event(activity)
         if self._wanted.execute:
             await execute(self._wanted.execute, self._wanted.workspace, activity)
@@ -180,12 +180,12 @@ class _Run:
 
 
 def _before(activity: Activity) -> str:
-    """Return the position of a reader that has seen all before this event."""
+    """Return the position of a reader that has seen everything before this event."""
     return f"{activity.position.rpartition('.')[0]}.{activity.seq - 1}"
 
 
 def _end(reason: str) -> Failure:
-    """Say that the server ended the stream for good."""
+    """Return the failure for a stream that the server ended without reconnect."""
     text = f"the server ended the stream: {reason.replace('_', ' ')}"
     if reason.startswith(("credential_", "access_")):
         return NotAllowed(text, hint="Give a valid key with --key or STREAMER_KEY.")

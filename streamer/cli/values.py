@@ -1,4 +1,4 @@
-"""Values of options and arguments that click's own types let through."""
+"""Checks of options and arguments that click's own types do not make."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import click
 
 
 class Number(click.FloatRange):
-    """A number within bounds; `nan` is none."""
+    """A number within bounds; `nan` is rejected."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number."""
@@ -18,7 +18,7 @@ class Number(click.FloatRange):
 
 
 def not_empty(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Refuse an empty text, such as a shell makes of a variable that is not set."""
+    """Reject an empty text, as shells produce from an unset variable."""
     if value is not None and not value.strip():
         raise click.UsageError(
             f"{parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name} is empty"

@@ -8,7 +8,7 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def span_of(text: str) -> timedelta | None:
-    """Return the length of `90s`, `1h30m`, `7d` or `2w`, None if the text is none; one that is too long is the longest there is."""
+    """Return the duration of `90s`, `1h30m`, `7d` or `2w`, None if the text is not one; too long a duration becomes the longest possible."""
     match = _DURATION.fullmatch(text)
     if match is None or not text:
         return None
@@ -20,7 +20,7 @@ def span_of(text: str) -> timedelta | None:
 
 
 def moment_of(text: str) -> str | None:
-    """Return the timestamp of a time (local without a zone) or of so long ago, None if the text is neither."""
+    """Return the timestamp of a time (local without a zone) or of a duration ago, None if the text is neither."""
     span = span_of(text)
     try:
         moment = datetime.fromisoformat(text).astimezone(UTC) if span is None else datetime.now(UTC) - span
@@ -32,7 +32,7 @@ def moment_of(text: str) -> str | None:
 
 
 def expiry_of(text: str) -> str | None:
-    """Return the timestamp of a time (local without a zone) or of so long from now, None if the text is neither."""
+    """Return the timestamp of a time (local without a zone) or of a duration from now, None if the text is neither."""
     span = span_of(text)
     if span is None:
         return moment_of(text)
@@ -43,12 +43,12 @@ def expiry_of(text: str) -> str | None:
 
 
 def unit_of(seconds: float) -> tuple[int, str]:
-    """Return the largest unit that a length of time fills: its seconds and its name."""
+    """Return the largest unit that a duration fills: its seconds and its name."""
     return next(((size, unit) for size, unit in _UNITS if seconds >= size), _UNITS[-1])
 
 
 def until(timestamp: str | None) -> str:
-    """Return how far off an end is, rounded: `in 3 d`, `expired`, or `never` if there is none."""
+    """Return the time left until an expiry, rounded: `in 3 d`, `expired`, or `never` if there is none."""
     if timestamp is None:
         return "never"
     seconds = (datetime.fromisoformat(timestamp) - datetime.now(UTC)).total_seconds()
@@ -57,7 +57,7 @@ def until(timestamp: str | None) -> str:
 
 
 def local(timestamp: str) -> str:
-    """Return a timestamp as a clock here shows it, to the minute."""
+    """Return a timestamp in local time, to the minute."""
     return f"{datetime.fromisoformat(timestamp).astimezone():%Y-%m-%d %H:%M}"
 
 

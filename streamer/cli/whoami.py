@@ -1,4 +1,4 @@
-"""`streamer whoami`: who the key is."""
+"""`streamer whoami`: show the identity and permissions of the key."""
 
 import sys
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ _COLUMNS: Columns = {
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), help="[default: table on a terminal, else json]")
 @connection
 def command(*, output: Literal["table", "json"] | None, url: str, key: str | None) -> None:
-    """Show who the key is, what it may do and when it ends; never the key itself.
+    """Show the key's identity, permissions and expiry; never the key itself.
 
     \b
     streamer whoami
     streamer whoami -o json | jq .grants
 
-    A role stands for scopes beside those that are granted. * is every workspace.
+    A role adds its scopes to the granted ones. * is every workspace.
     """
     run(_whoami(open_client(url, key), url, output or ("table" if for_people(sys.stdout) else "json")))
 
@@ -49,5 +49,5 @@ def _described(caller: Mapping[str, Any], url: str) -> str:
         {"workspace": workspace, "role": roles.get(workspace, ""), "scopes": grants.get(workspace, [])}
         for workspace in sorted({*grants, *roles})
     ]
-    may = table(rows, _COLUMNS, sys.stdout) if rows else "No grants and no memberships: nothing is allowed.\n"
+    may = table(rows, _COLUMNS, sys.stdout) if rows else "No grants and no memberships: nothing is permitted.\n"
     return f"{facts(about)}\n{may}"

@@ -160,5 +160,5 @@ def test_audit_actions_are_a_list() -> None:
         "freeze",
     )
     for wrong in ("deploy.*", "*", "x" * 513, "a\0b"):
-        with pytest.raises(SettingsError, match=r"STREAMER_AUDIT_ACTIONS: .*named whole"):
+        with pytest.raises(SettingsError, match=r"STREAMER_AUDIT_ACTIONS: .*a complete action"):
             load({}, {"STREAMER_AUDIT_ACTIONS": wrong})

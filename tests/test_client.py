@@ -171,10 +171,10 @@ async def test_another_server_is_told_apart() -> None:
 def test_what_cannot_be_a_server_or_a_key() -> None:
     """A URL or key that could never work is refused before anything is sent."""
     for url in ("localhost:8080", "ftp://host", "http://", "", "http://h:80000", "http://u:hunter2", "http://[::1"):
-        with pytest.raises(ValueError, match=r"^not a URL of a server, such as [a-z0-9.:/]+$"):
+        with pytest.raises(ValueError, match=r"^not the URL of a server, such as [a-z0-9.:/]+$"):
             Client(url, None)
     for url in ("http://ann:hunter2@host", "http://ann@host", "https://:hunter2@host:8080/path"):
-        with pytest.raises(ValueError, match=r"^the URL of a server holds no user and no password$"):
+        with pytest.raises(ValueError, match=r"^the URL of a server must not contain a user or a password$"):
             Client(url, None)
     with pytest.raises(ValueError, match="key"):
         Client("http://localhost", "sk_\r\nX-Other: 1")

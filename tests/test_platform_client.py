@@ -259,7 +259,7 @@ async def test_a_filter_of_another_type(recorder: Recorder) -> None:
         "actions": iter(["created"]),
     }
     for name, value in values.items():
-        with pytest.raises(TypeError, match=f"{name}: {type(value).__name__} is no value"):
+        with pytest.raises(TypeError, match=f"{name}: {type(value).__name__} is not a valid type"):
             await client.get_workspace_activity("w", **{name: value})
     assert recorder.asked == []
     await client.get_workspace_activity("w", actions={"created"}, actor_id=None)

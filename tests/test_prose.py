@@ -24,6 +24,8 @@ DONE = [
     "streamer/__init__.py",
     "streamer/bus",
     "streamer/cli",
+    "streamer/client",
+    "streamer/core",
     "streamer/eventsource.py",
     "streamer/settings.py",
     "tests/test_prose.py",

@@ -379,5 +379,5 @@ async def test_a_fork(variables: dict[str, str], tmp_path: Path) -> None:
     """A forked process is told that the client is not for it, at once; the client of its parent goes on."""
     ended = await programs.run(FORK, tmp_path, variables)
     assert ended.code == 0, ended.err
-    assert ended.lines[0] == "a client does not outlive a fork of its process: make another"
+    assert ended.lines[0] == "a client cannot be used after a fork of its process: create another one"
     assert len(ended.lines) == 2

@@ -322,7 +322,7 @@ def test_the_cursor_file(tmp_path: Path) -> None:
         ("tail my --exclude colour=red", 2, "no field colour"),
         ("tail my --category tasks", 1, "must be one of activity, audit"),
         ("tail my --action issue.*.x", 1, "action: `*`"),
-        ("tail my --url nowhere", 2, "not a URL"),
+        ("tail my --url nowhere", 2, "not the URL"),
         ("tail my --key sk_wrong", 4, "STREAMER_KEY"),
         ("tail my --url http://127.0.0.1:NOBODY", 5, "Is the server running?"),
         ("tail my --cursor-file nowhere/c", 1, "Name a file"),

@@ -1,22 +1,22 @@
-"""Clients: append, page through history, follow a stream that heals itself; keys and members.
+"""Clients: append events, page through history, follow a stream that reconnects by itself, manage keys and members.
 
     async with Client("http://127.0.0.1:8080", key) as client:
         await client.append("my", {"action": "issue.created", "actor": {"type": "user", "id": "ann"}})
         async for message in client.stream("my", after=position):
             ...
 
-`SyncClient` is the same without an event loop. `PlatformClient` and `SyncPlatformClient` make PraisonAI Platform's calls.
+`SyncClient` is the same without asyncio. `PlatformClient` and `SyncPlatformClient` make PraisonAI Platform's calls.
 
-What can go wrong::
+Errors::
 
     ClientError
     ├── ApiError          the server answered with an error: status, code, message, request_id, fields
-    ├── Unreachable       no answer, also after all attempts
-    └── UnexpectedAnswer  an answer that this API does not give: is something else at this address?
+    ├── Unreachable       no response after all attempts
+    └── UnexpectedAnswer  a response that this API does not give: is another server at this address?
 
-Only `Unreachable` and the statuses 408, 429 and 5xx are tried again; an append always under one `Idempotency-Key`, so that a lost
-answer cannot store its events twice. What would not be the same when it is repeated is not: keys are made and revoked, and members
-removed, in one attempt.
+Only `Unreachable` and the statuses 408, 429 and 5xx are retried. All attempts of an append have the same
+`Idempotency-Key`, so that a lost response cannot store its events twice. Calls that are not idempotent (creating and
+revoking keys, removing members) are not retried.
 """
 
 from streamer.client.backoff import Timing

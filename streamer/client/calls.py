@@ -1,4 +1,4 @@
-"""Requests to one server with one credential, over aiohttp: what the clients share."""
+"""Requests to one server with one credential, over aiohttp: shared by all clients."""
 
 import asyncio
 import contextlib
@@ -19,17 +19,20 @@ from streamer.client.errors import ApiError, ClientError, UnexpectedAnswer, Unre
 
 
 class Caller:
-    """Calls one server with one credential: over shared connections while it is open, before that over one for each call."""
+    """Calls one server with one credential.
+
+    While it is open, calls share connections; before that, each call has its own.
+    """
 
     def __init__(self, url: str, key: str | None, timing: Timing) -> None:
-        """Prepare; nothing is sent yet.
+        """Prepare the caller; nothing is sent yet.
 
         Raises:
-            ValueError: the URL is not one of a server or holds a password, or the key could not stand in a header.
+            ValueError: the URL is not that of a server or contains a password, or the key is not valid in a header.
         """
         host_of(url)
         if key is not None and not (key.isascii() and key.isprintable()):
-            raise ValueError("the key holds characters that no key has")
+            raise ValueError("the key contains characters that are not allowed in a key")
         self.timing = timing
         self._base = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -40,7 +43,7 @@ class Caller:
         self._session = self._new_session()
 
     async def close(self) -> None:
-        """End the shared connections; there are no more calls then."""
+        """Close the shared connections; no further calls are possible."""
         if self._session is not None:
             await self._session.close()
 
@@ -66,10 +69,13 @@ class Caller:
         once: bool = False,
         on_headers: Callable[[Mapping[str, str]], None] | None = None,
     ) -> Any:
-        """Make a call, again if that may help and it is not to be made `once`; return the JSON of its answer, {} if it has no content."""
+        """Make a call and return the JSON of its response, {} if it has no content.
+
+        Unless `once` is set, retry if that can help.
+        """
         data = None
         if body is not None:
-            # A server takes more values as lines than in one array.
+            # The server accepts more values as lines than in one array.
             kind = "application/x-ndjson" if isinstance(body, list) else "application/json"
             data = b"\n".join(map(orjson.dumps, body)) if isinstance(body, list) else orjson.dumps(body)
             headers = {"Content-Type": kind, **(headers or {})}
@@ -100,14 +106,14 @@ class Caller:
         body: bytes | None = None,
         once: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send one request; what breaks before or within the answer is one of our own errors."""
+        """Send one request; failures before or within the response become our own errors."""
         url = URL(self._base + path, encoded=True).extend_query(query)
         with self.translated():
             async with contextlib.AsyncExitStack() as stack:
                 session = self._session
                 if session is None:
                     session = await stack.enter_async_context(self._new_session())
-                # A redirect would turn a POST into a GET: it is shown instead.
+                # A redirect would turn a POST into a GET, so it is reported instead.
                 yield await stack.enter_async_context(
                     session.request(
                         method,
@@ -122,7 +128,7 @@ class Caller:
     async def open_stream(
         self, path: str, *, query: Sequence[tuple[str, str]], headers: Mapping[str, str]
     ) -> "StreamedAnswer":
-        """Make a GET whose answer is read piece by piece; to be closed by the caller."""
+        """Make a GET whose response is read piece by piece; the caller must close it."""
         session, connector = self._session, None
         if session is None:
             session = self._new_session()
@@ -136,12 +142,12 @@ class Caller:
                 await session.close()
             raise
         if connector is not None:
-            session.detach()  # or it would complain if nobody closes the answer
+            session.detach()  # otherwise it complains if nobody closes the response
         return StreamedAnswer(self, response, connector)
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
-        """Turn what breaks in the block into one of our own errors."""
+        """Turn failures in the block into our own errors."""
         try:
             yield
         except TimeoutError:
@@ -152,11 +158,11 @@ class Caller:
             raise self.unexpected(f": {error}") from None
 
     def unexpected(self, why: str = "") -> UnexpectedAnswer:
-        """Make the error of an answer that this API does not give."""
+        """Return the error for a response that this API does not give."""
         return UnexpectedAnswer(f"{self._base} does not answer as a streamer server does{why}")
 
     def refusal(self, response: aiohttp.ClientResponse, data: bytes) -> ClientError:
-        """Make the error of an answer that is not the one wanted."""
+        """Return the error for an unsuccessful response."""
         if response.status < HTTPStatus.BAD_REQUEST:
             target = response.headers.get("Location")
             return UnexpectedAnswer(f"{self._base} redirects to {target}") if target else self.unexpected()
@@ -182,32 +188,32 @@ class Caller:
 
 
 class StreamedAnswer:
-    """An answer that is read piece by piece. A read that is cancelled has taken nothing: the next one goes on."""
+    """A response that is read piece by piece. A cancelled read has consumed nothing: the next one continues."""
 
     def __init__(
         self, caller: Caller, response: aiohttp.ClientResponse, connector: aiohttp.BaseConnector | None
     ) -> None:
-        """Take an answer, and the connector that is its own."""
+        """Take a response, and its own connector."""
         self._caller = caller
         self._response = response
         self._connector = connector
 
     def is_stream_of_events(self) -> bool:
-        """Tell whether it is what was asked for."""
+        """Return whether it is an event stream."""
         return self._response.status == HTTPStatus.OK and self._response.content_type == "text/event-stream"
 
     async def refusal(self) -> ClientError:
-        """Return the error that it is instead."""
+        """Return the error if it is not."""
         with self._caller.translated():
             return self._caller.refusal(self._response, await self._response.read())
 
     async def read(self) -> bytes:
-        """Return what has come, empty at the end. Raises Unreachable."""
+        """Return the next bytes, empty at the end. Raises Unreachable."""
         with self._caller.translated():
             return await self._response.content.readany()
 
     def drop(self) -> None:
-        """End the connection at once, also when nobody waits for it any more or its loop has ended."""
+        """Close the connection at once, also when nobody waits for it any more or its loop has ended."""
         connection = self._response.connection
         with contextlib.suppress(RuntimeError):
             self._response.close()
@@ -215,7 +221,7 @@ class StreamedAnswer:
                 connection.close()
 
     async def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self.drop()
         connector, self._connector = self._connector, None
         if connector is not None:
@@ -226,21 +232,21 @@ def host_of(url: str) -> str:
     """Return the host of a server's URL.
 
     Raises:
-        ValueError: it is not such a URL, or it names a user or a password. The text does not repeat it, for it may hold one.
+        ValueError: it is not such a URL, or it contains a user or a password. The message does not repeat it, because it may contain a secret.
     """
     try:
         parsed = URL(url)
     except ValueError:
         parsed = URL()
     if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise ValueError("not a URL of a server, such as http://127.0.0.1:8080")
+        raise ValueError("not the URL of a server, such as http://127.0.0.1:8080")
     if parsed.user is not None or parsed.password is not None:
-        raise ValueError("the URL of a server holds no user and no password")
+        raise ValueError("the URL of a server must not contain a user or a password")
     return parsed.host
 
 
 async def _not_again(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Hide from aiohttp that a connection was lost: it would repeat a DELETE by itself."""
+    """Hide a lost connection from aiohttp, which would repeat a DELETE by itself."""
     try:
         return await send(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
@@ -248,9 +254,10 @@ async def _not_again(request: aiohttp.ClientRequest, send: aiohttp.ClientHandler
 
 
 def _told(data: bytes) -> tuple[str, str, str | None, Mapping[str, Any] | None] | None:
-    """Read code, message, request id and details of an error; None if it is none of ours, but a proxy's, say.
+    """Read code, message, request id and details of an error; None if it is not one of ours but, for example, a proxy's.
 
-    `/v1` has `{"error": {...}}`; `/api/v1` `{"detail": "text"}`, or `{"detail": [{"loc", "msg", ...}]}` for wrong fields.
+    `/v1` has `{"error": {...}}`; `/api/v1` `{"detail": "text"}`, or `{"detail": [{"loc", "msg", ...}]}` for invalid
+    fields.
     """
     try:
         answer = orjson.loads(data)
@@ -282,9 +289,9 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def _reason(error: BaseException) -> str:
-    """Say why a connection failed, without the library's own words around it."""
+    """Return why a connection failed, without the library's own words around it."""
     inner = getattr(error, "os_error", error)
     number = getattr(inner, "errno", None)
-    if number and number > 0:  # below zero are those of the name service, which have texts of their own
+    if number and number > 0:  # numbers below zero come from the name service, whose messages are used as they are
         return os.strerror(number)
     return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__

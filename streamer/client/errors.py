@@ -1,4 +1,4 @@
-"""What can go wrong when a server is called; the tree stands in the package's docstring."""
+"""Errors of calls to a server; the package's docstring shows the tree."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class ClientError(Exception):
-    """A call failed; the text is for people."""
+    """A call failed; the message is for people."""
 
     temporary = False
     """The same call may succeed later."""
@@ -15,17 +15,17 @@ class ClientError(Exception):
 
 
 class Unreachable(ClientError):
-    """Nobody answered, or the answer was cut off."""
+    """No response, or a truncated one."""
 
     temporary = True
 
 
 class UnexpectedAnswer(ClientError):
-    """The answer is none that this API gives."""
+    """A response that this API does not give."""
 
 
 class ApiError(ClientError):
-    """The server answered with an error; `fields` maps each wrong field to what is wrong with it."""
+    """The server answered with an error; `fields` maps each invalid field to its problem."""
 
     def __init__(  # noqa: PLR0913 - the parts of the API's error
         self,
@@ -47,7 +47,7 @@ class ApiError(ClientError):
 
     @property
     def fields(self) -> dict[str, str]:
-        """What is wrong with which field; empty if no field is."""
+        """The problem of each invalid field; empty if there is none."""
         return dict(self.details.get("fields") or {})
 
     @property
@@ -57,7 +57,7 @@ class ApiError(ClientError):
 
 
 def is_temporary(status: int) -> bool:
-    """Tell whether a call with this answer is worth another attempt."""
+    """Return whether a call with this status is worth another attempt."""
     return (
         status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
         or status >= HTTPStatus.INTERNAL_SERVER_ERROR

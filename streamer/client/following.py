@@ -1,4 +1,4 @@
-"""A stream that heals itself, as an iterator whose waits may be cancelled: what it has is its own, not that of a suspended frame."""
+"""A stream that reconnects by itself, as an iterator whose waits can be cancelled: its state is in the object, not in a suspended frame."""
 
 import asyncio
 from collections import deque
@@ -13,7 +13,7 @@ from streamer.eventsource import EventStreamParser
 
 
 class Stream(AsyncIterator[StreamMessage]):
-    """The messages of a workspace's stream, over all its connections."""
+    """The messages of a workspace's stream, across all its connections."""
 
     def __init__(  # noqa: PLR0913 - what a stream is made of
         self,
@@ -25,7 +25,7 @@ class Stream(AsyncIterator[StreamMessage]):
         attempts: int | None,
         notice: Callable[[Connected | Lost], None],
     ) -> None:
-        """Prepare; the first wait for a message connects."""
+        """Prepare the stream; the first wait for a message connects."""
         self._caller = caller
         self._path = path
         self._reader = reader
@@ -35,17 +35,17 @@ class Stream(AsyncIterator[StreamMessage]):
         self._backoff = Backoff(caller.timing)
         self._failures = 0
         self._ready: deque[StreamMessage] = deque()
-        """Messages that came with the last piece of the answer; the reader has moved on to the last of them."""
+        """Messages from the last piece of the response; the reader has already advanced past all of them."""
         self._answer: StreamedAnswer | None = None
         self._parser = EventStreamParser()
         self._connected: float | None = None
         self._cause: ClientError | Closed | None = None
-        """Why there is no connection any more; the next step is to wait for another one."""
+        """Why there is no connection any more; the next step waits for another one."""
         self._next_attempt = 0.0
         self._ended = False
 
     def __del__(self) -> None:
-        # Left without `aclose`, as by a break: aiohttp would complain of an open connection.
+        # Dropped without `aclose`, for example by a break: aiohttp would complain about an open connection.
         if self._answer is not None:
             self._answer.drop()
 
@@ -53,7 +53,7 @@ class Stream(AsyncIterator[StreamMessage]):
         return self
 
     async def __anext__(self) -> StreamMessage:
-        # Nothing is waited for between taking a message and returning it: a wait that is cancelled has taken none.
+        # There is no await between taking a message and returning it, so a cancelled wait has taken none.
         while not self._ready:
             if self._ended:
                 await self._disconnect()
@@ -74,13 +74,13 @@ class Stream(AsyncIterator[StreamMessage]):
         return message
 
     async def aclose(self) -> None:
-        """End the stream and its connection; a second time, nothing."""
+        """End the stream and its connection; calling it again has no effect."""
         self._ended = True
         self._ready.clear()
         await self._disconnect()
 
     async def _advance(self) -> None:
-        """Go one step on: connect, or take what has come."""
+        """Make one step: connect, or read the next bytes."""
         if self._answer is None:
             await asyncio.sleep(max(0.0, self._next_attempt - _now()))
             await self._connect()
@@ -88,7 +88,7 @@ class Stream(AsyncIterator[StreamMessage]):
         chunk = await self._answer.read()
         if not chunk:
             raise Unreachable("the stream ended")
-        for item in self._parser.feed(chunk):  # what is wrong with one comes after those before it
+        for item in self._parser.feed(chunk):  # an error in one item is raised after the items before it
             message = self._reader.take(item)
             if message is not None:
                 self._ready.append(message)
@@ -115,7 +115,10 @@ class Stream(AsyncIterator[StreamMessage]):
         self._notice(self._reader.connect())
 
     async def _lose(self) -> None:
-        """Note that a connection is gone, or that there was none, and when to try again. Raises what another attempt does not help."""
+        """Note that a connection was lost, or could not be made, and when to retry.
+
+        Raises errors that a retry cannot fix.
+        """
         timing = self._caller.timing
         cause, self._cause = self._cause, None
         if cause is None:
@@ -130,7 +133,7 @@ class Stream(AsyncIterator[StreamMessage]):
                 await self.aclose()
                 raise cause
             delay = self._backoff.delay(max(self._reader.retry, cause.retry_after or 0))
-        else:  # no failure: the server has said when to come, each reader another time
+        else:  # not a failure: the server has given each reader a different time to reconnect
             delay = self._backoff.granted(self._reader.retry) * timing.unit or self._backoff.delay(0)
         self._next_attempt = _now() + delay
         self._notice(Lost(cause, delay))

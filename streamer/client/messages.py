@@ -1,4 +1,4 @@
-"""What a stream says, and what a reader makes of it: pure, over all the connections that the stream takes."""
+"""The messages of a stream and the state of its reader: pure, across all connections of the stream."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Activity:
 
     position: str
     body: bytes
-    """The event's JSON as the server serves it."""
+    """The event's JSON as the server sent it."""
 
     @property
     def seq(self) -> int:
@@ -27,28 +27,28 @@ class Activity:
 
     @property
     def event(self) -> Event:
-        """The event, parsed anew by each call."""
+        """The event, parsed again on each call."""
         event: Event = orjson.loads(self.body)
         return event
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Nothing for this reader up to `position`: its filter lets nothing through there."""
+    """No event for this reader up to `position`: none passes its filter."""
 
     position: str
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """The reader has all there is; what follows is live. Comes once a connection."""
+    """The reader has received everything up to now; live events follow. Sent once per connection."""
 
     position: str
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events `first` … `last` (None: nobody knows) are gone, by `retention` or `reset`; the stream goes on at `position`."""
+    """Events `first` … `last` (None: unknown) are lost, by `retention` or `reset`; the stream continues at `position`."""
 
     first: int | None
     last: int | None
@@ -57,13 +57,13 @@ class Gap:
 
     @property
     def count(self) -> int | None:
-        """How many events are missing, if that is known."""
+        """The number of missing events, if it is known."""
         return None if self.first is None or self.last is None else self.last - self.first + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The server ended the stream; unless it says `reconnect`, nothing follows."""
+    """The server ended the stream; nothing follows unless `reconnect` is true."""
 
     reason: str
     reconnect: bool
@@ -74,14 +74,14 @@ StreamMessage = Activity | Checkpoint | Synced | Gap | Closed
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The stream is open; `again` after it was lost."""
+    """The stream is open; `again` is true after it was lost."""
 
     again: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The stream's connection is gone, by an error or because the server said so; the next attempt is in `delay` seconds."""
+    """The stream's connection is lost, by an error or because the server closed it; the next attempt is in `delay` seconds."""
 
     cause: ClientError | Closed
     delay: float
@@ -95,13 +95,13 @@ _KINDS: Mapping[str, Callable[[Any], Synced | Gap | Closed]] = {
 
 
 class Reader:
-    """Where a reader of a stream stands, over all its connections."""
+    """The position of a stream's reader, across all its connections."""
 
     def __init__(self, after: str | None) -> None:
         self.after = after
         self.position: str | None = None
         self.retry = 0.0
-        """Seconds that the server asks for between connections."""
+        """Seconds that the server asks readers to wait between connections."""
         self._connections = 0
 
     def connect(self) -> Connected:
@@ -110,7 +110,7 @@ class Reader:
         return Connected(again=self._connections > 1)
 
     def take(self, item: Item) -> StreamMessage | None:
-        """Return what a block of the stream means, None if the reader has had it or does not know it."""
+        """Return the message for a block of the stream, None if the reader already has it or does not know its type."""
         if isinstance(item, Retry):
             self.retry = item.milliseconds / 1000
             return None
@@ -124,7 +124,7 @@ class Reader:
         except (ValueError, KeyError, TypeError):
             raise UnexpectedAnswer(f"cannot read the stream's {item.event}: {item.data[:200]}") from None
         if isinstance(message, Gap):
-            self.position = message.position  # not `_advance`: after a reset it may lie further back
+            self.position = message.position  # not `_advance`: after a reset it can be lower
         elif isinstance(message, Synced):
             self._advance(message.position)
         elif position:
@@ -132,7 +132,7 @@ class Reader:
         return message
 
     def _advance(self, position: str) -> bool:
-        """Move on to `position`; False if the reader stands there or beyond."""
+        """Advance to `position`; return False if the reader is there or beyond it."""
         seq = seq_of(position)
         if self.position is not None and epoch_of(position) == epoch_of(self.position) and seq <= seq_of(self.position):
             return False
@@ -141,7 +141,7 @@ class Reader:
 
 
 def seq_of(position: str) -> int:
-    """Return the number behind a position's last dot.
+    """Return the number after a position's last dot.
 
     Raises:
         UnexpectedAnswer: this is not a position.
@@ -153,5 +153,5 @@ def seq_of(position: str) -> int:
 
 
 def epoch_of(position: str) -> str:
-    """Return what stands before a position's last dot."""
+    """Return the text before a position's last dot."""
     return position.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""PraisonAI Platform's activity calls, as its documents and its released client name them, of the API at `/api/v1`."""
+"""PraisonAI Platform's activity calls, named as in its documents and its released client, for the API at `/api/v1`."""
 
 from collections import OrderedDict
 from collections.abc import Collection
@@ -12,47 +12,47 @@ from streamer.client.calls import Caller
 from streamer.client.errors import ApiError
 
 KEPT = 1000
-"""Loops that began with an empty list, of which one client remembers where they go on."""
+"""Number of loops that started with an empty list for which a client remembers where to continue."""
 
 
 class ActivityFilters(TypedDict, total=False):
-    """What to let through; absent or None: everything. Lists match any of their values."""
+    """Conditions for activities; absent or None: no condition. Lists match any of their values."""
 
     include_system: bool | None
-    """False leaves out what actors of type `system` did."""
+    """False leaves out activities of actors of type `system`."""
     resource_types: Collection[str] | None
     actions: Collection[str] | None
     """In either spelling: `created` or `issue.created`."""
     start_date: str | None
-    """ISO 8601, included; without a zone it is UTC."""
+    """ISO 8601, inclusive; UTC without a zone."""
     end_date: str | None
     actor_id: str | None
     after_id: str | None
-    """Answers what came after this activity, oldest first. Given as None: the newest ones, oldest first, for a loop to begin with."""
+    """Only activities after this one, oldest first. None: the newest ones, oldest first, as the start of a loop."""
 
 
 class PlatformClient:
     """Calls one server with one token. As an asynchronous context manager it shares connections between its calls.
 
-    The answers are dictionaries as the server sends them, with the meaning of `action` that the documents give (`created` for a
-    `resource_type`). All calls raise the errors of this package. A filter that does not exist, or has a value of
-    another type, is a TypeError.
+    Responses are dictionaries as the server sends them, with the documented meaning of `action` (`created` for a
+    `resource_type`). All calls raise the errors of this package. An unknown filter, or a value of the wrong type, is a
+    TypeError.
     """
 
     def __init__(self, base_url: str, token: str | None = None, *, timing: Timing | None = None) -> None:
         """Prepare the client; nothing is sent yet.
 
         Args:
-            base_url: where the server is, such as `http://127.0.0.1:8080`.
+            base_url: the server's URL, such as `http://127.0.0.1:8080`.
             token: a JSON Web Token or a key; None sends none.
-            timing: delays and time limits, if not the usual ones: here 5 seconds to connect and between two pieces of an answer.
+            timing: delays and time limits, if not the defaults: here 5 seconds to connect and between two pieces of a response.
 
         Raises:
-            ValueError: the URL is not one of a server or holds a password, or the token could not stand in a header.
+            ValueError: the URL is not that of a server or contains a password, or the token is not valid in a header.
         """
         self._caller = Caller(base_url, token, timing or Timing(connect=5, silence=5))
         self._empty: OrderedDict[tuple[object, ...], str] = OrderedDict()
-        """Where a loop goes on that began with an `after_id` of None and got nothing: an empty list has no id. By what it asked for."""
+        """Where a loop that started with `after_id=None` and got an empty list continues, by its arguments: an empty list has no id."""
 
     async def __aenter__(self) -> Self:
         self._caller.open()
@@ -69,23 +69,23 @@ class PlatformClient:
         """Return a workspace's activities, newest first unless `after_id` is given.
 
         Args:
-            ws_id: whose activities.
-            limit: how many at the most, 1-200.
+            ws_id: the workspace.
+            limit: maximum number of activities, 1-200.
             offset: how many to skip.
-            filters: which ones, by `ActivityFilters`.
+            filters: conditions, see `ActivityFilters`.
         """
         return await self._list(f"/workspaces/{_part(ws_id)}/activity", _query(limit, offset, filters))
 
     async def get_issue_activity(
         self, issue_id: str, limit: int = 50, offset: int = 0, **filters: Unpack[ActivityFilters]
     ) -> list[dict[str, Any]]:
-        """Return an issue's activities, wherever it is of the workspaces that the token may read."""
+        """Return an issue's activities, in whichever readable workspace it is."""
         return await self._list(f"/issues/{_part(issue_id)}/activity", _query(limit, offset, filters))
 
     async def get_my_activity(
         self, limit: int = 50, offset: int = 0, **filters: Unpack[ActivityFilters]
     ) -> list[dict[str, Any]]:
-        """Return what the token's user did, over all workspaces that it may read."""
+        """Return the activities of the token's user, in all workspaces that it can read."""
         return await self._list("/users/me/activity", _query(limit, offset, filters))
 
     async def get_activity(self, ws_id: str, activity_id: str) -> dict[str, Any]:
@@ -165,9 +165,9 @@ def _query(limit: int, offset: int, filters: ActivityFilters) -> list[tuple[str,
             query.append((name, value))
         elif isinstance(value, Collection):
             query.append((name, ",".join(value)))
-        elif value is not None:  # to leave it out would let everything through
-            raise TypeError(f"{name}: {type(value).__name__} is no value of a filter")
-        elif name == "after_id":  # given as None: from the newest on, oldest first
+        elif value is not None:  # leaving it out would remove the condition
+            raise TypeError(f"{name}: {type(value).__name__} is not a valid type for a filter")
+        elif name == "after_id":  # None: start with the newest, oldest first
             query.append((name, ""))
     return query
 

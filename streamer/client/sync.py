@@ -1,7 +1,7 @@
-"""The same clients for code without an event loop: each call runs the asynchronous one's, on a loop in a thread of its own.
+"""Synchronous clients: each call runs the asynchronous client's call on an event loop in a separate thread.
 
-A method is written once, where it is asynchronous. `_call` and `_iterate` make its twin with the same signature, which type
-checkers, editors and `help` know.
+Each method is written once, in the asynchronous client. `_call` and `_iterate` create its twin with the same signature,
+which type checkers, editors and `help` understand.
 """
 
 import asyncio
@@ -26,26 +26,26 @@ T_co = TypeVar("T_co", covariant=True)
 
 _CLOSED = "the client is closed"
 _ENDING = 5.0
-"""Seconds to wait for a thread's end. It is a daemon: the process ends without it, too."""
+"""Seconds to wait for the thread to end. It is a daemon: the process can exit without it."""
 _AT_ONCE = 1000
-"""How many items are handed over together at the most."""
+"""Maximum number of items that are handed over together."""
 
 
 class _Items(Protocol[T_co]):
-    """What an asynchronous method yields: a generator, or an iterator that can be closed as one."""
+    """The return type of an asynchronous method that yields: a generator, or an iterator with the same `aclose`."""
 
     def __anext__(self) -> Awaitable[T_co]: ...
     def aclose(self) -> Coroutine[Any, Any, None]: ...
 
 
 class _Loop:
-    """An event loop in a thread of its own, in which a client is open until it is stopped."""
+    """An event loop in a separate thread, in which a client is open until it is stopped."""
 
     def __init__(self, client: AsyncClient) -> None:
         runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = runner.get_loop()
         self._end = asyncio.Event()
-        self._lock = threading.RLock()  # a garbage collection within may close a stream
+        self._lock = threading.RLock()  # a garbage collection inside may close a stream
         self._stopped = False
         self._thread = threading.Thread(
             target=_serve, args=(runner, client, self._end), name="streamer-client", daemon=True
@@ -53,20 +53,24 @@ class _Loop:
         self._thread.start()
 
     def refusal(self) -> str | None:
-        """Say why no call can be made from here, None if one can."""
+        """Return why no call can be made from here, None if one can."""
         if threading.current_thread() is self._thread:
-            return "a call from the client's own thread, as from a stream's notice, would wait for itself"
+            return "a call from the client's own thread, as from a stream's notice, would deadlock"
         if self._stopped:
             return _CLOSED
-        return None if self._thread.is_alive() else "a client does not outlive a fork of its process: make another"
+        return (
+            None
+            if self._thread.is_alive()
+            else "a client cannot be used after a fork of its process: create another one"
+        )
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Return what the coroutine does; an exception that ends the waiting, Ctrl-C say, cancels it.
+        """Run the coroutine and return its result; an exception that interrupts the wait, such as Ctrl-C, cancels it.
 
         Raises:
             RuntimeError: no call can be made, or the client is closed meanwhile.
         """
-        with self._lock:  # what is taken before the end is cancelled by it: nobody waits for ever
+        with self._lock:  # calls accepted before the end are cancelled by it, so none waits indefinitely
             refusal = self.refusal()
             if refusal:
                 coroutine.close()
@@ -80,7 +84,7 @@ class _Loop:
             future.cancel()
 
     def stop(self) -> None:
-        """Close the client, cancel what is under way, and wait for the thread's end."""
+        """Close the client, cancel running calls, and wait for the thread to end."""
         with self._lock:
             if not self._stopped and self._thread.is_alive():
                 self._loop.call_soon_threadsafe(self._end.set)
@@ -90,7 +94,7 @@ class _Loop:
 
 
 def _serve(runner: asyncio.Runner, client: AsyncClient, end: asyncio.Event) -> None:
-    """Hold a client open on the runner's loop until the end."""
+    """Keep a client open on the runner's loop until the end."""
 
     async def hold() -> None:
         async with client:
@@ -106,7 +110,7 @@ class _Sync(Generic[C]):
     def __init__(self, client: C) -> None:
         self._client: C = client
         self._loop = _Loop(client)
-        # One that is dropped without a word is closed, too, at the latest when the interpreter exits.
+        # A client that is dropped without `close` is closed, too, at the latest when the interpreter exits.
         self._finalizer = weakref.finalize(self, self._loop.stop)
 
     def __enter__(self) -> Self:
@@ -118,12 +122,12 @@ class _Sync(Generic[C]):
         self.close()
 
     def close(self) -> None:
-        """End the client, from any thread; what still waits for it fails with a RuntimeError."""
+        """Close the client, from any thread; calls that still wait raise RuntimeError."""
         self._finalizer()
 
 
 def _call(method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[_Sync[C], P], T]:
-    """Make the twin of a method that returns something."""
+    """Create the twin of a method that returns a value."""
 
     @functools.wraps(method)
     def call(self: _Sync[C], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -135,7 +139,7 @@ def _call(method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]]) -> Callab
 def _iterate(
     method: Callable[Concatenate[C, P], _Items[T]],
 ) -> Callable[Concatenate[_Sync[C], P], Generator[T]]:
-    """Make the twin of a method that yields; its iterator gives back what it holds when it ends, or is closed or dropped."""
+    """Create the twin of a method that yields; its iterator releases its resources when it ends, is closed or dropped."""
 
     @functools.wraps(method)
     def iterate(self: _Sync[C], /, *args: P.args, **kwargs: P.kwargs) -> Generator[T]:
@@ -148,21 +152,21 @@ def _iterate(
                     return
                 yield from batch
         finally:
-            if self._loop.refusal() is None:  # else the loop closes them
+            if self._loop.refusal() is None:  # otherwise the loop closes them
                 self._loop.run(items.close())
 
     return iterate
 
 
 class _Batches(Generic[T]):
-    """Takes from a generator all that is there at once: to change threads costs ten times as much as an event."""
+    """Takes all items from a generator that are available at once: switching threads costs ten times as much as an event."""
 
     def __init__(self, items: _Items[T]) -> None:
         self._items = items
         self._next: asyncio.Task[T] | None = None
 
     async def take(self) -> list[T]:
-        """Wait for the next item; return it, with those that follow without waiting.
+        """Wait for the next item; return it together with those that follow without waiting.
 
         Raises:
             StopAsyncIteration: there is none.
@@ -179,7 +183,7 @@ class _Batches(Generic[T]):
         return batch
 
     async def close(self) -> None:
-        """Leave the generator, after what it is about to do has been cancelled and has ended."""
+        """Close the generator, after its running step has been cancelled and has ended."""
         if self._next is not None:
             self._next.cancel()
             await asyncio.gather(self._next, return_exceptions=True)
@@ -190,10 +194,10 @@ class _Batches(Generic[T]):
 
 
 class SyncClient(_Sync[Client]):
-    """`Client` without an event loop: its calls wait, its streams are plain iterators. Threads may share it."""
+    """`Client` without asyncio: its calls block, its streams are plain iterators. Threads can share it."""
 
     def __init__(self, url: str, key: str | None, *, timing: Timing | None = None) -> None:
-        """Open a client; the arguments and errors are those of `Client`."""
+        """Open a client; arguments and errors are those of `Client`."""
         super().__init__(Client(url, key, timing=timing))
 
     append = _call(Client.append)
@@ -212,10 +216,10 @@ class SyncClient(_Sync[Client]):
 
 
 class SyncPlatformClient(_Sync[PlatformClient]):
-    """`PlatformClient` without an event loop. Threads may share it."""
+    """`PlatformClient` without asyncio. Threads can share it."""
 
     def __init__(self, base_url: str, token: str | None = None, *, timing: Timing | None = None) -> None:
-        """Open a client; the arguments and errors are those of `PlatformClient`."""
+        """Open a client; arguments and errors are those of `PlatformClient`."""
         super().__init__(PlatformClient(base_url, token, timing=timing))
 
     get_workspace_activity = _call(PlatformClient.get_workspace_activity)

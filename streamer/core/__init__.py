@@ -1,1 +1,1 @@
-"""The pure parts: no asyncio, no I/O, no third party but orjson."""
+"""The pure parts: no asyncio, no I/O, no third-party package except orjson."""

@@ -1,7 +1,7 @@
-"""What the server makes of an action: whether it is audit, and a sentence.
+"""What the server derives from an action: its category and a sentence.
 
-The registry is never a wall: an action that is not in it is category `activity`, unless a setting says otherwise, and gets a plain
-sentence.
+The registry restricts nothing: an unknown action has the category `activity`, unless a setting says otherwise, and gets
+a plain sentence.
 """
 
 from collections.abc import Set as AbstractSet
@@ -16,32 +16,32 @@ AUDIT_ACTIONS: Final = frozenset(name for name, action in ACTIONS.items() if act
 OPEN_AUDIT_ACTIONS: Final = frozenset(
     {"member.added", "member.removed", "member.role_changed", "workspace.settings_updated"}
 )
-"""Audit events that everybody may see who may read the workspace."""
+"""Audit events that every reader of the workspace can see."""
 
 _SENTENCES: Final = {
-    # By place, which is half the time of by name: each append makes one.
+    # By position, which takes half the time of by name; this runs for each append.
     name: (action.sentence.replace("{actor}", "{0}").replace("{entity}", "{1}").format, action.noun)
     for name, action in ACTIONS.items()
 }
 
 
 def category_of(action: str, audit: AbstractSet[str] = AUDIT_ACTIONS) -> str:
-    """Return the category of an action: `audit` if it is one of these, else `activity`."""
+    """Return the category of an action: `audit` if it is in `audit`, else `activity`."""
     return "audit" if action in audit else "activity"
 
 
 def check_action(action: str) -> str:
-    """Return an action that a setting names. Raises ValueError: it is no whole action, or none that an event can have."""
+    """Validate an action in a setting. Raises ValueError: it is not a complete action, or no event can have it."""
     if not 1 <= len(action) <= MAX_VALUE_LENGTH or "\0" in action or "*" in action:
-        raise ValueError(f"an action is named whole, without *, by 1 to {MAX_VALUE_LENGTH} characters")
+        raise ValueError(f"must be a complete action, without *, of 1 to {MAX_VALUE_LENGTH} characters")
     return action
 
 
 def describe(action: str, actor: str, entity_type: str | None, entity: str | None) -> str:
-    """Make the sentence for an event that came without one: `Bob updated issue PAP-42`.
+    """Return the sentence for an event without a description: `Bob updated issue PAP-42`.
 
-    `actor` and `entity` are what a person would call them: a name, else an identifier, else an id. Details are left out: what a sentence
-    quotes would have to be redacted by the name that it had there.
+    `actor` and `entity` are readable: a name, else an identifier, else an id. Details are left out, because a quoted
+    value would have to be redacted by the name of its key.
     """
     known = _SENTENCES.get(action)
     if known is not None:

@@ -1,4 +1,4 @@
-"""Whether a filter asks for nothing but audit events: such a reading is itself recorded (`auth.view`)."""
+"""Detects filters that ask only for audit events: such reads are themselves recorded (`auth.view`)."""
 
 import re
 from collections.abc import Set as AbstractSet
@@ -8,15 +8,15 @@ from streamer.core.filter import AUDIT_ONLY, CATEGORIES, Condition, Either, Filt
 from streamer.core.registry import ACTIONS
 
 AUDIT_TYPES = {"actor_type": frozenset({"key", "policy-engine"}), "entity_type": frozenset({"key"})}
-"""Types of actors and entities that the known actions have in audit events only."""
+"""Actor and entity types that the known actions use only in audit events."""
 _KEY_ID = re.compile(r"key_[0-9a-f]{16}")
 
 
 def asks_for_audit(selection: Filter, audit_actions: AbstractSet[str] = AUDIT_ACTIONS) -> bool:
-    """Tell whether a filter asks for audit events alone: by category, by actions, or by types or ids that only they have.
+    """Return whether a filter asks only for audit events: by category, by actions, or by types or ids that only they have.
 
     Args:
-        selection: the filter. One of its conditions is enough, for an event has to pass all of them.
+        selection: the filter. One matching condition is enough, because an event must pass all of them.
         audit_actions: the actions whose events are audit events.
     """
     return _by_category(selection) or any(_only_audit(one, audit_actions) for one in selection.conditions)

@@ -1,6 +1,6 @@
-"""The node's budget of memory for what clients send slowly and what they do not read: one total, and a share for each account.
+"""The node's memory budget for slow uploads and unread responses: one total, and a share for each account.
 
-Requests that find no room are refused. Streams wait: what they cannot be given yet is in the log.
+Requests are refused if there is no capacity. Streams wait, because their events are still in the log.
 """
 
 import asyncio
@@ -13,35 +13,35 @@ from streamer.core.errors import Overloaded
 from streamer.core.shares import ACCOUNT_PART, LITTLE_PART, has_room
 
 REQUEST: Final = "request"
-"""Bodies of requests: packed, unpacked, and until their answers are written."""
+"""Request bodies, compressed and decompressed, until their responses are written."""
 RESPONSE: Final = "response"
-"""Answers that clients have not taken yet."""
+"""Responses that clients have not read yet."""
 MESSAGE: Final = "message"
-"""WebSocket messages that are unfinished or wait for their turn."""
+"""WebSocket messages that are incomplete or queued."""
 FILTER: Final = "filter"
 """Long filters of open subscriptions."""
 STREAM: Final = "stream"
-"""Events that clients of streams and sockets have not taken yet."""
+"""Events that clients of streams and sockets have not read yet."""
 KINDS = (REQUEST, RESPONSE, MESSAGE, FILTER, STREAM)
 
 ANONYMOUS = ""
-"""The account of all callers without a credential together."""
+"""The account shared by all callers without a credential."""
 SMALL = 64 * 1024
-"""Bytes that a connection may hold without asking: less than that is the price of a connection."""
+"""Bytes that a connection can hold without being counted: they are part of its base cost."""
 
 SMALL_STREAM = 16 * 1024
-"""The same for a stream or a socket, of which there are many more."""
+"""The same for a stream or a socket, because there are many more of them."""
 
 _ANONYMOUS_PART = 16
 """All callers without a credential together can use a sixteenth of the budget."""
 _STREAM_PART = 2
 """Streams can use half of their account's share, so that slow readers never keep the account from appending."""
 _LINES_AT_ONCE = 16
-"""Accounts that are looked at each time something is given back."""
+"""Accounts that are checked each time memory is released."""
 
 
 class _Waiting(NamedTuple):
-    """Somebody who waits for room."""
+    """A stream that waits for capacity."""
 
     hold: "Hold"
     size: int
@@ -49,14 +49,14 @@ class _Waiting(NamedTuple):
 
 
 class Budget:
-    """Counts the bytes that are held, by kind and by account."""
+    """Counts the bytes held, by kind and by account."""
 
     def __init__(self, total: int, refused: Callable[[str], None] = lambda _kind: None) -> None:
-        """Make an unused budget.
+        """Create an unused budget.
 
         Args:
             total: bytes.
-            refused: called with the kind each time something is refused.
+            refused: called with the kind each time a request for memory is refused.
         """
         self.total = total
         self.used = dict.fromkeys(KINDS, 0)
@@ -70,22 +70,25 @@ class Budget:
 
     @property
     def is_used(self) -> bool:
-        """Return whether anybody holds anything."""
+        """Return whether any account holds memory."""
         return self._sum > 0
 
     def share(self, account: str) -> int:
-        """Return how much an account may use."""
+        """Return how much an account can use."""
         return self.total // (_ANONYMOUS_PART if account == ANONYMOUS else ACCOUNT_PART)
 
     def check(self, kind: str, account: str, size: int = 1) -> None:
-        """Require that so many more bytes are free for an account. Raises Overloaded."""
+        """Require that this many more bytes are free for an account. Raises Overloaded."""
         own = self._accounts.get(account, 0)
         if own + size > self.share(account) or not has_room(self.total, self._sum, own, size):
             self._refused(kind)
-            raise Overloaded("the memory for requests and answers in transit is used up; retry in a second")
+            raise Overloaded("the memory for requests and responses in transit is used up; retry in a second")
 
     def check_small(self, kind: str, account: str) -> None:
-        """Require free memory for work that is free itself but may have a large answer, if the account holds much. Raises Overloaded."""
+        """Require free memory for work that needs none itself but can have a large response, if the account already holds much.
+
+        Raises Overloaded.
+        """
         if self._accounts.get(account, 0) > self._little:
             self.check(kind, account)
 
@@ -96,16 +99,16 @@ class Budget:
         return is_within and has_room(self.total, self._sum, own, size)
 
     def hold(self, kind: str, account: str) -> "Hold":
-        """Return a hold of no bytes yet."""
+        """Return a hold of zero bytes."""
         return Hold(self, kind, account)
 
     def take(self, kind: str, account: str, size: int) -> None:
-        """Take so many bytes, to be given back. Raises Overloaded."""
+        """Take bytes, to be returned with `give_back`. Raises Overloaded."""
         self.check(kind, account, size)
         self._move(kind, account, size)
 
     def give_back(self, kind: str, account: str, size: int) -> None:
-        """Give back what was taken."""
+        """Return bytes taken with `take`."""
         self._move(kind, account, -size)
 
     def _move(self, kind: str, account: str, size: int) -> None:
@@ -145,7 +148,7 @@ class Budget:
 
 
 class Hold:
-    """What one connection holds of the budget; release it in the end."""
+    """The memory that one connection holds; call `release` at the end."""
 
     __slots__ = ("_account", "_budget", "_free", "_kind", "size")
 
@@ -168,14 +171,14 @@ class Hold:
             self.resize(size, force=True)
 
     def resize(self, size: int, *, force: bool = False) -> None:
-        """Hold so many bytes from now on. Sizes up to `SMALL`, or `SMALL_STREAM`, are free.
+        """Hold this many bytes from now on. Sizes up to `SMALL`, or `SMALL_STREAM`, are not counted.
 
         Args:
-            size: bytes, in place of what was held.
-            force: take them even if the budget is used up: the work is done and cannot be refused any more.
+            size: bytes, replacing the previous size.
+            force: take them even if the budget is used up, because the work is done and cannot be refused any more.
 
         Raises:
-            Overloaded: no room; what was held stays held.
+            Overloaded: no memory is left; the previous size stays held.
         """
         more = (size if size > self._free else 0) - self.size
         if more > 0 and not force:
@@ -185,12 +188,12 @@ class Hold:
             self.size += more
 
     def become(self, kind: str) -> None:
-        """Go on as another kind, with the same size."""
+        """Continue as another kind, with the same size."""
         size = self.size
         self.resize(0)
         self._kind = kind
         self.resize(size, force=True)
 
     def release(self) -> None:
-        """Hold nothing."""
+        """Hold no memory."""
         self.resize(0)

@@ -1,6 +1,6 @@
-"""Time as the log keeps it: whole microseconds since 1970 in UTC, written as RFC 3339.
+"""Timestamps of the log: whole microseconds since 1970 in UTC, written as RFC 3339.
 
-Integers compare and store exactly; text is made only at the edge.
+Integers compare and store exactly; they are formatted as text only in the API.
 """
 
 import re
@@ -11,13 +11,13 @@ from functools import lru_cache
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 LAST = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
-"""The last microsecond that `format_timestamp` can write; a zone may lead a little behind it."""
+"""The last microsecond that `format_timestamp` can write; a time zone can lead slightly beyond it."""
 
 _RFC3339 = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
 
 def now_us() -> int:
-    """Return the wall clock in microseconds since 1970 (UTC). It may jump; the log never goes back."""
+    """Return the wall clock in microseconds since 1970 (UTC). It can jump; timestamps in the log never go back."""
     return time.time_ns() // 1000
 
 
@@ -27,15 +27,15 @@ def format_timestamp(us: int) -> str:
     return f"{_format_seconds(seconds)}.{fraction:06d}Z"
 
 
-@lru_cache(maxsize=16)  # events come thousands a second
+@lru_cache(maxsize=16)  # thousands of events arrive per second
 def _format_seconds(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def parse_timestamp(text: str) -> int:
-    """Read an RFC 3339 timestamp into microseconds; digits past the sixth are cut.
+    """Parse an RFC 3339 timestamp into microseconds; digits after the sixth are dropped.
 
-    A zone is required (RFC 3339, section 5.6). A leap second (`:60`) counts as the second after it.
+    A zone is required (RFC 3339, section 5.6). A leap second (`:60`) counts as the following second.
 
     Raises:
         ValueError: the text is not RFC 3339 or names a day or time that does not exist.

@@ -1,7 +1,7 @@
-"""What the log tells of entities: issues, runs of agents, and whatever else events are about.
+"""Entities derived from the log: issues, agents' runs, and everything else that events are about.
 
-`traces` reads one event, `fold` lays what it tells onto what was known. Both are pure, so the rows that the writer keeps
-(`store.entities`) are the fold of the log, however its events came in groups, and can be made anew from it.
+`traces` extracts facts from one event, `fold` applies one to an entity. Both are pure, so the rows that the writer
+maintains (`store.entities`) are the fold of the log, however its events were grouped, and can be rebuilt from it.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from streamer.core.clock import LAST, format_timestamp, parse_timestamp
 ISSUE: Final = "issue"
 RUN: Final = "run"
 MAX_TEXT: Final = 512
-"""Characters of an id or a value that is kept; longer ones, empty ones and those with U+0000 are passed over."""
+"""Maximum characters of an id or value; longer ones, empty ones and those with U+0000 are ignored."""
 MAX_TYPE: Final = 64
 MAX_LINKED: Final = 256
-"""Characters of an entity's type, and of a run's and an issue's ids that are linked: in PostgreSQL a row of an index has at most 2.7 KB."""
+"""Maximum characters of an entity's type, and of linked ids of runs and issues: an index row in PostgreSQL has at most 2.7 KB."""
 MAX_LINK_BYTES: Final = 2600
-"""Bytes of an issue's and a run's id together: a row of PostgreSQL's indexes holds 2704, with what else it needs."""
+"""Maximum bytes of an issue's and a run's id together: a row of PostgreSQL's indexes holds 2704, including overhead."""
 
 _RUN_ACTIONS: Final = ("heartbeat.", "run.")
 _RUN_STATUS: Final = {
@@ -33,13 +33,13 @@ _RUN_STATUS: Final = {
     "canceled": "cancelled",
     "timed_out": "timed_out",
 }
-"""What a run is, by the last word of the action that tells it."""
+"""A run's status by the last word of the action."""
 _UNFINISHED: Final = frozenset({"queued", "running"})
 _FINAL: Final = frozenset({"succeeded", "completed", "finished", "failed", "cancelled", "canceled", "timed_out"})
 
 _DELETED: Final = {"deleted": True, "created": False}
 _NAMING: Final = frozenset({"created", "updated", "imported", "hire_created"})
-"""Last words of the actions whose details have the entity's own title or name."""
+"""Last words of actions whose details contain the entity's own title or name."""
 
 _RUN_DETAILS: Final = (
     ("invocation_source", ("invocationSource", "source")),
@@ -51,7 +51,7 @@ _NOTHING: Final[Mapping[str, str]] = {}
 
 
 class Trace(NamedTuple):
-    """What one event tells of one entity; what is None it does not tell."""
+    """The facts about one entity in one event; None: the event does not mention it."""
 
     type: str
     id: str
@@ -60,19 +60,19 @@ class Trace(NamedTuple):
     status: str | None = None
     attributes: Mapping[str, str] = _NOTHING
     deleted: bool | None = None
-    """True: it is gone. False: it was made, perhaps again."""
+    """True: it was deleted. False: it was created, perhaps again."""
     agent: Mapping[str, str] = _NOTHING
-    """Of a run: `agent_id`, `agent_name`, `responsible_user_id`, as far as the event tells them."""
+    """For a run: `agent_id`, `agent_name`, `responsible_user_id`, as far as the event has them."""
     within: bool = False
-    """The event happened in this run, so that its agent is the run's."""
+    """The event happened in this run, so its agent is the run's agent."""
     works: bool = False
-    """The run did something to something else: it is running."""
+    """The run acted on something else, so it is running."""
     issue: str | None = None
     """The issue that this run worked on."""
 
 
 class Entity(NamedTuple):
-    """What is known of an entity. Times are microseconds since 1970; `last_seq` is that of the last event that told of it."""
+    """The state of an entity. Times are microseconds since 1970; `last_seq` is the last event that changed it."""
 
     type: str
     id: str
@@ -87,12 +87,12 @@ class Entity(NamedTuple):
 
 
 def entity_type(name: str) -> str:
-    """Return an entity's type by the name that an event gives it: `heartbeat_run` is a second name of `run`."""
+    """Return an entity's canonical type: `heartbeat_run` is a second name of `run`."""
     return RUN if name == "heartbeat_run" else name
 
 
 def issue_of(event: Mapping[str, Any]) -> str | None:
-    """Return the issue that an event about something else belongs to, as its details say."""
+    """Return the issue that an event about something else belongs to, from its details."""
     if (event.get("entity") or _NOTHING).get("type") == ISSUE:
         return None
     details = event.get("details")
@@ -105,9 +105,9 @@ def issue_of(event: Mapping[str, Any]) -> str | None:
 
 
 def traces(event: Mapping[str, Any]) -> tuple[Trace, ...]:
-    """Return what a complete event, redacted and with the canonical keys, tells of entities.
+    """Return the facts about entities in a complete event, redacted and with the canonical keys.
 
-    Audit events tell nothing: everybody who may read the workspace may know of its entities.
+    Audit events contain none, because every reader of the workspace can see its entities.
     """
     if event.get("category") != "activity":
         return ()
@@ -118,7 +118,7 @@ def traces(event: Mapping[str, Any]) -> tuple[Trace, ...]:
     about = entity_id if kind == RUN else run_id if event["action"].startswith(_RUN_ACTIONS) else None
     told: list[Trace] = []
     if kind is not None and entity_id is not None and kind != RUN:
-        # The details of `heartbeat.invoked` about an agent tell of the run.
+        # The details of `heartbeat.invoked` about an agent describe the run.
         told.append(_own(event, entity, kind, entity_id) if about is None else Trace(kind, entity_id))
     if about is None and run_id is None:
         return tuple(told)
@@ -133,7 +133,7 @@ def traces(event: Mapping[str, Any]) -> tuple[Trace, ...]:
 
 
 def _can_be_linked(issue: str, run: str) -> bool:
-    """Tell whether the link of a run to its issue fits into an index of any database."""
+    """Return whether the link of a run to its issue fits into an index of every database."""
     characters = len(issue) + len(run)
     if len(issue) > MAX_LINKED:
         return False
@@ -141,7 +141,7 @@ def _can_be_linked(issue: str, run: str) -> bool:
 
 
 def fold(entity: Entity | None, trace: Trace, seq: int, timestamp_us: int) -> Entity:
-    """Return an entity as it is known after one more event, which tells `trace` of it."""
+    """Return an entity after one more event with the facts in `trace`."""
     if entity is None:
         entity = Entity(trace.type, trace.id, None, None, None, _NOTHING, timestamp_us, timestamp_us, None, seq)
     deleted_at = entity.deleted_at
@@ -170,9 +170,9 @@ def _run(entity: Entity, trace: Trace, timestamp_us: int) -> tuple[str | None, M
     """Return a run's status and attributes after one more event."""
     known, agent = entity.attributes, trace.agent
     if trace.works and entity.status == "running" and agent.items() <= known.items():
-        return entity.status, known  # most of what runs do is this
+        return entity.status, known  # the most frequent case
     attributes = {**known, **trace.attributes}
-    # Who cancels another agent's run is not the run's agent.
+    # An agent that cancels another agent's run does not become the run's agent.
     if agent and (trace.within or known.get("agent_id", agent.get("agent_id")) == agent.get("agent_id")):
         if agent.get("agent_id", known.get("agent_id")) != known.get("agent_id"):
             attributes.pop("agent_name", None)
@@ -190,10 +190,11 @@ def _run(entity: Entity, trace: Trace, timestamp_us: int) -> tuple[str | None, M
 
 
 def _own(event: Mapping[str, Any], entity: Mapping[str, Any], kind: str, entity_id: str) -> Trace:
-    """Return what an event tells of the entity that it is about."""
+    """Return the facts about the event's own entity."""
     details = event.get("details") or _NOTHING
     priority = _told(event, details, "priority")
-    # `comment.deleted` about an issue tells of a comment's end, `issue.document_created` of a document's title: not of the issue's.
+    # `comment.deleted` about an issue means that a comment was deleted, `issue.document_created` has a document's title:
+    # neither applies to the issue.
     noun, _, verb = event["action"].rpartition(".")
     is_its_own = entity_type(noun.rpartition(".")[2]) == kind
     named = is_its_own and verb in _NAMING
@@ -213,7 +214,7 @@ def _own(event: Mapping[str, Any], entity: Mapping[str, Any], kind: str, entity_
 def _about_run(
     event: Mapping[str, Any], entity: Mapping[str, Any], run_id: str, issue: str | None, *, within: bool
 ) -> Trace:
-    """Return what an event tells of the run that it is about."""
+    """Return the facts about the run that an event is about."""
     details = event.get("details") or _NOTHING
     own = _own(event, entity, RUN, run_id)
     attributes = dict(own.attributes)
@@ -240,7 +241,7 @@ def _about_run(
 
 
 def _agent(event: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return what an event tells of the agent that did it."""
+    """Return the facts about the agent that caused the event."""
     actor = event.get("actor") or _NOTHING
     acting = _text(actor.get("id")) if actor.get("type") == "agent" else None
     agent_id = _text(event.get("agent_id")) or acting
@@ -255,7 +256,7 @@ def _agent(event: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _told(event: Mapping[str, Any], details: Mapping[str, Any], name: str) -> str | None:
-    """Return a value as Paperclip tells it (in `details`), as PraisonAI does (in `details.fields`), or as changed."""
+    """Return a value in Paperclip's form (in `details`), PraisonAI's (in `details.fields`), or from `changes`."""
     value = _text(details.get(name))
     if value is None and isinstance(fields := details.get("fields"), dict):
         value = _text(fields.get(name))
@@ -265,7 +266,7 @@ def _told(event: Mapping[str, Any], details: Mapping[str, Any], name: str) -> st
 
 
 def _first(details: Mapping[str, Any], *keys: str) -> str | None:
-    """Return the first of some values that can be kept."""
+    """Return the first valid value."""
     for key in keys:
         value = _text(details.get(key))
         if value is not None:
@@ -274,12 +275,12 @@ def _first(details: Mapping[str, Any], *keys: str) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    """Return a value if it can be kept: a text of 1-512 characters without U+0000, which PostgreSQL cannot store."""
+    """Return a value if it can be stored: a text of 1-512 characters without U+0000, which PostgreSQL cannot store."""
     return value if isinstance(value, str) and 0 < len(value) <= MAX_TEXT and "\0" not in value else None
 
 
 def _time(value: Any) -> str | None:
-    """Return an RFC 3339 timestamp of our form for one that a client wrote, if it is one."""
+    """Convert a client's RFC 3339 timestamp to our form, if it is valid."""
     try:
         us = parse_timestamp(_text(value) or "")
     except ValueError:

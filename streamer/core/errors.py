@@ -1,4 +1,4 @@
-"""Every error a caller can get, with its code and status.
+"""Every error that a caller can get, with its code and status.
 
     StreamerError
     ├── ValidationError        400 validation_error     fields named in details.fields
@@ -26,7 +26,7 @@
     │   └── ReadTimeout        503 read_timeout         Retry-After
     └── IssuerUnavailable      503 issuer_unavailable   Retry-After
 
-The text is for people and may change; the code is for programs and does not.
+The message is for people and can change; the code is for programs and does not.
 """
 
 from collections.abc import Mapping
@@ -50,10 +50,10 @@ class StreamerError(Exception):
 
 
 class ValidationError(StreamerError):
-    """The request is wrong; `fields` maps each wrong field to what is wrong with it.
+    """The request is invalid; `fields` maps each invalid field to its problem.
 
-    A client chooses the names of unknown fields, so they are cut, and of many only the first are kept; `total` is how many
-    there are if `fields` has not all of them.
+    A client chooses the names of unknown fields, so they are truncated, and only the first of many are kept; `total` is
+    their number if `fields` does not have all of them.
     """
 
     code = "validation_error"
@@ -66,14 +66,14 @@ class ValidationError(StreamerError):
 
 
 class InvalidCursor(StreamerError):
-    """The cursor is not one this server gave."""
+    """The cursor was not issued by this server."""
 
     code = "invalid_cursor"
     status = 400
 
 
 class Unauthenticated(StreamerError):
-    """There is no credential, or it is not valid (any more)."""
+    """The credential is missing, or it is not valid or not valid any more."""
 
     code = "unauthenticated"
     status = 401
@@ -87,14 +87,14 @@ class PermissionDenied(StreamerError):
 
 
 class NotFound(StreamerError):
-    """There is no such thing, or the caller may not know of it."""
+    """It does not exist, or it is not visible to the caller."""
 
     code = "not_found"
     status = 404
 
 
 class WorkspaceNotFound(NotFound):
-    """There is no such workspace, or the caller may not know of it."""
+    """The workspace does not exist, or the caller has no grant for it."""
 
     code = "workspace_not_found"
 
@@ -103,7 +103,7 @@ class WorkspaceNotFound(NotFound):
 
 
 class EventNotFound(NotFound):
-    """There is no such event in the workspace, or the caller may not see it."""
+    """The event does not exist in the workspace, or it is not visible to the caller."""
 
     code = "event_not_found"
 
@@ -112,7 +112,7 @@ class EventNotFound(NotFound):
 
 
 class EntityNotFound(NotFound):
-    """Nothing in the workspace's log tells of such an entity."""
+    """No event in the workspace's log mentions the entity."""
 
     code = "entity_not_found"
 
@@ -121,7 +121,7 @@ class EntityNotFound(NotFound):
 
 
 class MethodNotAllowed(StreamerError):
-    """The path exists, the method on it does not; `Allow` names those that do."""
+    """The path exists, but not with this method; `Allow` lists the methods."""
 
     code = "method_not_allowed"
     status = 405
@@ -149,21 +149,21 @@ class IdempotencyConflict(StreamerError):
 
 
 class LastOwner(StreamerError):
-    """The workspace would be without an owner."""
+    """The workspace would have no owner."""
 
     code = "last_owner"
     status = 409
 
 
 class Ambiguous(StreamerError):
-    """What was named without its workspace is in several of those that the caller may read."""
+    """A resource that was named without its workspace exists in several of the caller's workspaces."""
 
     code = "ambiguous"
     status = 409
 
 
 class PositionExpired(StreamerError):
-    """The position does not lie in the log: trimmed, beyond its head, or of another epoch."""
+    """The position is not in the log: trimmed, beyond its head, or of another epoch."""
 
     code = "position_expired"
     status = 410
@@ -177,21 +177,21 @@ class PayloadTooLarge(StreamerError):
 
 
 class UnsupportedMediaType(StreamerError):
-    """The body's `Content-Type` or encoding is none this route reads."""
+    """The route does not accept the body's `Content-Type` or encoding."""
 
     code = "unsupported_media_type"
     status = 415
 
 
 class ExpectationFailed(StreamerError):
-    """The request's `Expect` is none that this server meets."""
+    """The server does not support the request's `Expect`."""
 
     code = "expectation_failed"
     status = 417
 
 
 class RateLimited(StreamerError):
-    """The principal is over one of its limits; by default it is told to come back in some seconds."""
+    """The principal has reached one of its limits; the response says when to retry."""
 
     code = "rate_limited"
     status = 429
@@ -202,11 +202,11 @@ class RateLimited(StreamerError):
 
 
 class InternalError(StreamerError):
-    """A fault of the server; the request id leads to its log entry."""
+    """An error in the server; the request id leads to its log entry."""
 
 
 class Overloaded(StreamerError):
-    """The node has no room: too many appends wait for the disk, too many streams are open, or the memory for requests and answers is used.
+    """The node has no capacity: too many appends are queued, too many streams are open, or the memory for requests and responses is used up.
 
     Nothing was stored or opened.
     """
@@ -228,20 +228,23 @@ class StoreUnavailable(StreamerError):
 
 
 class ReadTimeout(StoreUnavailable):
-    """The database could not answer a read within its deadline. Nothing is wrong with the database: the read asks for too much."""
+    """The database could not answer a read within its deadline.
+
+    The database is healthy, but the read is too expensive.
+    """
 
     code = "read_timeout"
     retry_after = 5
 
     def __init__(self) -> None:
         super().__init__(
-            "the database did not finish this read in time; ask for a shorter range of time, or filter by a field with an index,"
+            "the database did not finish this read in time; ask for a shorter time range, or filter by an indexed field,"
             " such as `entity_id` or `actor_id`"
         )
 
 
 class IssuerUnavailable(StreamerError):
-    """The keys that verify tokens were never fetched, and cannot be."""
+    """The keys that verify tokens have never been fetched, and cannot be fetched now."""
 
     code = "issuer_unavailable"
     status = 503

@@ -1,7 +1,7 @@
-"""An event, before and after it gets its number.
+"""An event, before and after it gets its seq.
 
-The canonical JSON is encoded once, as three pieces around the two values that only the writer can know; `seal` splices them
-in. The result is what is stored and what is served: a page or a frame is a join of these bytes.
+The canonical JSON is encoded once, as three pieces around the two values that only the writer knows; `seal` splices
+them in. The result is stored and served as it is: a page or a frame is a join of these bytes.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from streamer.core.entities import Trace, issue_of, traces
 
 
 class Facets(NamedTuple):
-    """The values of an event that filters look at, in the order of the store's columns."""
+    """The values of an event that filters use, in the order of the store's columns."""
 
     category: str
     action: str
@@ -28,20 +28,20 @@ class Facets(NamedTuple):
     run_id: str | None
     task_id: str | None
     on_behalf_of: str | None
-    """The person behind the actor: with `actor_id`, whose event it is."""
+    """The person behind the actor; with `actor_id` it determines whose own event it is."""
     issue_id: str | None
     """The issue that an event about something else belongs to (`core.entities`)."""
     search: str
-    """What `q` looks in: description and identifiers, one a line, ASCII letters in lower case."""
+    """The text that `q` searches: description and identifiers, one per line, ASCII letters in lower case."""
 
 
 FACET_FIELDS = Facets._fields[:-3]
-"""The facets that are filters by their own name (all but `on_behalf_of`, `issue_id` and `search`)."""
+"""The facets that are filters by their own name (all except `on_behalf_of`, `issue_id` and `search`)."""
 
 
 def fold(text: str) -> str:
-    """Lower the ASCII letters, and only those: the same on every database and in memory."""
-    # `bytes.lower` knows no other letters, and takes a hundredth of the time of `str.translate`.
+    """Convert ASCII letters, and only those, to lower case: the same result on every database and in memory."""
+    # `bytes.lower` changes only ASCII letters, and takes a hundredth of the time of `str.translate`.
     return (
         text.lower()
         if text.isascii()
@@ -50,9 +50,9 @@ def fold(text: str) -> str:
 
 
 def search_text(event: Mapping[str, Any]) -> str:
-    """Return what `q` looks in: description, then the identifiers, one a line.
+    """Return the text that `q` searches: description, then the identifiers, one per line.
 
-    NUL cannot be stored as text by PostgreSQL; nobody can search for it either.
+    PostgreSQL cannot store NUL as text, and filters cannot contain it.
     """
     entity = event["entity"] or {}
     parts = (
@@ -78,23 +78,23 @@ class Event:
 
 @dataclass(slots=True)
 class Draft:
-    """A validated, redacted and encoded event that waits for its seq and timestamp."""
+    """A validated, redacted and encoded event without seq and timestamp."""
 
     id: str
     given_id: bool
-    """The client chose the id: it may be stored already."""
+    """The client chose the id, so the event may be stored already."""
     facets: Facets
     content: bytes
-    """From after `seq` to before `timestamp`: all the client's own values but the id."""
+    """From after `seq` to before `timestamp`: all of the client's values except the id."""
     tail: bytes
     traces: tuple[Trace, ...]
-    """What it tells of entities."""
+    """The facts about entities in it."""
     fingerprint: str | None = None
-    """Of the event as the client sent it (`fingerprint`), where a repetition must be known again."""
+    """The fingerprint of the event as the client sent it, if a repetition must be recognized."""
 
     @property
     def size(self) -> int:
-        """The length of the sealed body in bytes, but for the digits of its seq."""
+        """The length of the sealed body in bytes, without the digits of its seq."""
         return size_of(self.id, (self.content, self.tail))
 
     def seal(self, seq: int, timestamp_us: int) -> bytes:
@@ -109,10 +109,10 @@ class Draft:
 
 
 def encode(event: Mapping[str, Any]) -> tuple[bytes, bytes]:
-    """Encode a complete event (all keys of the canonical form but `id`, `seq` and `timestamp`): a draft's content and its tail.
+    """Encode a complete event (all keys of the canonical form except `id`, `seq` and `timestamp`) into a draft's content and its tail.
 
     Raises:
-        orjson.JSONEncodeError: the value nests deeper than orjson writes (254 levels).
+        orjson.JSONEncodeError: the value nests deeper than orjson can write (254 levels).
     """
     values = dict(event)
     traceparent = values.pop("traceparent")
@@ -154,16 +154,16 @@ def draft_of(
 
 
 def fingerprint(event: Mapping[str, Any]) -> str:
-    """Return 32 hexadecimal digits that stand for an event as it was sent, whatever the order of its keys.
+    """Return 32 hexadecimal digits for an event as it was sent, independent of the order of its keys.
 
-    Not for what is stored: templates of descriptions and rules of redaction change, and a repetition must still be known. `1` and `1.0`
-    are not the same here, as they are not in what is stored.
+    It is not computed from the stored event: templates of descriptions and redaction rules change, and a repetition
+    must still be recognized. `1` and `1.0` differ here, as they do in the stored event.
     """
     given = {name: value for name, value in event.items() if value is not None}
     return blake2b(orjson.dumps(given, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
 def size_of(event_id: str, encoded: tuple[bytes, bytes]) -> int:
-    """Return the length of the sealed body in bytes, but for the digits of its seq."""
+    """Return the length of the sealed body in bytes, without the digits of its seq."""
     content, tail = encoded
     return len(event_id) + len(content) + len(tail) + 58

@@ -1,8 +1,8 @@
 """One grammar of filters for history, streams and export, compiled once.
 
-A filter is a conjunction of conditions; a condition is a list of values of one field (OR) or, with a leading `!`, a list that is
-excluded whole. This module reads the grammar and judges events in memory; `store.predicate` says the same in SQL, and a property
-test holds the two together.
+A filter is a conjunction of conditions. A condition is a list of values of one field (OR) or, with a leading `!`, a
+list of excluded values. This module parses the grammar and evaluates filters in memory; `store.predicate` does the same
+in SQL, and a property test checks that they agree.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +19,10 @@ MAX_VALUES = 100
 MAX_VALUE_LENGTH = 512
 """Characters in one value; no stored value is longer."""
 MAX_TEXT = 2 * MAX_VALUES * (MAX_VALUE_LENGTH + 1)
-"""Characters of all values as they are sent: each may stand behind a backslash."""
+"""Characters of all values as they are sent: each can be escaped with a backslash."""
 
 VALUE_BYTES = 64
-"""What a value takes in its set, beside its text."""
+"""Memory of a value in its set, in addition to its text."""
 
 FILTER_FIELDS = (*FACET_FIELDS, "q")
 """The names of the query parameters that make a filter."""
@@ -35,9 +35,9 @@ _SEARCH = _INDEX["search"]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One field's list: `values` match exactly, `prefixes` (of actions) by their beginning, `suffixes` by their end.
+    """One field's list: `values` match exactly, `prefixes` (of actions) at their beginning, `suffixes` at their end.
 
-    An empty prefix matches whatever is there. The grammar has no suffixes: a dialect does (`dialects.praisonai`).
+    An empty prefix matches any value. Suffixes are not part of the grammar; a dialect uses them (`dialects.praisonai`).
     """
 
     field: str
@@ -47,7 +47,7 @@ class Condition:
     suffixes: tuple[str, ...] = ()
 
     def matches(self, facets: Facets) -> bool:
-        """Tell whether an event with these facets passes; an absent value is in no list."""
+        """Return whether an event with these facets passes; an absent value is in no list."""
         if self.field == "q":
             found = any(text in facets.search for text in self.values)
         else:
@@ -59,23 +59,23 @@ class Condition:
 
     @property
     def order(self) -> "_Order":
-        """What puts conditions in their canonical order."""
+        """The key that sorts conditions into canonical order."""
         return ((self.field, self.exclude, sorted(self.values), self.prefixes, self.suffixes),)
 
 
 @dataclass(frozen=True, slots=True)
 class Either:
-    """A disjunction, which the grammar cannot say: what a principal may see is made of such (`auth.principal`)."""
+    """A disjunction, which is not part of the grammar; a principal's visibility uses it (`auth.principal`)."""
 
     conditions: tuple[Condition, ...]
 
     def matches(self, facets: Facets) -> bool:
-        """Tell whether an event with these facets passes one of the conditions."""
+        """Return whether an event with these facets passes one of the conditions."""
         return any(condition.matches(facets) for condition in self.conditions)
 
     @property
     def order(self) -> "_Order":
-        """What puts it in its place among conditions."""
+        """The key that sorts it among conditions."""
         return tuple(chain.from_iterable(condition.order for condition in self.conditions))
 
 
@@ -86,7 +86,7 @@ class Filter:
     conditions: tuple[Condition | Either, ...] = ()
 
     def searched(self) -> list[str]:
-        """Return the texts that are looked for in an event's search text: what makes a filter expensive."""
+        """Return the texts to find in an event's search text: they make a filter expensive."""
         return [
             text
             for condition in self.conditions
@@ -95,7 +95,7 @@ class Filter:
         ]
 
     def size(self) -> int:
-        """Return about how many bytes the filter's values take in memory."""
+        """Return the approximate memory of the filter's values in bytes."""
         values = [
             value
             for condition in self.conditions
@@ -105,14 +105,14 @@ class Filter:
         return sum(map(getsizeof, values)) + VALUE_BYTES * len(values)
 
     def matches(self, facets: Facets) -> bool:
-        """Tell whether an event with these facets passes every condition."""
+        """Return whether an event with these facets passes every condition."""
         for condition in self.conditions:  # noqa: SIM110 - a plain loop: this runs for each event and each distinct filter
             if not condition.matches(facets):
                 return False
         return True
 
     def narrowed(self, other: "Filter") -> "Filter":
-        """Return the filter of what passes both."""
+        """Return the filter for events that pass both."""
         return canonical((*self.conditions, *other.conditions)) if other.conditions else self
 
 
@@ -121,25 +121,26 @@ AUDIT_ONLY = Condition("category", frozenset({"audit"}))
 
 
 def canonical(conditions: Iterable[Condition | Either]) -> Filter:
-    """Make a filter of conditions: sorted, without repetitions."""
+    """Create a filter from conditions: sorted, without duplicates."""
     return Filter(tuple(sorted(set(conditions), key=lambda condition: condition.order)))
 
 
 def parse_filter(parameters: Mapping[str, Sequence[str]]) -> Filter:
-    """Compile the filter parameters of a query (name to all its values, in order); other names are not looked at.
+    """Compile the filter parameters of a query (each name with all its values, in order); other names are ignored.
 
-    A value is a list parted by commas; repeating a parameter adds to its list. A leading `!` excludes the whole list; included
-    and excluded lists of a field are separate conditions. `*` as an action's last part stands for any rest. A backslash takes
-    the meaning from the character behind it, so that any stored value can be named. `q` is plain text: no lists, no backslashes.
+    A value is a list separated by commas; repeating a parameter extends its list. A leading `!` excludes the whole
+    list; included and excluded lists of a field are separate conditions. A trailing `*` in an action matches any rest.
+    A backslash escapes the next character, so that any stored value can be written. `q` is plain text, without lists or
+    backslashes.
 
     Raises:
-        ValidationError: a value that cannot be, by field.
+        ValidationError: an invalid value, by field.
     """
     conditions: list[Condition] = []
     wrong: dict[str, str] = {}
     count = 0
     given = [raw for field in FILTER_FIELDS for raw in parameters.get(field, ())]
-    # Before each of them is read: what cannot be is to cost nothing.
+    # Checked before the values are parsed: an invalid filter must cost nothing.
     if len(given) > MAX_VALUES or sum(map(len, given)) > MAX_TEXT:
         raise ValidationError({"filter": f"at most {MAX_VALUES} values in all, and {MAX_TEXT} characters"})
     lists = [raw for field in FACET_FIELDS for raw in parameters.get(field, ())]
@@ -181,14 +182,14 @@ def _values(field: str, text: str) -> list[tuple[str, bool]]:
         if len(value) > MAX_VALUE_LENGTH:
             raise ValueError(f"a value is longer than {MAX_VALUE_LENGTH} characters")
         if "\0" in value:
-            raise ValueError("a value holds the character U+0000, which no stored value does")
+            raise ValueError("a value contains the character U+0000, which no stored value has")
         if field == "category" and value not in CATEGORIES:
             raise ValueError(f"must be one of {', '.join(CATEGORIES)}")
     return items
 
 
 def _split(text: str) -> list[list[tuple[str, bool]]]:
-    """Split a list at its commas; each item is its characters, each with whether a backslash stood before it."""
+    """Split a list at its commas; an item is its characters, each with whether it was escaped."""
     items: list[list[tuple[str, bool]]] = [[]]
     escaped = False
     for char in text:
@@ -211,12 +212,12 @@ def _item(field: str, chars: list[tuple[str, bool]]) -> tuple[str, bool]:
     if field != "action" or ("*", False) not in chars:
         return value, False
     if chars.index(("*", False)) != len(chars) - 1 or (len(chars) > 1 and value[-2] != "."):
-        raise ValueError("`*` stands only for the last part of an action, as in issue.*")
+        raise ValueError("`*` is allowed only as the last part of an action, as in issue.*")
     return value[:-1], True
 
 
 def escape(field: str, value: str) -> str:
-    """Write a value so that the grammar reads it back as itself."""
+    """Write a value so that the grammar reads it as itself."""
     if field == "q":
         return value
     special = "\\,!*" if field == "action" else "\\,!"

@@ -9,7 +9,7 @@ from streamer.core.position import Position
 
 
 class Frame:
-    """An event on its way to readers: its canonical bytes, and its SSE block once someone needs it."""
+    """An event on its way to readers: its canonical bytes, and its SSE block once a reader needs it."""
 
     __slots__ = ("_sse", "body", "position")
 
@@ -32,7 +32,7 @@ class Frame:
 
 
 class LiveFrame(Frame):
-    """A frame whose filters have yet to be asked: it carries the facets they look at."""
+    """A frame that has not been filtered yet: it carries the facets that filters use."""
 
     __slots__ = ("facets",)
 
@@ -42,7 +42,7 @@ class LiveFrame(Frame):
 
     @property
     def size(self) -> int:
-        """Bytes that the frame keeps in memory, about: body, SSE block, search text, objects."""
+        """Approximate memory of the frame in bytes: body, SSE block, search text, objects."""
         return 2 * len(self.body) + len(self.facets.search) + 1000
 
 
@@ -59,21 +59,21 @@ def page_body(
 
 
 def sse_frames(frames: Sequence[Frame]) -> bytes:
-    """Join the SSE blocks of some frames."""
+    """Join the SSE blocks of frames."""
     return b"".join([frame.sse for frame in frames])
 
 
 def sse_message(event: str, data: object, position: Position | None = None) -> bytes:
     """Encode a message that is not an event of the log, such as `synced` or `gap`.
 
-    With a position the reader's resume point moves there.
+    With a position, the reader's resume position advances to it.
     """
     block = b"event: %b\ndata: %b\n\n" % (event.encode(), orjson.dumps(data))
     return block if position is None else b"id: %b\n%b" % (str(position).encode(), block)
 
 
 def sse_checkpoint(position: Position) -> bytes:
-    """Encode an id-only block: it moves the resume point and fires no event (HTML, 9.2.6)."""
+    """Encode an id-only block: it advances the resume position and fires no event (HTML, 9.2.6)."""
     return b"id: %b\n\n" % str(position).encode()
 
 

@@ -12,7 +12,7 @@ _POSITION = re.compile(r"([a-z0-9]{1,32})\.(0|[1-9][0-9]{0,18})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Everything up to and including `seq` of the log with this `epoch` has been seen; 0 is before the first."""
+    """Everything up to and including `seq` of the log with this `epoch` has been seen; 0 is before the first event."""
 
     epoch: str
     seq: int
@@ -22,20 +22,20 @@ class Position:
 
     @classmethod
     def parse(cls, text: str) -> "Position":
-        """Read a position.
+        """Parse a position.
 
         Raises:
             ValueError: the text is not a position.
         """
         match = _POSITION.fullmatch(text)
         if match is None or int(match[2]) > MAX_SEQ:
-            raise ValueError("not a position as this server gives them")
+            raise ValueError("not a position in this server's format")
         return cls(match[1], int(match[2]))
 
 
 @dataclass(frozen=True, slots=True)
 class LogHead:
-    """What a log holds at one moment: the seqs `earliest` … `head` of `epoch` (none when earliest is head + 1)."""
+    """The extent of a log at one moment: the seqs `earliest` … `head` of `epoch` (none if earliest is head + 1)."""
 
     epoch: str
     head: int
@@ -47,18 +47,18 @@ class LogHead:
         return Position(self.epoch, self.head)
 
     def holds(self, position: Position) -> bool:
-        """Tell whether a reader at `position` can go on without a gap."""
+        """Return whether a reader at `position` can continue without a gap."""
         return position.epoch == self.epoch and self.earliest - 1 <= position.seq <= self.head
 
 
 def expired(head: LogHead) -> PositionExpired:
-    """Make the error for a position that does not lie in the log."""
+    """Return the error for a position that is not in the log."""
     return PositionExpired(
-        "the position is not in the log: its events were removed, or the log was made anew",
+        "the position is not in the log: its events were removed, or the log was re-created",
         earliest=str(Position(head.epoch, head.earliest - 1)),
         head=str(head.position),
     )
 
 
 UNKNOWN = Position("unknown", 0)
-"""A position of no log: a reader that comes from there is told of a gap, then gets all that the log holds."""
+"""A position of no log: a reader that starts there gets a gap, then the whole log."""

@@ -1,4 +1,4 @@
-"""How much of a client's input an error or a log line quotes: never more than these bounds, however long the input was."""
+"""Limits for quoting a client's input in an error or a log line, however long the input is."""
 
 import re
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ MAX_NAMED: Final = 50
 """Fields that an error names, and items of any list or object in it."""
 
 _BROKEN_WORD: Final = re.compile(r"(?<![\w.~+/=-])[\w.~+/=-]{1,60}\Z")
-"""A short word at the cut: it may be the beginning of a token, too short for the redactor to know."""
+"""A short word at the end: it may be the beginning of a token, too short for the redactor to recognize."""
 
 
 def cut(text: str, limit: int = MAX_QUOTED) -> str:
-    """Shorten a text to at most `limit` characters and an ellipsis; a word that the cut would break is left out."""
+    """Truncate a text to at most `limit` characters and an ellipsis; a word at the cut is left out."""
     if len(text) <= limit:
         return text
     # Only the end is searched: a word starts there, or is long enough to stay.
@@ -26,21 +26,21 @@ def cut(text: str, limit: int = MAX_QUOTED) -> str:
 
 
 def cut_names(fields: Mapping[str, str], total: int | None = None) -> dict[str, str]:
-    """Shorten the names of wrong fields; of more than `MAX_NAMED` keep the first, and add how many there are.
+    """Truncate the names of invalid fields; of more than `MAX_NAMED` keep the first, and add their number.
 
     Args:
-        fields: what is wrong, by name.
-        total: how many there are, if `fields` has not all.
+        fields: the problem of each field.
+        total: their number, if `fields` does not have all of them.
     """
     total = len(fields) if total is None else total
     result = {cut(name): text for name, text in islice(fields.items(), MAX_NAMED)}
     if total > MAX_NAMED:
-        result["and more"] = f"at least {total} fields are wrong; these are the first"
+        result["and more"] = f"at least {total} fields are invalid; these are the first"
     return result
 
 
 def bounded(value: Any) -> Any:
-    """Return what an error says with its texts cut and its lists and objects shortened."""
+    """Return a value for an error with its texts truncated and its lists and objects shortened."""
     if isinstance(value, str):
         return cut(value, MAX_TEXT)
     if isinstance(value, Mapping):

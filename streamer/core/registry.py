@@ -1,7 +1,7 @@
-"""Every action that is known by name: its category, its sentence and a sample.
+"""All known actions: category, sentence and sample.
 
-What the applications do whose APIs are spoken here, and what the server tells itself. One table: a new action is one entry, and a line
-of docs/actions.md.
+These are the actions of the applications whose APIs are served here, and those that the server itself appends. To add
+an action, add one entry here and a line to docs/actions.md.
 """
 
 from collections.abc import Mapping
@@ -13,23 +13,23 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What is known of an action."""
+    """A known action."""
 
     category: str
     """`activity`, or `audit`: about configuration, access and policy."""
     sentence: str
-    """The description of an event that came without one, with `{actor}` and `{entity}`."""
+    """The description of an event that has none, with `{actor}` and `{entity}`."""
     sample: Event
-    """A native event as a client appends it."""
+    """A native event as a client sends it."""
 
     @property
     def noun(self) -> str:
-        """What an event without an entity's type is about."""
+        """The subject of an event without an entity type."""
         noun: str = self.sample["entity"]["type"]
         return noun.replace("_", " ")
 
 
-# ---- who and what the samples are about
+# ---- actors and entities of the samples
 
 _ANN = {"type": "user", "id": "user_board1", "name": "Ann"}
 _BOB = {"type": "agent", "id": "agent_eng1", "name": "Bob", "on_behalf_of": "user_board1"}
@@ -60,7 +60,7 @@ _IDENTIFIER = {"identifier": "PAP-42"}
 
 
 def _did(sentence: str, actor: Event, entity: Event, details: Event | None = None, /, **more: Any) -> tuple[str, Event]:
-    """Return a sentence and the sample that it is made of; an agent's has its `agent_id`, as Paperclip's have."""
+    """Return a sentence and its sample; a sample by an agent has its `agent_id`, like Paperclip's events."""
     agent = {"agent_id": actor["id"]} if actor is _BOB else {}
     return sentence, {"actor": actor, "entity": entity, **agent, **more, **({"details": details} if details else {})}
 
@@ -157,10 +157,10 @@ _ACTIVITY = {
     "approval.resubmitted": _did("{actor} resubmitted {entity}", _BOB, _APPROVAL),
     "approval.comment_added": _did("{actor} commented on {entity}", _ANN, _APPROVAL, {"commentId": "comment_xyz"}),
     "approval.requester_wakeup_queued": _did(
-        "{actor} queued a wake-up for who asked for {entity}", _SYSTEM, _APPROVAL, {"agentId": "agent_eng1"}
+        "{actor} queued a wake-up for the requester of {entity}", _SYSTEM, _APPROVAL, {"agentId": "agent_eng1"}
     ),
     "approval.requester_wakeup_failed": _did(
-        "{actor} could not wake who asked for {entity}", _SYSTEM, _APPROVAL, {"agentId": "agent_eng1"}
+        "{actor} could not wake the requester of {entity}", _SYSTEM, _APPROVAL, {"agentId": "agent_eng1"}
     ),
     "cost.reported": _did(
         "{actor} reported a cost for {entity}", _BOB, _AGENT, {"costCents": 42, "model": "large-1"}, run_id="run_abc123"
@@ -227,7 +227,7 @@ _AUDIT = {
     "agent.config_rolled_back": _did(
         "{actor} rolled back the configuration of {entity}", _ANN, _AGENT, {"revisionId": "rev_3"}
     ),
-    # Access to workspaces, and what the server tells of it
+    # Access to workspaces, and the server's records of it
     "workspace.created": _did("{actor} created {entity}", _ANN, _WORKSPACE, {"org_id": "default"}),
     "workspace.settings_updated": _did(
         "{actor} changed the settings of {entity}", _ANN, _WORKSPACE, changes={"name": {"from": "ACME", "to": "Acme"}}

@@ -336,7 +336,7 @@ async def test_whoami_with_roles(cli: Cli) -> None:
         ("members set my ann", 2, "--role"),
         ("members set my ann --role king", 2, "viewer"),
         ("members set my LONG --role viewer", 1, "USER: 1-512 characters"),
-        ("members set my ann --role owner --key MANAGER", 4, "only an owner makes"),
+        ("members set my ann --role owner --key MANAGER", 4, "only an owner can add"),
         ("members remove my ann --key READER", 4, "streamer whoami"),
         ("whoami --key sk_wrong", 4, "Give a valid key"),
     ],

@@ -55,7 +55,7 @@ from tests.support.waiting import SECONDS, eventually
 SECRET = "the secret of the tests, which is long enough"
 PUBLISHED = ("RS256", "ES256", "EdDSA")
 SECONDS_NOW = 1_795_242_124
-REFUSED = "the token is malformed, or no key of this server verifies it with an algorithm that it takes"
+REFUSED = "the token is malformed, or no key of this server verifies it with a supported algorithm"
 """The one text of all that is wrong before the signature is known to be right."""
 
 
@@ -529,7 +529,7 @@ def test_the_last_second() -> None:
 # ---- anything at all
 
 
-PAYLOAD_TEXT = "the token's payload must be a JSON object in UTF-8 with no member twice"
+PAYLOAD_TEXT = "the token's payload must be a JSON object in UTF-8 without duplicate members"
 
 
 @pytest.mark.parametrize(

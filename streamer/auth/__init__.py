@@ -1,1 +1,1 @@
-"""Who calls, and what they may do. Tenancy is decided here and nowhere else."""
+"""Authentication and authorization. This package alone decides on access to workspaces."""

@@ -1,4 +1,4 @@
-"""The one decision: may this caller use this route in this workspace? Made before anything else of a request is read."""
+"""The single authorization decision: can this caller use this route in this workspace? It is made before any other part of a request is read."""
 
 from dataclasses import dataclass
 
@@ -22,24 +22,24 @@ _MAX_CREDENTIAL = MAX_TOKEN
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a route asks for."""
+    """The access that a route requires."""
 
     scope: str | None = None
     """A scope in the path's workspace `ws`, or, on a route without one, `admin` of the instance."""
     public: bool = False
-    """No credential is looked at."""
+    """Credentials are ignored."""
     ticket: bool = False
-    """A ticket for the path's workspace will do."""
+    """A ticket for the path's workspace is accepted."""
     query_key: str | None = None
-    """The parameter in which a key may come, as a dialect's clients send it."""
+    """The parameter that can contain a key, as a dialect's clients send it."""
     oneself: str | None = None
-    """The part of the path that names a person, who needs only to be a member to do this to themselves."""
+    """The part of the path that names a person. Members can do this to themselves."""
     agents: bool = True
-    """Whoever is bound to act as an agent may use it, too."""
+    """Callers that are bound to act as an agent can use it, too."""
 
 
 ACCESS: web.RequestKey[Access] = web.RequestKey("access", Access)
-"""What was decided on."""
+"""The access that was decided on."""
 
 PUBLIC = Access(public=True)
 ANYONE = Access()
@@ -47,7 +47,7 @@ ANYONE = Access()
 
 
 class Gate:
-    """Decides who gets in."""
+    """Authorizes requests."""
 
     def __init__(self, keyring: Keyring, tickets: Tickets, origins: Origins, *, keys_in_urls: bool) -> None:
         self._keyring = keyring
@@ -56,12 +56,14 @@ class Gate:
         self._keys_in_urls = keys_in_urls
 
     async def decide(self, request: web.Request, access: Access) -> Principal | None:
-        """Return the principal if it may use the route, None on a public one. A ticket stands as `TICKET` in the request.
+        """Return the principal if it can use the route, None on a public one.
+
+        A ticket is stored as `TICKET` in the request.
 
         Raises:
             Unauthenticated: no valid credential.
-            WorkspaceNotFound: the caller has no grant for the workspace: the answer is the same whether it exists.
-            PermissionDenied: the caller has a grant there, but lacks the scope; or a page calls that may not.
+            WorkspaceNotFound: the caller has no grant for the workspace; the response is the same if it does not exist.
+            PermissionDenied: the caller has a grant there, but lacks the scope; or the calling page is not allowed.
         """
         request[ACCESS] = access
         if access.public:
@@ -77,7 +79,7 @@ class Gate:
         by_cookie = not by_ticket and not by_query and "Authorization" not in request.headers
         _check_page(request, self._origins, by_cookie=by_cookie)
         if not access.agents and principal.actor is not None and principal.actor[0] == "agent":
-            raise PermissionDenied("an agent may not do this")
+            raise PermissionDenied("agents cannot do this")
         if access.scope is None:
             return principal
         workspace = request.match_info.get("ws")
@@ -91,23 +93,26 @@ class Gate:
         return principal
 
     async def _by_query(self, request: web.Request, access: Access) -> Principal:
-        """Return the principal of a key in the URL, as clients of a dialect send it that cannot set headers. Raises Unauthenticated."""
+        """Return the principal of a key in the URL, sent by clients of a dialect that cannot set headers.
+
+        Raises Unauthenticated.
+        """
         secrets = request.query.getall(access.query_key or "")
         if len(secrets) > 1 or "Authorization" in request.headers:
-            raise Unauthenticated("send one credential: in the URL, or as a header")
-        # A token cannot be revoked, and URLs are written down in many places.
+            raise Unauthenticated("send one credential, in the URL or as a header")
+        # A token cannot be revoked, and URLs are recorded in many places.
         if not self._keys_in_urls or not secrets[0] or len(secrets[0]) > _MAX_CREDENTIAL or looks_like_jwt(secrets[0]):
-            raise Unauthenticated("the credential is not valid, or not taken from a URL")
+            raise Unauthenticated("the credential is not valid, or not accepted in a URL")
         return await self._keyring.principal(secrets[0], "key")
 
     async def again(self, request: web.Request) -> Principal | None:
-        """Decide anew on a request that was let in some time ago. Returns and raises as `decide` does."""
+        """Authorize a request again that was authorized some time ago. Returns and raises like `decide`."""
         return await self.decide(request, request[ACCESS])
 
 
 async def _ticket(request: web.Request, tickets: Tickets) -> tuple[Principal, Ticket]:
     secrets = request.query.getall("ticket")
-    # The browser's cookie comes along by itself; a key does not.
+    # Browsers send the cookie automatically, but not a key.
     if len(secrets) > 1 or "Authorization" in request.headers:
         raise Unauthenticated("send one credential: a ticket, or a key")
     return await tickets.find(secrets[0])
@@ -115,7 +120,7 @@ async def _ticket(request: web.Request, tickets: Tickets) -> tuple[Principal, Ti
 
 async def _authenticate(request: web.Request, keyring: Keyring) -> Principal:
     headers = request.headers.getall("Authorization", ())
-    if len(headers) > 1:  # who stands between may have looked at the other one
+    if len(headers) > 1:  # an intermediary may have used the other one
         raise Unauthenticated("send one `Authorization` header")
     if headers:
         scheme, _, secret = headers[0].partition(" ")
@@ -130,7 +135,9 @@ async def _authenticate(request: web.Request, keyring: Keyring) -> Principal:
 
 
 def _check_page(request: web.Request, origins: Origins, *, by_cookie: bool) -> None:
-    """See that a page that calls may do so. A browser says where a page is from; other clients say nothing, or what they like.
+    """Require that a calling page is allowed.
+
+    Browsers report where a page is from; other clients report nothing, or anything.
 
     Raises: PermissionDenied.
     """
@@ -138,11 +145,14 @@ def _check_page(request: web.Request, origins: Origins, *, by_cookie: bool) -> N
     origin = request.headers.get("Origin")
     is_own = same_origin(request.headers, request.host)
     if by_cookie:
-        # The browser sends the cookie by itself, for any page. `Sec-Fetch-Site` tells of those that name no Origin (Fetch Metadata).
+        # Browsers send the cookie automatically, for any page. `Sec-Fetch-Site` covers requests without an Origin (Fetch
+        # Metadata).
         site = request.headers.get("Sec-Fetch-Site", "none")
         needs_origin = request.method not in _SAFE_METHODS or upgrades
         if (not is_own and (needs_origin or origin is not None)) or site not in {"same-origin", "none"}:
-            raise PermissionDenied("a session is for this server's own page: this request comes from elsewhere")
+            raise PermissionDenied(
+                "a session is only for this server's own page, and this request comes from another one"
+            )
     elif upgrades and origin is not None and not is_own and not origins.allow(origin):
-        # CORS does not guard WebSockets: any page could open one (RFC 6455, 10.2).
-        raise PermissionDenied(f"pages of this origin may not open a socket: {SETTING} lists those that may")
+        # CORS does not protect WebSockets: any page could open one (RFC 6455, 10.2).
+        raise PermissionDenied(f"pages of this origin cannot open a socket: {SETTING} lists the allowed origins")

@@ -1,7 +1,7 @@
-"""Changes of access: each is stored together with the audit event that tells of it, and refused if who makes it may not.
+"""Changes of access. Each is stored together with its audit event, and refused unless the caller is still authorized.
 
-A workspace's own changes are told in its log; those of the instance (workspaces made and deleted, the admin key replaced) in the log
-of the workspace `system`.
+A workspace's own changes are recorded in its log; those of the instance (workspaces created and deleted, the admin key
+replaced) in the log of the workspace `system`.
 """
 
 import secrets
@@ -24,11 +24,11 @@ from streamer.store.members import Member, Members, Removed
 from streamer.store.workspaces import Workspace, Workspaces
 
 _ITSELF: Mapping[str, str | None] = {"type": "system", "id": "streamer", "name": None}
-"""The actor of what the server does by itself, when it starts."""
+"""The actor of the server's own actions at its start."""
 
 
 class Administration:
-    """Makes the changes, and ends here at once what they end; other nodes notice within a second (`auth.watch`)."""
+    """Makes the changes, and closes affected connections on this node at once; other nodes notice within a second (`auth.watch`)."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - the composition root names each of them
         self,
@@ -67,7 +67,10 @@ class Administration:
         actor: tuple[str, str] | None = None,
         expires_at: int | None = None,
     ) -> tuple[Credential, str]:
-        """Make a key for one workspace. Returns its record and the secret, which is not kept. Raises WorkspaceNotFound, RateLimited."""
+        """Create a key for one workspace.
+
+        Return its record and the secret, which is not stored. Raises WorkspaceNotFound, RateLimited.
+        """
         secret = "sk_" + secrets.token_urlsafe(32)
         credential = Credential(
             id="key_" + secrets.token_hex(8),
@@ -88,7 +91,7 @@ class Administration:
         return credential, secret
 
     async def revoke_key(self, principal: Principal, workspace: str, key_id: str) -> None:
-        """End a key and what was made from it. Raises NotFound."""
+        """Revoke a key and everything derived from it. Raises NotFound."""
         actor = principal.as_actor()
         change = self._credentials.revoke(
             key_id, workspace, lambda key: self._key_event(actor, workspace, "key.revoked", key)
@@ -98,13 +101,13 @@ class Administration:
         self._hub.end_links([key_id], Reason.CREDENTIAL_REVOKED)
 
     async def set_admin_key(self, chosen: str | None) -> str | None:
-        """See to it that there is an admin key.
+        """Ensure that an admin key exists.
 
         Args:
-            chosen: the operator's own, which replaces any other; None: make one if there is none.
+            chosen: the operator's own, which replaces any other; None: create one if there is none.
 
         Returns:
-            the key that was made, to be shown once; None if there was one or the operator chose it.
+            the new key, to be shown once; None if there was one or the operator chose it.
         """
         known = await self._credentials.get(ADMIN_ID)
         if chosen is None and known is not None:
@@ -116,7 +119,7 @@ class Administration:
         elif known.secret_hash != hash_secret(secret):
             credential = admin_credential(secret, self._clock())
             draft = self._key_event(_ITSELF, SYSTEM_WORKSPACE, "key.created", credential)
-            # The sessions that were made from the old key go with it.
+            # Sessions created with the old key are deleted with it.
             await self._writer.change(self._credentials.create(credential, SYSTEM_WORKSPACE, draft))
         return secret if chosen is None else None
 
@@ -132,12 +135,12 @@ class Administration:
     # ---- members
 
     async def put_member(self, principal: Principal, workspace: str, user: str, role: str) -> tuple[Member, bool]:
-        """Give a person a role. Returns the member, and whether they are new.
+        """Give a person a role. Return the member, and whether they are new.
 
         Raises:
-            PermissionDenied: only an owner makes owners, and changes them.
-            LastOwner: the workspace would be without one.
-            RateLimited: the workspace has as many members as it may have.
+            PermissionDenied: only an owner can add and change owners.
+            LastOwner: the workspace would have no owner.
+            RateLimited: the workspace has reached its limit of members.
         """
         actor = principal.as_actor()
 
@@ -162,12 +165,12 @@ class Administration:
         return after, before is None
 
     async def remove_member(self, principal: Principal, workspace: str, user: str) -> None:
-        """Take a person out of a workspace, and end the keys that act as them there.
+        """Remove a person from a workspace, and revoke the keys that act as them there.
 
         Raises:
-            NotFound: they are no member.
-            PermissionDenied: only an owner removes owners.
-            LastOwner: the workspace would be without one.
+            NotFound: they are not a member.
+            PermissionDenied: only an owner can remove owners.
+            LastOwner: the workspace would have no owner.
         """
         actor = principal.as_actor()
 
@@ -190,9 +193,9 @@ class Administration:
 
     def _check_owner(self, principal: Principal, workspace: str, *, leaves: bool, other_owners: int) -> None:
         if OWNER not in principal.scopes(workspace):
-            raise PermissionDenied("only an owner makes, changes and removes owners")
+            raise PermissionDenied("only an owner can add, change and remove owners")
         if leaves and not other_owners and not principal.is_admin():
-            raise LastOwner("the workspace would be without an owner: make another one first")
+            raise LastOwner("the workspace would have no owner: add another one first")
 
     def _end_membership(self, workspace: str, member: Member, reason: Reason) -> None:
         self._hub.end_links([member_link(workspace, member.role, member.user)], reason)
@@ -202,10 +205,10 @@ class Administration:
     async def put_workspace(
         self, principal: Principal, workspace: str, values: Mapping[str, Any]
     ) -> tuple[Workspace, bool]:
-        """Make a workspace, or change the values that are given. Returns it, and whether it was made.
+        """Create a workspace, or change the given fields. Return it, and whether it was created.
 
         Raises:
-            PermissionDenied: only an owner moves a workspace to another organisation.
+            PermissionDenied: only an owner can move a workspace to another organisation.
         """
         actor = principal.as_actor()
 
@@ -213,12 +216,12 @@ class Administration:
             entity = {"type": "workspace", "id": workspace, "name": after.name}
             if before is None:
                 if not principal.is_admin():
-                    raise WorkspaceNotFound  # a grant for an id is no right to make what it names
+                    raise WorkspaceNotFound  # a grant for an id does not include the right to create the workspace
                 details = {"org_id": after.org_id, "settings": after.settings}
                 event = {"action": "workspace.created", "actor": actor, "entity": entity, "details": details}
                 return SYSTEM_WORKSPACE, self._intake.tell(SYSTEM_WORKSPACE, event)
             if before.org_id != after.org_id and OWNER not in principal.scopes(workspace):
-                raise PermissionDenied("only an owner moves a workspace to another organisation")
+                raise PermissionDenied("only an owner can move a workspace to another organisation")
             changes = _differences(before, after)
             if not changes:
                 return None
@@ -234,7 +237,7 @@ class Administration:
         return await self._change(change, principal, workspace)
 
     async def delete_workspace(self, principal: Principal, workspace: str) -> None:
-        """Delete a workspace with its members and keys; its streams end. Raises WorkspaceNotFound."""
+        """Delete a workspace with its members and keys, and close its streams. Raises WorkspaceNotFound."""
         actor = principal.as_actor()
 
         def tell(before: Workspace) -> Told:
@@ -250,13 +253,13 @@ class Administration:
         deleted = await self._change(self._workspaces.delete(workspace, tell), principal, workspace)
         self._keyring.forget()
         self._hub.close_workspace(workspace, Reason.WORKSPACE_DELETED)
-        # Somebody else may make one of the same id at once: what was for this one is not for that.
+        # Another caller can create a workspace with the same id at once; nothing of the old one must be valid for it.
         self._hub.end_links(deleted.keys, Reason.CREDENTIAL_REVOKED)
         roles = [member_link(workspace, role, user) for user, role in deleted.members]
         self._hub.end_links(roles, Reason.WORKSPACE_DELETED)
 
     async def _change(self, change: Change[T], principal: Principal, workspace: str) -> T:
-        """Have a change stored in the name of a principal that still may make it then."""
+        """Store a change in the name of a principal, if it is still authorized then."""
         role = principal.roles.get(workspace)
         held = None if role is None else (workspace, principal.own_id, role)
         change = replace(change, account=principal.account)
@@ -264,7 +267,7 @@ class Administration:
 
 
 def _differences(before: Workspace, after: Workspace) -> dict[str, dict[str, Any]]:
-    """Return what changed of a workspace's values; of its settings each one by itself."""
+    """Return the changed fields of a workspace; each of its settings separately."""
 
     def values(workspace: Workspace) -> dict[str, Any]:
         settings = {f"settings.{name}": value for name, value in workspace.settings.items()}

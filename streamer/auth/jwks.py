@@ -1,4 +1,4 @@
-"""The keys that verify tokens: a secret, or an issuer's published set (JWKS, RFC 7517), fetched and kept."""
+"""The keys that verify tokens: a secret, or an issuer's published set (JWKS, RFC 7517), fetched and cached."""
 
 import asyncio
 import hmac
@@ -26,21 +26,21 @@ from streamer.observe.tasks import outlasting
 
 SECOND = 1_000_000
 MIN_SECRET = 32
-"""Bytes of the shortest secret: as many as the hash has (RFC 7518, section 3.2)."""
+"""Minimum length of a secret in bytes: the size of the hash (RFC 7518, section 3.2)."""
 RSA_BITS = range(2048, 8192 + 1)
-"""Sizes of RSA keys: shorter ones are weak (RFC 7518, section 3.3), longer ones slow."""
+"""Accepted sizes of RSA keys: shorter ones are weak (RFC 7518, section 3.3), longer ones slow."""
 MAX_SET_BYTES = 1024 * 1024
 MAX_SET_KEYS = 100
 FETCH_SECONDS = 5
 PAUSE_SECONDS = 10
-"""Time between two fetches that tokens ask for, and between attempts while the issuer is away."""
+"""Time between two fetches caused by tokens, and between attempts while the issuer is unavailable."""
 
 _KINDS: dict[tuple[object, object], tuple[str, tuple[str, ...]]] = {
     ("RSA", None): ("RS256", ("e", "kty", "n")),
     ("EC", "P-256"): ("ES256", ("crv", "kty", "x", "y")),
     ("OKP", "Ed25519"): ("EdDSA", ("crv", "kty", "x")),
 }
-"""The only algorithm of each type of key and curve, and the members that its thumbprint is made of (RFC 7638, 3.2; RFC 8037, 2)."""
+"""The only algorithm of each key type and curve, and the members of its thumbprint (RFC 7638, 3.2; RFC 8037, 2)."""
 
 PUBLISHED_ALGORITHMS = frozenset(alg for alg, _ in _KINDS.values())
 HS256 = "HS256"
@@ -53,22 +53,22 @@ class VerifyingKey:
     alg: str
     kid: str | None
     identity: str
-    """Tells apart any two keys; says nothing of a secret."""
+    """Unique per key; reveals nothing about a secret."""
     material: Any
-    """The key as PyJWT's algorithm takes it."""
+    """The key in the form that PyJWT's algorithm needs."""
 
     def verifies(self, signed: bytes, signature: bytes) -> bool:
-        """Tell whether the signature is this key's."""
+        """Return whether the signature was made with this key."""
         return get_algorithm_by_name(self.alg).verify(signed, self.material, signature)
 
 
 def read_object(raw: bytes) -> dict[str, Any]:
-    """Read a JSON object that all readers understand alike: UTF-8, no member twice (RFC 7519, section 4).
+    """Parse a JSON object that all parsers read alike: UTF-8, no member twice (RFC 7519, section 4).
 
     Raises:
-        ValueError: it is none; or it has NaN, lone surrogates, numbers without end, or too many levels.
+        ValueError: it is not one; or it has NaN, lone surrogates, unlimited numbers, or too many levels.
     """
-    orjson.loads(raw)  # knows JSON more strictly than `json`, which alone sees members that are there twice
+    orjson.loads(raw)  # stricter than `json`, which is the only one to detect duplicate members
     try:
         found = json.loads(raw, object_pairs_hook=_members)
     except RecursionError:
@@ -81,15 +81,15 @@ def read_object(raw: bytes) -> dict[str, Any]:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise ValueError("a member is there twice")
+        raise ValueError("a member appears twice")
     return members
 
 
 def secret_key(secret: str) -> VerifyingKey:
-    """Make the key of HS256.
+    """Create the key of HS256.
 
     Raises:
-        ValueError: it is too short, or is no secret: a public key or a JWK. The text does not show it.
+        ValueError: it is too short, or is not a secret: a public key or a JWK. The message does not show it.
     """
     try:
         material = get_algorithm_by_name(HS256).prepare_key(secret.encode())
@@ -101,13 +101,13 @@ def secret_key(secret: str) -> VerifyingKey:
         raise ValueError("must be a secret; this is a public key or a certificate")
     if len(material) < MIN_SECRET:
         raise ValueError(f"must have at least {MIN_SECRET} bytes (RFC 7518, 3.2)")
-    # Changes with the secret, so that what was opened by the old one's tokens does not outlive it.
+    # Changes with the secret, so that streams opened with the old secret's tokens are closed.
     tag = hmac.new(material, b"identity", sha256).hexdigest()[:16]
     return VerifyingKey(HS256, None, f"secret-{tag}", material)
 
 
 def _is_public(text: str) -> bool:
-    """Tell whether a text is a public key or a certificate: in PEM, whole or not, or without its first and last line."""
+    """Return whether a text is a public key or a certificate: in PEM, complete or not, or without its first and last line."""
     if "BEGIN " in text:
         return True
     try:
@@ -125,8 +125,8 @@ def _is_public(text: str) -> bool:
 
 
 def read_key(jwk: object) -> VerifyingKey | None:
-    """Make the key of one member of a set, None if it is not for verifying RS256, ES256 or EdDSA (Ed25519) signatures."""
-    if not isinstance(jwk, dict) or "d" in jwk:  # a private key that was published is anybody's
+    """Create the key for one member of a set, None if it cannot verify RS256, ES256 or EdDSA (Ed25519) signatures."""
+    if not isinstance(jwk, dict) or "d" in jwk:  # a published private key can be used by anybody
         return None
     try:
         alg, members = _KINDS[jwk.get("kty"), jwk.get("crv")]
@@ -146,13 +146,13 @@ def read_key(jwk: object) -> VerifyingKey | None:
 
 
 def _may_verify(jwk: Mapping[str, Any]) -> bool:
-    """Tell whether a key is meant for signatures (RFC 7517, sections 4.2 and 4.3)."""
+    """Return whether a key is meant for signatures (RFC 7517, sections 4.2 and 4.3)."""
     operations = jwk.get("key_ops", ["verify"])
     return jwk.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations
 
 
 def read_set(raw: bytes) -> tuple[VerifyingKey, ...]:
-    """Read the usable keys of a set, each once. Raises ValueError if there is none, or if it is no set."""
+    """Parse the usable keys of a set, each once. Raises ValueError if there is none, or if it is not a set."""
     listed = read_object(raw).get("keys")
     if not isinstance(listed, list) or len(listed) > MAX_SET_KEYS:
         raise ValueError(f"not a set of at most {MAX_SET_KEYS} keys")
@@ -163,7 +163,7 @@ def read_set(raw: bytes) -> tuple[VerifyingKey, ...]:
 
 
 class _Failed(Exception):
-    """A fetch brought no keys; `outcome` is its label in the metrics."""
+    """A fetch returned no keys; `outcome` is its label in the metrics."""
 
     def __init__(self, outcome: str, reason: str) -> None:
         super().__init__(reason)
@@ -171,7 +171,7 @@ class _Failed(Exception):
 
 
 class Jwks:
-    """An issuer's keys. What is known stays in use while the issuer is away, or answers without a usable key."""
+    """An issuer's keys. Known keys stay in use while the issuer is unavailable, or returns no usable key."""
 
     def __init__(  # noqa: PLR0913 - an address, and four times
         self,
@@ -190,17 +190,17 @@ class Jwks:
         self._timeout = aiohttp.ClientTimeout(total=fetch_seconds)
         self._clock = clock
         self._keys: tuple[VerifyingKey, ...] = ()
-        """Empty only before the first fetch that succeeds."""
+        """Empty only before the first successful fetch."""
         self._fetching: asyncio.Task[None] | None = None
         self._asked: int | None = None
-        """When a token last made a fetch."""
+        """When a token last caused a fetch."""
         self._is_away = False
 
     async def find(self, alg: str, kid: str | None) -> VerifyingKey | None:
         """Return the one key that fits a token's header, None if there is none, or more than one.
 
         Raises:
-            IssuerUnavailable: no key was ever fetched, and none can be.
+            IssuerUnavailable: no key has ever been fetched, and none can be fetched now.
         """
         if not self._keys or (kid is not None and all(key.kid != kid for key in self._keys)):
             await self.refresh()
@@ -210,11 +210,14 @@ class Jwks:
         return fitting[0] if len(fitting) == 1 else None
 
     def has(self, identity: str) -> bool:
-        """Tell whether a key is in the set, as it was last fetched."""
+        """Return whether a key is in the set, as it was last fetched."""
         return any(key.identity == identity for key in self._keys)
 
     async def refresh(self) -> None:
-        """Fetch the set at once, unless that was asked for less than ten seconds ago. All who ask meanwhile wait for one fetch."""
+        """Fetch the set at once, unless the last such request was less than ten seconds ago.
+
+        Concurrent callers share one fetch.
+        """
         if self._fetching is None:
             now = self._clock()
             if self._asked is not None and 0 <= now - self._asked < self._pause_seconds * SECOND:
@@ -229,7 +232,7 @@ class Jwks:
         return seconds * random.uniform(0.8, 1)  # noqa: S311 - nodes that began together spread
 
     def close(self) -> None:
-        """End a fetch under way."""
+        """Cancel a running fetch."""
         if self._fetching is not None:
             self._fetching.cancel()
 
@@ -239,7 +242,7 @@ class Jwks:
         await asyncio.shield(self._fetching)
 
     async def _fetch(self) -> None:
-        """Take over the keys that the issuer publishes; say so once when it is away, and when it is back."""
+        """Take over the issuer's published keys; log once when it becomes unavailable, and when it is back."""
         logger = structlog.get_logger("jwks")
         outcome = "ok"
         try:
@@ -262,7 +265,7 @@ class Jwks:
         headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
         try:
             async with (
-                # Not unpacked: a small answer cannot become a large one.
+                # Not decompressed, so that a small response cannot become a large one.
                 aiohttp.ClientSession(timeout=self._timeout, auto_decompress=False) as session,
                 session.get(self._url, headers=headers, allow_redirects=False) as response,
             ):
@@ -273,7 +276,7 @@ class Jwks:
                     if len(body) > MAX_SET_BYTES:
                         raise _Failed("unusable", f"more than {MAX_SET_BYTES} bytes")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _Failed("unreachable", type(error).__name__) from None  # its text may hold the URL
+            raise _Failed("unreachable", type(error).__name__) from None  # its message may contain the URL
         try:
             return read_set(bytes(body))
         except ValueError as error:
@@ -281,6 +284,6 @@ class Jwks:
 
 
 def _public(url: str) -> str:
-    """Return a URL without what may be a credential: its user and its query."""
+    """Return a URL without possible credentials: its user and its query."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,4 +1,4 @@
-"""JSON Web Tokens as a credential (RFC 7519, as RFC 8725 advises): signature first, then claims; algorithms are pinned to keys."""
+"""JSON Web Tokens as a credential (RFC 7519, with the advice of RFC 8725): the signature is verified first, then the claims; algorithms are pinned to keys."""
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -20,26 +20,26 @@ MAX_GRANTS = 1000
 
 _FORM = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)")
 _TYPES = frozenset({"jwt", "at+jwt"})
-"""What `typ` may say: tokens for other uses, such as logging out, are not for us (RFC 8725, section 3.11)."""
+"""Accepted values of `typ`: tokens for other purposes, such as logging out, are rejected (RFC 8725, section 3.11)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a verified token says."""
+    """The claims of a verified token."""
 
     subject: str
     name: str | None
     grants: Mapping[str, frozenset[str]]
-    """Workspace id or `*` to scopes."""
+    """Scopes by workspace id or `*`."""
     expires_at: int
-    """Microseconds since 1970: `exp` if it lies ahead, else the end of the leeway."""
+    """Microseconds since 1970: `exp` if it is in the future, else the end of the leeway."""
     signer: str
     """The identity of the key that verified it: `secret-` and a tag, or the thumbprint of a published key (RFC 7638)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a token's claims must fit. `leeway` is seconds that clocks may differ."""
+    """Requirements for a token's claims. `leeway` is the allowed clock difference in seconds."""
 
     issuer: str | None = None
     audience: str | None = None
@@ -47,12 +47,12 @@ class Rules:
 
 
 def looks_like_jwt(secret: str) -> bool:
-    """Tell whether a credential has a token's form; the server's own keys never have."""
+    """Return whether a credential has a token's format; the server's own keys never have."""
     return secret.startswith("eyJ") and _FORM.fullmatch(secret) is not None
 
 
 class Tokens:
-    """Verifies tokens: HS256 by the secret, RS256, ES256 and EdDSA by the issuer's published keys."""
+    """Verifies tokens: HS256 with the secret, RS256, ES256 and EdDSA with the issuer's published keys."""
 
     def __init__(
         self, secret: VerifyingKey | None, jwks: Jwks | None, rules: Rules, clock: Callable[[], int] = now_us
@@ -63,11 +63,11 @@ class Tokens:
         self._clock = clock
 
     async def verify(self, token: str) -> Claims:
-        """Return what a token says.
+        """Return a token's claims.
 
         Raises:
-            Unauthenticated: it is not valid. Before the signature was verified, the text is the same whatever is wrong.
-            IssuerUnavailable: the issuer's keys were never fetched, and cannot be.
+            Unauthenticated: it is not valid. Until the signature is verified, the message is the same for every problem.
+            IssuerUnavailable: the issuer's keys have never been fetched, and cannot be fetched now.
         """
         if len(token) > MAX_TOKEN:
             raise Unauthenticated(f"the token is longer than {MAX_TOKEN} characters")
@@ -81,11 +81,13 @@ class Tokens:
         try:
             claims = read_object(payload)
         except ValueError:
-            raise Unauthenticated("the token's payload must be a JSON object in UTF-8 with no member twice") from None
+            raise Unauthenticated(
+                "the token's payload must be a JSON object in UTF-8 without duplicate members"
+            ) from None
         return check_claims(claims, self._clock(), self._rules, key.identity)
 
     async def _key(self, alg: str, kid: str | None) -> VerifyingKey | None:
-        """Return the only key that may verify a token with this header. Raises IssuerUnavailable."""
+        """Return the only key that can verify a token with this header. Raises IssuerUnavailable."""
         if alg == HS256:
             return self._secret
         if self._jwks is None or alg not in PUBLISHED_ALGORITHMS:
@@ -93,34 +95,38 @@ class Tokens:
         return await self._jwks.find(alg, kid)
 
     def stands(self, signer: str) -> bool:
-        """Tell whether a key is still in use, as far as is known here: another node may have fetched later, so `refresh` before giving up."""
+        """Return whether a key is still in use, as far as this node knows.
+
+        Another node may have fetched later, so call `refresh` before giving up.
+        """
         if self._secret is not None and signer == self._secret.identity:
             return True
         return self._jwks is not None and self._jwks.has(signer)
 
     async def refresh(self) -> None:
-        """Fetch the issuer's keys at once, unless that was asked for less than ten seconds ago."""
+        """Fetch the issuer's keys at once, unless the last such request was less than ten seconds ago."""
         if self._jwks is not None:
             await self._jwks.refresh()
 
     def start(self, loops: Loops) -> None:
-        """Keep the issuer's keys fresh; without an issuer there is nothing to do."""
+        """Keep the issuer's keys up to date; without an issuer this does nothing."""
         if self._jwks is not None:
             loops.start("jwks", self._jwks.turn)
 
     def close(self) -> None:
-        """End a fetch under way."""
+        """Cancel a running fetch."""
         if self._jwks is not None:
             self._jwks.close()
 
 
 def _parse(token: str) -> tuple[str, str | None, bytes, bytes, bytes]:
-    """Take apart a signed token (RFC 7515, section 3.1) into algorithm, key id, payload, what is signed, and signature.
+    """Split a signed token (RFC 7515, section 3.1) into algorithm, key id, payload, signed bytes, and signature.
 
-    Of the header only `alg`, `kid` and `typ` are looked at: keys that a token brings along (`jwk`, `jku`, `x5c`, `x5u`) are nobody's.
+    Of the header only `alg`, `kid` and `typ` are used: keys inside a token (`jwk`, `jku`, `x5c`, `x5u`) are not
+    trusted.
 
     Raises:
-        ValueError: it is none, or asks to be understood in a way that we do not know (`crit`, RFC 7515, 4.1.11).
+        ValueError: it is not a token, or uses an extension that we do not support (`crit`, RFC 7515, 4.1.11).
     """
     parts = _FORM.fullmatch(token)
     if parts is None:
@@ -135,7 +141,10 @@ def _parse(token: str) -> tuple[str, str | None, bytes, bytes, bytes]:
 
 
 def _decode(part: str) -> bytes:
-    """Decode base64url without padding, of which each text is the only one of its bytes (RFC 4648, section 3.5)."""
+    """Decode base64url without padding.
+
+    Only the canonical encoding of the bytes is accepted (RFC 4648, section 3.5).
+    """
     raw = urlsafe_b64decode(part + "=" * (-len(part) % 4))
     if urlsafe_b64encode(raw).rstrip(b"=") != part.encode():
         raise ValueError("not canonical")
@@ -143,10 +152,10 @@ def _decode(part: str) -> bytes:
 
 
 def check_claims(payload: Mapping[str, Any], now: int, rules: Rules, signer: str) -> Claims:
-    """Return the claims of a token whose signature is valid, if they hold at `now` (microseconds since 1970).
+    """Return the claims of a token with a valid signature, if they hold at `now` (microseconds since 1970).
 
     Raises:
-        Unauthenticated: one is missing, malformed or does not hold; the text names it.
+        Unauthenticated: a claim is missing, malformed or does not hold; the message names it.
     """
     leeway = rules.leeway * SECOND
     subject, name = payload.get("sub"), payload.get("name")
@@ -159,11 +168,11 @@ def check_claims(payload: Mapping[str, Any], now: int, rules: Rules, signer: str
         raise Unauthenticated("the token has expired")
     for claim in ("nbf", "iat"):
         if (_time(payload, claim) or 0) > now + leeway:
-            raise _wrong(claim, "lies in the future")
+            raise _wrong(claim, "is in the future")
     if rules.issuer is not None and payload.get("iss") != rules.issuer:
         raise _wrong("iss", "does not name the issuer that this server trusts")
     if not _is_for(payload, rules.audience):
-        raise _wrong("aud", "does not name this server, or names others while this server has no name")
+        raise _wrong("aud", "does not name this server, or names an audience although none is configured")
     return Claims(
         subject=subject,
         name=name if _is_text(name, MAX_NAME) else None,
@@ -188,7 +197,7 @@ def _time(payload: Mapping[str, Any], claim: str) -> int | None:
 
 
 def _is_for(payload: Mapping[str, Any], audience: str | None) -> bool:
-    """Tell whether a token is meant for this server: one that names an audience is for nobody else (RFC 7519, section 4.1.3)."""
+    """Return whether a token is meant for this server: a token with an audience is for nobody else (RFC 7519, section 4.1.3)."""
     if audience is None:
         return "aud" not in payload
     named = payload.get("aud")
@@ -196,7 +205,7 @@ def _is_for(payload: Mapping[str, Any], audience: str | None) -> bool:
 
 
 def _grants(value: object) -> dict[str, frozenset[str]]:
-    """Read the claim `grants`: an object of lists of scopes."""
+    """Parse the claim `grants`: an object of lists of scopes."""
     if not isinstance(value, dict) or len(value) > MAX_GRANTS:
         raise _wrong("grants", f"must be an object of at most {MAX_GRANTS} workspaces")
     if not all(workspace == EVERYWHERE or is_id(workspace) for workspace in value):
@@ -211,6 +220,4 @@ def _wrong(claim: str, what: str) -> Unauthenticated:
 
 
 def _refused() -> Unauthenticated:
-    return Unauthenticated(
-        "the token is malformed, or no key of this server verifies it with an algorithm that it takes"
-    )
+    return Unauthenticated("the token is malformed, or no key of this server verifies it with a supported algorithm")

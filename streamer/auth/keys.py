@@ -1,4 +1,7 @@
-"""Keys, tokens, sign-in codes and sessions: whom each stands for, told apart by how it was sent. Secrets are kept as hashes."""
+"""Keys, tokens, sign-in codes and sessions: from credential to principal, depending on how it was sent.
+
+Secrets are stored as hashes.
+"""
 
 import asyncio
 import secrets
@@ -20,26 +23,26 @@ T = TypeVar("T")
 
 SECOND = 1_000_000
 CACHE_SECONDS = 1
-"""How long a looked-up credential is trusted: a key revoked on another node works there no longer than this."""
+"""How long a credential is cached: a key revoked on another node works here at most this much longer."""
 CACHE_ENTRIES = 10_000
 SIGN_IN_SECONDS = 600
 SESSION_SECONDS = 12 * 3600
 MIN_ADMIN_KEY = 20
-"""Characters of the shortest admin key that an operator may choose."""
+"""Minimum length of an operator's own admin key."""
 
 ADMIN_ID = "admin"
 
 
 def hash_secret(secret: str) -> str:
-    """Return what is stored of a secret. It is long and random, so a fast hash without salt is enough.
+    """Return the hash of a secret, which is stored. Secrets are long and random, so a fast hash without salt is enough.
 
-    What a client sends as a secret may hold lone surrogates: bytes of a header that are not UTF-8.
+    A client's secret may contain lone surrogates: bytes of a header that are not UTF-8.
     """
     return sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 class Keyring:
-    """Finds the principal behind a credential; makes those that only the server's own page uses."""
+    """Finds the principal of a credential; creates the credentials that only the server's own page uses."""
 
     def __init__(
         self,
@@ -53,16 +56,18 @@ class Keyring:
         self._tokens = tokens
         self._clock = clock
         self._cache: dict[tuple[str, str], tuple[int, asyncio.Task[Any]]] = {}
-        """By kind and what was asked (of a secret its hash): until when a look-up is trusted, and the look-up, which may still be under way."""
+        """By kind and request (for a secret, its hash): until when a look-up is trusted, and the look-up, which may still be running."""
 
     async def principal(self, secret: str, kind: str) -> Principal:
-        """Return the principal of a secret. `kind` is how it was sent: `key` (header; a token too) or `session` (cookie).
+        """Return the principal of a secret.
+
+        `kind` is how it was sent: `key` (header; also a token) or `session` (cookie).
 
         Raises:
-            Unauthenticated: there is no such credential, it was sent in another's place, or it has expired.
-            IssuerUnavailable: it is a token, and the keys to verify it were never fetched.
+            Unauthenticated: there is no such credential, it was sent in the wrong place, or it has expired.
+            IssuerUnavailable: it is a token, and the keys to verify it have never been fetched.
         """
-        # Looking up by hash leaks nothing by its timing: who guesses cannot steer the hash.
+        # Looking up by hash leaks nothing through timing, because an attacker cannot control the hash.
         hashed = hash_secret(secret)
         if kind == "key" and self._tokens is not None and looks_like_jwt(secret):
             return await self._by_token(self._tokens, secret, hashed)
@@ -76,19 +81,19 @@ class Keyring:
         principal = await self._remembered(asked, lambda: self._bearer(tokens, token))
         is_over = principal.expires_at is not None and principal.expires_at <= self._clock()
         if is_over or not tokens.stands(signer_of(principal)):
-            # The token expired, or its key was withdrawn, after the look-up. Only a new one can tell what holds now.
+            # The token expired, or its key was withdrawn, after the look-up. Only a new look-up has the current state.
             self._cache.pop(asked, None)
             principal = await self._remembered(asked, lambda: self._bearer(tokens, token))
         return principal
 
     async def _remembered(self, asked: tuple[str, str], find: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Return what `find` finds, or found up to a second ago; what it raises is for those who wait for it now."""
+        """Return the result of `find`, at most a second old; its exceptions go only to the current callers."""
         now = self._clock()
         known = self._cache.get(asked)
         if known is None or known[0] <= now:
             if len(self._cache) >= CACHE_ENTRIES:
                 self._cache.clear()
-            # Kept before it is found: the many requests of one key are not to look it up at once.
+            # Cached before the look-up ends, so that many requests with one key share it.
             task = outlasting(find())
             known = self._cache[asked] = now + CACHE_SECONDS * SECOND, task
             task.add_done_callback(partial(self._drop_failure, asked))
@@ -111,7 +116,7 @@ class Keyring:
         return person(claims, await self._members.roles(claims.subject))
 
     async def current(self, principal: Principal) -> Principal:
-        """Return a principal as it is now, for what goes on for long: a person's roles may be others than at the beginning."""
+        """Return the current principal, for long-running work: a person's roles may have changed."""
         if not principal.is_person:
             return principal
         user = principal.own_id
@@ -119,11 +124,11 @@ class Keyring:
         return principal if roles == principal.roles else replace(principal, roles=roles)
 
     async def holder(self, link: str, claims: Mapping[str, Any] | None) -> Principal | None:
-        """Return the principal that a ticket was made by, None if its credential has ended.
+        """Return the principal that created a ticket, None if its credential is no longer valid.
 
         Args:
-            link: what stands for the credential in a chain.
-            claims: of a token, as `claims_of` wrote them.
+            link: the credential's link in a chain.
+            claims: a token's claims, as written by `claims_of`.
         """
         if claims is not None:
             return await self._bearer_of(claims_from(claims))
@@ -137,26 +142,26 @@ class Keyring:
         if self._tokens is None or claims.expires_at <= self._clock():
             return None
         if not self._tokens.stands(claims.signer):
-            await self._tokens.refresh()  # this node may not have heard of the key yet
+            await self._tokens.refresh()  # this node may not know the key yet
         stands = self._tokens.stands(claims.signer)
         return person(claims, await self._members.roles(claims.subject)) if stands else None
 
     async def keys(self, workspace: str, *, after: str, limit: int) -> list[Credential]:
-        """Return a workspace's keys in order of their ids, without their secrets."""
+        """Return a workspace's keys, ordered by id, without their secrets."""
         return await self._credentials.listing(workspace, after=after, limit=limit)
 
     def forget(self) -> None:
-        """Look up every credential anew."""
+        """Clear the cache."""
         self._cache.clear()
 
     async def create_sign_in(self) -> str:
-        """Make a one-time code that signs a browser in as the admin."""
+        """Create a one-time code that signs a browser in as the admin."""
         return await self._derive("sign_in", "sign-in link", ADMIN_ID, {EVERYWHERE: [ADMIN]}, SIGN_IN_SECONDS)
 
     async def sign_in(self, code: str) -> str:
-        """Take a one-time code and return the secret of a new session. Raises Unauthenticated."""
+        """Use a one-time code and return the secret of a new session. Raises Unauthenticated."""
         hashed = hash_secret(code)
-        # Anybody may try: only a code that is there is worth a transaction that waits for the disk.
+        # Anybody can try: only an existing code justifies a transaction that is queued for the disk.
         known = await self._credentials.find(hashed)
         found = await self._credentials.take(hashed, "sign_in") if known is not None else None
         if found is None or found.parent is None or found.expires_at is None or found.expires_at <= self._clock():
@@ -165,7 +170,7 @@ class Keyring:
         return await self._derive("session", "browser session", found.parent, found.grants, SESSION_SECONDS)
 
     async def sign_out(self, principal: Principal) -> None:
-        """End a session."""
+        """Delete a session."""
         await self._credentials.remove(principal.id)
         self.forget()
 
@@ -210,12 +215,12 @@ def admin_credential(secret: str, now: int) -> Credential:
 
 
 def principal_of(credential: Credential) -> Principal:
-    """Return the principal that a stored credential stands for."""
+    """Return the principal of a stored credential."""
     return Principal(
         id=credential.id,
         parents=(credential.parent,) if credential.parent else (),
         derived_from=credential.parent or "",
-        # There is one admin, whatever the key: what was opened with one key is not to outlive it.
+        # There is one admin, whatever the key: connections opened with an old key must be closed.
         version=str(credential.created_at) if credential.kind == "admin" else "",
         name=credential.name,
         grants={workspace: frozenset(scopes) for workspace, scopes in credential.grants.items()},
@@ -225,7 +230,7 @@ def principal_of(credential: Credential) -> Principal:
 
 
 def person(claims: Claims, roles: Mapping[str, str]) -> Principal:
-    """Return the principal of a verified token: a person, who acts as themselves, with their roles and what the token grants."""
+    """Return the principal of a verified token: a person, who acts as themselves, with their roles and the token's grants."""
     return Principal(
         id=PERSON + claims.subject,
         name=claims.name or claims.subject,
@@ -245,7 +250,7 @@ def signer_of(principal: Principal) -> str:
 
 
 def claims_of(principal: Principal) -> dict[str, Any] | None:
-    """Return what has to be kept of a token so that `Keyring.holder` finds its principal again; None: it is no token's."""
+    """Return the claims that `Keyring.holder` needs to restore a token's principal; None if it is not a token's."""
     if not principal.is_person:
         return None
     until, _ = principal.parents
@@ -259,5 +264,5 @@ def claims_of(principal: Principal) -> dict[str, Any] | None:
 
 
 def claims_from(kept: Mapping[str, Any]) -> Claims:
-    """Read what `claims_of` wrote."""
+    """Parse the result of `claims_of`."""
     return Claims(**{**kept, "grants": {ws: frozenset(scopes) for ws, scopes in kept["grants"].items()}})

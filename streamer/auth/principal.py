@@ -1,4 +1,4 @@
-"""A principal: a caller with its grants; what each scope and role lets it do, and which events it may see."""
+"""A principal: a caller with its grants, the permissions of each scope and role, and the events it can see."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,17 +16,20 @@ AUDIT_OWN: Final = "audit:read:own"
 WEBHOOKS: Final = "webhooks:write"
 ADMIN: Final = "admin"
 OWNER: Final = "owner"
-"""What the role `owner` has over `admin`, and the instance's admin has everywhere. No scope: nobody can be granted it by itself."""
+"""The additional rights of the role `owner` over `admin`, which the instance's admin has everywhere.
+
+Not a scope, so it cannot be granted on its own.
+"""
 
 SCOPES = (READ, READ_OWN, WRITE, AUDIT, AUDIT_OWN, WEBHOOKS, ADMIN)
-"""Every scope that a grant can hold. `admin` of a workspace includes the others there; on `*`, everywhere."""
+"""All scopes that a grant can contain. `admin` of a workspace includes the others there; on `*`, everywhere."""
 
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "full_access": (READ, WRITE, AUDIT, WEBHOOKS),
     "submit_observe": (READ, WRITE, AUDIT),
     "read_only": (READ, AUDIT),
 }
-"""Named sets of scopes, after Evershell's. Its scopes for capabilities and tasks have nothing here that they could open."""
+"""Named sets of scopes, after Evershell's. Its scopes for capabilities and tasks have no counterpart here."""
 
 ROLES: Mapping[str, frozenset[str]] = {
     "viewer": frozenset({READ}),
@@ -34,11 +37,11 @@ ROLES: Mapping[str, frozenset[str]] = {
     "admin": frozenset(SCOPES),
     "owner": frozenset({*SCOPES, OWNER}),
 }
-"""What the members of a workspace may do there, by role, from the least to the most."""
+"""Scopes of a workspace's members by role, from the least to the most."""
 
 EVERYWHERE = "*"
 
-# What the links of a chain begin with (`auth.watch`); all others are ids of stored credentials.
+# Prefixes of the links of a chain (`auth.watch`); all other links are ids of stored credentials.
 TICKET = "ticket_"
 PERSON = "user:"
 UNTIL = "until_"
@@ -52,7 +55,7 @@ _OPEN_AUDIT = Condition("action", OPEN_AUDIT_ACTIONS)
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls: the credential's id, its grants (workspace id or `*` to scopes), the actor it is bound to."""
+    """The caller: the credential's id, its grants (workspace id or `*` to scopes), the actor it is bound to."""
 
     id: str
     name: str
@@ -60,27 +63,27 @@ class Principal:
     actor: tuple[str, str] | None = None
     expires_at: int | None = None
     within: Filter = EVERYTHING
-    """What the principal may see at most, wherever it may read: a ticket's filter."""
+    """An upper limit for what the principal can see in any workspace: a ticket's filter."""
     parents: tuple[str, ...] = ()
-    """What else has to be valid, as links (see `chain`): the chain of the credential that this one was made from, or a token's."""
+    """Other links that must be valid (see `chain`): the chain of the credential that this one was derived from, or a token's."""
     version: str = ""
-    """Tells apart what shares an id and ends by itself: the admin's keys, the openings of a ticket."""
+    """Distinguishes credentials that share an id and are revoked separately: the admin's keys, the openings of a ticket."""
     derived_from: str = ""
-    """The account of the credential that this one was made from."""
+    """The account of the credential that this one was derived from."""
     roles: Mapping[str, str] = field(default_factory=dict)
-    """A person's roles in workspaces, which stand for scopes there; in the order of preference (`rank`)."""
+    """A person's roles in workspaces, which give scopes there; in the order of preference (`rank`)."""
     actor_name: str | None = None
-    """What people call the actor, if the credential says so."""
+    """The actor's display name, if the credential has one."""
     may_claim: frozenset[str] = frozenset()
-    """Workspaces (or `*`) where a bound principal may append as others all the same."""
+    """Workspaces (or `*`) where a bound principal can append as others, too."""
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """What has to be valid for the principal to be so, its own credential first; `auth.watch` knows what each link means."""
+        """Links that must be valid for the principal to be valid, its own credential first; `auth.watch` knows each kind."""
         return (f"{self.id}.{self.version}" if self.version else self.id, *self.parents)
 
     def links(self, workspace: str) -> tuple[str, ...]:
-        """Return what, beside the chain, has to stay as it is for what this principal reads in a workspace: its role there."""
+        """Return the links, in addition to the chain, on which reads of a workspace depend: the role there."""
         role = self.roles.get(workspace)
         return () if role is None else (member_link(workspace, role, self.own_id),)
 
@@ -92,31 +95,31 @@ class Principal:
 
     @property
     def is_person(self) -> bool:
-        """A token's principal: somebody with roles."""
+        """Whether this is the principal of a token: a person with roles."""
         return self.id.startswith(PERSON)
 
     @property
     def account(self) -> str:
-        """Whose limits count: those of the credential that was given to somebody, not made from another."""
+        """The account for limits: that of the original credential, not of one derived from it."""
         return self.derived_from or self.id
 
     @property
     def bearer(self) -> str:
-        """The link of the credential that is held: the one that was shown, or that a ticket was made with."""
+        """The link of the credential that the caller holds: the credential it sent, or the creator of its ticket."""
         return next(link for link in self.chain if not link.startswith(TICKET))
 
     @property
     def own_id(self) -> str:
-        """What `:own` compares with: the actor's id, for a key without an actor the key's."""
+        """The id that `:own` compares with: the actor's id, or the key's for a key without an actor."""
         return self.actor[1] if self.actor else self.account
 
     @property
     def makers(self) -> frozenset[str]:
-        """The names by which a workspace can say that this principal made it."""
+        """The names that a workspace can record for this principal as its creator."""
         return frozenset({self.account, *([":".join(self.actor)] if self.actor else ())})
 
     def as_actor(self) -> dict[str, str | None]:
-        """Return the actor of what this principal does to access itself: the person or, whatever actor it is bound to, the key."""
+        """Return the actor of this principal's changes of access: the person or, whatever actor it is bound to, the key."""
         if self.is_person and self.actor:
             return {"type": self.actor[0], "id": self.actor[1], "name": self.name}
         return {"type": "key", "id": self.account, "name": self.name}
@@ -131,11 +134,11 @@ class Principal:
         return granted | ROLES["admin"] if ADMIN in granted else granted
 
     def need(self, workspace: str, scope: str) -> None:
-        """See that this principal has a scope in a workspace; of reading, what is its own is enough.
+        """Require a scope in a workspace; for reading, the `:own` scope is enough.
 
         Raises:
-            WorkspaceNotFound: no grant there: the answer is the same whether the workspace exists.
-            PermissionDenied: a grant there, but not this scope.
+            WorkspaceNotFound: no grant there; the response is the same if the workspace does not exist.
+            PermissionDenied: a grant there, but without this scope.
         """
         scopes = self.scopes(workspace)
         if not scopes:
@@ -146,39 +149,40 @@ class Principal:
             )
 
     def is_admin(self) -> bool:
-        """Tell whether the principal administers the whole instance."""
+        """Return whether the principal administers the whole instance."""
         return ADMIN in self.grants.get(EVERYWHERE, frozenset())
 
     def readable(self) -> frozenset[str] | None:
-        """Return the workspaces this principal may read; None: all."""
+        """Return the workspaces that this principal can read; None: all."""
         opening = {READ, READ_OWN, ADMIN}
         readable = frozenset([*(ws for ws, scopes in self.grants.items() if scopes & opening), *self.roles])
         return None if EVERYWHERE in readable else readable
 
     def rank(self) -> Callable[[str], int]:
-        """Return what ranks workspaces for routes that name none: the lowest is preferred.
+        """Return a function that ranks workspaces for routes without one: the lowest rank is preferred.
 
-        First those that the credential names, then the memberships in their order, then what only a grant for `*` reaches. Anybody
-        may add a person to a workspace of theirs: that must not change what the person's routes answer.
+        First those in the credential's grants, then the memberships in their order, then those reached only by a grant
+        for `*`. Anybody can add a person to their own workspace, and that must not change the responses of the person's
+        routes.
         """
         ranks = {**{workspace: at for at, workspace in enumerate(self.roles, 1)}, **dict.fromkeys(self.grants, 0)}
         others = len(self.roles) + 1
         return lambda workspace: ranks.get(workspace, others)
 
     def is_narrowed(self, workspace: str) -> bool:
-        """Tell whether it matters in a workspace who made it."""
+        """Return whether the creator of a workspace makes a difference to what the principal can see."""
         scopes = self.scopes(workspace)
         return (READ_OWN in scopes and READ not in scopes) or (AUDIT_OWN in scopes and AUDIT not in scopes)
 
     def view(self, workspace: str, *, made: bool = False) -> Filter:
-        """Return what this principal may see in a workspace that it may read.
+        """Return the filter for what this principal can see in a workspace that it can read.
 
-        Activity: all of it, with `workspace:read:own` only its own. Audit events: none without `audit:read`, but for those that every
-        reader may see; with `audit:read:own` its own.
+        Activity: all of it; with `workspace:read:own` only its own. Audit events: none without `audit:read`, except
+        those that every reader can see; with `audit:read:own` its own.
 
         Args:
-            workspace: which one.
-            made: the principal made the workspace: all in it is its own.
+            workspace: the workspace.
+            made: the principal created the workspace, so everything in it is its own.
         """
         scopes = self.scopes(workspace)
         own = frozenset({self.own_id})
@@ -196,5 +200,5 @@ class Principal:
 
 
 def member_link(workspace: str, role: str, user: str) -> str:
-    """Return the link of a chain that is a membership."""
+    """Return the link for a membership."""
     return f"{MEMBER}{workspace}/{role}/{user}"

@@ -1,7 +1,8 @@
 """Tickets: credentials for one stream, for browsers, whose `EventSource` and `WebSocket` cannot send headers.
 
-A ticket must open its stream soon and is then bound to it: each later opening needs a position to resume from, and ends the one before.
-It is worth no more than the credential that it was made with, as long as that one lives. Kept in SQL: any node will do.
+A ticket must open its stream soon and is then bound to it: each later opening needs a position to resume from, and
+closes the previous one. It gives no more access than the credential that created it, and only while that one is valid.
+Tickets are stored in SQL, so any node accepts them.
 """
 
 import secrets
@@ -19,36 +20,36 @@ from streamer.ingest.limits import AppendRate
 from streamer.store.tickets import TicketRecord, TicketStore
 
 OPEN_SECONDS = 60
-"""How long a ticket may lie before it opens its stream."""
+"""How long a ticket can stay unopened."""
 TICKET_SECONDS = 12 * 3600
 """How long a ticket can resume its stream."""
 
 
 MAX_FILTER = 4096
-"""Characters of a ticket's filter, all values together: it is stored with the ticket."""
+"""Maximum characters of a ticket's filter, all values together, because it is stored with the ticket."""
 
 
 @dataclass(frozen=True, slots=True)
 class TicketLimits:
-    """What one account may have made."""
+    """Limits for one account."""
 
     outstanding: int = 20_000
     """Tickets that can still open or resume a stream."""
     rate: float = 0
-    """Tickets a second, on each node."""
+    """Tickets per second, on each node."""
     burst: int = 1000
-    """Tickets at once, after a rest."""
+    """Tickets at once, after a pause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A ticket that was shown; its filter is its principal's `within`."""
+    """A ticket that a client sent; its filter is its principal's `within`."""
 
     id: str
 
 
 class Tickets:
-    """Makes tickets, and finds what one that is shown stands for."""
+    """Creates tickets, and finds the principal of a ticket."""
 
     def __init__(
         self,
@@ -61,17 +62,19 @@ class Tickets:
         self._store = store
         self._keyring = keyring
         self._most = limits.outstanding
-        self._rate = AppendRate(limits.rate, limits.burst, what="tickets a second may be made")
+        self._rate = AppendRate(limits.rate, limits.burst, what="tickets per second can be created")
         self._clock = clock
 
     async def issue(
         self, principal: Principal, workspace: str, parameters: Mapping[str, Sequence[str]]
     ) -> tuple[str, int]:
-        """Make a ticket; the principal may read the workspace. Returns the secret, and when the ticket ends.
+        """Create a ticket; the principal must be able to read the workspace.
+
+        Return the secret, and the ticket's expiry.
 
         Raises:
             ValidationError: the filter is too long.
-            RateLimited: the account makes tickets too fast, or has too many.
+            RateLimited: the account creates tickets too fast, or has too many.
         """
         if sum(len(value) for values in parameters.values() for value in values) > MAX_FILTER:
             raise ValidationError({"filter": f"a ticket's filter has at most {MAX_FILTER} characters"})
@@ -96,13 +99,13 @@ class Tickets:
         )
         if not stored:
             raise RateLimited(
-                f"this key has {self._most} tickets, which is the limit; unopened ones end after {OPEN_SECONDS} s",
+                f"this key has {self._most} tickets, which is the limit; unopened ones expire after {OPEN_SECONDS} s",
                 retry_after=OPEN_SECONDS,
             )
         return secret, ends_at
 
     async def find(self, secret: str) -> tuple[Principal, Ticket]:
-        """Return whom a ticket stands for, and what it is for; it is not opened yet. Raises Unauthenticated."""
+        """Return a ticket with its principal, without opening it. Raises Unauthenticated."""
         found = await self._store.find(hash_secret(secret))
         issuer = await self._keyring.holder(found.credential, found.claims) if found else None
         if found is None or issuer is None or found.expires_at <= self._clock():
@@ -124,19 +127,19 @@ class Tickets:
     ) -> tuple[Principal, str | None]:
         """Open a ticket's stream.
 
-        A position tells that a client had the stream: nobody else knows the epoch in it.
+        A position proves that a client had the stream, because nobody else knows its epoch.
 
         Args:
-            ticket: what was found.
-            principal: whom it stands for.
+            ticket: the result of `find`.
+            principal: its principal.
             epoch: the log's.
-            resumed: where the client says that it left.
+            resumed: the position that the client resumes from.
 
         Returns:
-            the principal of this opening, and what stood for the one before in its chain.
+            the principal of this opening, and the previous opening's link in its chain.
 
         Raises:
-            Unauthenticated: it has been opened before, and this does not resume its stream; or it is too late.
+            Unauthenticated: it has been opened before, and this does not resume its stream; or it has expired.
         """
         opening = await self._store.open(
             ticket.id, self._clock(), epoch=epoch, resumed=resumed.epoch if resumed else None
@@ -147,9 +150,9 @@ class Tickets:
         return replace(principal, version=str(opening)), before
 
     async def ended(self, chain: Sequence[str]) -> dict[str, Reason]:
-        """Tell which of these openings (as in `Principal.chain`) have ended, and why."""
+        """Return which of these openings (as in `Principal.chain`) are no longer valid, and why."""
         now = self._clock()
-        # A ticket that is gone was removed because its time was over.
+        # A missing ticket was removed because it had expired.
         ended = dict.fromkeys(chain, Reason.CREDENTIAL_EXPIRED)
         standing = {found.id: found for found in await self._store.standing([link.partition(".")[0] for link in chain])}
         for link in chain:
@@ -164,5 +167,5 @@ class Tickets:
 
 def _refused() -> Unauthenticated:
     return Unauthenticated(
-        "the ticket is unknown or over, or was used and this does not resume its stream: get a new one"
+        "the ticket is unknown or expired, or was used and this does not resume its stream: get a new one"
     )

@@ -1,4 +1,4 @@
-"""What a principal may see of a workspace; and that reading its audit events is itself told there."""
+"""The events of a workspace that a principal can see; reads of its audit events are themselves recorded there."""
 
 import contextlib
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from streamer.store.workspaces import Workspaces
 
 HOUR = 3_600_000_000
 REMEMBERED = 10_000
-"""Readings that a node knows to be told already; it forgets all when there are more."""
+"""Number of recorded reads that a node remembers; it forgets all when there are more."""
 
 
 class Views:
-    """Every read of events by a principal begins here."""
+    """The start of every read of events by a principal."""
 
     def __init__(
         self, workspaces: Workspaces, log: Log, intake: Intake, writer: Writer, clock: Callable[[], int] = now_us
@@ -34,14 +34,15 @@ class Views:
         self._writer = writer
         self._clock = clock
         self._told: set[tuple[str, str]] = set()
-        """Epochs of logs, and ids of the events in them that tell of readings."""
+        """Epochs of logs, and ids of the events in them that record reads."""
 
     async def of(self, principal: Principal, workspace: str, selection: Filter) -> Filter:
-        """Narrow a filter to what the principal may see. It has the scope to read in the workspace.
+        """Restrict a filter to what the principal can see. It must have the scope to read the workspace.
 
-        A reading that asks for audit events only is told in the log before anything is read, once for each principal and hour.
+        A read that asks only for audit events is recorded in the log before anything is read, once for each principal
+        and hour.
 
-        Raises: WorkspaceNotFound, and what an append raises if the reading cannot be told.
+        Raises: WorkspaceNotFound, and any error of the append if the read cannot be recorded.
         """
         made = principal.is_narrowed(workspace) and await self._made(principal, workspace)
         narrowed = selection.narrowed(principal.view(workspace, made=made))
@@ -50,39 +51,45 @@ class Views:
         return narrowed
 
     async def event(self, principal: Principal, workspace: str, event_id: str) -> Event:
-        """Return one event of a workspace in which the principal may read. Reading an audit event so is recorded as `of` does.
+        """Return one event of a workspace that the principal can read.
 
-        Raises: EventNotFound, WorkspaceNotFound, and what an append raises if the reading cannot be recorded.
+        Reading an audit event this way is recorded like in `of`.
+
+        Raises: EventNotFound, WorkspaceNotFound, and any error of the append if the read cannot be recorded.
         """
         view = await self.of(principal, workspace, EVERYTHING)
-        # What is no id, no event has: the answer is the same as for one that does not exist.
+        # No event has an invalid id, so the response is the same as for one that does not exist.
         event = await self._log.event(workspace, event_id if is_id(event_id) else ".", view)
         if orjson.loads(event.body)["category"] == "audit":
             await self._tell(principal, workspace)
         return event
 
     async def expect_all(self, principal: Principal, workspace: str) -> None:
-        """See that a principal that may read in a workspace may know of everybody's activity. Raises WorkspaceNotFound, PermissionDenied."""
+        """Require that a principal that can read a workspace can read all of its activity.
+
+        Raises WorkspaceNotFound, PermissionDenied.
+        """
         if not await self.is_whole(principal, workspace):
             raise PermissionDenied(f"this needs the scope {READ}")
 
     async def is_whole(self, principal: Principal, workspace: str) -> bool:
-        """Tell whether a principal that may read in a workspace may read all its activity, and so what is known by it.
+        """Return whether a principal that can read a workspace can read all of its activity, and so everything derived from it.
 
         Raises: WorkspaceNotFound.
         """
         return READ in principal.scopes(workspace) or await self._made(principal, workspace)
 
     async def _made(self, principal: Principal, workspace: str) -> bool:
-        # Not `created_by`: whoever appends first under an id makes it, too, and would read all that others append there later.
+        # Not `created_by`: the first append under an id creates a workspace, too, but must not give access to what others
+        # append later.
         return (await self._workspaces.get(workspace)).maker in principal.makers
 
     async def _tell(self, principal: Principal, workspace: str) -> None:
-        """Record that a principal reads audit events, if it may read more of them than everybody may."""
+        """Record that a principal reads audit events, if it can read more of them than every reader."""
         if not principal.scopes(workspace) & {AUDIT, AUDIT_OWN}:
             return
         hour = self._clock() // HOUR * HOUR
-        # The log knows an id only once: whichever node tells first.
+        # The log accepts an id only once, whichever node records it first.
         event_id = f"{OWN_EVENT_IDS}audit-read:" + sha256(f"{principal.account}\0{hour}".encode()).hexdigest()[:32]
         told = ((await self._log.head(workspace)).epoch, event_id)
         if told in self._told:
@@ -90,12 +97,12 @@ class Views:
         event = {
             "id": event_id,
             "action": "audit.read",
-            # Without a name: of one principal that may change, or depend on whether a key or its session reads.
+            # Without a name: it can change, and depends on whether a key or its session reads.
             "actor": {**principal.as_actor(), "name": None},
             "entity": {"type": "workspace", "id": workspace},
             "details": {"hour": format_timestamp(hour)},
         }
-        with contextlib.suppress(IdConflict):  # told by another version of the server, in other words
+        with contextlib.suppress(IdConflict):  # recorded by another version of the server, with other content
             draft = self._intake.tell(workspace, event)
             await self._writer.append(Append(workspace, [draft], creator=None, account=principal.account))
         if len(self._told) >= REMEMBERED:

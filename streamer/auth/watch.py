@@ -1,6 +1,6 @@
-"""Ends connections whose access has ended: by the clock, here, or on another node.
+"""Closes connections whose access was revoked or has expired, here or on another node.
 
-What has to be valid for a connection is its chain (`auth.principal.Principal.links`); here is what each kind of link means.
+A connection depends on the links of its chain (`auth.principal.Principal.links`); this module checks each kind of link.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from streamer.store.credentials import Credentials
 from streamer.store.members import Members
 
 WATCH_SECONDS = 1
-"""Time between looks."""
+"""Time between checks."""
 AT_ONCE = 1000
-"""Links that are looked at before others have their turn: one query for each kind among them."""
+"""Number of links that are checked before other tasks run: one query for each kind among them."""
 
 
 class Watch:
-    """Looks once a second whether what connections were opened by still stands."""
+    """Checks once a second whether the access of open connections is still valid."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - the composition root names each of them
         self,
@@ -41,7 +41,7 @@ class Watch:
         self._clock = clock
 
     async def look(self) -> None:
-        """End the connections whose access has ended. Raises StoreUnavailable."""
+        """Close the connections whose access is no longer valid. Raises StoreUnavailable."""
         links = self._hub.links()
         for start in range(0, len(links), AT_ONCE):
             await self._look_at(links[start : start + AT_ONCE])
@@ -53,7 +53,7 @@ class Watch:
             kind = next((prefix for prefix in (TICKET, PERSON, UNTIL, SIGNER, MEMBER) if link.startswith(prefix)), "")
             kinds.setdefault(kind, []).append(link)
         now = self._clock()
-        # First what needs no database: a token's end is not to wait for one.
+        # First the checks without a database: an expired token must not wait for one.
         ended = {link: Reason.CREDENTIAL_EXPIRED for link in kinds.get(UNTIL, ()) if int(link[len(UNTIL) :]) <= now}
         ended |= await self._unpublished(kinds.get(SIGNER, ()))
         self._end(ended)
@@ -66,17 +66,17 @@ class Watch:
             self._hub.close_link(link, reason)
 
     async def _unpublished(self, chain: Sequence[str]) -> dict[str, Reason]:
-        """Tell which keys of tokens are no longer in use."""
+        """Return the keys of tokens that are no longer in use."""
 
         def gone() -> list[str]:
             return [link for link in chain if self._tokens is None or not self._tokens.stands(link[len(SIGNER) :])]
 
         if gone() and self._tokens is not None:
-            await self._tokens.refresh()  # this node may not have heard of a key yet
+            await self._tokens.refresh()  # this node may not know a key yet
         return dict.fromkeys(gone(), Reason.CREDENTIAL_REVOKED)
 
     async def _gone(self, chain: Sequence[str]) -> dict[str, Reason]:
-        """Tell which of these stored credentials have ended, and why."""
+        """Return the stored credentials that are no longer valid, and why."""
         now = self._clock()
         ended = dict.fromkeys(chain, Reason.CREDENTIAL_REVOKED)
         for credential in await self._credentials.standing([link.partition(".")[0] for link in chain]):
@@ -88,7 +88,7 @@ class Watch:
         return ended
 
     async def _changed(self, chain: Sequence[str]) -> dict[str, Reason]:
-        """Tell which of these memberships are not as they were, and whether the person is to come back."""
+        """Return the memberships that have changed, and whether the person should reconnect."""
         asked = {link: link.removeprefix(MEMBER).split("/", 2) for link in chain}
         standing = await self._members.standing({(workspace, user) for workspace, _, user in asked.values()})
         ended: dict[str, Reason] = {}

@@ -542,7 +542,7 @@ async def test_nobody_claims_another(api: Api) -> None:
     for claimed in ({"actorId": "bob"}, {"actorType": "agent", "actorId": "ann"}):
         status, said = await told(ann.post(W, body(**claimed)))
         assert status == 403
-        assert "may not claim another actor" in said["error"]
+        assert "cannot claim another actor" in said["error"]
 
 
 async def test_audit_events(api: Api) -> None:

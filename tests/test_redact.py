@@ -370,7 +370,7 @@ async def test_operators_rules_reach_the_server(make_server: MakeServer, http: a
 
 async def test_an_id_is_no_token(api: Api) -> None:
     """A token cannot be an event's or a workspace's id: an id cannot be replaced, so it is refused."""
-    said = "has the shape of a token, which is never stored"
+    said = "has the format of a token, which is never stored"
     answer = await api.append("w", id=GITHUB)
     assert (answer.status, answer.json["error"]["details"]["fields"]) == (400, {"id": said})
     answer = await api.append_all("w", [{}, {"id": f"x-{OURS}"}])

@@ -1,1 +1,1 @@
-"""From a well-formed event to one that is ready to be stored: completed, redacted, encoded, within the limits."""
+"""Turns a well-formed event into one that is ready to be stored: completed, redacted, encoded, within the limits."""

@@ -1,4 +1,4 @@
-"""What becomes of a well-formed event before the writer gets it."""
+"""Prepares well-formed events for the writer."""
 
 import asyncio
 import time
@@ -25,10 +25,10 @@ from streamer.observe.metrics import Metrics
 Item = TypeVar("Item")
 
 TURN_SECONDS = 0.003
-"""How long events of one batch are prepared before other tasks have their turn."""
+"""How long events of one batch are prepared before other tasks run."""
 LARGE_BYTES = 16 * 1024
-"""Events above this that must be walked, for secrets or because they nest deeply, are walked by the worker."""
-LIKE_A_SECRET = "has the shape of a token, which is never stored"  # noqa: S105 - no password
+"""Events above this size that must be walked, for secrets or for deep nesting, are walked by the worker."""
+LIKE_A_SECRET = "has the format of a token, which is never stored"  # noqa: S105 - no password
 ACTOR_KEYS = ("type", "id", "name", "role", "on_behalf_of", "ip")
 ENTITY_KEYS = ("type", "id", "identifier", "name")
 # In the order in which they are written.
@@ -39,7 +39,7 @@ _EMPTY: Mapping[str, Any] = {}
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of what is taken in: bytes of one event as stored, levels of its details, events of a batch."""
+    """Limits: bytes of one event as stored, levels of its details, events of a batch."""
 
     event_bytes: int
     details_depth: int
@@ -48,16 +48,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who appends: the principal's id, the actor that it is bound to, whether it may make the workspace, whose rate it counts for."""
+    """The author of an append: the principal's id, the actor that it is bound to, whether it can create the workspace, and the account for the rate."""
 
     principal: str
     actor: tuple[str, str] | None
     may_create_workspace: bool
     account: str
     name: str | None = None
-    """What people call the actor that it is bound to, if the credential knows: then the event does not say otherwise."""
+    """The display name of the bound actor, if the credential has one; it overrides the event's."""
     may_claim: bool = False
-    """It is bound only where the event names no actor."""
+    """The binding applies only if the event names no actor."""
 
 
 _OURSELVES = Author(SYSTEM_WORKSPACE, None, may_create_workspace=False, account=SYSTEM_WORKSPACE)
@@ -68,7 +68,7 @@ def _as_it_is(item: Any, _where: str) -> Any:
 
 
 class Intake:
-    """Turns well-formed native events into drafts and has them stored."""
+    """Turns well-formed native events into drafts and stores them."""
 
     def __init__(  # noqa: PLR0913 - the composition root names each of them
         self,
@@ -82,7 +82,10 @@ class Intake:
         audit_actions: AbstractSet[str] = AUDIT_ACTIONS,
     ) -> None:
         self.rate = rate
-        """How much each account may append. Whoever reads a request asks it first: a flood is to cost nothing."""
+        """The append rate of each account.
+
+        Callers check it before they read a request, so that a flood costs nothing.
+        """
         self._writer = writer
         self._metrics = metrics
         self._limits = limits
@@ -103,24 +106,26 @@ class Intake:
         idempotency_key: str | None = None,
         no_details: Mapping[str, Any] | None = _EMPTY,
     ) -> Appended:
-        """Store events, all or nothing, in order. Returns after the commit. However many they are, other tasks have their turns.
+        """Store events, all or nothing, in order.
+
+        Return after the commit. However many they are, other tasks can run in between.
 
         Args:
-            workspace: where to.
-            items: the events, as `event_of` takes them.
-            author: who appends.
-            event_of: makes an event with the native keys and well-formed values of an item; optional ones may be absent or None. It is
-                given the item's place, for its errors. Raises ValidationError.
-            batch: the request is a list: errors name its items.
-            idempotency_key: the request's own key: the same again gets the same answer.
-            no_details: what an event without `details` has there: an empty object, or None as a dialect tells one from the other.
+            workspace: the workspace to append to.
+            items: the events, as arguments of `event_of`.
+            author: the author of the append.
+            event_of: converts an item into an event with the native keys and well-formed values; optional ones can be absent or None.
+                It gets the item's place for its errors. Raises ValidationError.
+            batch: the request is a list, so errors name its items.
+            idempotency_key: the request's own key; a repetition gets the same response.
+            no_details: the value for an event without `details`: an empty object, or None if a dialect distinguishes the two.
 
         Raises:
-            ValidationError: empty, too many, an id twice, no actor, details too deep, a token for an id; the fields are named, at most `MAX_NAMED`.
+            ValidationError: empty, too many, a duplicate id, no actor, details too deep, a token as an id; the fields are named, at most `MAX_NAMED`.
             PayloadTooLarge: an event is over its limit.
             PermissionDenied: the author is bound to another actor.
-            RateLimited: its account has appended too much; what is refused for another reason was not charged.
-            Overloaded: too much waits for the worker or for the disk.
+            RateLimited: its account has appended too much. Requests that are refused for another reason are not charged.
+            Overloaded: the queue of the worker or of the writer is full.
         """
         if not items:
             raise ValidationError({"events": "an empty batch; at least one event is needed"})
@@ -162,7 +167,7 @@ class Intake:
         return await self._writer.append(request)
 
     def tell(self, workspace: str, event: Mapping[str, Any]) -> Draft:
-        """Return the draft of an event of the server's own; it may be longer than a client's. Any thread may call."""
+        """Return the draft of one of the server's own events; it can be longer than a client's. Thread-safe."""
         event_id = event.get("id") or OWN_EVENT_IDS + self._ids.make()
         complete = _complete(workspace, event, _OURSELVES, "", self.audit_actions, _EMPTY)
         complete = self._redacted(complete | {"changes": complete["changes"] or _changes(complete["details"])})
@@ -180,18 +185,18 @@ class Intake:
         given_id = event.get("id")
         event_id = given_id or self._ids.make()
         encoded, size = self._encoded(event_id, complete, where)
-        # Derived only for an event that is not too large without them: they may double it.
+        # Derived only for an event that is not too large without them, because they can double its size.
         if complete["changes"] is None and (changes := _changes(complete["details"])) is not None:
             complete["changes"] = changes
             encoded, size = self._encoded(event_id, complete, where)
         content, tail = encoded
-        # Every level takes a bracket: with fewer brackets than levels allowed there is nothing to measure.
+        # Every level needs a bracket: with fewer brackets than allowed levels, there is nothing to measure.
         if content.count(b"{") + content.count(b"[") > self._limits.details_depth:
             measure = partial(self._check_depth, complete, where)
             await self._worker.run(author.account, size, measure) if size > LARGE_BYTES else measure()
         given = content + tail
         if self._redactor.may_hold_secret(given + given_id.encode() if given_id else given):
-            # What names other things cannot be replaced.
+            # An id must stay unique, so it cannot be redacted.
             if given_id and self._redactor.holds_token(given_id):
                 raise ValidationError({f"{where}.id" if where else "id": LIKE_A_SECRET})
             if self._redactor.holds_token(workspace):
@@ -199,11 +204,14 @@ class Intake:
             walk = partial(self._redacted, complete)
             complete = await self._worker.run(author.account, size, walk) if size > LARGE_BYTES else walk()
             encoded = encode(complete)
-            self._check_size(event_id, encoded, where)  # what stands for a secret may be longer than it
+            self._check_size(event_id, encoded, where)  # the replacement can be longer than the secret
         return draft_of(complete, encoded, id=event_id, given_id=given_id is not None)
 
     def _redacted(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a complete event without secrets. Only what clients name is judged by its name, not the event's own keys."""
+        """Return a complete event without secrets.
+
+        Key names are judged only where clients choose them, not for the event's own keys.
+        """
         found = self._metrics.redactions.inc
         free = {"details", "changes"}
         clean: dict[str, Any] = self._redactor.redact_texts(
@@ -215,7 +223,7 @@ class Intake:
         return clean
 
     def _encoded(self, event_id: str, complete: Mapping[str, Any], where: str) -> tuple[tuple[bytes, bytes], int]:
-        """Return what `encode` makes of an event, and its size. Raises ValidationError, PayloadTooLarge."""
+        """Return the result of `encode` for an event, and its size. Raises ValidationError, PayloadTooLarge."""
         try:
             encoded = encode(complete)
         except orjson.JSONEncodeError:
@@ -249,7 +257,10 @@ def _complete(  # noqa: PLR0913, PLR0917 - what an event is made of
     audit_actions: AbstractSet[str],
     no_details: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the event with every key of the canonical form, in its order; what is absent and can be derived is, but for `changes`."""
+    """Return the event with every key of the canonical form, in order.
+
+    Absent values are derived if possible, except `changes`.
+    """
     actor = _actor(event.get("actor"), author, where)
     given_entity = event.get("entity")
     entity = {**_NO_ENTITY, **given_entity} if given_entity else None
@@ -293,14 +304,14 @@ def _actor(given: Mapping[str, Any] | None, author: Author, where: str) -> dict[
     if author.may_claim and actor["type"] is not None and actor["id"] is not None:
         return actor
     if actor["type"] not in {None, bound_type} or actor["id"] not in {None, bound_id}:
-        raise PermissionDenied(f"this credential acts as {bound_type} {bound_id} and may not claim another actor")
+        raise PermissionDenied(f"this credential acts as {bound_type} {bound_id} and cannot claim another actor")
     if bound_type == "user" and actor["on_behalf_of"] not in {None, bound_id}:
-        raise PermissionDenied(f"this credential acts as user {bound_id}, who may not act on behalf of another person")
+        raise PermissionDenied(f"this credential acts as user {bound_id}, which cannot act on behalf of another person")
     return actor | {"type": bound_type, "id": bound_id, "name": author.name or actor["name"]}
 
 
 def _changes(details: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Derive before and after from `details._previous`, as Paperclip's clients send it."""
+    """Derive the values before and after from `details._previous`, which Paperclip's clients send."""
     previous = details.get("_previous") if details else None
     if details is None or not isinstance(previous, dict) or not previous:
         return None
@@ -322,7 +333,7 @@ def depth_of(value: Any) -> int:
 
 
 def _idempotency(key: str | None, author: Author, drafts: Sequence[Draft]) -> tuple[str, str] | None:
-    """Return the key as this principal's own, and the fingerprint of the request's content."""
+    """Return the idempotency key, made unique per principal, and the fingerprint of the request's content."""
     if key is None:
         return None
     content = "\n".join([draft.fingerprint or "" for draft in drafts])

@@ -1,4 +1,4 @@
-"""How much each account may do in a time: a token bucket for each, in this process's memory, and so for this node alone."""
+"""The rate of each account: one token bucket per account, in this process's memory, and so for this node alone."""
 
 import math
 import time
@@ -7,18 +7,18 @@ from collections.abc import Callable
 from streamer.core.errors import RateLimited
 
 KEPT_BUCKETS = 1000
-"""Buckets above which those that are full again are looked for; a full one says no more than none."""
+"""Above this number of buckets, full ones are removed; a full bucket has the same effect as none."""
 
 _ROUNDING = 1e-6
-"""Tokens that arithmetic may lose: who waits as long as it was told is not refused for them."""
+"""Tokens that rounding can lose: a caller that waited as long as it was told must not be refused because of them."""
 
 
 class AppendRate:
-    """Token buckets for appends, or for something else that is counted: an event costs a token, `rate` tokens a second come back, up to `burst`.
+    """Token buckets for appends, or for something else that is counted: an event costs a token, and `rate` tokens are added per second, up to `burst`.
 
-    More events at once than `burst` are taken when the bucket is full, and leave it as far below empty: otherwise two limits would
-    contradict each other, and such a batch could never be stored. Over any time t no account appends more than `burst + rate * t`
-    events, or its largest batch in the place of `burst` if that is larger.
+    More events at once than `burst` are accepted when the bucket is full, and leave it below empty by the excess.
+    Otherwise two limits would contradict each other, and such a batch could never be stored. Over any time t no account
+    appends more than `burst + rate * t` events, or its largest batch in place of `burst` if that is larger.
     """
 
     def __init__(
@@ -27,38 +27,38 @@ class AppendRate:
         burst: int,
         clock: Callable[[], float] = time.monotonic,
         *,
-        what: str = "events a second may be appended",
+        what: str = "events per second can be appended",
     ) -> None:
-        """Make the buckets, all full.
+        """Create the buckets, all full.
 
         Args:
-            rate: events a second for each account; 0: there is no limit.
+            rate: events per second for each account; 0: no limit.
             burst: tokens of a full bucket.
-            clock: seconds, never backwards.
-            what: what the errors say of the rate.
+            clock: seconds, monotonic.
+            what: the text for the rate in errors.
         """
         self._rate = rate
         self._burst = burst
         self._what = what
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
-        """What an account had left, and when that was; who is not here has a full bucket."""
+        """An account's remaining tokens, and their time; accounts that are absent have a full bucket."""
         self._look_at = KEPT_BUCKETS
 
     def check(self, account: str, events: int = 1) -> None:
-        """See that an account may append so many events now. Raises RateLimited."""
+        """Require that an account can append this many events now. Raises RateLimited."""
         if not self._rate:
             return
         missing = min(events, self._burst) - self._left(account)
         if missing > _ROUNDING:
             wait = max(math.ceil((missing - _ROUNDING) / self._rate), 1)
             raise RateLimited(
-                f"{self._rate:g} {self._what}, up to {self._burst} at once; come back in {wait} s",
+                f"{self._rate:g} {self._what}, up to {self._burst} at once; retry in {wait} s",
                 retry_after=wait,
             )
 
     def take(self, account: str, events: int) -> None:
-        """Charge an account for so many events, or none of them. Raises RateLimited."""
+        """Charge an account for all of these events, or none. Raises RateLimited."""
         if not self._rate:
             return
         self.check(account, events)
@@ -68,11 +68,11 @@ class AppendRate:
         self._buckets[account] = (self._left(account) - events, self._clock())
 
     def headers(self, account: str, wait: str | None = None) -> dict[str, str]:
-        """Return what an answer says of the limit (draft-ietf-httpapi-ratelimit-headers-10); nothing if there is none.
+        """Return the response headers for the limit (draft-ietf-httpapi-ratelimit-headers-10); none if there is no limit.
 
         Args:
-            account: whose answer it is.
-            wait: the answer's `Retry-After`, which `t` then repeats; else `t` is the time until the bucket is full.
+            account: the account of the response.
+            wait: the response's `Retry-After`, which `t` then repeats; else `t` is the time until the bucket is full.
         """
         if not self._rate:
             return {}
@@ -84,6 +84,6 @@ class AppendRate:
         }
 
     def _left(self, account: str) -> float:
-        """Return the account's tokens; below zero after a batch larger than `burst`."""
+        """Return the account's tokens; negative after a batch larger than `burst`."""
         left, then = self._buckets.get(account, (self._burst, 0))
         return min(left + (self._clock() - then) * self._rate, self._burst)

@@ -1,4 +1,4 @@
-"""What the name of a key says of its value. `secret_names` has the data."""
+"""Decides from a key's name whether its value is secret. `secret_names` has the data."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from pydantic_core import SchemaValidator, core_schema
 from streamer.ingest import secret_names
 
 MAX_ENDING: Final = 64
-"""Characters of a name that are looked at: more than the longest ending has, few enough to be remembered."""
+"""Characters of a name that are examined: more than the longest ending has, and few enough to cache."""
 
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _ODD_CAPITALS: Final = re.compile(r"[A-Z]{2}[a-z]+\Z")
@@ -25,18 +25,18 @@ _LAST_LETTERS: Final = frozenset(
         *secret_names.LATER_WORDS,
     )
 )
-"""Of words that may be several: most are not looked at any further."""
+"""Candidates for words that are written together: most names match none and need no further checks."""
 _TOGETHER: Final = re.compile(rf"(?:{'|'.join(sorted(secret_names.LATER_WORDS - {'v'}))})\Z")
-"""What follows a name may be written together with it, too."""
+"""A suffix can also be written together with the name."""
 
 
 class Kind(Enum):
-    """What the name of a key says of its value."""
+    """What a key's name says about its value."""
 
     HARMLESS = auto()
     SECRET = auto()
     WORD = auto()
-    """Secret, but `secret_names.WORDS` has more to say."""
+    """Secret, with the exceptions in `secret_names.WORDS`."""
     SEVERAL = auto()
 
 
@@ -49,10 +49,10 @@ _BUILT_IN: Final = {
 
 
 def matcher(patterns: Iterable[str]) -> SchemaValidator:
-    """Compile regular expressions into one that tells whether any of them matches somewhere.
+    """Compile regular expressions into one that reports whether any of them matches.
 
-    Pydantic's engine (Rust's) takes time in proportion to the text whatever the pattern, and is ten times as fast as Python's on
-    many alternatives; but it does not tell where.
+    Pydantic's engine (Rust's) runs in linear time for every pattern, and is ten times as fast as Python's on many
+    alternatives, but does not report the place of the match.
     """
     return SchemaValidator(core_schema.str_schema(pattern="|".join(f"(?:{pattern})" for pattern in patterns)))
 
@@ -66,18 +66,18 @@ def words_of(name: str) -> str:
 
 
 class Names:
-    """Judges names, by the built-in data and an operator's own. It does not change once made."""
+    """Judges names, by the built-in data and an operator's own. Immutable."""
 
     def __init__(self, own: Sequence[str], keep: Sequence[str]) -> None:
         """Take the operator's last words of names that are secret, and of names that are not. Raises ValueError."""
         own = [words_of(name) for name in own]
         harmless = [*secret_names.HARMLESS_NAMES, *map(words_of, keep)]
         self._first = {**dict.fromkeys(own, Kind.SECRET), **dict.fromkeys(harmless, Kind.HARMLESS)}
-        """What goes before the built-in names."""
+        """Names that take precedence over the built-in ones."""
         self._harmless_together = tuple(name.replace(" ", "") for name in harmless)
         self._longest = max(name.count(" ") + 1 for name in (*_BUILT_IN, *self._first))
         self.hints = tuple(dict.fromkeys([*secret_names.NAME_HINTS, *(max(name.split(), key=len) for name in own)]))
-        """Every name of a secret has one of them, in lower case, or `secret_names.SHORT_NAME`."""
+        """Every secret name contains one of these, in lower case, or `secret_names.SHORT_NAME`."""
         hints = "|".join(map(re.escape, self.hints))
         self._hint = matcher([f"(?i-u:{hints})", f"(?i:{secret_names.SHORT_NAME}|pat$)"])
         self._kind_of_ending = lru_cache(maxsize=4096)(self._by_words)
@@ -87,7 +87,7 @@ class Names:
         return self._kind_of_ending(name if len(name) <= MAX_ENDING else name[-MAX_ENDING:])
 
     def is_secret(self, name: str) -> bool:
-        """Tell whether a key of this name holds a secret."""
+        """Return whether a key of this name holds a secret."""
         kind = self._kind_of_ending(name[-MAX_ENDING:])
         return kind is Kind.SECRET or kind is Kind.WORD
 
@@ -105,7 +105,7 @@ class Names:
         return kind
 
     def _judge(self, words: Sequence[str]) -> Kind | None:
-        """Judge by the last words; None if they say nothing."""
+        """Judge by the last words; None if they are unknown."""
         found: Kind | None = None
         ending = ""
         for word in words[: -self._longest - 1 : -1]:
@@ -122,7 +122,7 @@ class Names:
         return found
 
     def _together(self, word: str) -> Kind | None:
-        """Judge a word that may be several, written together."""
+        """Judge a word that may consist of several, written together."""
         if word[-3:] not in _LAST_LETTERS:
             return None
         if word in secret_names.HARMLESS_WORDS or word.endswith(self._harmless_together):
@@ -137,7 +137,7 @@ class Names:
         return None
 
     def _followed(self, words: Sequence[str]) -> Kind | None:
-        """Judge a name by what stands before a word that changes nothing, or before a number."""
+        """Judge a name by the words before a suffix that does not change its meaning, or before a number."""
         count = len(words)
         if not words or not (words[-1] in secret_names.LATER_WORDS or words[-1].isdecimal()):
             return None
@@ -149,6 +149,6 @@ class Names:
         if count == 0 or words[count - 1] in secret_names.NEVER_FOLLOWED:
             return None
         kind = self._judge(words[:count])
-        # `token_1` is as often a piece of a text.
+        # `token_1` is as often part of a text.
         is_numbered_word = kind is Kind.WORD and count == 1 and all(word.isdecimal() for word in words[1:])
         return None if kind is Kind.SEVERAL or is_numbered_word else kind

@@ -1,9 +1,9 @@
-"""Secrets are replaced before an event is stored: by the name of their key, and by the shape of known tokens.
+"""Redacts secrets before an event is stored: by the name of their key, and by the format of known tokens.
 
-Not by vague shapes: a version, a host name or a hash stays. A key names a secret by its last words (`OPENAI_API_KEY`, `dbPassword`;
-not `author`, `maxTokens` or `secretId`). `secrets` has the rules, operators add theirs, docs/redaction.md explains both. Most events
-hold nothing like it, so the encoded bytes are first searched for the few letters that every rule needs (`may_hold_secret`), and only
-what has them is walked.
+Vague formats are not used: a version, a host name or a hash stays. A key's last words show that it holds a secret
+(`OPENAI_API_KEY`, `dbPassword`; not `author`, `maxTokens` or `secretId`). `secrets` has the rules, operators can add
+their own, and docs/redaction.md explains both. Most events contain no secret, so the encoded bytes are first searched
+for the few letters that every rule needs (`may_hold_secret`), and only events with a match are walked.
 """
 
 import re
@@ -24,51 +24,51 @@ _HEADER: Final = re.compile("(?a)" + secrets.HEADER)
 _SIGN: Final = re.compile("[0-9= ]")
 _HEADER_NAME: Final = re.compile(secrets.HEADER_NAME)
 _PLAIN: Final = (int, float, bool, type(None))
-"""Types of values that hold no text."""
+"""Types of values without text."""
 
 
 class Redactor:
-    """Replaces secrets, by the built-in rules and an operator's own. It does not change once made; one serves a whole server."""
+    """Redacts secrets, by the built-in rules and an operator's own. Immutable; one serves a whole server."""
 
     def __init__(self, *, names: Sequence[str] = (), keep: Sequence[str] = (), shapes: Sequence[str] = ()) -> None:
         """Compile the rules.
 
         Args:
             names: last words of further keys whose values are secret.
-            keep: last words of keys that are not redacted by name, whatever else says so.
-            shapes: regular expressions (Rust's dialect); a word of a text in which one matches is replaced as a whole.
+            keep: last words of keys that are not redacted by name, whatever other rule says so.
+            shapes: regular expressions (Rust's syntax); a word that matches one is replaced as a whole.
 
         Raises:
-            ValueError: one of them cannot be used.
+            ValueError: one of them is invalid.
         """
         self._names = Names(names, keep)
         self._texts = Texts(self._names, shapes)
 
     def may_hold_secret(self, encoded: bytes) -> bool:
-        """Tell whether encoded JSON has anything that some rule could replace; False is certain."""
-        # Operators' shapes have no letters that they surely need, and may look at what JSON writes in another way.
+        """Return whether encoded JSON contains anything that a rule could replace; False is certain."""
+        # Operators' shapes have no letters that every match contains, and JSON may escape what they match.
         if self._texts.own_shape is not None:
             return True
-        # Every event has this key of ours, and "sk_" in it. The quotes make sure that it is a key and no one's text.
+        # Every event has this key of ours, which contains "sk_". The quotes ensure that it is the key and not part of a text.
         return self._texts.hint.isinstance_python(encoded.replace(b'"task_id":', b"").decode())
 
     def is_secret_name(self, name: str) -> bool:
-        """Tell whether a key of this name holds a secret, by its last words."""
+        """Return whether a key of this name holds a secret, by its last words."""
         return self._names.is_secret(name)
 
     def holds_token(self, text: str) -> bool:
-        """Tell whether a text that cannot be changed, such as an event's id, has the shape of a token within it."""
+        """Return whether a text that cannot be changed, such as an event's id, contains the format of a token."""
         return self._texts.holds_token(text)
 
     def redact_text(self, text: str, *, found: Found = ignore) -> str:
-        """Replace the known token shapes within a text, and what it says that a secret is."""
+        """Replace known tokens and assigned secrets in a text."""
         return self._texts.clean(text, found)
 
     def redact(self, value: Any, *, found: Found = ignore) -> Any:
         """Return a JSON value with its secrets replaced; `found` is called for each.
 
-        Below a secret's key everything but null, booleans, the empty string and a reference is replaced as a whole. Names of keys are
-        searched for tokens too.
+        Below a secret's key everything except null, booleans, the empty string and a reference is replaced as a whole.
+        Names of keys are searched for tokens, too.
         """
         if isinstance(value, str):
             return self.redact_text(value, found=found)
@@ -94,7 +94,7 @@ class Redactor:
         }
 
     def redact_texts(self, value: Any, *, found: Found = ignore) -> Any:
-        """Return a value with the secrets in its texts replaced, whatever its keys are called: they are ours."""
+        """Return a value with the secrets in its texts replaced, without judging key names, because they are ours."""
         if isinstance(value, str):
             return self.redact_text(value, found=found)
         if isinstance(value, list):
@@ -107,10 +107,10 @@ class Redactor:
     # ---- keys
 
     def _label(self, value: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
-        """Return the secret's name that an object gives to its value, or the empty text, and what keys its value may have."""
+        """Return the secret's name with which an object labels its value, or the empty text, and the possible keys of that value."""
         for key in secrets.LABELS:
             label = value.get(key)
-            # What is of type "token" is as often a piece of a program as a secret.
+            # A value of type "token" is as often part of a program as a secret.
             if isinstance(label, str) and self.is_secret_name(label) and (key, label.lower()) != ("type", "token"):
                 is_field = key in secrets.FIELDS or self._names.kind(label) is Kind.SECRET
                 return label, secrets.CHANGED if is_field else secrets.LABELLED
@@ -125,7 +125,7 @@ class Redactor:
         return self.redact(value, found=found) if self._may_stay(name, value) else replaced(value, found)
 
     def _redact_several(self, value: Any, found: Found) -> Any:
-        """Replace the texts that look like secrets, at any depth; another key's value is judged by its own name first."""
+        """Replace the texts that look like secrets, at any depth; values of other keys are first judged by their own names."""
         if isinstance(value, str):
             return replaced(value, found) if _is_one_of_several(value) else self.redact_text(value, found=found)
         if isinstance(value, list):
@@ -141,7 +141,7 @@ class Redactor:
         }
 
     def _may_stay(self, name: str, value: Any) -> bool:
-        """Tell whether a value below a secret's key says nothing, or only where the secret lies."""
+        """Return whether a value below a secret's key is empty, or only a reference to the secret."""
         if isinstance(value, str):
             return self._texts.may_stay(name, value)
         if isinstance(value, dict) and value.keys() <= secrets.REFERENCE_KEYS:
@@ -153,7 +153,7 @@ class Redactor:
         return bool(abs(value) <= secret_names.MAX_COUNT) and self._names.kind(name) is Kind.WORD
 
     def _redact_names(self, names: Iterable[str], found: Found) -> list[str]:
-        """Return the names of an object's keys without tokens, and still each once."""
+        """Return the names of an object's keys without tokens, still unique."""
         clean = [self.redact_text(name, found=found) for name in names]
         if len(set(clean)) == len(clean):
             return clean
@@ -170,7 +170,7 @@ class Redactor:
     # ---- lists
 
     def _redact_list(self, items: Sequence[Any], found: Found) -> list[Any]:
-        """Walk a list. It may be a command's arguments or an environment: there a secret follows its name."""
+        """Walk a list. It may be a command's arguments or an environment, where a secret follows its name."""
         result: list[Any] = []
         flag = ""
         curl = bool(items) and isinstance(items[0], str) and items[0].endswith("curl")
@@ -194,7 +194,7 @@ class Redactor:
         return result
 
     def _is_value(self, header: Any, item: str) -> bool:
-        """Tell whether an item of a list is the value of the header before it, and secret."""
+        """Return whether a list item is the value of the preceding header, and secret."""
         return (
             isinstance(header, str)
             and _HEADER.fullmatch(header) is not None
@@ -205,7 +205,7 @@ class Redactor:
         )
 
     def _of_list(self, flag: str, item: str, *, curl: bool) -> tuple[str, str]:
-        """Split an item that follows this flag, if any, into what stays and the secret; without one, that is empty."""
+        """Split an item after a flag into the part that stays and the secret, which is empty if there is none."""
         lead, secret = "", ""
         if curl and flag in {"-u", "--user"}:
             user, colon, secret = item.partition(":")
@@ -223,7 +223,7 @@ class Redactor:
 
 
 def _is_one_of_several(text: str) -> bool:
-    """Tell whether a text below `tokens` or `cookies` is a secret. What was replaced in part is none any more."""
+    """Return whether a text below `tokens` or `cookies` is a secret. A partly redacted text is not."""
     return (
         len(text) >= secret_names.MIN_OF_SEVERAL
         and is_likely(text)

@@ -1,4 +1,4 @@
-"""Which names of keys say that a value is secret, as data: last words, words that are often written together, and what only looks like one."""
+"""Key names that show that a value is secret, as data: last words, words that are often written together, and names that only look similar."""
 
 from typing import Final
 
@@ -36,7 +36,7 @@ SECRET_NAMES: Final = (
 """Last words of keys whose values are secret."""
 
 OWN_COOKIE: Final = "streamer_session"
-"""Our session's cookie: its value is a credential, whatever `session` says elsewhere."""
+"""Our session's cookie: its value is a credential, although `session` alone is not a secret's name."""
 
 RUN_TOGETHER: Final = (
     "password", "passwd", "passphrase", "passcode", "pwd",
@@ -46,7 +46,7 @@ RUN_TOGETHER: Final = (
     )),
     "secretkeybase", "passwordhash", "passwordvalue",
 )  # fmt: skip
-"""What a word may end with and name a secret (`dbpassword`, `myapikey`): no other word ends so."""
+"""Endings of words that name a secret (`dbpassword`, `myapikey`); no other word ends like this."""
 
 WORDS_RUN_TOGETHER: Final = (
     "token", "secret", "cookie", "credential", "credentials", "jwt",
@@ -61,33 +61,33 @@ SHORT_RUN_TOGETHER: Final = frozenset(
     (*(f"{whose}{what}" for whose in _WHOSE for what in ("pass", "pw")),
      *(f"{what}auth" for what in ("basic", "http", "proxy", "registry", "docker")), "proxyauthorization")
 )  # fmt: skip
-"""Words that end with too little to tell by it alone (`compass`, `bypass`, `oauth`)."""
+"""Words with an ending that is too short to decide alone (`compass`, `bypass`, `oauth`)."""
 
 LATER_WORDS: Final = frozenset(
     ("prod", "production", "prd", "dev", "devel", "development", "stg", "stage", "staging", "test", "testing", "qa", "uat", "live", "sandbox",
      "local", "old", "new", "previous", "prev", "current", "next", "backup", "bak", "primary", "secondary", "default", "v")
 )  # fmt: skip
-"""What may follow a secret's name and changes nothing (`api_key_prod`, `token_old`, `client_secret_v2`); so may numbers."""
+"""Suffixes that do not change the meaning of a secret's name (`api_key_prod`, `token_old`, `client_secret_v2`); numbers are suffixes, too."""
 
 MAX_LATER_WORDS: Final = 3
 
 NEVER_FOLLOWED: Final = frozenset({"auth", "authorization", "authentication"})
-"""Names after which such a word makes another one: `auth_test` says how a test ended."""
+"""Names whose meaning such a suffix changes: `auth_test` is the result of a test."""
 
 WHOLE_SECRET_NAME: Final = "pass"  # noqa: S105
-"""A secret's name only if nothing comes before it (`first_pass`), and only of a text (`{"pass": ["test 1"], "fail": []}`)."""
+"""A secret's name only without words before it (`first_pass`), and only for a text (`{"pass": ["test 1"], "fail": []}`)."""
 
 WORDS: Final = (
     "token", "access tokens", "api tokens", "auth tokens", "refresh tokens", "secret", "secrets", "bearer", "jwt",
     "authorization", "authentication", "auth", "credential", "credentials", "cookie", "otp", "otp code", "totp code",
 )  # fmt: skip
-"""Those among them that are words for much else, too: counts and settings stay below them, and so does what is common in prose.
+"""Names that also have harmless uses: below them counts, settings and common prose stay.
 
-`WHOLE_SECRET_NAME` is one, too.
+`WHOLE_SECRET_NAME` is one of them.
 """
 
 SEVERAL: Final = ("tokens", "cookies")
-"""Last words of keys below which only what looks like a secret goes: `{"tokens": {"input": 5}}` says how many there were."""
+"""Last words of keys below which only texts that look like a secret are replaced: `{"tokens": {"input": 5}}` is a count."""
 
 HARMLESS_NAMES: Final = (
     "page token", "pagination token", "next token", "continuation token", "sync token", "resume token", "fencing token",
@@ -95,24 +95,24 @@ HARMLESS_NAMES: Final = (
     *(f"{which} token" for which in ("eos", "bos", "pad", "unk", "sep", "cls", "mask", "stop")),
     "no auth", "no password", "no token", "no secret", "no cookie", "skip auth", "disable auth",
 )  # fmt: skip
-"""Names that end like a secret's but are not. They may be written in one word (`nextpagetoken`), too."""
+"""Names that end like a secret's but are not. They can be written in one word (`nextpagetoken`), too."""
 
 HARMLESS_WORDS: Final = frozenset(
     ("oldpwd", "nonsecret", "subtoken", "nontoken", "bytetoken", "pretoken", "betoken", "detoken", "texttoken", "chartoken", "wordtoken",
      "linetoken", "keytoken", "endtoken", "starttoken", "lasttoken", "firsttoken", "prevtoken", "endoftoken")
 )  # fmt: skip
-"""Words that end as secrets' names do and are something else: pieces of text, mostly."""
+"""Words that end like secrets' names but mean something else, mostly parts of texts."""
 
 HARMLESS_VALUES: Final = frozenset(
     {"include", "omit", "same-origin", "required", "optional", "none", "enabled", "disabled"}
 )
-"""What is said below one of the `WORDS` without a secret: `fetch(url, {"credentials": "include"})`."""
+"""Harmless values below one of the `WORDS`: `fetch(url, {"credentials": "include"})`."""
 
 MAX_COUNT: Final = 99_999
-"""A number up to this, below one of the `WORDS`, is no secret."""
+"""A number up to this, below one of the `WORDS`, is not a secret."""
 
 MIN_OF_SEVERAL: Final = 12
-"""Characters of a secret below one of `SEVERAL`."""
+"""Minimum length of a secret below one of `SEVERAL`."""
 
 NAME_HINTS: Final = (
     "pass",
@@ -129,7 +129,7 @@ NAME_HINTS: Final = (
     "otp",
     OWN_COOKIE,
 )
-"""Every name above has one of these, or `SHORT_NAME`."""
+"""Every name above contains one of these, or `SHORT_NAME`."""
 
 SHORT_NAME: Final = "pat[^a-z]"
-"""The end of `GH_PAT`. Alone its letters are in `path` and `patch`, and most events would have them."""
+"""The end of `GH_PAT`. The letters alone are in `path` and `patch`, which most events contain."""

@@ -1,8 +1,8 @@
-"""What a secret looks like, as data: last words of keys, shapes of tokens, and what leads up to a secret within a text.
+"""What secrets look like, as data: last words of keys, formats of tokens, and what precedes a secret in a text.
 
-A shape is here only if its beginning (or a part of it) is fixed and nobody else's: what a random hash, id, version or host name could be
-as well is not. Every pattern takes time in proportion to the text: its open repetitions come last or are bounded, or it cannot start anew
-within what it has read in vain. Patterns are for ASCII, (?a): nobody writes a token otherwise.
+A format is listed only if its beginning (or another part) is fixed and unique: formats of random hashes, ids, versions
+or host names are not. Every pattern runs in linear time: its unbounded repetitions come last or are possessive, or it
+cannot start again within text it has already read. Patterns are for ASCII, (?a), because tokens are ASCII.
 """
 
 from typing import Final
@@ -12,20 +12,20 @@ REDACTED: Final = "***REDACTED***"
 # ---- keys
 
 REFERENCE_KEYS: Final = frozenset({"type", "secretId", "secretRef", "secretName", "secret_id", "secret_ref", "version"})
-"""An object of such keys only says where a secret lies (`{"type":"secret_ref","secretId":…}`) and stays, below any key."""
+"""An object with only these keys refers to a secret's location (`{"type":"secret_ref","secretId":…}`) and stays, below any key."""
 
 FIELDS: Final = frozenset({"field", "attribute", "property", "column"})
 LABELS: Final = ("name", "key", "Name", "Key", *sorted(FIELDS), "variable", "label", "header", "id", "type")
 LABELLED: Final = frozenset(
     {"value", "Value", "default", "defaultValue", "old_value", "new_value", "oldValue", "newValue", "previous_value", "previousValue"}
 )  # fmt: skip
-"""In `{"name": "DB_PASSWORD", "value": …}` the key of the value is what one of the labels says."""
+"""In `{"name": "DB_PASSWORD", "value": …}` the value's name is the text of one of these labels."""
 CHANGED: Final = LABELLED | {"from", "to", "old", "new", "before", "after", "previous", "current"}
-"""The same below `FIELDS`, and below what is nothing but a secret's name: `{"name": "auth", "from": …}` may be a line between two things."""
+"""The same below `FIELDS`, and below a key that is exactly a secret's name: `{"name": "auth", "from": …}` can be an edge between two things."""
 
 HEADER: Final = r"(?i:authorization|proxy-authorization|cookie|set-cookie|api-?key|x-[\w-]{1,64})"
 HEADER_NAME: Final = r"[A-Za-z]{1,16}[0-9]{0,3}(?:-[A-Za-z]{1,16}[0-9]{0,3})+"
-"""In a list of headers and values in turn (`rawHeaders` of Node) a value follows its name; in a list of names another name does."""
+"""In a list of alternating headers and values (`rawHeaders` of Node) a value follows its name; in a list of names another name does."""
 
 # ---- tokens
 
@@ -39,15 +39,15 @@ _MIXED = (
     r"(?:[A-Za-z0-9]{16}|(?=[a-z0-9]{0,48}+[A-Z])[A-Za-z0-9]{12}))" + _DASHED + r"{16,}+"
     r"|(?=[a-z0-9_-]{0,64}+[A-Z])" + _DASHED + r"{40,}+)"
 )
-"""Where the beginning is short: 16 letters and digits in a run with some digit, 12 with a capital too, or 40 characters with both.
+"""For short beginnings: a run of 16 letters and digits with at least one digit, of 12 with also a capital, or 40 characters with both.
 
-`sk-learn-1-2-contrib-package` and `sk_skills_2024_report_final` are no keys.
+`sk-learn-1-2-contrib-package` and `sk_skills_2024_report_final` are not keys.
 """
 _OURS = r"(?=[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-]))(?:(?=[a-z0-9_-]{0,42}+[A-Z])|[A-Za-z0-9]{16})" + _DASHED + "++"
-"""Our own form, 43 characters of base64, which need not hold a digit; only words with hyphens have no capital."""
+"""Our own format, 43 characters of base64, which need not contain a digit; only words with hyphens have no capital."""
 
 TOKENS: Final = (
-    # (the beginnings; what follows). A match takes the rest of its word, too.
+    # (the beginnings; what follows). A match includes the rest of its word.
     ("sk_", f"(?:{_MIXED}|{_OURS})"),  # ours (auth/administration.py); Stripe, Evershell, Clerk
     ("pcp_", _MIXED),  # Paperclip
     ("stk_", _DASHED + "{40,}"),  # our tickets
@@ -134,7 +134,7 @@ TOKENS: Final = (
     ("slk_", _HEX + "{64,}"),
     # PostHog, personal keys and those of feature flags; phc_ is public: https://posthog.com/docs/api
     ("phx_ phs_", _DASHED + "{32,}"),
-    # Those that follow are in GitHub's list of what secret scanning knows, and in gitleaks' or TruffleHog's rules:
+    # The following ones are in GitHub's list of formats for secret scanning, and in gitleaks' or TruffleHog's rules:
     # https://docs.github.com/en/code-security/secret-scanning/introduction/supported-secret-scanning-patterns
     # https://github.com/gitleaks/gitleaks/blob/master/config/gitleaks.toml
     ("aio_", _LETTERS + "{28}" + _END),  # Adafruit IO
@@ -170,21 +170,22 @@ HINTS_OF_SHORT: Final = {
     "fc-": "fc-[0-9a-f]{16}",
     "EAA": "eaa[a-z][a-z0-9]{24}",
 }
-"""For beginnings that much else has: what an event that has such a token has too, in lower case."""
+"""For beginnings that are frequent elsewhere: what an event with such a token also contains, in lower case."""
 
 GLUED: Final = (
     "ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- glrt- xoxb- xoxp- xapp- sk_live_ sk_test_ rk_live_ sk-proj- sk-ant- sk-or-v1- "
     "whsec_ npm_ dckr_pat_ shpat_ dop_v1_ lin_api_ figd_ pscale_tkn_ tskey-auth- glsa_ sntrys_ sntryu_"
 )
-"""Beginnings that are found within a word too (`prefix_ghp_…`): no word and no base64 is likely to have them."""
+"""Beginnings that are also detected inside a word (`prefix_ghp_…`), because they are unlikely in words and base64."""
 
 OTHER_TOKENS: Final = (
-    # (what every match has, in lower case, or one of the `HINT_PATTERNS` has; the shape)
-    # A JSON Web Token, signed (RFC 7515) or encrypted (RFC 7516). Not after a hyphen: within a run it would start anew at each.
+    # (what every match contains, in lower case, or one of the `HINT_PATTERNS` does; the format)
+    # A JSON Web Token, signed (RFC 7515) or encrypted (RFC 7516). Not after a hyphen: inside a run it would start again at
+    # each one.
     ("eyj", rf"(?<!-)eyJ{_DASHED}{{8,}}\.(?:{_DASHED}{{8,}}\.{_DASHED}*|\.{_DASHED}{{8,}}\.{_DASHED}+)(?:\.{_DASHED}+){{0,2}}"),
     (":aa", rf"(?:bot)?[0-9]{{8,10}}:AA{_DASHED}{{32,}}"),  # Telegram's bots, also in their URLs
     ("q~", r"[A-Za-z0-9_~.]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,}"),  # Microsoft Entra
-    # One whose end was cut off: its claims are an object, too.
+    # A truncated one: its claims are an object, too.
     ("eyj", rf"(?<!-)eyJ{_DASHED}{{8,}}\.eyJ{_DASHED}{{8,}}"),
     ("", r"pat[A-Za-z0-9]{14}\.[0-9a-f]{64}"),  # Airtable
     (".atlasv1.", rf"{_LETTERS}{{14}}\.atlasv1\.[A-Za-z0-9_=-]{{60,}}"),  # Terraform
@@ -193,12 +194,12 @@ OTHER_TOKENS: Final = (
 # ---- within texts
 
 _PARAMETER = r"[\w-]++=(?:\\*+\"[^\"\\\r\n]*+\\*+\"|[^\s,\"'\\]++)"
-"""Of a header: `Digest a="b", c=d` (RFC 9110, section 11.4). It may be within quotes, and so its own escaped."""
+"""A header's parameter: `Digest a="b", c=d` (RFC 9110, section 11.4). It can be inside quotes, so its own are escaped."""
 _CREDENTIAL = (
     r"(?:(?i:bearer|basic|token|digest|bot|apikey|negotiate)\s+|[A-Za-z][\w-]{0,31}+[ \t]++(?=[^\s,;\"'\\0-9]{0,256}+[0-9]))?"
     r"[^\s,;\"'\\]+"
 )
-"""A word, with what may be its scheme."""
+"""A word, with an optional scheme."""
 _ARGUMENT = r"[^\s\"'\\$][^\s\"'\\]*"
 _UP_TO_P = r"(?: ++(?!-p[\"'=]?\S|-p +[^\s-])[^\s;|&]*+){0,16}+ ++"
 """The arguments of a command before its `-p`."""
@@ -206,22 +207,22 @@ _QUOTED = r"[^\"'\\\s]++(?=\\*[\"'])"
 """The rest of a quoted word."""
 
 _SQL_TEXT = r"(?:(?<!\\')(?:[^'\\\r\n]|''|\\[^\r\n]){1,256}+(?=')|(?:[^\"'\\\r\n]|''){1,256}+(?=\\*'))"
-"""The rest of a text in SQL, which writes a quote twice, or after a backslash."""
+"""The rest of a text in SQL, which doubles a quote or escapes it with a backslash."""
 _SQL_NAME = _SQL_TEXT.replace("'", '"').replace('\\""', "\\\"'")
 _SQL_QUOTE = r"(?:(?i:[ENB]|U&))?\\*'"
 _SQL_DOLLARS = r"\$(?P<tag>(?:[A-Za-z_]\w{0,31})?)\$"
-"""A text of PostgreSQL may be between two of these: `$x$secret$x$`."""
+"""PostgreSQL can delimit a text with two of these: `$x$secret$x$`."""
 _SHELL_LOGIN = "|".join(
     rf"(?<=\b{command} )" for command in ("docker", "podman", "nerdctl", "buildah", "skopeo", "oras", "registry")
 )
 _SQL_SAYS = "|".join(rf"(?<=\b{word} )" for word in ("with", "encrypted", "set"))
 
 _QUERY = r"(?:(?<=[?&;])|(?<=u0026)|(?<=%26))"
-"""Before a name in a query. Its `&` may be escaped: `&amp;`, `\u0026`, `%26`."""
+"""Before a name in a query. Its `&` can be escaped: `&amp;`, `\u0026`, `%26`."""
 
 LEADS: Final = (
-    # (what each match begins with, in lower case; what stays; what goes). The beginning is found by a search for a fixed text, and the
-    # pattern is tried only there.
+    # (what each match begins with, in lower case; the part that stays; the part that is replaced). A fixed-text search
+    # finds the beginning, and the pattern is tried only there.
     (
         "-----begin ",
         "",
@@ -261,7 +262,7 @@ LEADS: Final = (
     ("discord", r"\bdiscord(?:app)?\.com/api/(?:v[0-9]{1,2}/)?webhooks/[0-9]{1,32}/", r"[A-Za-z0-9_-]{30,}"),
     (".webhook.office.com/", r"\.webhook\.office\.com/webhookb2/", r"[A-Za-z0-9@/_-]{30,}"),
     ("sig=", rf"{_QUERY}sig=", r"[A-Za-z0-9%+/=_-]{20,}"),  # Azure's shared access signatures
-    # AWS' signatures of version 2, Google's, and CloudFront's, of its cookies too.
+    # AWS' signatures of version 2, Google's, and CloudFront's, also in its cookies.
     ("signature=", rf"(?:{_QUERY}|(?<=CloudFront-))(?i:signature=)", r"[A-Za-z0-9%+/=_~-]{20,}"),
     ("x-amz-signature=", r"(?i:\bx-amz-signature=)", r"[0-9A-Fa-f]{32,}[\w-]*+"),
     ("x-goog-signature=", r"(?i:\bx-goog-signature=)", r"[0-9A-Fa-f]{32,}[\w-]*+"),
@@ -277,74 +278,74 @@ HINTS: Final = (
 HINT_PATTERNS: Final = (
     r"identified[\x00-\x7f]{1,8}(?:by|as|with)", r"basic(?:\s|[+]|%20|\\{1,8}[nrt]){1,4}[a-z0-9+/]{6}", r":\\+/", r"pat[a-z0-9]{14}\.[0-9a-f]{16}",
 )  # fmt: skip
-"""What every text has in which one of the rules for texts finds something, in lower case; also if it is encoded as JSON."""
+"""Every text in which one of the rules for texts finds something contains one of these, in lower case; also if it is encoded as JSON."""
 
 CURL_USER: Final = (r"-(?<![^\s\"']-)(?:u|-user)[ \t=]*[\"']?[^\s:\"']{1,256}+:", r"[^\s\"'\\]+")
-"""What stays and what goes of a text with `curl` in it."""
+"""The part that stays and the secret, in a text with `curl`."""
 
 JWK: Final = (r"[\"'](?:d|p|q|dp|dq|qi|k)\\*[\"']\s*+:\s*+\\*[\"']", r"[A-Za-z0-9_-]{8,}")
-"""What stays and what goes of a text with `kty` in it: a private key as JSON has it (RFC 7518, section 6)."""
+"""The part that stays and the secret, in a text with `kty`: a private key in JSON (RFC 7518, section 6)."""
 
 JWK_SECRETS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "k", "oth"})
-"""What is secret in an object with `kty`."""
+"""The secret members of an object with `kty`."""
 
 BASIC: Final = r"(?i:\bbasic(?:\s++|%20|\+))([A-Za-z0-9+/]{6,1024}+={0,2}+)"
-"""What may be a credential of RFC 7617: it is, if it decodes to `user:password`."""
+"""A possible credential of RFC 7617: it is one if it decodes to `user:password`."""
 
 URL: Final = r"(?P<scheme>:\\*/\\*/)(?P<user>[^\s/:@\"'<>\\?#\[]*+)(?P<after>[:@])"
-"""The beginning of a URL that may have a password, or a token for a user."""
+"""The beginning of a URL that may have a password, or a token as its user."""
 PORT: Final = r"(?:[0-9]{1,5}|\$\{?\w{1,64}+\}?|\{\w{0,64}+\}|<[\w-]{0,64}+>)(?=\\?[/?#,;|)\]}\s\"'<>\\]|\Z)"
-"""What stands after the colon of a URL without a user."""
+"""The text after the colon of a URL without a user."""
 URL_SECOND: Final = rf"[^\s/:@\"'<>\\?#\[]{{1,64}}+:(?!{PORT})([^\s/@\"'<>\\]{{1,256}}+)(?=@)"
-"""What follows an `@` that is a part of the user: `://ann@example.com:password@db`."""
+"""The text after an `@` that is part of the user: `://ann@example.com:password@db`."""
 URL_END: Final = r"[\s\"'<>`]"
 TOKEN_USER: Final = r"(?=[^0-9]{0,64}+[0-9])(?=(?:[A-Za-z0-9]{0,15}+[^A-Za-z0-9]){0,8}+[A-Za-z0-9]{16})\S{16,}"  # noqa: S105
-"""A user name that no one chose: how a token is given to `git clone`."""
+"""A random user name: a token passed to `git clone`."""
 
 _FIRST_OF_TWO = r"(?i:api|secret|access|private|account|signing|encryption)[ ](?=(?i:key)\b)"
 NAMED: Final = (
     r"(?<![\w.-])(?:"
     r"(?P<flag>--(?=[\w.-]*?(?:{hints}))[\w.-]++)(?:[ \t]++|=)"  # --token x
-    # The form first, then whether the name can be a secret's: most that have the form are not.
+    # The form is checked first, then whether the name can be a secret's: most matches of the form are not.
     rf"|(?=(?:{_FIRST_OF_TWO})?+[\w.-]++[ \t]*+[\\\"'\]:=])(?=(?:{_FIRST_OF_TWO})?+[\w.-]*?(?:{{hints}}))"
     rf"(?P<name>(?P<header>(?i:x-))?+(?:{_FIRST_OF_TWO})?+[\w.-]++)(?:"
-    r"\\*[\"']\s*+(?::|=>)\s*+"  # "token": "x", and the same within a text of JSON
+    r"\\*[\"']\s*+(?::|=>)\s*+"  # "token": "x", and the same in JSON inside a text
     r"|\]?=(?![=>\s&;])(?:(?=(?P<plain>[A-Za-z0-9/_+-]{1,64}+)[\s&;]))?+"  # TOKEN=x, user[token]=x
-    r"|(?P<below>:[ \t]*+(?:[|>][+-]?[ \t]*+)?\r?\n[ \t]++)(?=[\\\"']*+\S{7})"  # in YAML the value may be on the next line
+    r"|(?P<below>:[ \t]*+(?:[|>][+-]?[ \t]*+)?\r?\n[ \t]++)(?=[\\\"']*+\S{7})"  # in YAML the value can be on the next line
     r"|(?P<loose>:[ \t]++|[ \t]++=[ \t]++)(?(header)|(?=[\\\"']*+\S{7}|[\"'][^\"'\\\r\n]{7}))"  # token: x, token = x
     r"|(?P<arrow>[ \t]*+(?::=|=>)[ \t]*+(?=\\*[\"']))"  # password := "x", :password => "x"
     r"|(?P<tight>(?<=[A-Za-z]):(?=[\\\"']*+[^\s:/]{7}))"  # X-Api-Key:x
     r"))"
 )
-"""A name within a text, up to where its value begins; `{hints}` are what names of secrets have."""
+"""A name in a text, up to the beginning of its value; `{hints}` are substrings of secrets' names."""
 
 DOUBLE: Final = r"[^\"\\]*+(?:(?:\\.|(?<!=\")\"\"(?=[^\s,:;)\]}&]))[^\"\\]*+)*+"
 SINGLE: Final = r"[^'\\]*+(?:(?:\\.|(?<!=')''(?=[^\s,;)\]}&]))[^'\\]*+)*+"
-"""What is between quotes; SQL writes a single one twice, connection strings either."""
+"""The text between quotes; SQL doubles a single quote, and so do connection strings."""
 
 STRING_PREFIX: Final = r"(?:\$|[fFrRbBuUN]{1,2})(?=[\"'][^\s\"',:;)\]}])"
-"""What some languages write before a quote: `f'x'`, `$'x'`. (In JSON one of these signs follows a quote.)"""
+"""Prefixes of quotes in some languages: `f'x'`, `$'x'`. (In JSON one of these signs follows a quote.)"""
 
 BARE: Final = (
     r"[^\s\"'&;\\]*+(?:(?!{line_end}|\\{1,4}[nrt][ \t]*+(?:export )?[A-Za-z_][\w.-]{0,64}+=)\\++(?![\"']) ?+"
     r"[^\s\"'&;\\]*+)*+"
 )
-"""What a name is given without quotes: up to white space without a backslash, a quote, `&` or `;`, and within JSON up to an escaped end of a line."""
+"""An unquoted value: up to white space without a backslash, a quote, `&` or `;`, and in JSON up to an escaped line end."""
 
 BRACED: Final = r"\{(?=[^{}]{0,256}+\})(?=\w*+(?:[^\w}]|\}\})|[^}]*?[0-9])(?:[^}\r\n]|\}\}){1,256}+\}(?=[;\s\"'\\]|\Z)"
-"""A value of ODBC's connection strings; what stands for one (`{token}`) has neither digits nor signs."""
+"""A value of ODBC's connection strings; a placeholder (`{token}`) has neither digits nor signs."""
 
 ELEMENT: Final = (
     r"(<(?=[\w.:-]{0,63}?(?:{hints}))([A-Za-z][\w.:-]{0,63}+)(?:\s[^<>]*+)?>(?:\s{0,64}+<!\[CDATA\[)?+)"
     r"((?<=CDATA\[)(?:[^\]]|\](?!\]>)){1,512}+(?=\]\]>)|[^<>]++(?=</))"
 )
-"""`<password>x</password>`: what stays, the name, the value; `{hints}` are what names of secrets have."""
+"""`<password>x</password>`: the part that stays, the name, the value; `{hints}` are substrings of secrets' names."""
 
 ENCODED: Final = (
     r"((?:%(?:25)?(?:26|3[Ff])|(?<![\w.%-]))([A-Za-z][\w.-]{0,63}+)%(?:25)?3[Dd])"
     r"((?:[^\s\"'&;<>\\%]|%(?!(?:25)?26)){1,256}+)"
 )
-"""`password%3Dx`: what stays, the name, the value."""
+"""`password%3Dx`: the part that stays, the name, the value."""
 
 _QUOTES = r"[\\\"']{0,8}+"
 _SPACE = r"(?:\s|\\{1,4}[nrt]){0,64}+"
@@ -356,7 +357,7 @@ _LINE = r"(?:(?<![\s\S])|(?<=[\n:])|(?<=\\[nrt]))[ \t]{0,16}+"
 _ONE_WORD = r"(?=[\"']|[^\s\"'\\]{1,256}+[ \t]*+(?:[\r\n\"'\\]|\Z))"
 
 GIVEN: Final = (
-    # (what each match has, in lower case; the name, and all up to where its value begins)
+    # (what each match contains, in lower case; the name, and everything up to its value)
     # Labels, as in an object: `- name: DB_PASSWORD\n  value: x`, `<property name="password" value="x"/>`, JSON.
     (
         "value",
@@ -376,7 +377,7 @@ GIVEN: Final = (
     ("env ", rf"{_LINE}ENV[ \t]++{_NAME}[ \t]++{_ONE_WORD}"),
     *((f"{word} ", rf"\b{word}[ \t]++{_NAME}[ \t]++{_ONE_WORD}") for word in ("setenv", "setx", "set -x", "set -gx")),
 )
-"""Where a text gives a value to a name in another way than `name=value`."""
+"""Assignments in a text in other forms than `name=value`."""
 
 STAND_INS: Final = (
     r"\$\{\w+\}|\$[A-Z_][A-Z0-9_]*|\$\(.*|%\w+%|\{+\w*\}*|\[+|<[\w .-]*>?"
@@ -384,24 +385,27 @@ STAND_INS: Final = (
     r"|(?i:bearer|basic|token|bot)\s\$?\{[^{}]{1,64}\}{1,2}"
     r"|(?:process\.env|import\.meta\.env|os\.(?:environ|getenv)|System\.getenv|(?:std::)?env::var|ENV\[|(?:get)?env\().*"
 )
-"""Values within a text that only stand for one: a variable, a place to fill in, nothing, code that reads one."""
+"""Placeholders in a text: a variable, a blank to fill in, an empty value, code that reads a value."""
 MAX_STAND_IN: Final = 128
 FIRST_OF_STAND_INS: Final = frozenset("$%{[<-tTbBfFnNuUpPiIoOsSeEgG")
-"""What every one of them begins with."""
+"""First characters of all of them."""
 
 LOOSE_LENGTH: Final = 7
 MAX_LOOSE: Final = 256
-"""After `name: ` the rest may be prose. What is taken for a secret there has so many characters, one of them a digit, and is no URL."""
+"""After `name: ` the rest may be prose.
+
+There a secret has up to this many characters, one of them a digit, and is not a URL.
+"""
 
 MIXED_WORD: Final = r"(?<!\S)(?=[^\s0-9]{0,64}+[0-9])(?=[^\sA-Z]{0,64}+[A-Z])(?=[^\sa-z]{0,64}+[a-z])\S{7}"
-"""A word that makes a password of a text in quotes with blanks."""
+"""A word that makes a quoted text with spaces a password."""
 
 PROSE: Final = (
     r"[(\[]*(?:[0-9]+|[A-Z][A-Z0-9]{0,15}-[0-9]+|v?[0-9]+(?:\.[0-9]+)+(?:[+-][\w.+-]*)?"
     r"|[a-z]{1,16}[0-9]{0,2}[a-z]{0,16}(?:[_.-][a-z]{1,16}[0-9]{0,2}[a-z]{0,16})+)[.,:)\]]*"
 )
-"""After `token: ` and the other `WORDS` none of these is a secret: a number, an issue's key, a version, words with hyphens."""
+"""After `token: ` and the other `WORDS`, these are not secrets: a number, an issue's key, a version, words with hyphens."""
 
 WORKING_DIRECTORY: Final = r"(?:/|[A-Za-z]:\\).*"
-"""The value of `PWD` and of `pwd` in environments and logs; any other is a password."""
+"""The value of `PWD` and `pwd` in environments and logs; any other value is a password."""
 MAX_DIRECTORY: Final = 512

@@ -1,7 +1,7 @@
-"""Secrets within a text: known tokens, and what the text itself says that a secret is. `secrets` has the rules.
+"""Redacts secrets in a text: known tokens and assigned secrets. `secrets` has the rules.
 
-Each step takes time in proportion to the text, with a small constant, whatever the text: no pattern looks ahead further than a bound, and
-what is searched for again and again is found once (`_Ahead`).
+Each step runs in linear time with a small constant, for any text: no pattern looks ahead beyond a bound, and repeated
+searches are cached (`_Ahead`).
 """
 
 import re
@@ -18,7 +18,7 @@ from streamer.ingest.secret_names import HARMLESS_VALUES, MAX_COUNT, SHORT_NAME
 from streamer.ingest.secrets import REDACTED
 
 Found = Callable[[], object]
-"""Called for each secret that was replaced."""
+"""Called for each replaced secret."""
 
 MAX_SHAPE: Final = 200
 
@@ -26,14 +26,14 @@ _SHORTEST_SECRET: Final = 6
 """Characters; `://:p@` is the shortest text in which a rule finds something."""
 
 _TOKEN_WORD: Final = re.compile(r"[\w.~+/-]+=*")
-"""What operators' shapes are looked for in."""
+"""The words in which operators' shapes are searched."""
 _DOUBLE: Final = re.compile("(?as)" + secrets.DOUBLE)
 _SINGLE: Final = re.compile("(?as)" + secrets.SINGLE)
 _BARE: Final = tuple(
     re.compile("(?as)" + secrets.BARE.replace("{line_end}", line_end))
     for line_end in ("(?!)", r"\\[nrt]", r"\\{1,2}[nrt]", r"\\{1,4}[nrt]")
 )
-"""By how deep in JSON the text is: there an end of a line is written with so many backslashes at most."""
+"""By the depth of nesting in JSON: there a line end is written with at most this many backslashes."""
 _BRACED: Final = re.compile("(?as)" + secrets.BRACED)
 _STRING_PREFIX: Final = re.compile(secrets.STRING_PREFIX)
 _GIVEN: Final = tuple((hint, re.compile("(?a)" + pattern)) for hint, pattern in secrets.GIVEN)
@@ -57,7 +57,7 @@ _DIGIT: Final = re.compile("[0-9]")
 _MAX_DIGITS: Final = len(str(MAX_COUNT))
 
 _PREFIXES: Final = sorted((prefix, rest) for prefixes, rest in secrets.TOKENS for prefix in prefixes.split())
-# By the first letter: at each character of a text Python tries a branch for each letter, not for each token.
+# By first letter: at each character of a text, Python then tries one branch per letter instead of one per token.
 _BRANCHES: Final = [
     f"{re.escape(letter)}(?:{'|'.join(re.escape(prefix[1:]) + rest for prefix, rest in group)})"
     for letter, group in groupby(_PREFIXES, key=lambda row: row[0][0])
@@ -66,7 +66,7 @@ _TOKENS: Final = re.compile(f"(?a)(?<![A-Za-z0-9_])(?=[A-Za-z0-9])(?:{'|'.join(_
 
 
 def _rest(beginning: str) -> str:
-    """Return what follows a beginning that one of the tokens has, or begins with."""
+    """Return what follows a beginning that is, or is the prefix of, one of the tokens'."""
     return max((row for row in _PREFIXES if beginning.startswith(row[0])), key=lambda row: len(row[0]))[1]
 
 
@@ -88,16 +88,16 @@ _TOKEN_HINTS: Final = tuple(
 )
 HINTS: Final = tuple(dict.fromkeys([*_TOKEN_HINTS, *secrets.HINTS]))
 HINT_PATTERNS: Final = (*secrets.HINTS_OF_SHORT.values(), *secrets.HINT_PATTERNS)
-"""In lower case: what has none of them, and nothing that names of secrets have, has no secret."""
+"""In lower case: a text without any of them, and without parts of secrets' names, has no secret."""
 
 _ANY_TOKEN: Final = matcher(f"(?i-u:{hint})" for hint in (*map(re.escape, _TOKEN_HINTS), *HINT_PATTERNS))
 _ANY_GLUED: Final = matcher(map(re.escape, _GLUED_PREFIXES))
 _ANY_SIGN: Final = matcher([r"[\s=:</(%]"])
-"""Every rule but those of tokens needs one of these."""
+"""Every rule except those for tokens needs one of these."""
 
 
 def check_shape(shape: str) -> str:
-    """Return an operator's shape if it can be used. Raises ValueError: too long, not a regular expression, or matching everything."""
+    """Validate an operator's shape. Raises ValueError: too long, not a regular expression, or matching everything."""
     if len(shape) > MAX_SHAPE:
         raise ValueError(f"a shape has {len(shape)} characters; at most {MAX_SHAPE}")
     try:
@@ -106,7 +106,7 @@ def check_shape(shape: str) -> str:
         reason = str(error).strip().splitlines()[-1].strip()
         raise ValueError(f"{shape!r} is not a regular expression: {reason}") from None
     if compiled.isinstance_python(""):
-        raise ValueError(f"{shape!r} matches the empty text, and so everything")
+        raise ValueError(f"{shape!r} matches the empty text, and therefore every text")
     return shape
 
 
@@ -115,14 +115,14 @@ def ignore() -> None:
 
 
 def replaced(secret: object, found: Found) -> str:
-    """Return what stands for a secret. What was replaced before is no new one."""
+    """Return the replacement for a secret. A secret that is already replaced does not count again."""
     if not (isinstance(secret, str) and REDACTED in secret):
         found()
     return REDACTED
 
 
 def is_stand_in(secret: str) -> bool:
-    """Tell whether a value within a text only stands for one."""
+    """Return whether a value in a text is only a placeholder."""
     return not secret or (
         secret[0] in secrets.FIRST_OF_STAND_INS
         and len(secret) <= secrets.MAX_STAND_IN
@@ -131,7 +131,7 @@ def is_stand_in(secret: str) -> bool:
 
 
 def is_likely(secret: str) -> bool:
-    """Tell whether what follows `name: ` is a secret rather than prose."""
+    """Return whether the text after `name: ` is a secret rather than prose."""
     return (
         len(secret) >= secrets.LOOSE_LENGTH
         and _DIGIT.search(secret) is not None
@@ -143,14 +143,14 @@ def is_likely(secret: str) -> bool:
 
 
 class _Ahead:
-    """Where a pattern is found next in a text. However often it is asked, with growing positions, the text is searched once."""
+    """The next match of a pattern in a text. For increasing positions, the text is searched only once."""
 
     def __init__(self, pattern: re.Pattern[str], text: str) -> None:
         self._pattern, self._text = pattern, text
         self._at = -1
 
     def __call__(self, position: int) -> int:
-        """Return the first place from a position on, or the text's end."""
+        """Return the first match at or after a position, or the text's end."""
         if self._at < position:
             match = self._pattern.search(self._text, position)
             self._at = match.start() if match else len(self._text)
@@ -158,36 +158,36 @@ class _Ahead:
 
 
 class Texts:
-    """Replaces secrets within texts. It does not change once made."""
+    """Redacts secrets in texts. Immutable."""
 
     def __init__(self, names: Names, shapes: Iterable[str]) -> None:
         """Compile the rules; `shapes` are an operator's. Raises ValueError."""
         self._names = names
         shapes = [check_shape(shape) for shape in shapes]
         self.own_shape = matcher(shapes) if shapes else None
-        # Python finds a set of characters faster than a character whose case it has to ignore.
+        # Python finds a set of characters faster than a character with case ignored.
         hints = "|".join("".join(_either_case(letter) for letter in hint) for hint in (*names.hints, "pat"))
         self._named = re.compile("(?a)" + secrets.NAMED.replace("{hints}", hints))
         self._element = re.compile("(?a)" + secrets.ELEMENT.replace("{hints}", hints))
         own = dict.fromkeys((*names.hints, *HINTS))
-        # (?i-u): case and classes are of ASCII only, as in bytes.
+        # (?i-u): case and classes are ASCII only, as in bytes.
         self.hint = matcher([f"(?i-u:{'|'.join((*map(re.escape, own), *HINT_PATTERNS))})", f"(?i:{SHORT_NAME})"])
-        """Finds something in whatever a rule could change."""
+        """Matches every text that a rule could change."""
 
     def clean(self, text: str, found: Found = ignore) -> str:
-        """Replace the known token shapes within a text, and what it says that a secret is."""
+        """Replace known tokens and assigned secrets in a text."""
         if len(text) >= _SHORTEST_SECRET and self.hint.isinstance_python(text):
             text = self._clean(text, found)
         return self.clean_own(text, found) if self.own_shape is not None else text
 
     def holds_token(self, text: str) -> bool:
-        """Tell whether a text that cannot be changed has the shape of a token within it."""
+        """Return whether a text that cannot be changed contains the format of a token."""
         return (
             _TOKENS.search(text) is not None or _GLUED.search(text) is not None or self.clean_own(text, ignore) != text
         )
 
     def clean_tokens(self, text: str, found: Found) -> str:
-        """Replace the known token shapes within a text, and an operator's own."""
+        """Replace known tokens and an operator's own in a text."""
         return self.clean_own(_clean_tokens(text, found), found)
 
     def _clean(self, text: str, found: Found) -> str:
@@ -221,7 +221,7 @@ class Texts:
         return f"{lead}{replaced(value, found)}"
 
     def _clean_given(self, text: str, pattern: re.Pattern[str], found: Found) -> str:
-        """Replace what a text gives to a name of a secret; the pattern ends where the value begins."""
+        """Replace values assigned to a secret's name; the pattern ends where the value begins."""
         done, parts, bare = 0, [], _bare_of(text)
         for match in pattern.finditer(text):
             if match.start() < done or not self._names.is_secret(match[1]) or match.end() == len(text):
@@ -232,20 +232,20 @@ class Texts:
                 done = value[1]
         return "".join([*parts, text[done:]]) if parts else text
 
-    # ---- what is given to a name
+    # ---- assigned values
 
     def may_stay(self, name: str, value: str) -> bool:
-        """Tell whether a text below a secret's name says nothing, or only where one is."""
+        """Return whether a text below a secret's name is empty, or only a reference."""
         return not value or value == REDACTED or _is_setting(name, self._names.kind(name), value)
 
     def is_nothing(self, name: str, secret: str) -> bool:
-        """Tell whether what a text gives to a secret's name is none."""
+        """Return whether a value assigned to a secret's name is not a secret."""
         return (
             is_stand_in(secret) or secret == REDACTED or _is_setting(name, self._names.kind(name), secret, counts=True)
         )
 
     def _clean_named(self, text: str, found: Found) -> str:
-        """Replace what a text gives to a name of a secret: `--token x`, `API_KEY=x`, `"token": "x"`, `X-Api-Key: x`."""
+        """Replace values assigned to a secret's name: `--token x`, `API_KEY=x`, `"token": "x"`, `X-Api-Key: x`."""
         search, kind_of, length = self._named.search, self._names.kind, len(text)
         bare, digit = _bare_of(text), _Ahead(_DIGIT, text)
         done, parts = 0, []
@@ -257,7 +257,7 @@ class Texts:
             if (kind is Kind.SECRET or kind is Kind.WORD) and position < length:
                 is_braced = text[position - 1] == "=" or text[position - 2 : position] == "= "
                 value = None
-                if form == "plain":  # by far the most frequent, and the shortest
+                if form == "plain":  # by far the most frequent form, and the shortest
                     value = position, match.end("plain"), False
                 elif form == "name" or form == "flag" or _is_given(match, text, kind, bare, digit):  # noqa: PLR1714
                     value = _value_at(text, position, bare, is_braced=is_braced)
@@ -275,7 +275,7 @@ class Texts:
     # ---- operators' shapes
 
     def clean_own(self, text: str, found: Found) -> str:
-        """Replace the words of a text in which an operator's shape matches."""
+        """Replace the words of a text that match an operator's shape."""
         shape = self.own_shape
         if shape is None:
             return text
@@ -300,12 +300,12 @@ def _clean_tokens(text: str, found: Found) -> str:
 
 
 def _lower(text: str) -> str:
-    """Return a text in lower case, as long as it was: U+0130 is the one letter whose lower case is two."""
+    """Return a text in lower case with the same length: U+0130 is the only letter whose lower case has two characters."""
     return text.replace("\u0130", "i").lower()
 
 
 def _clean_lead(text: str, lower: str, hint: str, pattern: re.Pattern[str], found: Found) -> tuple[str, str]:
-    """Replace what follows a lead. Returns the text and its lower case."""
+    """Replace the text after a lead. Return the text and its lower case."""
     done, parts, lower_parts = 0, [], []
     at = lower.find(hint)
     while at >= 0:
@@ -323,7 +323,7 @@ def _clean_lead(text: str, lower: str, hint: str, pattern: re.Pattern[str], foun
 
 
 def _bare_of(text: str) -> re.Pattern[str]:
-    """Return the pattern of values without quotes in this text: in JSON an end of a line is written with backslashes."""
+    """Return the pattern for unquoted values in this text: in JSON a line end is written with backslashes."""
     depth = 0
     if '":' in text or "':" in text or '["' in text or text[:1] == '"':
         depth = 3 if '\\\\\\":' in text else 2 if '\\":' in text else 1
@@ -331,7 +331,7 @@ def _bare_of(text: str) -> re.Pattern[str]:
 
 
 def _is_setting(name: str, kind: Kind, value: str, *, counts: bool = False) -> bool:
-    """Tell whether a text below a secret's name is a setting, a directory, or a count if those are texts."""
+    """Return whether a text below a secret's name is a setting, a directory, or a count written as text."""
     if kind is Kind.WORD:
         return value in HARMLESS_VALUES or (counts and len(value) <= _MAX_DIGITS and value.isdecimal())
     return (
@@ -343,7 +343,7 @@ def _is_setting(name: str, kind: Kind, value: str, *, counts: bool = False) -> b
 
 
 def _is_given(match: re.Match[str], text: str, kind: Kind, bare: re.Pattern[str], digit: _Ahead) -> bool:
-    """Tell whether what follows a secret's name in a text is a secret rather than prose, by how it is given."""
+    """Return whether the text after a secret's name is a secret rather than prose, by the form of the assignment."""
     form, start = match.lastgroup, match.end()
     is_word, is_header = kind is Kind.WORD, match["header"] is not None
     if (form == "loose" and is_header) or (form == "arrow" and not is_word):
@@ -357,7 +357,7 @@ def _is_given(match: re.Match[str], text: str, kind: Kind, bare: re.Pattern[str]
         return False
     said, end = text[value[0] : value[1]].strip("\\\"'"), value[1]
     if not is_likely(said):
-        # Within quotes it may have blanks, if one of its words is none of prose.
+        # A quoted value can contain spaces, if one of its words is not prose.
         return form == "loose" and not is_word and text[start] in "\"'" and _MIXED_WORD.search(said) is not None
     if form == "below" and (said.endswith(":") or text[end : end + 1] not in {"", "\r", "\n", "'", '"', "\\"}):
         return False
@@ -367,14 +367,14 @@ def _is_given(match: re.Match[str], text: str, kind: Kind, bare: re.Pattern[str]
 def _value_at(
     text: str, start: int, bare: re.Pattern[str], *, is_braced: bool = False, most: int | None = None
 ) -> tuple[int, int, bool] | None:
-    """Return where the value at a place begins and ends, without its quotes, and whether it is a secret for certain.
+    """Return the start and end of the value at a place, without its quotes, and whether it is certainly a secret.
 
     Args:
         text: the text.
-        start: where the value begins, or its quote.
-        bare: what a value without quotes is.
-        is_braced: ODBC's braces are looked for.
-        most: characters after which a value is not read on.
+        start: where the value or its quote begins.
+        bare: the pattern for unquoted values.
+        is_braced: look for ODBC's braces.
+        most: maximum number of characters to read.
     """
     stop = len(text) if most is None else min(start + most, len(text))
     if prefix := _STRING_PREFIX.match(text, start, stop):
@@ -400,7 +400,7 @@ def _value_at(
 
 
 def _clean_basic(match: re.Match[str], found: Found) -> str:
-    """Replace what decodes to `user:password`."""
+    """Replace a match that decodes to `user:password`."""
     given = match[1]
     try:
         decoded = b64decode(given.rstrip("=") + "=" * (-len(given.rstrip("=")) % 4)).decode()
@@ -412,7 +412,7 @@ def _clean_basic(match: re.Match[str], found: Found) -> str:
 
 
 def _clean_urls(text: str, found: Found) -> str:
-    """Replace the passwords of URLs, up to the last `@`, and users that no one chose."""
+    """Replace the passwords of URLs, up to the last `@`, and random users."""
     done, parts = 0, []
     end_of, blank = _Ahead(_URL_END, text), _Ahead(_BLANK, text)
     for match in _URL.finditer(text):
@@ -431,7 +431,7 @@ def _clean_urls(text: str, found: Found) -> str:
             following = text.find("://", start)
             last = len(text) if following < 0 else following
             end = text.rfind("@", start, min(end_of(start), last))
-            if end < 0:  # a quote may be a part of it
+            if end < 0:  # a quote can be part of it
                 end = text.rfind("@", start, min(blank(start), last))
         if end > start:
             parts += [text[done:start], replaced(text[start:end], found)]

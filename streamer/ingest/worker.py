@@ -1,4 +1,4 @@
-"""One thread for what would hold the event loop too long: walking through large events."""
+"""One thread for work that would block the event loop too long: walking large events."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,23 +12,24 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Runs functions in one thread, while the event loop goes on. Of each account one waits there at a time, so accounts take turns."""
+    """Runs functions in one thread, while the event loop continues.
+
+    One function per account is queued at a time, so accounts take turns.
+    """
 
     def __init__(self, max_waiting_bytes: int) -> None:
-        """Prepare the thread; `max_waiting_bytes` can wait for it, shared by the accounts as `has_room` says."""
+        """Prepare the thread; up to `max_waiting_bytes` can be queued, shared by the accounts as in `has_room`."""
         self._max_bytes = max_waiting_bytes
         self._bytes = 0
         self._turns: dict[str, tuple[asyncio.Lock, int, int]] = {}
-        """By account: its turn, how many of its requests want it, and their bytes."""
+        """By account: its turn, the number of its requests that want it, and their bytes."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
 
     async def run(self, account: str, size: int, function: Callable[[], T]) -> T:
-        """Run a function for an account, on an event of this size. Raises Overloaded, and what the function raises."""
+        """Run a function for an account, on an event of this size. Raises Overloaded, and the function's exceptions."""
         turn, wanted, own = self._turns.get(account) or (asyncio.Lock(), 0, 0)
         if self._bytes and not has_room(self._max_bytes, self._bytes, own, size):
-            raise Overloaded(
-                "too many large events wait to be searched for secrets; nothing of this request was stored"
-            )
+            raise Overloaded("too many large events are waiting for redaction; nothing of this request was stored")
         self._turns[account] = turn, wanted + 1, own + size
         self._bytes += size
         try:
@@ -41,5 +42,5 @@ class Worker:
                 self._turns[account] = turn, wanted - 1, own - size
 
     def close(self) -> None:
-        """End the thread, once what it does is done; what waits is dropped."""
+        """Stop the thread after its current function; queued ones are dropped."""
         self._thread.shutdown(cancel_futures=True)

@@ -1,1 +1,1 @@
-"""What operators see: metrics and logs."""
+"""Observability: metrics and logs."""

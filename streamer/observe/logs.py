@@ -1,4 +1,4 @@
-"""Structured logs: one line an event, JSON for machines or columns for people, never a credential."""
+"""Structured logs: one line per event, JSON for programs or columns for people, never a credential."""
 
 import functools
 import json
@@ -15,24 +15,27 @@ from streamer.core.quoting import MAX_TEXT, cut
 from streamer.observe.output import Output, takes_escapes
 
 MAX_TRACEBACK = 20_000
-"""Characters of a traceback that are logged; of any other text `quoting.MAX_TEXT`."""
+"""Characters of a traceback that are logged; for any other text `quoting.MAX_TEXT`."""
 
 _OURS = frozenset({"request_id", "method", "level", "timestamp"})
-"""Names of values that the server makes itself."""
+"""Names of values that the server generates itself."""
 
 
 def _is_ours(name: str, value: str) -> bool:
-    """Return whether the server made a value itself. A token's issuer makes the rest of a principal's name after `user:`."""
+    """Return whether the server generated a value itself.
+
+    A token's issuer chooses the rest of a principal's name after `user:`.
+    """
     return name in _OURS or (name == "principal" and ":" not in value)
 
 
 def configure(log_format: Literal["auto", "console", "json"], level: str, clean: Callable[[str], str] = str) -> None:
-    """Set up logging for the process; libraries that use `logging` come out in the same form.
+    """Set up logging for the process; libraries that use `logging` get the same format.
 
     Args:
-        log_format: console or JSON; by itself the former on a terminal.
-        level: the least severe one to write.
-        clean: replaces the secrets in a text: a path or a traceback may quote what a client sent.
+        log_format: console or JSON; `auto`: console on a terminal.
+        level: the lowest severity to write.
+        clean: redacts a text: a path or a traceback may quote a client's input.
     """
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.types.Processor] = [
@@ -42,14 +45,14 @@ def configure(log_format: Literal["auto", "console", "json"], level: str, clean:
     renderer: list[structlog.types.Processor] = [
         structlog.processors.format_exc_info,
         lambda _logger, _method, entry: {
-            # Cut first: cleaning takes time in proportion to the text.
+            # Truncated first, because redaction takes linear time.
             name: clean(cut(value, MAX_TRACEBACK if name == "exception" else MAX_TEXT))
             if isinstance(value, str) and not _is_ours(name, value)
             else value
             for name, value in entry.items()
         },
         *([_printable] if console else []),
-        # Plain tracebacks: pretty ones show the local variables, and so a request's credential.
+        # Plain tracebacks: pretty ones show local variables, and so a request's credential.
         structlog.dev.ConsoleRenderer(
             colors=takes_escapes(sys.stderr), exception_formatter=structlog.dev.plain_traceback
         )
@@ -71,9 +74,9 @@ def configure(log_format: Literal["auto", "console", "json"], level: str, clean:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
         )
     )
-    # It quotes the subprotocols that a client offers, which some misuse for credentials.
+    # It quotes the subprotocols that a client offers, which some clients misuse for credentials.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
-    # It logs a traceback for each connection that an outage broke, with the database's texts. We log the outage, once.
+    # It logs a traceback for each connection that an outage broke, with the database's messages. We log the outage once.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     root = logging.getLogger()
     root.handlers = [handler]
@@ -86,7 +89,7 @@ def _add_timestamp(_logger: Any, _method: str, entry: structlog.types.EventDict)
 
 
 def _dumps(entry: Any, *, default: Callable[[Any], Any]) -> str:
-    """Return JSON in ASCII: a terminal that shows a log must not obey what a client sent."""
+    """Return JSON in ASCII: a terminal that shows a log must not interpret a client's input."""
     try:
         data = orjson.dumps(entry, default)
     except orjson.JSONEncodeError:  # a lone surrogate, or an integer beyond 64 bits
@@ -95,7 +98,7 @@ def _dumps(entry: Any, *, default: Callable[[Any], Any]) -> str:
 
 
 def _dropped(processors: Sequence[structlog.types.Processor], lines: int) -> str:
-    """Return the line that stands in the place of lines that could not be written."""
+    """Return the line that replaces lines that could not be written."""
     entry: Any = {"event": "log_lines_dropped", "lines": lines}
     for processor in processors:
         entry = processor(None, "warning", entry)
@@ -103,7 +106,7 @@ def _dropped(processors: Sequence[structlog.types.Processor], lines: int) -> str
 
 
 def _printable(_logger: Any, _method: str, entry: structlog.types.EventDict) -> structlog.types.EventDict:
-    """Escape what a terminal would obey or take for another line; JSON does so by itself."""
+    """Escape characters that a terminal would interpret, or that would start another line; JSON does so by itself."""
     return {
         name: value.encode("unicode_escape").decode()
         if isinstance(value, str) and name != "exception" and not value.isprintable()

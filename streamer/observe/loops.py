@@ -1,8 +1,8 @@
-"""The node's background loops: each goes on whatever happens, and can be seen to go on.
+"""The node's background loops. Each continues after any error, and its progress is visible.
 
-A loop is a function that takes one turn. What it raises is logged once, counted, and followed by a pause that grows; then it takes its next
-turn. So no error of the database, and no mistake of ours, ends a loop silently: without the head poll, for one, readers would wait for
-ever for events that other nodes stored.
+A loop is a function that runs one turn. An exception is logged once, counted, and followed by a growing pause; then the
+next turn runs. So no database error and no bug ends a loop silently. Without the head poll, for example, readers would
+wait indefinitely for events that other nodes stored.
 """
 
 import asyncio
@@ -17,18 +17,18 @@ from streamer.observe.metrics import Metrics
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
-"""Seconds between a turn that failed and the next one: the first pause, doubled with each failure up to the longest."""
+"""Seconds between a failed turn and the next one: the first pause doubles with each failure up to the longest."""
 STUCK_SECONDS = 60
-"""A loop whose turn takes longer counts as dead: no statement of the database may take as long."""
+"""A loop whose turn takes longer counts as dead: no database statement is allowed to take that long."""
 TICK_SECONDS = 1
 
 Turn = Callable[[], Awaitable[float | None]]
-"""Does once what there is to do. Returns the seconds until the next turn, if they are not always the same."""
+"""Runs one turn. Returns the seconds until the next turn, if they vary."""
 
 
 @dataclass(slots=True)
 class Loop:
-    """One loop, and how it fares."""
+    """One loop and its state."""
 
     name: str
     turn: Turn
@@ -37,7 +37,7 @@ class Loop:
     nudge: Callable[[], None] | None
     """Ends a turn that waits for work."""
     turned_at: float
-    """When the last turn ended, and (`due_at`) when the next one is to begin, by the monotonic clock."""
+    """When the last turn ended, and (`due_at`) when the next one should start, by the monotonic clock."""
     due_at: float
     failing_since: float | None = None
     pause: float = FIRST_PAUSE
@@ -57,10 +57,10 @@ class Loops:
         """Start a loop.
 
         Args:
-            name: what it is called in logs and metrics.
-            turn: does once what there is to do.
-            every: seconds from the end of a turn to the next one, unless the turn returns others.
-            nudge: ends a turn that waits for work, so that a quiet loop is not taken for a dead one. It is called every second.
+            name: its name in logs and metrics.
+            turn: runs one turn.
+            every: seconds from the end of a turn to the next one, unless the turn returns another value.
+            nudge: ends a turn that waits for work, so that an idle loop is not considered dead. It is called every second.
         """
         if not self._loops:
             self._start("ticker", self._tick, TICK_SECONDS, None)
@@ -74,7 +74,7 @@ class Loops:
         self._metrics.loop_failures.labels(loop.name)
 
     async def stop(self, name: str | None = None) -> None:
-        """Stop one loop, or all; returns when they have ended."""
+        """Stop one loop, or all; return when they have ended."""
         stopped = [loop for loop in list(self._loops.values()) if name in {None, loop.name}]
         for loop in stopped:
             loop.task.cancel()
@@ -84,7 +84,7 @@ class Loops:
             await asyncio.wait([loop.task for loop in stopped])
 
     def names(self) -> list[str]:
-        """Return the names of the loops that were started."""
+        """Return the names of the started loops."""
         return sorted(self._loops)
 
     def dead(self) -> list[str]:
@@ -133,7 +133,7 @@ class Loops:
         self._logger.info("loop_recovered", loop=loop.name, seconds=seconds)
 
     async def _tick(self) -> None:
-        """Nudge the loops that wait for work, and measure how late this very turn comes."""
+        """Nudge the loops that wait for work, and measure how late this turn runs."""
         for loop in list(self._loops.values()):
             if loop.nudge is not None:
                 loop.nudge()

@@ -1,4 +1,4 @@
-"""The server's metrics, in a registry of their own: many servers may run in one process."""
+"""The server's metrics, in their own registry: many servers can run in one process."""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,16 +25,16 @@ def _tasks() -> int:
 
 
 class _DroppedLines(Collector):
-    """Counts for the process, as its streams are."""
+    """Counts for the whole process, which shares its streams."""
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the one metric."""
-        text = "Lines of logs that were dropped because they could not be written."
+        """Yield the only metric."""
+        text = "Log lines that were dropped because they could not be written."
         yield CounterMetricFamily("streamer_log_lines_dropped", text, value=dropped_lines())
 
 
 class Metrics:
-    """Every metric, by what it counts."""
+    """All metrics, named by what they count."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -57,36 +57,40 @@ class Metrics:
         )
         self.events_appended = counter("events_appended_total", "Events stored.")
         self.appends_refused = counter("appends_refused_total", "Appends answered 503 overloaded: the queue was full.")
-        self.append_queue = gauge("append_queue_events", "Events that wait to be stored.")
-        self.memory = gauge("memory_bytes", "Memory held for requests, unread answers and socket messages.", "kind")
-        self.memory_limit = gauge("memory_limit_bytes", "The budget for all kinds of `streamer_memory_bytes` together.")
-        self.memory_refused = counter("memory_refused_total", "Times work was refused: no memory was left.", "kind")
-        self.commit_seconds = histogram("commit_seconds", "Time to store one group of appends, retries included.")
+        self.append_queue = gauge("append_queue_events", "Events waiting to be stored.")
+        self.memory = gauge("memory_bytes", "Memory held for requests, unread responses and socket messages.", "kind")
+        self.memory_limit = gauge("memory_limit_bytes", "The limit for all kinds of `streamer_memory_bytes` together.")
+        self.memory_refused = counter(
+            "memory_refused_total", "Times work was refused because no memory was left.", "kind"
+        )
+        self.commit_seconds = histogram("commit_seconds", "Time to store one group of appends, including retries.")
         self.log_ahead_seconds = gauge(
-            "log_ahead_seconds", "How far the time of the log furthest ahead of the clock is ahead of it."
+            "log_ahead_seconds",
+            "How far the newest timestamp is ahead of the clock, for the log that is furthest ahead.",
         )
         self.redactions = counter("redactions_total", "Secrets replaced before storage, each counted once.")
         self.subscribers = gauge("subscribers", "Open subscriptions.", "transport")
         self.connections_ended = counter(
             "connections_ended_total",
-            "Connections of readers that ended, by the server's reason or `left`.",
+            "Ended connections of readers, by the server's reason or `left`.",
             "transport",
             "reason",
         )
         self.deliveries = counter("deliveries_total", "Events written to streams, counted for each reader.")
-        self.catch_ups = counter("catch_ups_total", "Times a slow reader was sent back to the log.")
-        self.fills = counter("feed_fills_total", "Times the hub filled a hole in a feed from the log.")
+        self.catch_ups = counter("catch_ups_total", "Times a slow reader had to read from the log again.")
+        self.fills = counter("feed_fills_total", "Times the hub filled a gap in a feed from the log.")
         self.log_reads = counter(
-            "log_reads_total", "Readings of the log for readers that catch up; one serves all that ask for the same."
+            "log_reads_total",
+            "Reads of the log for readers that catch up; one read serves all readers that need the same range.",
         )
-        self.scans = gauge("scans", "Reads of history that run now and that no index answers alone.")
-        self.scans_refused = counter("scans_refused_total", "Scans answered 429: the key had as many as it may.")
-        self.scans_cut = counter("scans_cut_total", "Pages that ended early, with what was found in the time.")
-        self.feeds = gauge("feeds", "Workspaces that have readers here.")
+        self.scans = gauge("scans", "Running reads of history that no index covers.")
+        self.scans_refused = counter("scans_refused_total", "Scans answered 429 because the key had reached its limit.")
+        self.scans_cut = counter("scans_cut_total", "Pages that ended early, with the events found so far.")
+        self.feeds = gauge("feeds", "Workspaces with readers on this node.")
         self.store_up = gauge("store_up", "1 while the database answers the readiness check, else 0.")
         self.store_writable = gauge("store_writable", "1 while the database can be written, else 0.")
-        self.jwks_keys = gauge("jwks_keys", "Keys of the tokens' issuer in use.")
-        self.jwks_fetches = counter("jwks_fetches_total", "Fetches of the keys of the tokens' issuer.", "outcome")
+        self.jwks_keys = gauge("jwks_keys", "The token issuer's keys in use.")
+        self.jwks_fetches = counter("jwks_fetches_total", "Fetches of the token issuer's keys.", "outcome")
         registry.register(_DroppedLines())
         gauge("tasks", "Tasks of the event loop.").set_function(_tasks)
         self.loop_stalls = histogram(
@@ -98,7 +102,7 @@ class Metrics:
         self.loop_last_turn = gauge(
             "background_last_turn_seconds", "Seconds since a background loop last finished a turn.", "loop"
         )
-        self.loop_failures = counter("background_failures_total", "Turns of background loops that failed.", "loop")
+        self.loop_failures = counter("background_failures_total", "Failed turns of background loops.", "loop")
 
     def render(self) -> bytes:
         """Write all metrics in Prometheus' text format."""

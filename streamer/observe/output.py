@@ -1,6 +1,6 @@
-"""Standard streams that never block: what is written waits in a bounded queue for a thread that hands it to the system.
+"""Standard streams that never block: output waits in a bounded queue for a thread that writes it.
 
-A full disk, a pipe whose reader has stopped and a terminal paused by Ctrl-S hold up that thread, and nothing else.
+A full disk, a pipe whose reader has stopped and a terminal paused by Ctrl-S block only that thread.
 """
 
 import atexit
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FLUSH_SECONDS = 1.0
-"""How long the end of the process waits for lines that are not written yet."""
+"""How long the process waits at exit for unwritten lines."""
 PAUSE_SECONDS = 0.05
-"""Rest of the thread after each write: lines that come meanwhile are written together, and waking it costs the writer nothing."""
+"""Pause of the thread after each write: lines that arrive meanwhile are written together, and the writer need not wake the thread."""
 CHUNK = 64 * 1024
 RETRY_SECONDS = (0.05, 1.0)
-"""Pauses between attempts to write: the first, doubled up to the last."""
+"""Pauses between attempts to write: the first one doubles up to the last."""
 
 
 class Output(io.TextIOBase):
     """A text stream over a descriptor whose `write` returns at once and never fails.
 
-    Lines are written whole and in order. Beyond `max_bytes` of waiting lines further ones are dropped and counted; once the waiting
-    ones are written, a line says how many are missing there.
+    Lines are written completely and in order. When more than `max_bytes` are queued, further lines are dropped and
+    counted; after the queued lines, a line reports how many are missing.
     """
 
     def __init__(self, stream: TextIO, max_bytes: int) -> None:
-        """Take the place of a stream; the thread ends with the process."""
+        """Replace a stream; the thread ends with the process."""
         self.dropped = 0
-        """Lines that were dropped so far."""
+        """Number of lines dropped so far."""
         self.notice: Callable[[int], str] = lambda lines: f"{lines} lines of output were dropped"
-        """Makes the line, without its end, that stands in the place of dropped ones."""
+        """Returns the line, without its end, that replaces dropped ones."""
         self._stream = stream
         self._descriptor = stream.fileno()
         self._max_bytes = max_bytes
         self._size = 0
         self._missing = 0
         self._partial = b""
-        # Both may be used from a finalizer that the garbage collector runs in the midst of a write.
+        # Both can be used from a finalizer that the garbage collector runs in the middle of a write.
         self._lock = threading.RLock()
         self._queue: queue.SimpleQueue[bytes | Literal["gap", "end"]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"output-{self._descriptor}", daemon=True)
@@ -52,12 +52,12 @@ class Output(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """The encoding of the stream in whose place it is."""
+        """The encoding of the replaced stream."""
         return self._stream.encoding
 
     @property
     def errors(self) -> str:  # type: ignore[override]
-        """What is done about characters that the encoding lacks."""
+        """The error handler for characters that the encoding lacks."""
         return "backslashreplace"
 
     def fileno(self) -> int:
@@ -65,7 +65,7 @@ class Output(io.TextIOBase):
         return self._descriptor
 
     def isatty(self) -> bool:
-        """Tell whether it is a terminal."""
+        """Return whether it is a terminal."""
         return self._stream.isatty()
 
     def writable(self) -> bool:
@@ -73,10 +73,10 @@ class Output(io.TextIOBase):
         return True
 
     def flush(self) -> None:
-        """Do nothing: waiting lines are written as soon as the system takes them."""
+        """Do nothing: queued lines are written as soon as the system accepts them."""
 
     def write(self, text: str) -> int:
-        """Queue the whole lines of a text; the rest of it waits for its line's end."""
+        """Queue the complete lines of a text; the rest waits for its line end."""
         data = text.encode(self.encoding, self.errors)
         with self._lock:
             if self._partial:
@@ -86,7 +86,7 @@ class Output(io.TextIOBase):
                 data, self._partial = data[:end], data[end:]
             if not data:
                 return len(text)
-            # Nothing passes a gap: what is written behind it comes after it.
+            # Lines keep their order around a gap: later lines are written after it.
             if self._missing or self._size + len(data) > self._max_bytes:
                 if not self._missing:
                     self._queue.put("gap")
@@ -99,7 +99,7 @@ class Output(io.TextIOBase):
         return len(text)
 
     def finish(self, deadline: float) -> None:
-        """Wait until all is written, at most until a moment of `time.monotonic`."""
+        """Wait until everything is written, at most until a time of `time.monotonic`."""
         with self._lock:
             if self._partial:
                 self.write("\n")
@@ -145,13 +145,13 @@ class Output(io.TextIOBase):
                 waiter = select.poll()
                 waiter.register(self._descriptor, select.POLLOUT)
                 waiter.poll(RETRY_SECONDS[1] * 1000)
-            except OSError:  # a full disk, a pipe that nobody reads: either may end
+            except OSError:  # a full disk, or a pipe without a reader: both can recover
                 time.sleep(pause)
                 pause = min(2 * pause, RETRY_SECONDS[1])
 
 
 def never_block(max_bytes: int) -> None:
-    """Let nothing that this process writes to stdout and stderr block it, up to its end."""
+    """Make sure that writing to stdout and stderr never blocks this process, until it exits."""
     outputs = [Output(sys.stdout, max_bytes), Output(sys.stderr, max_bytes)]
     sys.stdout, sys.stderr = outputs
 
@@ -164,10 +164,10 @@ def never_block(max_bytes: int) -> None:
 
 
 def takes_escapes(stream: TextIO) -> bool:
-    """Tell whether escape sequences belong into a stream: it is a terminal, and neither NO_COLOR nor TERM=dumb forbids them."""
+    """Return whether a stream accepts escape sequences: it is a terminal, and neither NO_COLOR nor TERM=dumb forbids them."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in {"dumb", "unknown"}
 
 
 def dropped_lines() -> int:
-    """Return how many lines of logs this process has dropped."""
+    """Return how many log lines this process has dropped."""
     return sys.stderr.dropped if isinstance(sys.stderr, Output) else 0

@@ -1,4 +1,4 @@
-"""Turns at something that has only so much room: a few for each account, so that none waits behind all that another one asks for."""
+"""Turns at limited resources: a few for each account, so that no account waits for all the work of another one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,17 +8,17 @@ from streamer.core.errors import RateLimited
 
 
 class Turns:
-    """So many turns at once for each account; who wants more waits for its own to end."""
+    """A fixed number of concurrent turns per account; further work waits for the account's own turns to end."""
 
     def __init__(
         self, each: int, seconds: float | None = None, message: str = "", refused: Callable[[], object] = int
     ) -> None:
-        """Make the turns.
+        """Create the turns.
 
         Args:
-            each: turns of one account at once.
-            seconds: how long one waits; None: for ever.
-            message: the error's text after that.
+            each: concurrent turns of one account.
+            seconds: how long a turn is waited for; None: indefinitely.
+            message: the error's message after that.
             refused: called then.
         """
         self._each = each
@@ -26,11 +26,11 @@ class Turns:
         self._message = message
         self._refused = refused
         self._accounts: dict[str, tuple[asyncio.Semaphore, list[None]]] = {}
-        """The turns of each account that has some or waits, and an item for each of those."""
+        """The turns of each account that has some or waits, with one item per user."""
 
     @asynccontextmanager
     async def turn(self, account: str) -> AsyncIterator[None]:
-        """Wait for a turn and have it while the block runs. Raises RateLimited."""
+        """Wait for a turn and hold it while the block runs. Raises RateLimited."""
         turns, those = self._accounts.setdefault(account, (asyncio.Semaphore(self._each), []))
         those.append(None)
         try:
@@ -46,7 +46,7 @@ class Turns:
 
     async def _wait(self, turns: asyncio.Semaphore) -> None:
         if not turns.locked():
-            await turns.acquire()  # at once
+            await turns.acquire()  # without waiting
             return
         try:
             async with asyncio.timeout(self._seconds):

@@ -1,11 +1,12 @@
 """Measures how long single steps hold the event loop, in CPU time, and names those that hold it too long.
 
-A step is what runs between two turns of the loop: a task until its next wait, or one callback. While it runs, nobody else is served, so
-a step of 100 ms delays every client by 100 ms. CPU time is counted rather than wall time: on a busy machine a step may be interrupted,
-which is not its fault.
+A step is the code between two turns of the loop: a task until its next wait, or one callback. While it runs, no other
+client is served, so a step of 100 ms delays every client by 100 ms. CPU time is measured rather than wall time, because
+on a busy machine a step can be interrupted, which is not its fault.
 
-Reading the thread's CPU clock is a system call of 0.6 µs, too much for each step. A step therefore reads the wall clock, which is ten times
-cheaper, and the CPU clock is read at most every `SAMPLE_SECONDS`. A step that took long by the wall clock is then known to within that much.
+Reading the thread's CPU clock is a system call of 0.6 µs, too expensive for each step. A step therefore reads the wall
+clock, which is ten times cheaper, and the CPU clock is read at most every `SAMPLE_SECONDS`. The CPU time of a step that
+was long by the wall clock is then known to within that interval.
 """
 
 import asyncio
@@ -21,16 +22,16 @@ import structlog
 from streamer.observe.metrics import Metrics
 
 SAMPLE_SECONDS = 0.002
-"""The longest time before a step from which its CPU time may be counted: the error of a measurement."""
+"""The longest time before a step that its CPU time can include: the error of a measurement."""
 STALL_SECONDS = 0.01
-"""CPU time from which on a step is counted in the metric."""
+"""Steps with at least this CPU time are counted in the metric."""
 WARN_SECONDS = 0.1
-"""CPU time from which on a step is logged."""
+"""Steps with at least this CPU time are logged."""
 LOG_SECONDS = 1
-"""At most one warning in so many seconds: a stall that repeats must not fill the log."""
+"""At most one warning in this many seconds: a repeated stall must not fill the log."""
 
 OPERATION: ContextVar[str] = ContextVar("operation")
-"""What the running task does, as people know it: a route's operation, a message's type."""
+"""The running task's operation, for people: a route's operation, a message's type."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -42,13 +43,13 @@ class Watchdog:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.sampled = 0.0
-        """When the CPU clock was read, by the wall clock, and (`_cpu`) what it said."""
+        """When the CPU clock was last read, by the wall clock, and (`_cpu`) its value."""
         self._cpu = 0.0
         self._logged = -float(LOG_SECONDS)
         self._logger = structlog.get_logger("loop")
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Time each step of each task that the loop makes from now on."""
+        """Time each step of each task that the loop creates from now on."""
 
         def make(
             loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T] | Generator[Any, None, T], **options: Any
@@ -58,15 +59,15 @@ class Watchdog:
         loop.set_task_factory(make)
 
     def unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Leave the tasks that the loop makes from now on alone."""
+        """Stop timing tasks that the loop creates from now on."""
         loop.set_task_factory(None)
 
     def timed(self, coroutine: Coroutine[Any, Any, T] | Generator[Any, None, T]) -> Coroutine[Any, Any, T]:
-        """Return a coroutine that does the same, each of its steps timed."""
+        """Wrap a coroutine so that each of its steps is timed."""
         return _Timed(self, coroutine)
 
     def call(self, operation: str, function: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """Call a function, timed as a step: for callbacks, which are no tasks."""
+        """Call a function, timed as a step: for callbacks, which are not tasks."""
         started = self.begin()
         try:
             return function(*args, **named)
@@ -74,14 +75,14 @@ class Watchdog:
             self.end(started, operation)
 
     def begin(self) -> float:
-        """Begin a step. Returns what `end` is to be given."""
+        """Start a step. Returns the argument for `end`."""
         started = perf_counter()
         if started - self.sampled > SAMPLE_SECONDS:
             self.sample(started)
         return started
 
     def sample(self, now: float) -> None:
-        """Read the CPU clock, at this time by the wall clock."""
+        """Read the CPU clock, at this wall clock time."""
         self.sampled, self._cpu = now, time.thread_time()
 
     def end(self, started: float, operation: str | None = None) -> None:
@@ -101,7 +102,7 @@ class Watchdog:
 
 
 class _Timed(Coroutine[Any, Any, T]):
-    """A coroutine with a look at the clock around each step; in all else it is the one that it drives."""
+    """A coroutine that reads the clock around each step and otherwise behaves like the wrapped one."""
 
     __slots__ = ("_coroutine", "_watchdog")
 
@@ -110,8 +111,8 @@ class _Timed(Coroutine[Any, Any, T]):
         self._coroutine = coroutine
 
     def send(self, value: Any) -> Any:
-        """Take the next step."""
-        # The common case in few calls: this runs for each step of each task.
+        """Run the next step."""
+        # The common case in few calls, because this runs for each step of each task.
         started = perf_counter()
         if started - self._watchdog.sampled > SAMPLE_SECONDS:
             self._watchdog.sample(started)
@@ -122,16 +123,16 @@ class _Timed(Coroutine[Any, Any, T]):
                 self._watchdog.end(started)
 
     def throw(self, *error: Any) -> Any:
-        """Take the next step with an exception."""
+        """Run the next step with an exception."""
         started = self._watchdog.begin()
         try:
             return self._coroutine.throw(*error)
         finally:
-            del error  # its traceback leads to this frame: together they would be a cycle
+            del error  # its traceback refers to this frame: together they would be a cycle
             self._watchdog.end(started)
 
     def close(self) -> None:
-        """End the coroutine."""
+        """Close the coroutine."""
         self._coroutine.close()
 
     def __await__(self) -> Generator[Any, Any, T]:
@@ -148,6 +149,6 @@ def _awaited(coroutine: Any) -> Generator[Any, Any, Any]:
 
 
 def _operation() -> str:
-    """Return what the running task does."""
+    """Return the running task's operation."""
     task = asyncio.current_task()
     return OPERATION.get(task.get_name() if task else "unknown")

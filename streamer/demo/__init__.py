@@ -1,12 +1,12 @@
-"""A workspace that lives: people, agents and bots at work, from a git history and then for ever.
+"""Sample activity: people, agents and bots at work, from a git history and then generated indefinitely.
 
 ::
 
-    git       commits, and the names that must not be seen
-    cast      who plays whom: pseudonyms, and text without a real name
-    story     one issue's life as events
-    history   the commits' issues, in the order of their times
-    living    new issues by the same cast, without end
+    git       commits, and the names to hide
+    cast      personas: pseudonyms, and text without real names
+    story     the events of one issue
+    history   the commits' issues, ordered by time
+    living    new issues by the same cast, indefinitely
 
-Everything is determined by the seed and the repository; nothing here knows the server.
+The seed and the repository determine everything; nothing here depends on the server.
 """

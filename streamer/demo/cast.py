@@ -1,4 +1,4 @@
-"""Who plays whom. No real name, e-mail address or handle gets past this module."""
+"""Personas for the people in a git history. No real name, e-mail address or handle passes this module."""
 
 import random
 import re
@@ -11,7 +11,7 @@ from typing import Any
 from streamer.demo.git import Identity
 
 PEOPLE, AGENTS, BOTS = 4, 3, 2
-"""The fewest of each: a small repository gets colleagues."""
+"""Minimum of each: a small repository gets additional colleagues."""
 TITLE_LENGTH = 90
 
 _FIRST = (
@@ -34,14 +34,14 @@ _BOT = re.compile(
 )
 _WORD = re.compile(r"[^\W_]+")
 _SHORT = 2
-"""Words up to this length are hidden only as a name is written: "an" and "li" are words of a language, too."""
+"""Words up to this length are hidden only in a name's exact spelling: "an" and "li" are ordinary words, too."""
 _LONG = 5
-"""Words of this length are hidden also within others, as in JohnsonParser."""
+"""Words of at least this length are hidden also inside others, as in JohnsonParser."""
 _NAMELESS = (
     " admin app bot bots build ci code com contact dev developer email github gitlab gmail hello info local localhost mail me "
     "net noreply no org private reply root support team test the unknown user users web webmaster work "
 )
-"""Parts of names and addresses that name nobody."""
+"""Parts of names and addresses that identify nobody."""
 _UNSPEAKABLE = re.compile(r"\S*@\S*|\b\w+://\S+|(?<=\bfrom )\S+/\S+|(?<=\bbranch )\S+|[\w.-]+/[\w.-]+(?=#\d)")
 """Addresses, handles, links and the owners of branches and repositories."""
 _TRAILER = re.compile(r"^[A-Za-z-]+-by:", re.IGNORECASE)
@@ -67,10 +67,10 @@ class Member:
 
 
 class Cast:
-    """Everyone in the demo, the same for the same seed and identities."""
+    """All members of the demo, the same for the same seed and identities."""
 
     def __init__(self, seed: int, authors: Iterable[Identity] = (), others: Iterable[Identity] = ()) -> None:
-        """Give each author a member to play; of `others` only the names are hidden."""
+        """Give each author a persona; of `others` only the names are hidden."""
         self.seed = seed
         played = sorted(set(authors), key=lambda identity: (identity.email, identity.name))
         self._hidden = {word for identity in {*played, *others} for word in _words(identity)}
@@ -92,15 +92,15 @@ class Cast:
 
     @property
     def members(self) -> list[Member]:
-        """Everyone."""
+        """All members."""
         return [*self.people, *self.agents, *self.bots]
 
     def member(self, identity: Identity) -> Member:
-        """Return who plays an identity that the cast was made with."""
+        """Return the persona of an identity that the cast was created with."""
         return self._played[_key(identity)]
 
     def title(self, message: str) -> str:
-        """Return a commit message's first line without anything that tells who anyone is."""
+        """Return a commit message's first line without anything that identifies a person."""
         line = next((line.strip() for line in message.splitlines() if line.strip()), "")
         if _TRAILER.match(line):
             line = ""
@@ -142,7 +142,7 @@ class Cast:
         return Member("agent", "agent-" + name.lower().replace(" ", "-"), name, "coding agent")
 
     def _free_names(self, dice: random.Random) -> Iterator[str]:
-        """Yield names without end, none of them a word of a real one."""
+        """Yield names indefinitely, without any word of a real name."""
         first = [name for name in _shuffled(_FIRST, dice) if not self._is_hidden(name)] or ["Somebody"]
         last = [name for name in _shuffled(_LAST, dice) if not self._is_hidden(name)] or ["Else"]
         number = 0
@@ -161,7 +161,7 @@ def _shuffled(words: str, dice: random.Random) -> list[str]:
 
 
 def _plain(word: str) -> str:
-    """Take case and accents away: people are not written as they write themselves."""
+    """Remove case and accents, because people write names differently than their owners."""
     return "".join(char for char in unicodedata.normalize("NFKD", word) if not unicodedata.combining(char)).casefold()
 
 
@@ -170,7 +170,7 @@ def _key(identity: Identity) -> str:
 
 
 def _words(identity: Identity) -> Iterator[str]:
-    """Yield the words by which an identity could be known: its names, how handles are made of them, its address."""
+    """Yield the words that could identify a person: names, typical handles, address."""
     if _BOT.search(identity.name):
         return
     parts = _WORD.findall(identity.name)

@@ -1,4 +1,4 @@
-"""A git history, read lazily from the real git: single commits, merges, renames, any bytes in names and messages."""
+"""Reads a git history lazily from git itself: single commits, merges, renames, any bytes in names and messages."""
 
 import contextlib
 import os
@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import IO
 
 LATEST = 253_400_000_000
-"""In the year 9999; git takes later times, too."""
+"""In the year 9999; git accepts later times, too."""
 
 _MARK = b"commit"
 _FIELDS = ("H", "P", "an", "ae", "aN", "aE", "cn", "ce", "ct", "B")
 _NUMSTAT = re.compile(rb"\n?(\d+|-)\t(\d+|-)\t(.*)", re.DOTALL)
 _TRAILER = re.compile(r"^[A-Za-z-]+-by:\s*([^<\n]*?)\s*<([^>\n]*)>", re.MULTILINE | re.IGNORECASE)
 _NAMES_COMMITS = 50_000
-"""How far back names are looked for: a message may name who has long left."""
+"""How many commits are searched for names: a message may mention a person who left long ago."""
 
 
 class GitError(Exception):
-    """There is no git, no repository or no commit; the text says which."""
+    """There is no git, no repository or no commit; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A person or machine as git names it. Not to be shown."""
+    """A person or machine in git's form. Not to be shown."""
 
     name: str
     email: str
@@ -34,13 +34,13 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A commit, as far as a story needs it."""
+    """A commit, with the fields that a story needs."""
 
     sha: str
     parents: int
     author: Identity
     names: frozenset[Identity]
-    """Everyone whom the commit names: author, committer, trailers, also without the mailmap."""
+    """All people in the commit: author, committer, trailers, also without the mailmap."""
     time: int
     """The committer's clock, seconds since 1970."""
     message: str
@@ -50,7 +50,7 @@ class Commit:
 
     @property
     def is_merge(self) -> bool:
-        """It joins branches."""
+        """Whether it joins branches."""
         return self.parents > 1
 
 
@@ -76,7 +76,7 @@ def read_commits(repository: Path, *, limit: int) -> Generator[Commit]:
                 counts[0] += 1
                 counts[1] += int(stat[1]) if stat[1] != b"-" else 0
                 counts[2] += int(stat[2]) if stat[2] != b"-" else 0
-                if not stat[3]:  # a rename: the old and the new path follow as tokens of their own
+                if not stat[3]:  # a rename: the old and the new path follow as separate tokens
                     next(tokens, None)
                     next(tokens, None)
         if header:
@@ -84,7 +84,7 @@ def read_commits(repository: Path, *, limit: int) -> Generator[Commit]:
 
 
 def read_identities(repository: Path) -> set[Identity]:
-    """Return everyone who wrote or committed, far beyond the commits that make the story.
+    """Return all authors and committers, far beyond the commits of the story.
 
     Raises:
         GitError: this is not a repository with a commit.
@@ -119,7 +119,7 @@ def _text(data: bytes) -> str:
 
 
 def _tokens(out: IO[bytes]) -> Iterator[bytes]:
-    """Yield what stands between NULs, without holding more than a piece of the output."""
+    """Yield the parts between NULs, without holding more than a piece of the output."""
     rest: list[bytes] = []
     while data := out.read(2**16):
         first, *others = data.split(b"\0")
@@ -133,7 +133,7 @@ def _tokens(out: IO[bytes]) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _git(repository: Path, command: str, *arguments: str) -> Generator[IO[bytes]]:
-    """Run git and give its output; nothing of the repository's or the user's configuration may run or colour anything."""
+    """Run git and yield its output; no configuration of the repository or the user can run or colour anything."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     options = ("--no-color", "--no-ext-diff", "--no-textconv", "--no-show-signature", "--no-notes", "--encoding=UTF-8")
     try:

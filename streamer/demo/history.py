@@ -1,4 +1,4 @@
-"""From commits to events: what happened in a repository, told as issues that people, agents and bots worked on."""
+"""Converts commits into events: a repository's history as issues that people, agents and bots worked on."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from streamer.demo.story import Change, Event, Issue
 
 MAX_COMMITS = 300
 LONGEST_PAUSE = 5 * 86400
-"""After so many seconds without a commit of theirs, an author's next one is another issue."""
+"""After this many seconds without a commit, an author's next commit belongs to another issue."""
 MOST_CHANGES = 4
 
 
@@ -23,17 +23,17 @@ class Past:
 
     cast: Cast
     events: list[Event]
-    """By their times; those at the end that have none follow from the newest commits and happen now."""
+    """Ordered by time; those at the end without a time follow from the newest commits and happen now."""
     issues: int
 
 
 def history(repository: Path, *, seed: int, max_commits: int = MAX_COMMITS) -> Past:
-    """Tell a repository's newest commits.
+    """Convert a repository's newest commits.
 
     Args:
         repository: a folder in a git working tree, or a bare repository.
         seed: the same seed and commits give the same events.
-        max_commits: how many; nothing more of a long history is read, names aside.
+        max_commits: the number of commits; nothing more of a long history is read, except names.
 
     Raises:
         GitError: this is not a repository with a commit.
@@ -53,13 +53,13 @@ def history(repository: Path, *, seed: int, max_commits: int = MAX_COMMITS) -> P
     events.sort(key=lambda event: str(event["occurred_at"]))
     newest = format_timestamp(max(commit.time for commit in commits) * 1_000_000)
     for event in events:
-        if event["occurred_at"] > newest:  # its time may not have come yet
+        if event["occurred_at"] > newest:  # its time may still be in the future
             del event["occurred_at"]
     return Past(cast, events, len(issues))
 
 
 def _issues(commits: Iterable[Commit], cast: Cast) -> Iterator[list[Change]]:
-    """Group an author's commits into issues; a merge ends one."""
+    """Group an author's commits into issues; a merge ends an issue."""
     changes: list[Change] = []
     wanted = 0
     for commit in commits:
@@ -80,7 +80,7 @@ def _issues(commits: Iterable[Commit], cast: Cast) -> Iterator[list[Change]]:
 
 
 def _change(commit: Commit, cast: Cast) -> Change:
-    # The real hash would lead to the real people wherever the repository is public.
+    # The real hash would identify the real people wherever the repository is public.
     code = sha256(f"{cast.seed}:{commit.sha}".encode()).hexdigest()[:40]
     title = "Bring two branches together" if commit.is_merge else cast.title(commit.message)
     return Change(code, title, cast.member(commit.author), commit.files, commit.added, commit.deleted, commit.time)

@@ -1,4 +1,4 @@
-"""The same cast at work without end: new issues, several at once, as on a busy day."""
+"""The same cast at work indefinitely: new issues, several at once, as on a busy day."""
 
 import random
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from streamer.demo.cast import Cast
 from streamer.demo.story import Change, Event, Issue
 
 AT_ONCE = 6
-"""Issues that are worked on at the same time."""
+"""Number of concurrent issues."""
 
 _VERBS = ("Fix", "Add", "Speed up", "Simplify", "Document", "Test", "Rework", "Translate", "Measure", "Protect")
 _THINGS = (
@@ -20,15 +20,15 @@ _ENDS = ("", "", "", " for large teams", " on slow networks", " in Safari", " af
 
 
 def living(cast: Cast, *, first_issue: int = 1) -> Iterator[Event]:
-    """Yield new events without end; `first_issue` numbers the first new issue.
+    """Yield new events indefinitely; `first_issue` is the number of the first new issue.
 
-    They carry no time of their own: they happen when they are appended.
+    They have no time of their own: they happen when they are appended.
     """
     dice = random.Random(f"{cast.seed}:living:{first_issue}")  # noqa: S311 - the same story again is the point
     number = first_issue
     open_issues: list[Iterator[Event]] = []
     while True:
-        # Never all at once: the first issues begin while others are in the middle.
+        # Never all at once: the first issues start while others are in the middle.
         if len(open_issues) < AT_ONCE and (not open_issues or dice.random() < 0.3):  # noqa: PLR2004
             open_issues.append(Issue(number, _changes(cast, dice), cast, dice).events())
             number += 1

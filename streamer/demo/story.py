@@ -1,4 +1,4 @@
-"""One issue's life, from its report to its end, as events for the API."""
+"""The events of one issue for the API, from its report to its end."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ _REVISIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that was done for an issue."""
+    """A change that was made for an issue."""
 
     code: str
     title: str
@@ -48,31 +48,31 @@ class Change:
 
 @dataclass
 class _Clock:
-    """Times that only go forward; none at all when the story happens now."""
+    """Times that only increase; None when the story happens now."""
 
     dice: random.Random
     now: int | None
 
     def step(self) -> str | None:
-        """Go on a little."""
+        """Advance by a short time."""
         if self.now is not None:
             self.now += self.dice.randint(*STEP_SECONDS)
         return self.text()
 
     def to(self, time: int | None) -> str | None:
-        """Go on to `time`, unless it is later already."""
+        """Advance to `time`, unless it is in the past."""
         if self.now is not None and time is not None:
             self.now = max(self.now, time)
         return self.text()
 
     def text(self) -> str | None:
-        """Return the time as the API takes it."""
+        """Return the time in the API's format."""
         return None if self.now is None else format_timestamp(self.now * 1_000_000)
 
 
 @dataclass
 class Issue:
-    """The story of one issue. `changes` has at least one."""
+    """The story of one issue. `changes` is not empty."""
 
     number: int
     changes: Sequence[Change]
@@ -81,7 +81,7 @@ class Issue:
     entity: Event = field(init=False)
     worker: Member = field(init=False)
     owner: Member = field(init=False)
-    """The person behind the worker, if that is an agent; else someone to review."""
+    """The person behind the worker, if that is an agent; else a reviewer."""
     run: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -140,7 +140,7 @@ class Issue:
             yield self._event("run.completed", self.worker, result, entity=run), clock.step()
 
     def _review(self, clock: _Clock) -> Iterator[tuple[Event, str | None]]:
-        """Yield how the changes get in: pull request, checks, and an approval where an agent asks for one."""
+        """Yield the steps to merge the changes: pull request, checks, and an approval if an agent asks for one."""
         dice, ci = self.dice, self.cast.bots[0]
         pull = {
             "type": "pull",

@@ -30,7 +30,9 @@ DONE = [
     "streamer/eventsource.py",
     "streamer/ingest",
     "streamer/observe",
+    "streamer/demo",
     "streamer/settings.py",
+    "streamer/store",
     "tests/test_prose.py",
 ]
 

@@ -1,1 +1,1 @@
-"""The log on disk: the only place that knows SQL."""
+"""The log on disk: the only package that uses SQL."""

@@ -1,4 +1,4 @@
-"""Logs whose time is ahead of the clock: an append that met a wrong clock moved them there, and time in a log never goes back."""
+"""Detects logs whose timestamps are ahead of the clock: an append with a wrong clock moved them, and time in a log never goes back."""
 
 import time
 from collections.abc import Iterable
@@ -9,24 +9,24 @@ from streamer.observe.metrics import Metrics
 from streamer.store.statements import LockedLog
 
 AHEAD_US = 5_000_000
-"""What is less is no wrong clock: many events of one moment are a microsecond apart each."""
+"""A smaller difference is normal: simultaneous events are one microsecond apart."""
 WARN_SECONDS = 3600
 """Time between two warnings about one workspace."""
 KEPT = 1000
-"""Workspaces that were warned about; with more of them all are forgotten, and so warned about again."""
+"""Number of workspaces that were warned about; when there are more, all are forgotten, and so warned about again."""
 
 
 class Ahead:
-    """Warns about such logs as they are appended to, and knows how far the one furthest ahead still is."""
+    """Warns about such logs when they are appended to, and tracks how far ahead the furthest of them still is."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._ends = 0.0
-        """When, by the monotonic clock, the last of these logs is caught up with."""
+        """When, by the monotonic clock, the clock catches up with the last of these logs."""
         self._warned: dict[str, float] = {}
         metrics.log_ahead_seconds.set_function(lambda: max(self._ends - time.monotonic(), 0))
 
     def note(self, logs: Iterable[LockedLog], now: int) -> None:
-        """Look at logs that were appended to at a time, in microseconds since 1970."""
+        """Check logs that were appended to at a time, in microseconds since 1970."""
         for log in logs:
             if log.last_timestamp - now > AHEAD_US:
                 self._warn(log, (log.last_timestamp - now) / 1_000_000)

@@ -1,4 +1,4 @@
-"""Credentials as records: only hashes of secrets are kept, and nothing here returns one."""
+"""Credentials as records: only hashes of secrets are stored, and nothing here returns a secret."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,30 +41,30 @@ class Credentials:
 
     @writes
     def add(self, connection: Connection, credential: Credential) -> None:
-        """Store a credential that was made from another one."""
+        """Store a credential that was derived from another one."""
         connection.execute(insert(credentials), _row(credential))
 
     @writes
     def add_first(self, connection: Connection, credential: Credential) -> bool:
-        """Store a credential unless there is one with its id; tells which."""
+        """Store a credential unless there is one with its id; return whether it was stored."""
         insertion = self._database.insert(credentials).on_conflict_do_nothing()
         return bool(connection.execute(insertion, _row(credential)).rowcount)
 
     def create(self, credential: Credential, workspace: str, draft: Draft, *, most: int | None = None) -> Change[None]:
-        """Return the change that stores a key, in the place of one with the same id and of what was made from that.
+        """Return the change that stores a key, replacing one with the same id and everything derived from that.
 
         Args:
             credential: the key.
-            workspace: where it is told.
-            draft: the event.
-            most: the number of keys that the workspace may have; with as many, the change raises RateLimited.
+            workspace: the log for the audit event.
+            draft: the audit event.
+            most: the workspace's limit of keys; when it is reached, the change raises RateLimited.
         """
 
         def apply(connection: Connection, found: Collection[str]) -> tuple[None, list[Told]]:
             if workspace not in found:
                 raise WorkspaceNotFound
             if most is not None:
-                # Only keys have a workspace, so the index alone is read.
+                # Only keys have a workspace, so reading the index is enough.
                 count = select(func.count()).where(credentials.c.workspace == workspace)
                 if connection.execute(count).scalar_one() >= most:
                     raise RateLimited(f"this workspace has {most} keys, which is the limit; revoke unused keys first")
@@ -90,7 +90,7 @@ class Credentials:
 
     @reads
     def find(self, connection: Connection, secret_hash: str) -> Credential | None:
-        """Return the credential whose secret has this hash, expired or not; not one whose parent is gone."""
+        """Return the credential with this hash, expired or not, unless its parent was removed."""
         parents = credentials.alias()
         query = (
             select(credentials)
@@ -112,14 +112,14 @@ class Credentials:
 
     @reads
     def standing(self, connection: Connection, ids: Sequence[str]) -> list[Credential]:
-        """Return those of these credentials that are there, expired or not."""
+        """Return those of these credentials that exist, expired or not."""
         query = select(credentials).where(self._database.is_any_of(credentials.c.id, "ids"))
         rows = connection.execute(query, {"ids": self._database.list_value(list(ids))})
         return [_credential(row) for row in rows]
 
     @reads
     def listing(self, connection: Connection, workspace: str, *, after: str, limit: int) -> list[Credential]:
-        """Return a workspace's keys in order of their ids."""
+        """Return a workspace's keys, ordered by id."""
         query = (
             select(credentials)
             .where(credentials.c.workspace == workspace, credentials.c.kind == "key", credentials.c.id > after)
@@ -130,32 +130,32 @@ class Credentials:
 
     @writes
     def take(self, connection: Connection, secret_hash: str, kind: Kind) -> Credential | None:
-        """Remove a one-time credential and return it: of several takers one gets it."""
+        """Remove a one-time credential and return it: only one of several concurrent callers gets it."""
         query = delete(credentials).where(credentials.c.secret_hash == secret_hash, credentials.c.kind == kind)
         row = connection.execute(query.returning(credentials)).one_or_none()
         return None if row is None else _credential(row)
 
     @writes
     def remove(self, connection: Connection, credential_id: str) -> None:
-        """Remove a credential and what was made from it."""
+        """Remove a credential and everything derived from it."""
         _take(connection, credentials.c.id == credential_id)
 
     @writes
     def sweep(self, connection: Connection, now: int) -> None:
-        """Remove sessions and sign-in codes whose time is over; keys stay listed."""
+        """Remove expired sessions and sign-in codes; expired keys stay in the list."""
         over = and_(credentials.c.expires_at <= now, credentials.c.kind.in_(("session", "sign_in")))
         connection.execute(delete(credentials).where(over))
 
 
 def guarded(change: Change[T], links: Sequence[str], role: tuple[str, str, str] | None) -> Change[T]:
-    """Return the change, refused with PermissionDenied if who makes it has lost the right to meanwhile.
+    """Return the change, which raises PermissionDenied if its caller has lost the right meanwhile.
 
-    What is known of a caller may be two seconds old; that is not to be enough to make a key that outlasts it.
+    A caller's cached permissions can be two seconds old; that must not be enough to create a key that outlasts them.
 
     Args:
-        change: what is to be made.
-        links: ids of credentials that have to be there.
-        role: workspace, user and the role that they have to have there.
+        change: the change.
+        links: ids of credentials that must exist.
+        role: workspace, user and the role that they must have there.
     """
 
     def apply(connection: Connection, found: Collection[str]) -> tuple[T, Sequence[Told]]:
@@ -166,7 +166,7 @@ def guarded(change: Change[T], links: Sequence[str], role: tuple[str, str, str] 
             member = (members.c.workspace == workspace, members.c.user_id == user, members.c.role == name)
             stands = stands and connection.execute(select(members.c.role).where(*member)).first() is not None
         if not stands:
-            raise PermissionDenied("the access that this was asked with has ended meanwhile")
+            raise PermissionDenied("the access of this request was revoked meanwhile")
         return change.apply(connection, found)
 
     return Change(change.locks, apply, change.account)
@@ -184,7 +184,7 @@ def take_keys_of(connection: Connection, workspace: str, actor: tuple[str, str])
 
 
 def _take(connection: Connection, these: ColumnElement[bool]) -> list[Credential]:
-    """Remove credentials and what was made from them; return the former."""
+    """Remove credentials and everything derived from them; return the former."""
     taken = [
         _credential(row) for row in connection.execute(select(credentials).where(these).order_by(credentials.c.id))
     ]

@@ -1,11 +1,11 @@
-"""Connections to SQLite or PostgreSQL, and what of the two differs.
+"""Connections to SQLite or PostgreSQL, and the differences between the two.
 
-SQLite: a file for its user only, WAL, one writer connection whose transactions begin IMMEDIATE, a few readers that cannot write.
-PostgreSQL: writers at READ COMMITTED, where row locks do the ordering; readers at REPEATABLE READ. So on both a reader sees one moment
-throughout. Every failure to reach or use the database becomes `StoreUnavailable`.
+SQLite: a file for its user only, WAL, one writer connection whose transactions begin IMMEDIATE, a few readers that
+cannot write. PostgreSQL: writers at READ COMMITTED, ordered by row locks; readers at REPEATABLE READ. So on both a
+reader has one snapshot throughout. Every failure to reach or use the database becomes `StoreUnavailable`.
 
-Reads have a deadline; the database itself ends what takes longer. Pages of events, which may take long, have connections of their
-own, so that sign-in, tickets, positions and readiness never queue behind them.
+Reads have a deadline that the database itself enforces. Pages of events, which can take long, have their own
+connections, so that sign-in, tickets, positions and readiness never wait for them.
 """
 
 import asyncio
@@ -46,9 +46,9 @@ POSTGRESQL_READERS = 4
 POSTGRESQL_PAGES = 6
 POSTGRESQL_WRITERS = 2
 READ_SECONDS = 5.0
-"""How long one read may take, unless a setting says otherwise."""
+"""Default time limit for one read."""
 WINDOW_SECONDS = 0.25
-"""How long one statement for a page of events may take: a page that needs more is read in parts (`store.scan`)."""
+"""Time limit for one statement for a page of events: a page that needs more is read in parts (`store.scan`)."""
 CHECK_LOCK_MS = "800"
 """Milliseconds that a check of the database waits for a lock on PostgreSQL: less than the second in which it must answer."""
 
@@ -64,7 +64,7 @@ class _Store(Protocol):
 def reads(
     method: Callable[Concatenate[Of, Connection, P], T],
 ) -> Callable[Concatenate[Of, P], Coroutine[Any, Any, T]]:
-    """Make a coroutine method of one that is given a connection: it is run whole, by `Database.read`."""
+    """Turn a method that takes a connection into a coroutine method, which `Database.read` runs as a whole."""
 
     @functools.wraps(method)
     async def run(self: Of, /, *given: P.args, **named: P.kwargs) -> T:
@@ -76,7 +76,7 @@ def reads(
 def writes(
     method: Callable[Concatenate[Of, Connection, P], T],
 ) -> Callable[Concatenate[Of, P], Coroutine[Any, Any, T]]:
-    """Make a coroutine method of one that is given a connection: it is run whole, by `Database.write`."""
+    """Turn a method that takes a connection into a coroutine method, which `Database.write` runs as a whole."""
 
     @functools.wraps(method)
     async def run(self: Of, /, *given: P.args, **named: P.kwargs) -> T:
@@ -86,15 +86,15 @@ def writes(
 
 
 class Database:
-    """One database: functions that are given a connection read or write it, each in a transaction of its own."""
+    """One database. It runs functions that take a connection, each in its own transaction."""
 
     def __init__(self, url: str, *, read_seconds: float = READ_SECONDS, window_seconds: float = WINDOW_SECONDS) -> None:
         """Prepare the pools; nothing is opened yet.
 
         Args:
-            url: which database.
-            read_seconds: how long a read may take, and a page of events in all.
-            window_seconds: how long one statement for a page may take.
+            url: the database's URL.
+            read_seconds: time limit for a read, and for a whole page of events.
+            window_seconds: time limit for one statement for a page.
 
         Raises: BadDatabaseUrl.
         """
@@ -118,7 +118,7 @@ class Database:
                 raise BadDatabaseUrl("not a database URL, such as sqlite:///FILE") from None
             if parsed.database in {None, "", ":memory:"}:
                 raise BadDatabaseUrl(
-                    "an SQLite database must be a file: readers and the writer have connections of their own"
+                    "an SQLite database must be a file, because readers and the writer use separate connections"
                 )
             self._file = file = File(Path(parsed.database or ""))
             self._writers = SqlitePool(
@@ -151,26 +151,29 @@ class Database:
 
     @property
     def runs_on_loop(self) -> bool:
-        """Whether functions are run by the event loop's thread (with its turns while they wait for an answer), not by another one."""
+        """Whether functions run in the event loop's thread (which runs other tasks while they wait for the database), not in another one."""
         return not self.is_sqlite
 
     def exists(self) -> bool:
-        """Tell whether SQLite's file is there, which the first use makes; of PostgreSQL only a connection can tell."""
+        """Return whether SQLite's file exists; the first use creates it. For PostgreSQL only a connection can tell."""
         return self._file is None or self._file.path.exists()
 
     async def write(self, function: Callable[[Connection], T]) -> T:
-        """Run a function in a transaction that may write; it is committed when this returns. Raises StoreUnavailable."""
+        """Run a function in a transaction that can write; it is committed when this returns.
+
+        Raises StoreUnavailable.
+        """
         return await self._writers.run(function)
 
     async def read(self, function: Callable[[Connection], T]) -> T:
-        """Run a function in a transaction that only reads and sees one moment throughout.
+        """Run a function in a read-only transaction with one snapshot.
 
-        For what an index answers at once. Raises ReadTimeout, StoreUnavailable.
+        For queries that an index answers at once. Raises ReadTimeout, StoreUnavailable.
         """
         return await self._readers.run(function)
 
     async def page(self, function: Callable[[Connection], T], seconds: float | None = None) -> T:
-        """Do the same for a page of events, or a part of one, with so many seconds for each statement; None: `window_seconds`.
+        """Run a read for a page of events, or a part of one, with this time limit for each statement; None: `window_seconds`.
 
         Raises: ReadTimeout, StoreUnavailable.
         """
@@ -190,27 +193,27 @@ class Database:
         self.reading.proved()
 
     def hurry(self, connection: Connection) -> None:
-        """Have this transaction give up on a lock so soon that a check of the database can name the reason."""
+        """Make this transaction give up on a lock early enough for a check of the database to report the reason."""
         if not self.is_sqlite:
             connection.execute(select(func.set_config("lock_timeout", CHECK_LOCK_MS, True)))  # noqa: FBT003 - SQL
 
     def give_up(self) -> None:
-        """Answer everyone who waits for the database with StoreUnavailable; what is under way may still be finished."""
+        """Answer all callers that wait for the database with StoreUnavailable; running functions may still finish."""
         for pool in self._pools:
             pool.give_up()
 
     async def close(self, seconds: float = math.inf) -> None:
-        """Close all connections, when what was begun is finished, or has been ended after so many seconds."""
+        """Close all connections after running functions have finished, or were ended after this many seconds."""
         await asyncio.gather(*(pool.close(seconds) for pool in self._pools))
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        """Return an INSERT that may say what to do about a conflict; each database has a class of its own for it."""
+        """Return an INSERT that supports a conflict clause; each database has its own class for it."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     def is_any_of(self, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
         """Return `column IN (list)` with the whole list in one parameter, so that the statement's text never varies.
 
-        The parameter's value is made by `list_value`.
+        `list_value` creates the parameter's value.
         """
         if self.is_sqlite:
             items = func.json_each(bindparam(name, type_=Text())).table_valued("value")

@@ -1,6 +1,7 @@
-"""Entities and the links between runs and issues, as the log tells of them: kept by the writer, read, and made anew.
+"""Entities and the links between runs and issues, derived from the log: updated by the writer, read, and rebuilt.
 
-The rows are a fold of the log (`core.entities`). The writer folds each group's events in its transaction, so they are never behind.
+The rows are a fold of the log (`core.entities`). The writer folds each group's events in its transaction, so they never
+lag behind.
 """
 
 import asyncio
@@ -23,15 +24,15 @@ from streamer.store.rows import arrays, columns, inserter
 from streamer.store.schema import entities, events, run_issues, workspaces
 
 FOUND_ROWS = 20
-"""Entities that a reference may find."""
+"""Maximum number of entities for a reference."""
 STEP_EVENTS = 500
 STEP_BYTES = 4 * 2**20
-"""Events that one step of a rebuild folds, while appends to the workspace wait."""
+"""Bytes of events that one step of a rebuild folds, while appends to the workspace wait."""
 CUT_ROWS = 5000
 """Rows that one transaction removes."""
 
 Told = tuple[int, int, Sequence[Trace]]
-"""Of one event: its seq, its timestamp, what it tells."""
+"""The seq, timestamp and facts of one event."""
 
 _NAMES = ("workspace", *Entity._fields)
 _ENTITY = [entities.c[name] for name in Entity._fields]
@@ -40,14 +41,14 @@ _IDENTIFIER = re.compile("[A-Z][A-Z0-9]*-[0-9]+")
 
 @dataclass(slots=True)
 class Known:
-    """Some of what the rows of one log hold: entities by id and type, and links as issue and run."""
+    """A cached part of the rows of one log: entities by id and type, and links as issue and run."""
 
     entities: dict[tuple[str, str], Entity] = field(default_factory=dict)
     links: set[tuple[str, str]] = field(default_factory=set)
 
 
 class Folding:
-    """Lays what events tell onto the rows: at most three statements for each call."""
+    """Applies the facts in events to the rows, with at most three statements per call."""
 
     def __init__(self, database: Database) -> None:
         self._is_sqlite = database.is_sqlite
@@ -68,11 +69,11 @@ class Folding:
             self._known = f"{rows} {wanted} JOIN entities AS e USING ({', '.join(asked)})"
 
     def fold(self, connection: Connection, logs: Sequence[tuple[int, Sequence[Told], Known]]) -> None:
-        """Lay what events tell, in order of seq, onto what is known; the logs' rows are locked.
+        """Apply the facts in events, in order of seq, to the rows; the logs' rows are locked.
 
         Args:
             connection: an open transaction.
-            logs: of each its key, its events, and what of its rows is known for sure. What is read and made is added to that.
+            logs: for each log its key, its events, and the known part of its rows, which is extended with the rows read and written.
         """
         absent = {
             (log, trace.id, trace.type)
@@ -120,10 +121,10 @@ def _entity(values: Iterable[Any]) -> Entity:
 
 
 class RebuildOvertaken(StreamerError):
-    """Another rebuild of the same workspace has begun, or the workspace was deleted, while this one was at work."""
+    """Another rebuild of the same workspace has started, or the workspace was deleted, during this one."""
 
     def __init__(self) -> None:
-        super().__init__("another rebuild of this workspace has begun meanwhile, or the workspace was deleted")
+        super().__init__("another rebuild of this workspace has started meanwhile, or the workspace was deleted")
 
 
 class Entities:
@@ -135,7 +136,7 @@ class Entities:
 
     @reads
     def get(self, connection: Connection, workspace: str, type_: str, entity_id: str) -> Entity:
-        """Return an entity, a deleted one too. Raises WorkspaceNotFound, EntityNotFound."""
+        """Return an entity, including a deleted one. Raises WorkspaceNotFound, EntityNotFound."""
         key = _key(connection, workspace)
         if "\0" in type_ + entity_id:
             raise EntityNotFound
@@ -147,7 +148,7 @@ class Entities:
 
     @reads
     def names(self, connection: Connection, workspace: str, type_: str, ids: Collection[str]) -> dict[str, str]:
-        """Return the names of entities by their ids, as far as they are known, deleted ones' too. Raises WorkspaceNotFound."""
+        """Return the known names of entities by id, including deleted ones. Raises WorkspaceNotFound."""
         query = select(entities.c.id, entities.c.name).where(
             entities.c.workspace == _key(connection, workspace),
             entities.c.type == entity_type(type_),
@@ -165,10 +166,10 @@ class Entities:
         among: Collection[str] | None,
         rank: Callable[[str], int] = lambda _workspace: 0,
     ) -> list[tuple[str, Entity]]:
-        """Return what a reference means in some workspaces (None: in all): an id, else an identifier, else one in other letters (`pap-1`).
+        """Resolve a reference in some workspaces (None: in all): an id, else an identifier, else an identifier in another case (`pap-1`).
 
-        Only those of the workspaces with the lowest `rank` that have one. It is at most one of each workspace, the newest; deleted ones
-        are left out. In order of the workspaces' ids; of all workspaces at most `FOUND_ROWS`.
+        Only the workspaces with the lowest `rank` that have a match count. There is at most one result per workspace,
+        the newest; deleted entities are left out. Ordered by workspace id; for all workspaces at most `FOUND_ROWS`.
         """
         if not 0 < len(ref) <= MAX_TEXT or "\0" in ref:
             return []
@@ -197,7 +198,7 @@ class Entities:
             values = {} if among is None else {"among": self._database.list_value(sorted(among))}
             rows = connection.execute(query, values).all()
             lowest = min([rank(row.of) for row in rows], default=0)
-            # An id wins over an identifier only in workspaces of the same rank.
+            # An id takes precedence over an identifier only in workspaces of the same rank.
             if rows and (not found or lowest < rank(found[0][0])):
                 found = [(of, _entity(values)) for of, *values, _ in rows if rank(of) == lowest]
         return found
@@ -206,25 +207,31 @@ class Entities:
     def runs_of(
         self, connection: Connection, workspace: str, issue_id: str, limit: int, after: tuple[int, str] | None = None
     ) -> list[Entity]:
-        """Return the runs that worked on an issue, the newest first; those `after` a time and id. Raises WorkspaceNotFound."""
+        """Return the runs that worked on an issue, newest first, those `after` a time and id.
+
+        Raises WorkspaceNotFound.
+        """
         return _linked(connection, workspace, RUN, run_issues.c.run_id, run_issues.c.issue_id == issue_id, limit, after)
 
     @reads
     def issues_of(
         self, connection: Connection, workspace: str, run_id: str, limit: int, after: tuple[int, str] | None = None
     ) -> list[Entity]:
-        """Return the issues that a run worked on, as far as they are known, the newest first; those `after` a time and id. Raises WorkspaceNotFound."""
+        """Return the known issues that a run worked on, newest first, those `after` a time and id.
+
+        Raises WorkspaceNotFound.
+        """
         return _linked(connection, workspace, ISSUE, run_issues.c.issue_id, run_issues.c.run_id == run_id, limit, after)
 
     async def rebuild(self, workspace: str, on_progress: Callable[[int, int], None]) -> None:
-        """Make a workspace's entities anew from its log, while appends go on; also which issue its older events belong to.
+        """Rebuild a workspace's entities from its log while appends continue, and set the issue of its older events.
 
-        The new rows are made under the negative of the workspace's key, in steps during each of which appends to it wait for some
-        ten milliseconds. The last step, with the log at its end, puts them in the place of the old ones.
+        The new rows are written under the negative of the workspace's key, in steps that delay appends by some ten
+        milliseconds each. The last step, at the end of the log, swaps them in for the old ones.
 
         Args:
             workspace: its id.
-            on_progress: is told the seq that was reached, and the log's head.
+            on_progress: called with the current seq and the log's head.
 
         Raises: WorkspaceNotFound, RebuildOvertaken, StoreUnavailable.
         """
@@ -240,10 +247,10 @@ class Entities:
             on_progress(reached, head)
             if done:
                 return
-            await asyncio.sleep(time.perf_counter() - started)  # the others' turn
+            await asyncio.sleep(time.perf_counter() - started)  # let other transactions run
 
     def _step(self, connection: Connection, workspace: str, token: str, after: int) -> tuple[int, int, bool]:
-        """Fold some events; the last ones with an exchange of the rows. Returns how far it came, the head, whether it is done."""
+        """Fold some events; the last step swaps the rows. Return the current seq, the head, and whether it is done."""
         key, head, _ = _lock(connection, workspace)
         _check(connection, key, token)
         rows, full = bodies(connection, key, after=after, limit=STEP_EVENTS, max_bytes=STEP_BYTES)
@@ -263,7 +270,7 @@ class Entities:
         for table in (entities, run_issues):
             connection.execute(delete(table).where(table.c.workspace == key))
             connection.execute(update(table).where(table.c.workspace == -key).values(workspace=key))
-        # By this the writers see that what they remember of the rows is of the past (`store.writer`).
+        # This shows the writers that their cached rows are out of date (`store.writer`).
         later = workspaces.c.last_timestamp + 1
         connection.execute(update(workspaces).where(workspaces.c.key == key).values(last_timestamp=later))
         return head, head, True
@@ -275,7 +282,7 @@ _BELONGS = (
     .values(issue_id=bindparam("issue"))
 )
 _MARK = ""
-"""The type and id of the row whose name says which rebuild is at work. No entity has them."""
+"""The type and id of the row whose name identifies the running rebuild. No entity has them."""
 
 
 def _key(connection: Connection, workspace: str) -> int:
@@ -296,14 +303,14 @@ def _lock(connection: Connection, workspace: str) -> tuple[int, int, int]:
 
 
 def _begin(connection: Connection, workspace: str, token: str) -> int:
-    """Begin a rebuild; one that is under way is over. Returns the seq behind which the log begins."""
+    """Start a rebuild; a running one is cancelled. Return the seq after which the log begins."""
     key, _, earliest = _lock(connection, workspace)
     _mark(connection, key, token)
     return earliest - 1
 
 
 def _mark(connection: Connection, key: int, token: str | None) -> None:
-    """Say whose rebuild it is; None: nobody's any more."""
+    """Record the running rebuild; None: there is none."""
     connection.execute(delete(entities).where(entities.c.workspace == -key, entities.c.type == _MARK))
     if token is not None:
         mark = Entity(_MARK, _MARK, None, token, None, {}, 0, 0, None, 0)
@@ -317,7 +324,7 @@ def _check(connection: Connection, key: int, token: str) -> None:
 
 
 def _clear(connection: Connection, workspace: str, token: str) -> bool:
-    """Remove some of what a rebuild that broke off has left. Returns whether there may be more."""
+    """Remove some rows of an interrupted rebuild. Return whether there may be more."""
     key, _, _ = _lock(connection, workspace)
     _check(connection, key, token)
     more = cut(connection, -key)
@@ -326,7 +333,7 @@ def _clear(connection: Connection, workspace: str, token: str) -> bool:
 
 
 def cut(connection: Connection, key: int) -> bool:
-    """Remove some entities and links under a key. Returns whether there may be more."""
+    """Remove some entities and links under a key. Return whether there may be more."""
     full = False
     for column in (entities.c.id, run_issues.c.issue_id):
         here = column.table.c.workspace == key
@@ -338,7 +345,7 @@ def cut(connection: Connection, key: int) -> bool:
 
 
 def _behind(created_at: int, id_: str) -> ColumnElement[bool]:
-    """Return the condition of what comes after a place in the order of `_linked`."""
+    """Return the condition for rows after a place in the order of `_linked`."""
     at = entities.c.created_at
     return or_(at < created_at, and_(at == created_at, entities.c.id > id_))
 

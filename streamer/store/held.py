@@ -1,7 +1,7 @@
-"""Requests whose workspaces another transaction holds: they wait apart, so that the writer goes on with all others.
+"""Requests whose workspaces are locked by another transaction: they wait separately, so that the writer continues with all others.
 
-A node that was stopped in the middle of a transaction keeps its locks until PostgreSQL ends the transaction
-(`idle_in_transaction_session_timeout`). Only the workspaces that it was writing to wait for that.
+A node that stops in the middle of a transaction keeps its locks until PostgreSQL ends the transaction
+(`idle_in_transaction_session_timeout`). Only the workspaces it was writing to wait for that.
 """
 
 import asyncio
@@ -15,11 +15,13 @@ from typing import Any, Final
 from streamer.core.ports import Append, Change
 
 HELD_SECONDS = 15.0
-"""How long a request waits for a locked workspace: longer than PostgreSQL leaves a lock to a node that has stopped."""
+"""How long a request waits for a locked workspace: longer than PostgreSQL lets a stopped node keep a lock."""
 LOOK_SECONDS = 0.1
 LONGEST_LOOK_SECONDS = 2.0
-"""Time between two looks at whether the workspaces are free again: doubled when one seemed so and was not, for that costs all others a
-lock's time-out."""
+"""Longest time between two checks whether the workspaces are free.
+
+It doubles when one seemed free but was not, because that costs all other requests a lock timeout.
+"""
 
 HELD: Final = object()
 """The outcome of a request that waits for a locked workspace."""
@@ -32,16 +34,16 @@ class Lane:
 
     account: str
     waiting: "deque[Waiting]" = field(default_factory=deque)
-    """Those that nobody has taken yet, in the order of arrival."""
+    """Queued requests, in the order of arrival."""
     events: int = 0
-    """Of all its requests that are not answered yet."""
+    """Events of all requests that are not answered yet."""
     size: int = 0
-    """Bytes, of the same."""
+    """Bytes of these requests."""
 
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request in the writer's queue, and where its answer goes."""
+    """A request in the writer's queue, and the future for its result."""
 
     request: Append | Change[Any]
     answer: asyncio.Future[Any]
@@ -49,9 +51,9 @@ class Waiting:
     size: int
     lane: Lane
     number: int
-    """Its place in the order of arrival, over all accounts."""
+    """Its place in the order of arrival, across all accounts."""
     held_at: float = field(default=0.0)
-    """When it was set apart first, by the monotonic clock; 0: never."""
+    """When it was first set aside, by the monotonic clock; 0: never."""
 
 
 def locks_of(request: Append | Change[Any]) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ def locks_of(request: Append | Change[Any]) -> tuple[str, ...]:
 
 
 class Held:
-    """The requests that are set apart, in their order."""
+    """The requests that are set aside, in order."""
 
     def __init__(self) -> None:
         self._waiting: list[Waiting] = []
@@ -72,7 +74,7 @@ class Held:
         return bool(self._waiting)
 
     def add(self, waiting: Waiting) -> None:
-        """Set a request apart."""
+        """Set a request aside."""
         now = time.monotonic()
         if waiting.held_at:
             self._pause = min(2 * self._pause, LONGEST_LOOK_SECONDS)
@@ -85,19 +87,19 @@ class Held:
         self._workspaces.update(locks_of(waiting.request))
 
     def concerns(self, request: Append | Change[Any]) -> bool:
-        """Tell whether a request must wait, too: it would meet the same lock."""
+        """Return whether a request must be set aside, too, because it needs the same lock."""
         return not self._workspaces.isdisjoint(locks_of(request))
 
     def workspaces(self) -> list[str]:
-        """Return the workspaces that are waited for."""
+        """Return the workspaces that requests wait for."""
         return sorted(self._workspaces)
 
     def is_due(self) -> bool:
-        """Tell whether it is time to look."""
+        """Return whether the next check is due."""
         return bool(self._waiting) and time.monotonic() >= self._look_at
 
     async def until(self, wake: asyncio.Event) -> None:
-        """Wait for an event, but not beyond the time of the next look."""
+        """Wait for an event, at most until the next check."""
         if not self._waiting:
             await wake.wait()
             return
@@ -106,12 +108,12 @@ class Held:
                 await wake.wait()
 
     def late(self) -> list[Waiting]:
-        """Take out the requests that have waited for too long."""
+        """Remove and return the requests that have waited too long."""
         before = time.monotonic() - HELD_SECONDS
         return self._take([waiting for waiting in self._waiting if waiting.held_at < before])
 
     def release(self, locked: Collection[str]) -> list[Waiting]:
-        """Take out the requests whose workspaces are not locked."""
+        """Remove and return the requests whose workspaces are not locked."""
         self._look_at = time.monotonic() + self._pause
         return self._take([each for each in self._waiting if not set(locked).intersection(locks_of(each.request))])
 

@@ -1,7 +1,8 @@
 """The lock that keeps a second process away from a server's data.
 
-It is a POSIX record lock: the system releases it when the process ends, however it ends, and it belongs to the process. So one process
-may run several servers on the same data, and must not take the same lock twice: leaving the inner block would release both.
+It is a POSIX record lock: the system releases it when the process ends, however it ends, and it belongs to the process.
+So one process can run several servers on the same data, and must not take the same lock twice: leaving the inner block
+would release both.
 """
 
 import contextlib
@@ -17,14 +18,17 @@ from streamer.core.errors import StreamerError
 from streamer.store.database import Database
 
 NAME = "streamer.lock"
-"""The file in the data directory that is locked. It stays: removing it would let two processes lock two files of one name."""
+"""The locked file in the data directory.
+
+It is never removed: otherwise two processes could lock two files of the same name.
+"""
 
 _FLOCK = "hhqqi"
 """Linux's `struct flock`: type, whence, start, length, process."""
 
 
 class InUse(StreamerError):
-    """Another process uses the data; the text names what and, if the system tells it, which process."""
+    """Another process uses the data; the message names the data and, if the system reports it, the process."""
 
 
 @contextlib.contextmanager
@@ -32,9 +36,9 @@ def exclusive(data_dir: Path, database: Database | None = None) -> Iterator[None
     """Keep other processes away from a server's data while the block runs.
 
     Args:
-        data_dir: the data directory. One that does not exist is not locked, and not made.
-        database: what is used. SQLite's file is locked too, wherever it is; it need not exist, but its folder must. Processes that
-            use a PostgreSQL may share the data directory, which holds nothing but the admin key then.
+        data_dir: the data directory. If it does not exist, it is neither locked nor created.
+        database: the database in use. SQLite's file is locked, too, wherever it is; its folder must exist. Processes with a
+            PostgreSQL can share the data directory, which then holds nothing except the admin key.
 
     Raises:
         InUse: another process holds it.
@@ -51,7 +55,7 @@ def exclusive(data_dir: Path, database: Database | None = None) -> Iterator[None
 
 
 def lock_of(file: Path) -> Path:
-    """Return the file that is locked for a database of SQLite, which lies beside it."""
+    """Return the file that is locked for an SQLite database, beside it."""
     return file.with_name(f"{file.name}.lock")
 
 
@@ -61,7 +65,7 @@ def _locked(lock: Path, what: Path, *, shared: bool) -> Iterator[None]:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if shared and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-            yield  # this process can change nothing there
+            yield  # this process cannot change anything there
             return
         raise
     try:
@@ -77,10 +81,10 @@ def _locked(lock: Path, what: Path, *, shared: bool) -> Iterator[None]:
 
 
 def _holder(descriptor: int) -> str:
-    """Name the process that holds a lock."""
+    """Return the name of the process that holds a lock."""
     if sys.platform == "linux":
         asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         *_, pid = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
-        if pid > 0:  # not one of another container
+        if pid > 0:  # not a process of another container
             return f"process {pid}"
     return "another process"

@@ -1,4 +1,4 @@
-"""Reading a log: pages in either direction, one event, how far it goes."""
+"""Reads a log: pages in both directions, single events, its extent."""
 
 import asyncio
 from collections.abc import Sequence
@@ -26,17 +26,17 @@ class SqlLog:
         self._database = database
         self._ranges = Ranges(database)
         self._many_heads = select(workspaces.c.id, *HEAD).where(database.is_any_of(workspaces.c.id, "ids"))
-        # Half of the readers are always there for pages that an index answers.
+        # Half of the readers are always free for pages that an index answers.
         self._scan_turns = asyncio.Semaphore(max(database.page_readers // 2, 1))
 
     @reads
     def head(self, connection: Connection, workspace: str) -> LogHead:
-        """Return what the log holds."""
+        """Return the extent of the log."""
         return find(connection, workspace)[1]
 
     @reads
     def heads(self, connection: Connection, workspaces: Sequence[str]) -> dict[str, LogHead]:
-        """Return what these logs hold; those that do not exist are absent."""
+        """Return the extents of these logs; those that do not exist are absent."""
         rows = connection.execute(self._many_heads, {"ids": self._database.list_value(list(workspaces))})
         return {row.id: log_head(row) for row in rows}
 
@@ -59,7 +59,7 @@ class SqlLog:
         skip: int = 0,
         seconds: float | None = None,
     ) -> Page:
-        """Return the events strictly between two bounds, as far as the time suffices."""
+        """Return the events strictly between two bounds, as many as the time allows."""
         wanted = Wanted(workspace, selection, order, limit, max_bytes, after, before, skip)
         scan = Scan(self._database, self._ranges, self._scan_turns, wanted, is_scan=is_scan(selection))
         return await scan.page(self._database.read_seconds if seconds is None else seconds)
@@ -68,7 +68,7 @@ class SqlLog:
     def frames(
         self, connection: Connection, workspace: str, *, after: int, limit: int, max_bytes: int
     ) -> tuple[LogHead, list[LiveFrame]]:
-        """Return the events behind seq `after`, oldest first and unfiltered, for the hub."""
+        """Return the events after seq `after`, oldest first and unfiltered, for the hub."""
         key, head = find(connection, workspace)
         query = (
             select(*SIZED, *FACETS)
@@ -84,7 +84,7 @@ class SqlLog:
 
     @reads
     def position_of(self, connection: Connection, workspace: str, event_id: str, selection: Filter) -> Position:
-        """Return where an event stands, if the filter lets it be seen."""
+        """Return an event's position, if it passes the filter."""
         key, head = find(connection, workspace)
         this = (events.c.workspace == key, events.c.id == event_id, self._passes(selection))
         seq = connection.execute(select(events.c.seq).where(*this)).scalar_one_or_none()
@@ -94,7 +94,7 @@ class SqlLog:
 
     @reads
     def event(self, connection: Connection, workspace: str, event_id: str, selection: Filter) -> Event:
-        """Return one event, if the filter lets it be seen."""
+        """Return one event, if it passes the filter."""
         key, _ = find(connection, workspace)
         this = (events.c.workspace == key, events.c.id == event_id, self._passes(selection))
         query = select(events.c.seq, events.c.id, events.c.body).where(*this)

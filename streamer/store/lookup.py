@@ -1,4 +1,4 @@
-"""Finding a log, a place in it, and events whose bodies fit."""
+"""Finds a log, a place in it, and events whose bodies fit."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ from streamer.core.position import LogHead, Position
 from streamer.store.schema import events, workspaces
 
 SMALL_BYTES = 4 * 2**10
-"""A body up to this size is read together with its row, without asking whether it fits."""
+"""A body up to this size is read together with its row, without checking whether it fits."""
 
 FACETS = [events.c[name] for name in Facets._fields]
-# Of a long body only the size is read. Rows of many events are unpacked, not asked by name: that is quicker.
+# Of a long body only the size is read. Rows of many events are unpacked by position, which is faster than by name.
 SIZED = [events.c.seq, events.c.size, case((events.c.size <= bindparam("small"), events.c.body))]
 HEAD = [workspaces.c.key, workspaces.c.epoch, workspaces.c.head, workspaces.c.earliest]
 
@@ -27,9 +27,9 @@ _ONE_HEAD = select(*HEAD).where(workspaces.c.id == bindparam("id"))
 def bodies(
     connection: Connection, key: int, *, after: int, limit: int, max_bytes: int
 ) -> tuple[list[tuple[int, int, str]], bool]:
-    """Return seq, timestamp and body of the events behind seq `after`, oldest first, and whether there may be more.
+    """Return seq, timestamp and body of the events after seq `after`, oldest first, and whether there may be more.
 
-    Bounded as a page is.
+    Bounded like a page.
     """
     query = (
         select(*SIZED, events.c.timestamp)
@@ -42,12 +42,12 @@ def bodies(
 
 
 def log_head(row: Row[tuple[int, str, int, int]]) -> LogHead:
-    """Return what a row of `HEAD` says."""
+    """Return the extent in a row of `HEAD`."""
     return LogHead(row.epoch, row.head, row.earliest)
 
 
 def find(connection: Connection, workspace: str) -> tuple[int, LogHead]:
-    """Return a log's key, and what it holds. Raises WorkspaceNotFound."""
+    """Return a log's key and extent. Raises WorkspaceNotFound."""
     row = connection.execute(_ONE_HEAD, {"id": workspace}).one_or_none()
     if row is None:
         raise WorkspaceNotFound
@@ -57,13 +57,13 @@ def find(connection: Connection, workspace: str) -> tuple[int, LogHead]:
 def fitting(  # noqa: PLR0913, PLR0917 - the parts of one query
     connection: Connection, key: int, query: Select[Any], limit: int, max_bytes: int, least: int = 1
 ) -> tuple[Sequence[Any], Mapping[int, str], bool]:
-    """Run a query for `SIZED` and more; keep the first rows whose bodies together have at most `max_bytes`, but always `least`.
+    """Run a query for `SIZED` and more columns; keep the first rows whose bodies together have at most `max_bytes`, but always `least`.
 
-    A body that fits however many there are comes with its row. A longer one is fetched when it is known to be kept. So what is
-    read never has more than `max_bytes` (or `limit` small bodies), and small events, which is most of them, take one statement.
+    A small body is read with its row. A longer one is fetched once it is known to fit. So at most `max_bytes` (or
+    `limit` small bodies) are read, and small events, the usual case, need one statement.
 
     Returns:
-        The rows, the bodies that they lack by seq, and whether there may be more of them.
+        The rows, their missing bodies by seq, and whether there may be more rows.
     """
     small = max(max_bytes // limit, SMALL_BYTES)
     found = connection.execute(query, {"small": small}).all()

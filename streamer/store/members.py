@@ -13,10 +13,10 @@ from streamer.store.database import Database, reads
 from streamer.store.schema import members
 
 AT_ONCE = 5000
-"""Memberships that one query asks for."""
+"""Memberships per query."""
 OWNER = "owner"
 PERSON = "user:"
-"""What `added_by` begins with for a person; their id follows."""
+"""Prefix of `added_by` for a person, followed by their id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A member who was taken out, and the keys that went with them."""
+    """A removed member, and the keys that were revoked with them."""
 
     member: Member
     keys: Sequence[Credential]
 
 
 class Members:
-    """The table of members. The writer makes its changes, together with the events that tell of them."""
+    """The table of members. The writer makes its changes, together with their audit events."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -47,8 +47,8 @@ class Members:
     def roles(self, connection: Connection, user: str) -> dict[str, str]:
         """Return a person's roles by workspace, in the order of preference (`auth.principal.Principal.rank`).
 
-        Workspaces that they added themselves to come first, then the others in the order in which they were added: whoever adds them
-        to one more cannot move it before those that they had.
+        Workspaces that they added themselves to come first, then the others in the order in which they were added:
+        adding a person to another workspace cannot move it before their existing ones.
         """
         by_others = case((members.c.added_by == PERSON + user, 0), else_=1)
         query = select(members.c.workspace, members.c.role).where(members.c.user_id == user)
@@ -57,7 +57,7 @@ class Members:
 
     @reads
     def standing(self, connection: Connection, asked: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """Return the roles that these (workspace, user) have; who is no member is absent."""
+        """Return the roles of these (workspace, user) pairs; users who are not members are absent."""
         pairs = sorted(asked)
         found: dict[tuple[str, str], str] = {}
         for start in range(0, len(pairs), AT_ONCE):
@@ -68,7 +68,7 @@ class Members:
 
     @reads
     def listing(self, connection: Connection, workspace: str, *, after: str, limit: int) -> list[Member]:
-        """Return a workspace's members in order of their ids."""
+        """Return a workspace's members, ordered by id."""
         here = (members.c.workspace == workspace, members.c.user_id > after)
         rows = connection.execute(select(members).where(*here).order_by(members.c.user_id).limit(limit))
         return [Member(row.user_id, row.role, row.added_at, row.added_by) for row in rows]
@@ -81,13 +81,13 @@ class Members:
     def put(
         self, workspace: str, wanted: Member, tell: Callable[[Member | None, int], Draft | None], *, most: int
     ) -> Change[tuple[Member, Member | None]]:
-        """Return the change that gives a person a role; its result: the member as it is then, and as it was.
+        """Return the change that gives a person a role; its result: the member afterwards, and before.
 
         Args:
-            workspace: where.
-            wanted: the member; of one who is there already only the role changes.
-            tell: is given the member as it was and the number of other owners; refuses, or returns the event, if there is one to tell.
-            most: the number of members that the workspace may have; with as many, one more raises RateLimited.
+            workspace: the workspace.
+            wanted: the member; for an existing one only the role changes.
+            tell: called with the member before the change and the number of other owners; raises an error, or returns the audit event, if there is one.
+            most: the workspace's limit of members; one more raises RateLimited.
         """
 
         def apply(connection: Connection, found: Collection[str]) -> tuple[tuple[Member, Member | None], list[Told]]:
@@ -108,12 +108,12 @@ class Members:
         return Change((workspace,), apply)
 
     def remove(self, workspace: str, user: str, tell: Callable[[Removed, int], Sequence[Draft]]) -> Change[Removed]:
-        """Return the change that takes a person out of a workspace, with the keys that act as them there.
+        """Return the change that removes a person from a workspace, with the keys that act as them there.
 
         Args:
-            workspace: where.
-            user: who.
-            tell: is given who and what goes, and the number of other owners; refuses, or returns the events.
+            workspace: the workspace.
+            user: the person.
+            tell: called with the removed member and keys, and the number of other owners; raises an error, or returns the audit events.
         """
 
         def apply(connection: Connection, found: Collection[str]) -> tuple[Removed, list[Told]]:

@@ -1,4 +1,4 @@
-"""Bring the database to the tables of this version, under a lock: any number of nodes may start at once."""
+"""Runs database migrations under a lock: any number of nodes can start at once."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 HEAD = "0010"
-"""The newest migration; a test compares it with the scripts. Knowing it here spares alembic's import at most starts."""
+"""The newest migration; a test compares it with the scripts. This constant spares most starts the import of alembic."""
 
 _LOCK = 0x73747265616D6572  # "streamer"
 
@@ -22,11 +22,11 @@ class DatabaseTooNew(StreamerError):
 
 
 class DatabaseUnfit(StreamerError):
-    """The database cannot hold what clients send."""
+    """The database cannot store what clients send."""
 
 
 async def migrate(database: Database) -> bool:
-    """Run the migrations that are missing. Returns whether there were any.
+    """Run the missing migrations. Return whether there were any.
 
     Raises:
         DatabaseUnfit: the database's encoding is not UTF8.
@@ -53,9 +53,9 @@ def _version(connection: Connection) -> str | None:
 def _upgrade(connection: Connection, *, is_sqlite: bool) -> bool:
     from alembic import command  # noqa: PLC0415 - slow to import, and most starts have nothing to migrate
 
-    # SQLite is locked by BEGIN IMMEDIATE already. The lock ends with the transaction, also if this process dies.
+    # SQLite is locked by BEGIN IMMEDIATE already. The lock ends with the transaction, even if this process dies.
     if not is_sqlite:
-        # Another node may take its time, and so may a migration.
+        # Another node can take long, and so can a migration.
         connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})

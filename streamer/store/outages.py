@@ -1,9 +1,10 @@
-"""What a failure of the database means: the outage of a server, a conflict of transactions, or something wrong with one request.
+"""Classifies database errors: an outage of the server, a conflict of transactions, or a problem with one request.
 
-An error counts as an outage unless its code speaks of the values that a statement brought. So a kind of failure that nobody has
-thought of is answered 503 and heals by itself; it does not become a 500 that stays.
+An error counts as an outage unless its code concerns the values of a statement. So an unforeseen kind of failure is
+answered with 503 and recovers by itself, instead of becoming a permanent 500.
 
-The texts of the database's errors are never logged: they may quote a row. Its codes and the names of its errors cannot.
+The messages of the database's errors are never logged, because they may quote a row. Its codes and the names of its
+errors cannot.
 """
 
 import errno
@@ -18,20 +19,22 @@ from sqlalchemy import exc
 from streamer.core.errors import InternalError, StoreUnavailable
 
 QUIET_SECONDS = 1.0
-"""An outage is over when something works and nothing has failed for this long; otherwise each failure of a flapping database is logged."""
+"""An outage is over when something works and nothing has failed for this long; otherwise each failure of an unstable database would be logged."""
 
 _CONTENT_CLASSES = frozenset({"21", "22", "23", "44", "54", "P0"})
-"""Classes of SQLSTATE (PostgreSQL's documentation, appendix A) that speak of values: cardinality, data, constraints, a view's check,
-program limits (a row too large for an index), and what a trigger raises."""
+"""Classes of SQLSTATE (PostgreSQL's documentation, appendix A) that concern values: cardinality, data, constraints, a view's check, program limits (a row too large for an index), and errors raised by a trigger."""
 _CONTENT_OF_SQLITE = frozenset({18, 19, 20})
-"""SQLITE_TOOBIG, SQLITE_CONSTRAINT (a trigger's RAISE, too), SQLITE_MISMATCH."""
+"""SQLITE_TOOBIG, SQLITE_CONSTRAINT (also a trigger's RAISE), SQLITE_MISMATCH."""
 
 _CONFLICTS = frozenset({"40001", "40P01", "55P03"})
-"""Serialization failure, deadlock, lock not available: the transaction was rolled back, the same one may succeed at once."""
+"""Serialization failure, deadlock, lock not available: the transaction was rolled back, and can succeed when repeated."""
 _KEPT_CLASSES = frozenset({"40", "53"})
 _KEPT_STATES = frozenset({"55P03", "57014"})
-"""After these errors (and class 40, rollback; 53, resources) a connection is as good as before. After others it is not used again: a
-session that began while the server was read-only stays so, and one to a primary that was demoted never finds the new one."""
+"""After these errors (and class 40, rollback; 53, resources) a connection can be reused.
+
+After others it cannot: a session that began while the server was read-only stays read-only, and one to a demoted
+primary never finds the new one.
+"""
 _KEPT_OF_SQLITE = frozenset({5, 6, 9, 13})
 """SQLITE_BUSY, SQLITE_LOCKED, SQLITE_INTERRUPT, SQLITE_FULL."""
 
@@ -78,39 +81,42 @@ _REASONS_OF_SYSTEM = {
 
 
 class Contended(StoreUnavailable):
-    """Another transaction was in the way; this one was rolled back, and the same one may succeed at once."""
+    """Another transaction was in the way; this one was rolled back, and can succeed when repeated."""
 
 
 class Refused(InternalError):
-    """The database refused the values of one request. The log gets the error's names; neither it nor the client gets its text."""
+    """The database rejected the values of one request.
+
+    The log gets the error's names; neither it nor the client gets its message.
+    """
 
     def __init__(self, names: str) -> None:
-        super().__init__("the database refused the values; nothing was stored")
+        super().__init__("the database rejected the values; nothing was stored")
         self.args = (names,)
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a statement or a connection failed, in words that quote no value."""
+    """Why a statement or a connection failed, without quoting a value."""
 
     kind: str
     """The name of the error's class, or SQLite's name of the code."""
     code: str | None
     """SQLSTATE, or the system's name of an errno."""
     reason: str
-    """One word for clients and operators (docs/operations.md lists them)."""
+    """One word for clients and operators (see docs/operations.md)."""
     text: str | None = None
-    """The message, if it can quote no value: the system's, or one from before the first statement."""
+    """The message, if it cannot quote a value: the system's, or one from before the first statement."""
 
     @property
     def fields(self) -> dict[str, str]:
-        """Return what a log line says of it."""
+        """Return the fields for a log line."""
         named = {"error": self.kind, "code": self.code, "reason": self.reason, "text": self.text}
         return {name: value for name, value in named.items() if value is not None}
 
 
 def is_outage(error: BaseException) -> bool:
-    """Tell whether an error means that the database is away, full, locked or changed, not that one request's values are wrong."""
+    """Return whether an error means that the database is unavailable, full, locked or changed, rather than that one request's values are invalid."""
     source = _source(error)
     state, number = _state(source), _sqlite_code(source)
     if state is not None:
@@ -123,37 +129,37 @@ def is_outage(error: BaseException) -> bool:
 
 
 def is_collision(error: BaseException) -> bool:
-    """Tell whether two transactions met, so that this one was rolled back and may be tried at once: nobody holds a lock for long."""
+    """Return whether two transactions collided, so that this one was rolled back and can be repeated at once: neither holds a lock for long."""
     return _state(_source(error)) in {"40001", "40P01"}
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Tell whether another transaction was in the way, so that this one was rolled back."""
+    """Return whether another transaction was in the way, so that this one was rolled back."""
     source = _source(error)
     return _state(source) in _CONFLICTS or _sqlite_code(source) in {5, 6}
 
 
 def is_cut_short(error: BaseException) -> bool:
-    """Tell whether the database ended a statement because its time was up."""
+    """Return whether the database ended a statement because of its time limit."""
     source = _source(error)
     return _state(source) == "57014" or _sqlite_code(source) == 9  # noqa: PLR2004 - query_canceled, SQLITE_INTERRUPT
 
 
 def spoils(error: BaseException) -> bool:
-    """Tell whether the connection on which an error happened must not be used again, nor any other of its age."""
+    """Return whether the connection of an error must not be reused, nor any other of its age."""
     state, number = _state(source := _source(error)), _sqlite_code(source)
     kept = state in _KEPT_STATES or (state or "")[:2] in _KEPT_CLASSES or number in _KEPT_OF_SQLITE
     return is_outage(error) and not kept and not isinstance(error, exc.TimeoutError)
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Say what an error is, without the text of one that may quote a row."""
+    """Describe an error, without its message if that may quote a row."""
     source = _source(error)
     state, number = _state(source), _sqlite_code(source)
     kind = type(source).__name__
     if state is not None:
         reason = _REASONS.get(state) or _REASONS.get(state[:2]) or "error"
-        # Before the first statement there is no row that it could quote.
+        # Before the first statement there is no row to quote.
         quotes_nothing = not isinstance(error, exc.DBAPIError) or (
             error.statement is None and state[:2] in {"28", "3D"}
         )
@@ -169,9 +175,9 @@ def cause_of(error: BaseException) -> Cause:
 
 
 def refusal_of(error: BaseException) -> Refused | None:
-    """Return what stands for an error that speaks of one request's values, None if it is a fault of this program.
+    """Return the error to raise if one request's values are the cause, None if it is a bug in this program.
 
-    The database's own text may quote the row, so it is not part of it.
+    The database's own message may quote the row, so it is not included.
     """
     if not isinstance(error, exc.DBAPIError):
         return None
@@ -183,19 +189,19 @@ def refusal_of(error: BaseException) -> Refused | None:
 
 
 class Outage:
-    """Logs when something stops working, once, with the cause; and when it works again, with the time that it took."""
+    """Logs once when something stops working, with the cause; and when it works again, with the duration."""
 
     def __init__(self, use: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin without one; `use` is what fails: `reads` or `writes`."""
+        """Start without an outage; `use` is what fails: `reads` or `writes`."""
         self.use = use
         self._clock = clock
         self._logger = structlog.get_logger("database")
         self.cause: Cause | None = None
-        """Why it does not work, None while it does."""
+        """The current cause, None while it works."""
         self.proved_at = float("-inf")
-        """When `proved` was called last, by the clock."""
+        """When `proved` was last called, by the clock."""
         self.waits_for: str | None = None
-        """The reason that a wait which goes on would fail for."""
+        """The reason with which a pending wait would fail."""
         self._began = self._failed_at = 0.0
         self._logged: set[str] = set()
 
@@ -211,12 +217,12 @@ class Outage:
             self._logger.warning("database_outage", use=self.use, **cause.fields)
 
     def worked(self) -> None:
-        """Note a success. It may have used other tables than the ones that failed, so it does not end an outage of the schema."""
+        """Note a success. It may have used other tables than the failed ones, so it does not end an outage of the schema."""
         if self.cause is not None and self.cause.reason != "schema":
             self._end()
 
     def proved(self) -> None:
-        """Note that what every append or read needs works: all its tables, with their columns and locks."""
+        """Note that everything an append or read needs works: all its tables, with their columns and locks."""
         self.proved_at = self._clock()
         if self.cause is not None:
             self._end()
@@ -229,16 +235,16 @@ class Outage:
 
 
 def _source(error: BaseException) -> BaseException:
-    """Return the driver's own error beneath SQLAlchemy's."""
+    """Return the driver's own error inside SQLAlchemy's."""
     if isinstance(error, exc.DBAPIError) and error.orig is not None:
-        # SQLAlchemy's adapter of asyncpg puts one of its own in between.
+        # SQLAlchemy's asyncpg adapter wraps it in its own error.
         below = error.orig.__cause__
         return below if below is not None and _is_from_below(below) else error.orig
     return error
 
 
 def _is_from_below(error: BaseException) -> bool:
-    """Tell whether an error is the system's, or of asyncpg's own classes, which SQLAlchemy does not always translate."""
+    """Return whether an error is the system's, or one of asyncpg's own classes, which SQLAlchemy does not always translate."""
     return isinstance(error, OSError | TimeoutError) or type(error).__module__.startswith("asyncpg")
 
 

@@ -1,4 +1,4 @@
-"""Pools of connections to SQLite or PostgreSQL: each runs a function in a transaction, whole, and within its deadline."""
+"""Pools of connections to SQLite or PostgreSQL: each runs a function as a whole, in one transaction and within a deadline."""
 
 import asyncio
 import contextlib
@@ -44,39 +44,40 @@ from streamer.store.outages import (
 from streamer.store.postgresql import Target, misuse
 
 TURN_SECONDS = 5
-"""How long a function waits for one of them."""
+"""How long a function waits for a connection."""
 LOCK_WAIT_SECONDS = 5
 """How long a write waits for another process's lock on an SQLite file."""
 LOCK_STEP_MS = 250
 WAL_BYTES = 8 * 2**20
-"""To this size SQLite's write-ahead log shrinks again when all of it is in the database: a reader elsewhere can make it grow without bound."""
+"""SQLite's write-ahead log is truncated to this size after a checkpoint: a reader in another program can make it grow without limit."""
 LEAVE_SECONDS = 1
-"""How long PostgreSQL has to take leave of a connection that is closed."""
+"""How long PostgreSQL has to confirm that a connection is closed."""
 INTERRUPT_AGAIN_SECONDS = 0.02
-"""Time between interrupts of a function on SQLite: one that falls between two statements has no effect."""
+"""Time between interrupts of a function on SQLite: an interrupt between two statements has no effect."""
 TRIES = 3
-"""How often a transaction is tried that another one was in the way of, or a read whose connection had been closed."""
+"""Attempts for a transaction that conflicted with another one, or for a read whose connection had been closed."""
 CONFLICT_PAUSE = 0.05
-"""Seconds, at most, between two tries: at random, so that two that met do not meet again."""
+"""Maximum seconds between two attempts; random, so that two conflicting transactions do not collide again."""
 CONFLICT_LOG_SECONDS = 10
-"""One conflict in so many seconds is logged."""
-STOPPING = "the server stops; whether this was stored is unknown"
+"""At most one conflict in this many seconds is logged."""
+STOPPING = "the server is stopping; whether this was stored is unknown"
 
 T = TypeVar("T")
 
 
 class File:
-    """SQLite's file, as the path names it now and as it was when it was opened first."""
+    """SQLite's file, as its path refers to it now and as it was when it was first opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._identity: tuple[int, int] | None = None
-        """Device and inode, since it was first used."""
+        """Device and inode, since its first use."""
 
     def check(self) -> None:
-        """Ensure that the path still names the file that is open.
+        """Ensure that the path still refers to the open file.
 
-        The system goes on writing to a file that was removed or replaced, and all of it would be gone with this process.
+        The system keeps writing to a file that was removed or replaced, and all of that would be lost with this
+        process.
 
         Raises: FileNotFoundError.
         """
@@ -87,10 +88,10 @@ class File:
         self._identity = identity
 
     def create(self) -> None:
-        """Make the file before SQLite makes it with the umask's mode; the files beside this one get its mode.
+        """Create the file before SQLite creates it with the umask's mode; the files beside it get the same mode.
 
-        One that exists must not be opened: closing it would take away the locks that SQLite has on it in this process. One that was
-        there and is gone is not made again: it would be an empty database in the place of a full one.
+        An existing file must not be opened: closing it would release SQLite's locks on it in this process. A file that
+        has disappeared is not created again: it would be an empty database in place of a full one.
         """
         if self._identity is not None:
             self.check()
@@ -100,39 +101,43 @@ class File:
 
 
 class Pool(ABC):
-    """Some connections. A function that has got one is run to its end, though its caller may leave.
+    """A set of connections. A function that has one is run to its end, even if its caller is cancelled.
 
-    What is cancelled half-way costs its connection: the pool cannot know in which state it is. Clients leave at any time, so what was
-    begun for them is finished, and readers have a deadline. What waits for its turn is not begun.
+    A function that is cancelled half-way would cost its connection, because its state would be unknown. Clients can
+    disconnect at any time, so running functions are finished, and readers have a deadline. Waiting functions are not
+    started.
     """
 
     _locks_rows = True
     """A transaction can wait for another one while the rest of the database is free."""
 
     def __init__(self, size: int, outage: Outage, seconds: float | None) -> None:
-        """Make a pool of `size` connections; `seconds` is how long the database may work for a function, or for ever."""
+        """Create a pool of `size` connections; `seconds` is the database's time limit for a function, None for no limit."""
         self._size = size
         self._seconds = seconds
         self._outage = outage
         self._only_reads = outage.use == "reads"
         self._conflict_logged_at = float("-inf")
         self._answers: set[asyncio.Future[Any]] = set()
-        """What callers wait for."""
+        """The callers' futures."""
         self._under_way: set[asyncio.Task[Any]] = set()
         self._queued = 0
-        """How many wait for a turn."""
+        """Number of functions that wait for a connection."""
         self._given_up = False
         self._turns = asyncio.Semaphore(size)
 
     async def run(self, function: Callable[[Connection], T], seconds: float | None = None) -> T:
-        """Run a function in a transaction; `seconds` instead of the pool's deadline. Raises ReadTimeout, StoreUnavailable."""
+        """Run a function in a transaction; `seconds` replaces the pool's deadline.
+
+        Raises ReadTimeout, StoreUnavailable.
+        """
         self._queued += 1
         try:
             async with asyncio.timeout(TURN_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:
             self._outage.failed(Cause("TimeoutError", None, "busy", f"no connection was free for {TURN_SECONDS} s"))
-            raise StoreUnavailable("too many requests wait for the database", reason="busy") from None
+            raise StoreUnavailable("too many requests are waiting for the database", reason="busy") from None
         finally:
             self._queued -= 1
         if self._given_up:
@@ -175,16 +180,16 @@ class Pool(ABC):
         return result
 
     def _can_try_again(self, error: Exception) -> bool:
-        """Tell whether nothing was done, so that the same transaction may be tried at once."""
+        """Return whether nothing was done, so that the same transaction can be repeated at once."""
         if is_collision(error):
             return True
-        # The server closed a connection that nobody used; of a write nobody knows whether it was committed.
+        # The server closed an idle connection; for a write, it is unknown whether it was committed.
         return self._only_reads and spoils(error) and not isinstance(error, TimeoutError)
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         cause = cause_of(error)
         if is_conflict(error) and self._locks_rows:
-            # One workspace's row, most of the time: the database as a whole works.
+            # Usually one workspace's row: the database as a whole works.
             if time.monotonic() - self._conflict_logged_at > CONFLICT_LOG_SECONDS:
                 self._conflict_logged_at = time.monotonic()
                 structlog.get_logger("database").warning("database_conflict", use=self._outage.use, **cause.fields)
@@ -193,7 +198,7 @@ class Pool(ABC):
         return StoreUnavailable(f"the database does not answer or cannot write: {cause.reason}", reason=cause.reason)
 
     def give_up(self) -> None:
-        """Answer all that wait, and will: the server stops, and its time is over."""
+        """Fail all waiting and future functions: the server is stopping, and its time is over."""
         self._given_up = True
         for answer in [*self._answers]:
             if not answer.done():
@@ -202,7 +207,7 @@ class Pool(ABC):
             self._turns.release()
 
     async def close(self, seconds: float) -> None:
-        """Wait at most so long for what was begun, then close the connections."""
+        """Wait at most this long for running functions, then close the connections."""
         if self._under_way:
             _, late = await asyncio.wait(self._under_way, timeout=seconds if seconds < math.inf else None)
             if late:
@@ -212,11 +217,11 @@ class Pool(ABC):
 
     @abstractmethod
     def _abort(self) -> None:
-        """End what goes on."""
+        """Abort running functions."""
 
     @abstractmethod
     async def _transact(self, function: Callable[[Connection], T], seconds: float | None) -> T:
-        """Run a function in a transaction of a connection that nobody uses."""
+        """Run a function in a transaction on a free connection."""
 
     @abstractmethod
     async def _dispose(self) -> None:
@@ -224,7 +229,7 @@ class Pool(ABC):
 
 
 class SqlitePool(Pool):
-    """SQLite has no server to wait for: a transaction runs on a thread, at once, without a hop between threads for each statement."""
+    """SQLite has no server to wait for: a transaction runs in a thread, without a hop between threads for each statement."""
 
     _locks_rows = False
 
@@ -275,7 +280,7 @@ class SqlitePool(Pool):
 
         @event.listens_for(self._engine, "begin")
         def _begin(connection: Connection) -> None:
-            # Waiting for another process's lock is done in steps: within one, nothing can end it.
+            # Waiting for another process's lock is done in steps, because a step cannot be interrupted.
             until = time.monotonic() + LOCK_WAIT_SECONDS
             try:
                 while time.monotonic() < until and not self._given_up:
@@ -323,7 +328,7 @@ class SqlitePool(Pool):
 
 
 class _Interruptible(Generic[T]):
-    """A function on an SQLite connection that another thread can interrupt; never what comes after it on this connection."""
+    """A function on an SQLite connection that another thread can interrupt, without affecting later functions on the connection."""
 
     def __init__(self, function: Callable[[Connection], T]) -> None:
         self._function = function
@@ -342,7 +347,7 @@ class _Interruptible(Generic[T]):
                 self._driver = None
 
     def interrupt(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Break off the statement that runs, and each later one, until the function ends."""
+        """Interrupt the running statement, and each later one, until the function ends."""
         with self._lock:
             if self._driver is not None:
                 self._driver.interrupt()
@@ -350,7 +355,7 @@ class _Interruptible(Generic[T]):
 
 
 class PostgresqlPool(Pool):
-    """PostgreSQL by asyncpg: a transaction runs on the event loop, beneath SQLAlchemy's greenlet."""
+    """PostgreSQL with asyncpg: a transaction runs on the event loop, below SQLAlchemy's greenlet."""
 
     def __init__(  # noqa: PLR0913 - what the writers and the readers differ in
         self,
@@ -365,7 +370,7 @@ class PostgresqlPool(Pool):
         super().__init__(size, outage, seconds)
         session = {**session, **_deadline(seconds)}
         self._local: Mapping[str, str] = session if target.pooled else {}
-        """What each transaction must be set to, since a session cannot be."""
+        """Settings for each transaction, if a session cannot keep them."""
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
             pool_size=size,
@@ -395,16 +400,16 @@ class PostgresqlPool(Pool):
             connection.terminate()
 
     async def _dispose(self) -> None:
-        # A frozen server would not take leave.
+        # A frozen server would not confirm.
         await asyncio.wait([closing := asyncio.ensure_future(self._engine.dispose())], timeout=LEAVE_SECONDS)
         is_over = closing.done()
-        self._abort()  # also those that an outage took from the pool
+        self._abort()  # including those that an outage removed from the pool
         if not is_over:
             await asyncio.wait([closing], timeout=LEAVE_SECONDS)
 
 
 def _hand_on(answer: asyncio.Future[T], task: asyncio.Task[T]) -> None:
-    """Answer with a task's outcome. `asyncio.shield` would fail if `give_up` has just answered."""
+    """Copy a task's outcome to a future. `asyncio.shield` would fail if `give_up` has just set it."""
     if answer.done():
         return
     if task.cancelled():
@@ -416,12 +421,12 @@ def _hand_on(answer: asyncio.Future[T], task: asyncio.Task[T]) -> None:
 
 
 def _deadline(seconds: float | None) -> Mapping[str, str]:
-    """Return PostgreSQL's settings by which the server itself ends a statement that takes longer; 0 would be no limit."""
+    """Return PostgreSQL's settings for a statement's time limit, which the server itself enforces; 0 would be no limit."""
     return {} if seconds is None else {"statement_timeout": str(max(int(seconds * 1000), 1))}
 
 
 def _drop_spoilt(engine: Engine) -> None:
-    """Have connections closed, and those as old as they are, after an error that speaks of the session or the server."""
+    """Close connections, and others of the same age, after an error that concerns the session or the server."""
 
     @event.listens_for(engine, "handle_error")
     def _judge(context: ExceptionContext) -> None:

@@ -1,4 +1,4 @@
-"""How PostgreSQL is reached: its URL as libpq reads it, in the driver's terms, and what a session is set to."""
+"""Connecting to PostgreSQL: its URL as libpq reads it, in the driver's terms, and session settings."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 
 CONNECT_SECONDS = 5
 COMMAND_SECONDS = 30
-"""How long PostgreSQL may take for one statement, waits for row locks included."""
+"""PostgreSQL's time limit for one statement, including waits for row locks."""
 
 SESSION = {
     "statement_timeout": "30s",
@@ -22,9 +22,9 @@ SESSION = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "30000",
 }
-"""What PostgreSQL does by itself when this node has stopped in the middle of a transaction, or is gone without a word."""
+"""Settings with which PostgreSQL cleans up after a node that stopped in the middle of a transaction, or disappeared silently."""
 WRITING = {"lock_timeout": "1s", "idle_in_transaction_session_timeout": "10s"}
-"""A stopped node's locks end soon; and a writer gives up on a lock sooner, so that it can do other work (`store.writer`)."""
+"""A stopped node's locks end soon; and a writer gives up on a lock earlier, so that it can do other work (`store.writer`)."""
 
 _HANDED_ON = frozenset(
     {
@@ -33,33 +33,33 @@ _HANDED_ON = frozenset(
         "sslpassword", "sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version",
     }
 )  # fmt: skip
-"""Parameters that the driver understands as libpq does."""
+"""Parameters that the driver understands like libpq."""
 _AS_IT_IS = {
     "client_encoding": {"utf8", "utf-8", "unicode", "auto"},
     "gssencmode": {"disable", "prefer"},
     "channel_binding": {"disable", "prefer"},
 }
-"""Parameters of libpq that may only say what is so anyway: the driver has no other way."""
+"""libpq's parameters that can only confirm the driver's behaviour, because it supports nothing else."""
 _MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _FILES = ("sslcert", "sslkey", "sslrootcert", "sslcrl", "passfile")
 _AUTHORITY = re.compile(r"^(\w[\w+]*://(?:[^/?]*@)?)([^/?@]*)")
 
 
 class BadDatabaseUrl(ValueError):
-    """The URL names no database that the store can use; the text says why, without the URL, which may hold a password."""
+    """The store cannot use the database in the URL; the message says why, without the URL, which may contain a password."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A PostgreSQL as the driver is to connect to it."""
+    """A PostgreSQL in the driver's terms."""
 
     arguments: Mapping[str, Any] = field(repr=False)
-    """Keywords of the driver's `connect`; one may be a password."""
+    """Keyword arguments of the driver's `connect`; one may be a password."""
     pooled: bool
-    """PgBouncer stands in between, in transaction mode: nothing lasts beyond a transaction."""
+    """The connection goes through PgBouncer in transaction mode: no setting outlives a transaction."""
 
     def connect_arguments(self, session: Mapping[str, str]) -> dict[str, Any]:
-        """Return all keywords of `connect` for sessions with these settings."""
+        """Return all keyword arguments of `connect` for sessions with these settings."""
         if self.pooled:
             return {**self.arguments, "statement_cache_size": 0, "prepared_statement_cache_size": 0}
         settings = {"jit": "off", **session, **self.arguments.get("server_settings", {})}
@@ -67,13 +67,13 @@ class Target:
 
 
 def parse(url: str) -> Target:
-    """Read a URL as libpq does (PostgreSQL's documentation, 34.1.1.2 and 34.1.2).
+    """Parse a URL like libpq (PostgreSQL's documentation, 34.1.1.2 and 34.1.2).
 
     Raises: BadDatabaseUrl, with the parameter's name.
     """
     hosts = ""
     authority = _AUTHORITY.match(url)
-    if authority and "," in authority[2]:  # several hosts, which SQLAlchemy cannot read
+    if authority and "," in authority[2]:  # several hosts, which SQLAlchemy cannot parse
         hosts = authority[2]
         url = authority[1] + url[authority.end() :]
     try:
@@ -83,7 +83,7 @@ def parse(url: str) -> Target:
     query = {name: value if isinstance(value, str) else ",".join(value) for name, value in parsed.query.items()}
     if hosts:
         query["host"] = hosts
-    if "ssl" in query:  # as SQLAlchemy's documentation calls it
+    if "ssl" in query:  # the name in SQLAlchemy's documentation
         query.setdefault("sslmode", query.pop("ssl"))
     arguments: dict[str, Any] = {"timeout": _seconds(query.pop("connect_timeout", str(CONNECT_SECONDS)))}
     arguments["command_timeout"] = COMMAND_SECONDS
@@ -127,7 +127,7 @@ def _is_true(text: str) -> bool:
 
 
 def misuse(error: BaseException) -> BadDatabaseUrl | None:
-    """Return what is wrong with the URL if an error at the first connection means that, else None."""
+    """Return the problem with the URL if an error at the first connection shows one, else None."""
     below = error.orig.__cause__ if isinstance(error, exc.DBAPIError) and error.orig is not None else None
     text = str(below or error)
     if "unsupported startup parameter" in text:

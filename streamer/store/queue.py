@@ -11,7 +11,7 @@ from streamer.core.shares import has_room
 from streamer.store.held import Held, Lane, Waiting, locks_of
 
 QUANTUM_EVENTS: Final = 128
-"""Events of one account before the next account has its turn; a single request can have more."""
+"""Events of one account before the next account's turn; a single request can have more."""
 
 
 class Queue:
@@ -30,9 +30,9 @@ class Queue:
         self._lanes: dict[str, Lane] = {}
         """By account: those with requests that are not answered yet."""
         self._turns: deque[Lane] = deque()
-        """The lanes in which requests wait, in the order of their turns."""
+        """The lanes with waiting requests, in the order of their turns."""
         self._changes: dict[str, list[int]] = {}
-        """By workspace: the numbers of the changes that wait, ascending."""
+        """By workspace: the numbers of the waiting changes, ascending."""
 
     def __bool__(self) -> bool:
         return bool(self._turns)
@@ -43,7 +43,7 @@ class Queue:
         lane = self._lanes.get(account)
         if lane is None:
             lane = Lane(account)
-        # If nothing else waits, a request over the bound is taken: otherwise it would be refused forever.
+        # If nothing else waits, a request over the limit is accepted: otherwise it would be refused forever.
         if self._turns and not (
             has_room(self._max_events, self.events, lane.events, events)
             and has_room(self._max_bytes, self._bytes, lane.size, size)
@@ -64,7 +64,7 @@ class Queue:
         return True
 
     def finish(self, waiting: Waiting) -> None:
-        """Free the room of a request that was taken out."""
+        """Release the capacity of a request that was taken out."""
         lane = waiting.lane
         self.events -= waiting.events
         self._bytes -= waiting.size
@@ -74,9 +74,9 @@ class Queue:
             del self._lanes[lane.account]
 
     def take(self, held: Held, max_events: int, max_bytes: int) -> list[Waiting]:
-        """Take the next group, a few requests of each account in turn; those that meet a lock go to `held`.
+        """Take the next group, a few requests of each account in turn; requests that meet a lock go to `held`.
 
-        A change stands alone, because later requests may depend on it.
+        A change forms its own group, because later requests may depend on it.
         """
         group: list[Waiting] = []
         events = size = blocked = 0
@@ -106,7 +106,7 @@ class Queue:
         return group
 
     def put_back(self, released: Sequence[Waiting]) -> None:
-        """Let requests wait again that were set apart, each at its place."""
+        """Queue requests again that were set aside, each at its place."""
         for waiting in released:
             if not waiting.lane.waiting:
                 self._turns.append(waiting.lane)
@@ -117,7 +117,7 @@ class Queue:
             lane.waiting = deque(sorted(lane.waiting, key=lambda waiting: waiting.number))
 
     def clear(self) -> Iterable[Waiting]:
-        """Take everything out, for good."""
+        """Take everything out permanently."""
         waiting = [each for lane in self._turns for each in lane.waiting]
         self._turns.clear()
         self._changes.clear()
@@ -143,7 +143,10 @@ class Queue:
             insort(self._changes.setdefault(workspace, []), waiting.number)
 
     def _follows_change(self, waiting: Waiting) -> bool:
-        """Return whether an earlier change of its workspaces waits. The oldest request of all never has to wait for one."""
+        """Return whether an earlier change of its workspaces is waiting.
+
+        The oldest request of all never has to wait for one.
+        """
         return any(
             numbers[0] < waiting.number
             for workspace in locks_of(waiting.request)

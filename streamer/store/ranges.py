@@ -1,7 +1,7 @@
-"""Ranges of a log as SQL: which seqs in them pass a filter, and what of them lies behind an offset.
+"""Ranges of a log as SQL: the seqs in them that pass a filter, and the part of them after an offset.
 
-An offset in an unfiltered log is arithmetic on seq. What most people may see lacks the audit events; those are counted, a row for
-each block of seqs and action that has some, so that there too an offset costs much the same at any depth.
+An offset in an unfiltered log is arithmetic on seq. Most callers do not see audit events. These are counted, with a row
+for each block of seqs and action that has some, so that an offset costs about the same at any depth there, too.
 """
 
 from collections import Counter
@@ -18,10 +18,10 @@ from streamer.store.predicate import branches, is_audit, lead, parts_of, predica
 from streamer.store.schema import audit_counts, events
 
 BLOCK = 1024
-"""Seqs that are counted together: `BLOCK * n` … `BLOCK * n + BLOCK - 1`. Migration 0007 counts so, too."""
+"""Seqs that are counted together: `BLOCK * n` … `BLOCK * n + BLOCK - 1`. Migration 0007 uses the same blocks."""
 
 Range = tuple[int, int]
-"""The seqs above the first number, up to the second."""
+"""The seqs above the first number, up to and including the second."""
 
 _NOT_AUDIT = Condition("category", frozenset({"audit"}), exclude=True)
 _ACTIVITY = Condition("category", frozenset({"activity"}))
@@ -29,7 +29,7 @@ _ACTIVITY = Condition("category", frozenset({"activity"}))
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """A part of a range, and how many of its events do not pass; None: not counted yet."""
+    """A part of a range, and the number of its events that do not pass; None: not counted yet."""
 
     low: int
     high: int
@@ -42,18 +42,18 @@ def within(key: int, low: int, high: int) -> tuple[ColumnElement[bool], ...]:
 
 
 def in_order(order: Order) -> ColumnElement[int]:
-    """Return what puts events in an order."""
+    """Return the sort key for an order."""
     return events.c.seq.asc() if order == "asc" else events.c.seq.desc()
 
 
 def count_audit(rows: Iterable[tuple[int, int, str]]) -> list[tuple[object, ...]]:
-    """Count audit events (log, seq, action) by log, block and action: what is added to the table of counts."""
+    """Count audit events (log, seq, action) by log, block and action, as additions to the table of counts."""
     counts = Counter((log, seq // BLOCK, action) for log, seq, action in rows)
     return [(*place, count) for place, count in sorted(counts.items())]
 
 
 class Ranges:
-    """Finds what passes a filter in a range."""
+    """Finds the events of a range that pass a filter."""
 
     def __init__(self, database: Database) -> None:
         self._is_sqlite = database.is_sqlite
@@ -67,7 +67,7 @@ class Ranges:
         limit: int,
         combine: Callable[..., CompoundSelect[Any]] = union_all,
     ) -> CompoundSelect[Any]:
-        """Return the query for the seqs that pass: the first `limit` of each value of the index that leads to them."""
+        """Return the query for the seqs that pass: the first `limit` of each value of the leading index."""
         leading = lead(selection)
         rest = Filter(tuple(condition for condition in selection.conditions if condition != leading))
         ways = branches(leading) if leading else [true()]
@@ -89,7 +89,7 @@ class Ranges:
     def behind(  # noqa: PLR0913, PLR0917 - the parts of one query
         self, connection: Connection, key: int, selection: Filter, inside: Range, order: Order, skip: int
     ) -> Range:
-        """Return what is left of a range behind its first `skip` events that pass."""
+        """Return the rest of a range after its first `skip` events that pass."""
         low, high = inside
         if skip >= high - low:
             return high, high
@@ -113,8 +113,8 @@ class Ranges:
     def _walk(  # noqa: PLR0913, PLR0917 - as above
         self, connection: Connection, key: int, selection: Filter, inside: Range, order: Order, skip: int
     ) -> Range | None:
-        """Return what is left behind what passes, one by one; None if that is not as much."""
-        # One event may be found by several values.
+        """Return the rest after the skipped events, found one by one; None if there are not enough."""
+        # Several values can find the same event.
         found = self.seqs(selection, key, inside, order, skip, union).subquery()
         by_seq = found.c.seq.asc() if order == "asc" else found.c.seq.desc()
         last = connection.execute(select(found.c.seq).order_by(by_seq).offset(skip - 1).limit(1)).scalar_one_or_none()
@@ -131,9 +131,9 @@ class Ranges:
     def _stretches(
         self, connection: Connection, key: int, seen: frozenset[str], inside: Range, order: Order
     ) -> Iterator[_Stretch]:
-        """Cut a range, in its order, into whole blocks that hold audit events which are not seen, what lies between, and its two ends."""
+        """Split a range, in its order, into complete blocks with hidden audit events, the parts between them, and its two ends."""
         low, high = inside
-        first, last = low // BLOCK + 1, (high + 1) // BLOCK - 1  # the blocks that lie wholly within
+        first, last = low // BLOCK + 1, (high + 1) // BLOCK - 1  # the blocks that are completely inside
         if first > last:
             yield _Stretch(low, high)
             return
@@ -172,7 +172,7 @@ def _up(at: int, hidden: Sequence[int]) -> int:
 
 
 def _cut(rows: Sequence[Any], begin: int, end: int) -> Iterator[_Stretch]:
-    """Cut a range of whole blocks at those that have counts."""
+    """Split a range of complete blocks at those that have counts."""
     at = begin
     for block, stopped in rows:
         if block * BLOCK - 1 > at:
@@ -189,16 +189,16 @@ def _ordered(stretches: Sequence[_Stretch], order: Order) -> Iterator[_Stretch]:
 
 
 def is_scan(selection: Filter) -> bool:
-    """Tell whether the database may have to look at many events that do not pass: no index finds just those that do.
+    """Return whether the database may have to examine many events that do not pass, because no index finds exactly the others.
 
-    What hides audit events does not count, for nearly all events are activity.
+    Conditions that hide audit events do not count, because nearly all events are activity.
     """
     rest = [each for each in selection.conditions if each != _ACTIVITY and _audit_actions_seen(Filter((each,))) is None]
     return bool(rest) and (len(rest) > 1 or lead(Filter(tuple(rest))) is None)
 
 
 def _audit_actions_seen(selection: Filter) -> frozenset[str] | None:
-    """Return the actions whose audit events pass, where every event passes that is no audit event; None if that is not so."""
+    """Return the actions whose audit events pass, if every event that is not an audit event passes; otherwise None."""
     if len(selection.conditions) != 1:
         return None
     parts = parts_of(selection.conditions[0])

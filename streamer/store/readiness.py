@@ -1,4 +1,4 @@
-"""Whether this node can serve: whether the database can be read, and whether it can be written."""
+"""Readiness: whether the database can be read, and whether it can be written."""
 
 import asyncio
 import base64
@@ -18,16 +18,16 @@ from streamer.store.outages import Outage
 from streamer.store.schema import audit_counts, entities, events, idempotency, run_issues, workspaces
 
 ANSWER_SECONDS = 1.0
-"""How long a check may take; one that takes longer has failed."""
+"""Time limit for a check; one that takes longer has failed."""
 FRESH_SECONDS = 1.0
-"""How long the outcome of a check is used again, so that a thousand callers cost no more than one."""
+"""How long the outcome of a check is reused, so that a thousand callers cost no more than one."""
 FILLER_BYTES = 48 * 1024
-"""Bytes that are written after a failure: a few would still fit on a disk that is too full for events."""
+"""Bytes to write after a failure: a few would still fit on a disk that is too full for events."""
 
 _NO_WORKSPACE = 0
-"""No workspace has this key, so the row is nobody's `Idempotency-Key`."""
+"""No workspace has this key, so the row is not an `Idempotency-Key`."""
 _ROW_US = 24 * 3600 * 1_000_000
-"""When the row of a node that is gone expires; it is swept as other keys are."""
+"""When the row of a removed node expires; it is removed like other keys."""
 
 _NEEDED = (
     update(workspaces).values({column.name: column for column in workspaces.columns}).where(false()),
@@ -36,11 +36,11 @@ _NEEDED = (
         for table in (events, entities, run_issues, audit_counts)
     ),
 )
-"""Writes no row, but needs what an append needs: the tables, their columns and their locks."""
+"""Writes no row, but needs everything that an append needs: the tables, their columns and their locks."""
 
 
 class Readiness:
-    """Checks the database: by a read, and by a write that is committed. An append that was just stored counts as a check."""
+    """Checks the database with a read, and with a committed write. A recent append counts as a check."""
 
     def __init__(self, database: Database, metrics: Metrics) -> None:
         self._database = database
@@ -51,11 +51,11 @@ class Readiness:
         metrics.store_writable.set_function(lambda: int(database.writing.cause is None and self._writes.error is None))
 
     async def expect(self, *, writes: bool) -> None:
-        """Return if the database can be read, and if asked for written. Takes at most about a second.
+        """Return if the database can be read and, with `writes`, written. Takes at most about a second.
 
         Raises: StoreUnavailable, with the reason.
         """
-        # Both at once: a frozen database would otherwise take the time of both.
+        # Both at once: with a frozen database, they would otherwise take twice as long.
         checks = [self._reads, self._writes] if writes else [self._reads]
         await asyncio.gather(*(check.done() for check in checks))
         self._store_up.set(int(self._reads.error is None))
@@ -64,7 +64,7 @@ class Readiness:
                 raise StoreUnavailable(check.error.message, **check.error.details)
 
     async def turn(self) -> None:
-        """Try again what failed last, so that the end of an outage is noticed though nobody calls."""
+        """Repeat the last failed checks, so that the end of an outage is noticed without callers."""
         if self._database.writing.cause is not None:
             await self._writes.done()
         if self._database.reading.cause is not None:
@@ -89,7 +89,7 @@ class Readiness:
 
 
 class _Check:
-    """Something that is tried once at a time, and not again while its outcome is fresh."""
+    """A check that runs once at a time, and is not repeated while its outcome is fresh."""
 
     def __init__(self, try_it: Callable[[], Awaitable[None]], outage: Outage) -> None:
         self._try = try_it
@@ -97,10 +97,10 @@ class _Check:
         self._trying: asyncio.Task[None] | None = None
         self._began = self._ended = float("-inf")
         self.error: StoreUnavailable | None = None
-        """How it ended last, None if well."""
+        """The last outcome, None if it succeeded."""
 
     async def done(self) -> None:
-        """Return when the outcome is fresh, or has not come in time and so is a failure."""
+        """Return when the outcome is fresh; a check that is late has failed."""
         now = time.monotonic()
         if self._trying is None or self._trying.done():
             if now - self._ended < FRESH_SECONDS:

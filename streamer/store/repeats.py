@@ -1,4 +1,4 @@
-"""Whether what is appended was appended before: by an event's own id, or by a request's `Idempotency-Key`."""
+"""Detects repeated appends: by an event's own id, or by a request's `Idempotency-Key`."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -10,23 +10,23 @@ from streamer.core.ports import Append
 from streamer.store.statements import LockedLog
 
 _OLD_LENGTH = 64
-"""Digits of a fingerprint of a request that versions before migration 0009 made, of the events as they were stored."""
+"""Digits of request fingerprints from versions before migration 0009, which were computed from the events as they were stored."""
 
 
 def is_same(draft: Draft, stored: Event, log: LockedLog) -> bool:
-    """Tell whether a stored event with the same id was sent with the same content, or would be stored with it."""
+    """Return whether a stored event with the same id was sent with the same content, or would be stored with it."""
     fingerprint = log.fingerprints.get(draft.id)
     if fingerprint is not None and fingerprint == draft.fingerprint:
         return True
     sealed = draft.seal(stored.seq, log.times[stored.seq])
     if sealed == stored.body:
         return True
-    # Of an older event only the body is known; it is empty if it has another size.
+    # For an older event only the body is known; it is empty if its size differs.
     return fingerprint is None and bool(stored.body) and _sorted(sealed) == _sorted(stored.body)
 
 
 def repeats(request: Append, log: LockedLog) -> bool:
-    """Tell whether a request has the key and the content of one that is remembered."""
+    """Return whether a request has the key and the content of a recorded one."""
     if request.idempotency is None or request.idempotency[0] not in log.remembered:
         return False
     key, fingerprint = request.idempotency

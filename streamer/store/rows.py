@@ -1,4 +1,4 @@
-"""Many rows with one statement whose text is fixed: what the writer's own path does for each group."""
+"""Inserts many rows with one statement whose text is fixed: the writer's path for each group."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -8,20 +8,23 @@ from sqlalchemy import Connection, Integer, Table
 from streamer.store.database import Database
 
 INSERT_ROWS = (256, 64, 16, 4, 1)
-"""Rows that SQLite takes with one statement. Its driver asks for Python's lock after each statement, or each row of many: while the event
-loop prepares the next batch, each of them would be a wait of some milliseconds. With few statements the two work side by side."""
+"""Rows that SQLite takes with one statement.
+
+Its driver acquires the GIL after each statement, or each row of many: while the event loop prepares the next batch,
+each of these would be a wait of some milliseconds. With few statements the two run side by side.
+"""
 
 Insert = Callable[[Connection, Sequence[tuple[object, ...]]], object]
 
 
 def inserter(database: Database, table: Table, names: Sequence[str], *, on_conflict: str = "") -> Insert:
-    """Return how rows go into a table.
+    """Return a function that inserts rows into a table.
 
     Args:
-        database: where it is.
+        database: the database.
         table: the table.
         names: its columns, in the order of the rows' values.
-        on_conflict: the statement's last clause, if rows may be there already.
+        on_conflict: the statement's last clause, if rows may exist already.
     """
     into = f"INSERT INTO {table.name} ({', '.join(names)})"
     if database.is_sqlite:
@@ -53,5 +56,5 @@ def arrays(table: Table, names: Sequence[str]) -> str:
 
 
 def columns(rows: Sequence[tuple[object, ...]]) -> tuple[list[object], ...]:
-    """Turn rows into the values of such parameters."""
+    """Convert rows into the values of such parameters."""
     return tuple(list(column) for column in zip(*rows, strict=True))

@@ -1,9 +1,10 @@
-"""One page of a log, read within a time budget.
+"""Reads one page of a log within a time budget.
 
-The first statement asks for the whole range: an index answers nearly every filter at once. If the database does not finish it in
-time, the rest is read in windows of seqs. A window shrinks until it is finished in time, and grows while it is quick. Events for which
-the smallest window is too large are judged in memory, which never takes long: neither database searches long texts for long ones in linear
-time, and neither can be interrupted while it does. So each page makes progress, whatever the filter and the events.
+The first statement covers the whole range: for nearly every filter an index answers it at once. If the database does
+not finish it in time, the rest is read in windows of seqs. A window shrinks until it finishes in time, and grows while
+it is fast. Events for which the smallest window is too slow are filtered in memory, which never takes long: neither
+database searches long texts for long ones in linear time, and neither can be interrupted during such a search. So each
+page makes progress, for every filter and event.
 """
 
 import asyncio
@@ -30,14 +31,14 @@ from streamer.store.schema import events
 FIRST_WINDOW = 4096
 """Seqs of the first window, when the whole range took too long."""
 SHRINK, GROW = 64, 4
-"""How much smaller a window gets that takes too long, and how much larger one that takes less than a fifth of its time."""
+"""Factors by which a window shrinks if it takes too long, and grows if it takes less than a fifth of its time."""
 JUDGED = 16
-"""Events that are judged in memory, one by one, before a window is tried again."""
+"""Events that are filtered in memory, one by one, before a window is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a page holds."""
+    """The parameters of a page."""
 
     workspace: str
     selection: Filter
@@ -51,7 +52,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """The log as the page found it, and the range that is asked for."""
+    """The log as it was when the page started, and the requested range."""
 
     key: int
     head: LogHead
@@ -60,7 +61,7 @@ class _Opened:
 
 
 class Scan:
-    """Reads one page; each step in a transaction of its own."""
+    """Reads one page; each step runs in its own transaction."""
 
     def __init__(
         self, database: Database, ranges: Ranges, turns: asyncio.Semaphore, wanted: Wanted, *, is_scan: bool
@@ -68,11 +69,11 @@ class Scan:
         """Prepare a page.
 
         Args:
-            database: where the log is.
-            ranges: what finds the events of a range.
-            turns: how many windows are read at once, of all scans of this node.
-            wanted: which page.
-            is_scan: no index answers it; its first statement takes a turn, too.
+            database: the log's database.
+            ranges: finds the events of a range.
+            turns: limits the concurrent windows of all scans of this node.
+            wanted: the parameters of the page.
+            is_scan: no index answers it, so its first statement takes a turn, too.
         """
         self._database = database
         self._ranges = ranges
@@ -81,7 +82,7 @@ class Scan:
         self._is_scan = is_scan
         self._opened: _Opened | None = None
         self._left: Range = 0, 0
-        """What of the range was not looked at yet."""
+        """The part of the range that is not examined yet."""
         self._skip = wanted.skip
         self._events: list[Event] = []
         self._bytes = 0
@@ -92,7 +93,7 @@ class Scan:
         """Seconds that the database worked for the last step."""
 
     async def page(self, seconds: float) -> Page:
-        """Read the page, or as much of it as the time suffices for; with 0 seconds only its bounds.
+        """Read the page, or as much of it as the time allows; with 0 seconds only its bounds.
 
         Raises: WorkspaceNotFound, PositionExpired, ReadTimeout (the bounds were not found in time), StoreUnavailable.
         """
@@ -104,7 +105,7 @@ class Scan:
             async with self._turn(width):
                 if width == 1:
                     await self._judge()
-                    # Now and then a window is tried again: not all events are alike.
+                    # From time to time a window is tried again, because events differ.
                     width = SHRINK if self._judged % JUDGED == 0 else 1
                 else:
                     width = await self._step(width)
@@ -114,14 +115,17 @@ class Scan:
                 return self._page(self._opened)
 
     async def _step(self, width: int | None) -> int | None:
-        """Read a window of so many seqs (None: all that is left). Returns the width of the next one. Raises ReadTimeout: no log was found."""
+        """Read a window of this many seqs (None: the whole rest).
+
+        Return the width of the next one. Raises ReadTimeout: no log was found.
+        """
         time_out = self._database.window_seconds
         try:
             await self._database.page(partial(self._read, width=width))
         except ReadTimeout:
             if self._opened is None:
                 raise
-            # Far beyond its time: it could not be interrupted, as it was busy with a single event.
+            # Far beyond its time limit: it could not be interrupted, because it was busy with a single event.
             if self._took > 4 * time_out:
                 return 1
             low, high = self._left
@@ -145,7 +149,7 @@ class Scan:
     # ---- in a transaction
 
     def _open(self, connection: Connection) -> _Opened:
-        """Find the log and the range; in later steps, see that the log is still the same."""
+        """Find the log and the range; in later steps, require that the log is still the same."""
         key, head = find(connection, self._wanted.workspace)
         after, before, known = self._wanted.after, self._wanted.before, self._opened
         if known is not None:
@@ -159,7 +163,7 @@ class Scan:
             raise expired(head)
         floor = seq_of(connection, key, head, after, default=head.earliest - 1)
         if isinstance(before, int):
-            # Everything up to the microsecond before it: timestamps are whole and each stands once.
+            # Everything up to the microsecond before: timestamps are whole and unique.
             before = Position(head.epoch, seq_of(connection, key, head, before - 1, default=0) + 1)
         ceiling = min(before.seq - 1 if before else head.head, head.head)
         self._left = floor, ceiling
@@ -167,7 +171,7 @@ class Scan:
         return self._opened
 
     def _read(self, connection: Connection, width: int | None) -> None:
-        """Read the next window of so many seqs."""
+        """Read the next window of this many seqs."""
         began = time.perf_counter()
         try:
             self._read_window(connection, self._open(connection), width)
@@ -192,14 +196,14 @@ class Scan:
             query = self._between(opened.key, low, high, limit)
             rows, long, full = fitting(connection, opened.key, query, limit, room, least=0 if self._events else 1)
             found = [Event(seq, id_, (body or long[seq]).encode()) for seq, _, body, id_ in rows]
-        # Only now: a step that is broken off is as if it had not been.
+        # Set at the end, so that an interrupted step has no effect.
         self._skip = skip
         self._take(found)
         self._full = full
         self._move(window)
 
     def _row(self, connection: Connection) -> tuple[Event, Facets] | None:
-        """Return the next event, whether it passes or not."""
+        """Return the next event, whether or not it passes."""
         _, seq = self._next(1)
         here = events.c.workspace == self._open(connection).key, events.c.seq == seq
         row = connection.execute(select(events.c.id, events.c.body, *FACETS).where(*here)).one_or_none()
@@ -224,7 +228,7 @@ class Scan:
         return (low, low + width) if self._wanted.order == "asc" else (high - width, high)
 
     def _move(self, window: Range) -> None:
-        """Take a window from what is left."""
+        """Remove a window from the rest."""
         low, high = self._left
         self._left = (window[1], high) if self._wanted.order == "asc" else (low, window[0])
         self._has_moved = True
@@ -234,7 +238,7 @@ class Scan:
         self._bytes += sum([len(event.body) for event in found])
 
     async def _judge(self) -> None:
-        """Judge the next event in memory, on a thread: it may be long."""
+        """Filter the next event in memory, in a thread, because it may be long."""
         row = await self._database.page(self._row, seconds=self._database.read_seconds)
         if row is not None and await asyncio.to_thread(self._wanted.selection.matches, row[1]):
             if self._skip:
@@ -250,7 +254,7 @@ class Scan:
 
 
 class _Turn:
-    """A turn of a scan; how long it waits is bounded."""
+    """A turn of a scan, with a bounded wait."""
 
     def __init__(self, turns: asyncio.Semaphore) -> None:
         self._turns = turns
@@ -260,7 +264,7 @@ class _Turn:
             async with asyncio.timeout(TURN_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:
-            raise StoreUnavailable("too many scans wait for the database") from None
+            raise StoreUnavailable("too many scans are waiting for the database") from None
 
     async def __aexit__(self, *_exception: object) -> None:
         self._turns.release()

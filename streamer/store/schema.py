@@ -1,7 +1,7 @@
-"""The tables. Migrations make them (`store/migrations`); a test holds the two together.
+"""The tables. Migrations create them (`store/migrations`); a test checks that the two agree.
 
-Times are microseconds since 1970 in UTC. Text compares byte by byte on both databases (PostgreSQL: collation "C"), so that SQL
-and memory agree on equality and order.
+Times are microseconds since 1970 in UTC. Text compares bytewise on both databases (PostgreSQL: collation "C"), so that
+SQL and memory agree on equality and order.
 """
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, PrimaryKeyConstraint, Table, Text, text
@@ -10,12 +10,12 @@ from sqlalchemy.types import TypeEngine
 metadata = MetaData()
 
 _Word: TypeEngine[str] = Text().with_variant(Text(collation="C"), "postgresql")
-_Key: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")  # SQLite makes only INTEGER keys by itself
+_Key: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")  # SQLite generates only INTEGER keys
 
 workspaces = Table(
     "workspaces",
     metadata,
-    # Events refer to this number: it is short, and a workspace that is made again after its deletion gets another.
+    # Events refer to this number: it is short, and a workspace that is created again after its deletion gets another one.
     Column("key", _Key, primary_key=True, autoincrement=True),
     Column("id", _Word, nullable=False, unique=True),
     Column("epoch", _Word, nullable=False),
@@ -27,9 +27,9 @@ workspaces = Table(
     Column("settings", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", _Word, nullable=False),
-    # `created_by` if that made it on purpose (`PUT`); null if an append did, which gives no right to what is in it.
+    # `created_by` if it was created with `PUT`; null if an append created it, which gives no right to its contents.
     Column("maker", _Word),
-    # A deleted workspace's number must never come back: its events may still be there.
+    # A deleted workspace's number must never be reused: its events may still exist.
     sqlite_autoincrement=True,
 )
 
@@ -39,7 +39,8 @@ events = Table(
     Column("workspace", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("timestamp", BigInteger, nullable=False),
-    # Bytes of `body` in UTF-8. It stands before the body: SQLite finds what stands behind a long value by reading through it.
+    # Bytes of `body` in UTF-8. It precedes the body, because SQLite reads through a long value to reach the columns after
+    # it.
     Column("size", Integer, nullable=False),
     Column("id", _Word, nullable=False),
     Column("category", _Word, nullable=False),
@@ -53,7 +54,7 @@ events = Table(
     Column("task_id", _Word),
     Column("on_behalf_of", _Word),
     Column("issue_id", _Word),
-    # Of an event with a client's own id, as it was sent (`core.event.fingerprint`); older events have none.
+    # The fingerprint of an event with a client's own id, as it was sent (`core.event.fingerprint`); older events have none.
     Column("fingerprint", Text),
     Column("search", _Word, nullable=False),
     Column("body", Text, nullable=False),
@@ -63,7 +64,7 @@ events = Table(
     Index("events_by_action", "workspace", "action", "seq"),
     Index("events_by_actor", "workspace", "actor_id", "seq"),
     Index("events_by_actor_type", "workspace", "actor_type", "seq"),
-    # Nearly all events are activity: those are found without an index.
+    # Nearly all events are activity and need no index.
     Index(
         "events_of_audit",
         "workspace",
@@ -96,7 +97,7 @@ events = Table(
 entities = Table(
     "entities",
     metadata,
-    # A workspace's key; the negative one while its entities are made anew (`store/entities.py`).
+    # A workspace's key; its negative while its entities are rebuilt (`store/entities.py`).
     Column("workspace", BigInteger, nullable=False),
     Column("id", _Word, nullable=False),
     Column("type", _Word, nullable=False),
@@ -128,7 +129,7 @@ run_issues = Table(
     Index("run_issues_by_run", "workspace", "run_id"),
 )
 
-# How many audit events a block of seqs has of each action (`store.ranges`).
+# The number of audit events by block of seqs and action (`store.ranges`).
 audit_counts = Table(
     "audit_counts",
     metadata,
@@ -162,7 +163,7 @@ credentials = Table(
     Column("grants", Text, nullable=False),
     Column("actor_type", _Word),
     Column("actor_id", _Word),
-    # A session ends with the key that it was made from.
+    # A session ends with the key that created it.
     Column("parent", _Word),
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", _Word, nullable=False),
@@ -189,20 +190,20 @@ tickets = Table(
     metadata,
     Column("id", _Word, primary_key=True),
     Column("secret_hash", _Word, nullable=False, unique=True),
-    # The credential that it was made with: its grants count, as they are when the ticket is used.
+    # The credential that created it: its grants apply, in their state when the ticket is used.
     Column("credential", _Word, nullable=False),
     Column("workspace", _Word, nullable=False),
     Column("parameters", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    # Until it is opened for the first time this is the end of the time for that.
+    # Until the first opening, the deadline for that.
     Column("expires_at", BigInteger, nullable=False),
     Column("ends_at", BigInteger, nullable=False),
     Column("openings", Integer, nullable=False),
-    # What a token said, if the ticket was made with one: tokens are not kept.
+    # A token's claims, if the ticket was created with a token: tokens are not stored.
     Column("claims", Text),
-    # Of the log, when it was opened last: only its stream was told it, with its positions.
+    # The log's epoch at the last opening: only its stream received it, with its positions.
     Column("epoch", _Word),
-    # Whose limit it counts for; of tickets from before the column, nobody's.
+    # The account for limits; null for tickets from before this column.
     Column("account", _Word),
     Index("tickets_by_expiry", "expires_at"),
     Index("tickets_by_account", "account", "expires_at"),

@@ -1,4 +1,4 @@
-"""What the writer says to the database: a log while its row is locked, and the statements of one transaction."""
+"""The writer's SQL: a log while its row is locked, and the statements of one transaction."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ from streamer.store.schema import audit_counts, events, idempotency, workspaces
 
 KEPT_LOGS = 100
 KEPT_ROWS = 500
-"""How many logs' entities and links a node remembers, and how many of one log; what is more is forgotten and read again."""
+"""Number of logs whose entities and links a node caches, and number of rows per log; beyond that they are dropped and read again."""
 INSERT_ROWS = 512
 INSERT_BYTES = 2**20
-"""Events that go into the table with one statement, and about their bytes."""
+"""Events that are inserted with one statement, and their approximate bytes."""
 SWEEP_ROWS = 1000
-"""Expired idempotency keys that one group removes on its way."""
+"""Expired idempotency keys that one group removes."""
 
 DEFAULT_ORG = "default"
 
@@ -32,7 +32,7 @@ _COLUMNS = ("workspace", "seq", "timestamp", "size", "id", "fingerprint", *Facet
 
 @dataclass(slots=True)
 class LockedLog:
-    """One workspace's log while its row is locked: where it stands, and what this transaction adds."""
+    """One workspace's log while its row is locked: its head, and the additions of this transaction."""
 
     key: int
     id: str
@@ -40,19 +40,19 @@ class LockedLog:
     head: int
     last_timestamp: int
     stored: dict[str, Event] = field(default_factory=dict)
-    """Events by id, of those that the group asked for or made; an event's timestamp is found in `times`.
+    """Events by id, requested or created by the group; their timestamps are in `times`.
 
-    The body is empty where the size showed already that the stored event is another than the one that was sent.
+    The body is empty if the size already shows that the stored event differs from the sent one.
     """
     times: dict[int, int] = field(default_factory=dict)
     fingerprints: dict[str, str | None] = field(default_factory=dict)
-    """Of those events, as they were sent; None: not known."""
+    """The fingerprints of those events, as they were sent; None: unknown."""
     remembered: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
-    """Idempotency keys: fingerprint, and the seqs of the answer."""
+    """Idempotency keys: fingerprint, and the seqs of the response."""
     by_seq: dict[int, Event] = field(default_factory=dict)
     frames: list[LiveFrame] = field(default_factory=list)
     added: list[tuple[Event, int, Draft]] = field(default_factory=list)
-    """What this transaction adds: event, timestamp, draft."""
+    """The additions of this transaction: event, timestamp, draft."""
     told: list[Told] = field(default_factory=list)
     audit: list[tuple[int, int, str]] = field(default_factory=list)
     """Audit events: key, seq, action."""
@@ -60,13 +60,13 @@ class LockedLog:
     new_keys: list[str] = field(default_factory=list)
 
     def keep(self, event: Event, timestamp: int) -> None:
-        """Note an event that is stored, or will be by this transaction."""
+        """Record an event that is stored, or will be by this transaction."""
         self.stored[event.id] = event
         self.by_seq[event.seq] = event
         self.times[event.seq] = timestamp
 
     def add(self, draft: Draft, now: int) -> Event:
-        """Give a draft its seq and timestamp."""
+        """Assign a draft its seq and timestamp."""
         self.head += 1
         self.last_timestamp = max(now, self.last_timestamp + 1)
         event = Event(self.head, draft.id, draft.seal(self.head, self.last_timestamp))
@@ -98,7 +98,7 @@ class Statements:
             )
             .where(database.is_any_of(workspaces.c.id, "ids"))
             .order_by(workspaces.c.id)
-            .with_for_update()  # SQLite has no such clause: there BEGIN IMMEDIATE locked everything
+            .with_for_update()  # SQLite has no such clause: there, BEGIN IMMEDIATE has locked everything
         )
         self._there = select(workspaces.c.id).where(database.is_any_of(workspaces.c.id, "ids"))
         self._free = (
@@ -134,23 +134,23 @@ class Statements:
         )
         self._folding = Folding(database)
         self._memory: dict[int, tuple[tuple[int, int], Known]] = {}
-        """By a log's key: its head and last timestamp when it was written to, and what is known of its rows then."""
+        """By a log's key: its head and last timestamp at its last write, and the cached rows of that state."""
 
     def lock(self, connection: Connection, ids: list[str]) -> tuple[dict[str, LockedLog], int]:
-        """Lock workspaces in order of id. Returns those that exist, and the database's time, 0 if it has none."""
+        """Lock workspaces, ordered by id. Return those that exist, and the database's time, 0 if it has none."""
         rows = connection.execute(self._lock, {"ids": self._database.list_value(ids)})
         now = 0
         found: dict[str, LockedLog] = {}
         for key, workspace, epoch, head, last_timestamp, now in rows:  # noqa: B007 - the last one is the latest
             found[workspace] = log = LockedLog(key, workspace, epoch, head, last_timestamp)
-            # It is taken, not lent: unless this transaction is committed, it is not given back.
+            # Removed from the cache, and returned to it only if this transaction is committed.
             at, known = self._memory.pop(key, (None, None))
             if known is not None and at == (head, last_timestamp):
                 log.known = known
         return found, now
 
     def locked_by_others(self, connection: Connection, ids: list[str]) -> set[str]:
-        """Return those of these workspaces whose rows another transaction holds; a workspace that does not exist is not among them."""
+        """Return those of these workspaces whose rows another transaction holds; workspaces that do not exist are not among them."""
         values = {"ids": self._database.list_value(ids)}
         there = set(connection.execute(self._there, values).scalars())
         return there - set(connection.execute(self._free, values).scalars())
@@ -161,7 +161,7 @@ class Statements:
         return found
 
     def remember(self, logs: Sequence[LockedLog]) -> None:
-        """Keep what is known of the rows of these logs, as long as nobody else writes to them; the transaction is committed."""
+        """Cache the known rows of these logs, valid as long as nobody else writes to them; the transaction is committed."""
         for log in logs:
             if len(log.known.entities) + len(log.known.links) <= KEPT_ROWS:
                 self._memory[log.key] = (log.head, log.last_timestamp), log.known
@@ -169,8 +169,8 @@ class Statements:
             self._memory.clear()
 
     def make(self, connection: Connection, creators: dict[str, str], now: int) -> None:
-        """Make workspaces, each in the name of its creator, unless another node has."""
-        # In order of id, as the locks: two nodes that make the same workspaces wait for, not on each other.
+        """Create workspaces, each in the name of its creator, unless another node already has."""
+        # Ordered by id, like the locks: two nodes that create the same workspaces must not deadlock.
         rows = [workspace_row(ws, created_by=creators[ws], now=now) for ws in sorted(creators)]
         connection.execute(self._make, rows)
 
@@ -189,13 +189,13 @@ class Statements:
     def remembered(
         self, connection: Connection, log: int, keys: list[str], now: int
     ) -> dict[str, tuple[str, list[int]]]:
-        """Return of the idempotency keys that are not forgotten the fingerprint, and the seqs of the answer."""
+        """Return the valid idempotency keys among these, with the fingerprint and the seqs of the response."""
         values = {"log": log, "keys": self._database.list_value(keys), "now": now}
         rows = connection.execute(self._remembered, values)
         return {row.key: (row.fingerprint, orjson.loads(row.seqs)) for row in rows}
 
     def store(self, connection: Connection, logs: Sequence[LockedLog], forget_at: int) -> None:
-        """Store what these logs gained: heads, events, counts, entities, and idempotency keys until `forget_at`."""
+        """Store the additions to these logs: heads, events, counts, entities, and idempotency keys until `forget_at`."""
         grown = [{"log": log.key, "to": log.head, "at": log.last_timestamp} for log in logs if log.added]
         if grown:
             connection.execute(self._advance, grown)
@@ -225,7 +225,7 @@ class Statements:
             connection.execute(insert(idempotency), keys)
 
     def sweep(self, connection: Connection, now: int) -> None:
-        """Forget idempotency keys whose time is over, a bounded number at once."""
+        """Remove expired idempotency keys, a bounded number at once."""
         old = (
             select(idempotency.c.workspace, idempotency.c.key)
             .where(idempotency.c.expires_at <= now)
@@ -241,7 +241,7 @@ class Statements:
 
 
 def _rows(logs: Sequence[LockedLog]) -> Iterator[list[tuple[object, ...]]]:
-    """Yield the rows of the new events, some at a time: to turn them into a statement is one step of the event loop on PostgreSQL."""
+    """Yield the rows of the new events in parts: on PostgreSQL, building a statement from them is one step of the event loop."""
     rows: list[tuple[object, ...]] = []
     total = 0
     for log in logs:
@@ -258,7 +258,7 @@ def _rows(logs: Sequence[LockedLog]) -> Iterator[list[tuple[object, ...]]]:
 
 
 def _portions(logs: Sequence[LockedLog]) -> Iterator[list[tuple[int, Sequence[Told], Known]]]:
-    """Yield what the events tell of entities, some at a time, as `_rows` does."""
+    """Yield the events' facts about entities in parts, like `_rows`."""
     portion: list[tuple[int, Sequence[Told], Known]] = []
     total = 0
     for log in logs:
@@ -274,7 +274,7 @@ def _portions(logs: Sequence[LockedLog]) -> Iterator[list[tuple[int, Sequence[To
 
 
 _POSTGRESQL_CLOCK = func.floor(func.extract("epoch", func.clock_timestamp()) * 1_000_000).cast(BigInteger)
-"""The database's clock: a node whose own is wrong cannot run ahead."""
+"""The database's clock: a node with a wrong clock cannot run ahead."""
 
 
 def workspace_row(workspace: str, *, created_by: str, now: int) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Tickets as records: only hashes of secrets are kept."""
+"""Tickets as records: only hashes of secrets are stored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from streamer.store.database import Database, reads, writes
 from streamer.store.schema import tickets
 
 SWEPT = 100
-"""Tickets that are over and removed with each new one: more than one, so that none pile up."""
+"""Expired tickets that are removed with each new one: more than one, so that they do not accumulate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,21 +21,21 @@ class TicketRecord:
     id: str
     secret_hash: str
     credential: str
-    """What stands for the credential that it was made with (`auth.principal.Principal.chain`)."""
+    """The link of the credential that created it (`auth.principal.Principal.chain`)."""
     claims: Mapping[str, Any] | None
-    """What the token said, if it was made with one (`auth.keys.claims_of`)."""
+    """The token's claims, if it was created with one (`auth.keys.claims_of`)."""
     workspace: str
     parameters: Mapping[str, Sequence[str]]
-    """The filter, as parameters of a query."""
+    """The filter, as query parameters."""
     created_at: int
     expires_at: int
-    """Before the first opening: the end of the time for that. After it: `ends_at`."""
+    """Before the first opening: the deadline for it. After that: `ends_at`."""
     ends_at: int
     account: str | None = None
-    """Whose limit it counts for."""
+    """The account for limits."""
     openings: int = 0
     epoch: str | None = None
-    """Of the log, when the ticket was opened last."""
+    """The log's epoch at the last opening."""
 
 
 class TicketStore:
@@ -46,12 +46,12 @@ class TicketStore:
 
     @writes
     def add(self, connection: Connection, ticket: TicketRecord, most: int) -> bool:
-        """Store a ticket unless its account has as many as it may; remove some of those that are over.
+        """Store a ticket unless its account has reached its limit; remove some expired ones.
 
         Args:
             connection: the store's.
             ticket: the new one.
-            most: tickets that its account may have.
+            most: the account's limit.
 
         Returns:
             whether it was stored.
@@ -69,7 +69,7 @@ class TicketStore:
 
     @reads
     def find(self, connection: Connection, secret_hash: str) -> TicketRecord | None:
-        """Return the ticket whose secret has this hash, over or not."""
+        """Return the ticket with this hash, expired or not."""
         row = connection.execute(select(tickets).where(tickets.c.secret_hash == secret_hash)).one_or_none()
         return None if row is None else _record(row)
 
@@ -77,17 +77,17 @@ class TicketStore:
     def open(
         self, connection: Connection, ticket_id: str, now: int, *, epoch: str, resumed: str | None = None
     ) -> int | None:
-        """Open a ticket that is not over: for the first time, or again by who knows the epoch of what it was opened for.
+        """Open a ticket that has not expired: for the first time, or again with the epoch of its stream.
 
         Args:
             connection: the store's.
-            ticket_id: which.
+            ticket_id: the ticket.
             now: the time.
             epoch: the log's.
-            resumed: of the position that the client brings, if it resumes.
+            resumed: the epoch of the client's position, if it resumes.
 
         Returns:
-            which opening this is (1 …); None: it may not be opened.
+            the number of this opening (1 …); None: it must not be opened.
         """
         this = and_(tickets.c.id == ticket_id, tickets.c.expires_at > now)
         if resumed is None or resumed != epoch:
@@ -100,7 +100,7 @@ class TicketStore:
 
     @reads
     def standing(self, connection: Connection, ids: Sequence[str]) -> list[TicketRecord]:
-        """Return those of these tickets that are there, over or not."""
+        """Return those of these tickets that exist, expired or not."""
         query = select(tickets).where(self._database.is_any_of(tickets.c.id, "ids"))
         rows = connection.execute(query, {"ids": self._database.list_value(list(ids))})
         return [_record(row) for row in rows]

@@ -1,4 +1,7 @@
-"""Workspaces as records: made, named, listed, deleted. Their logs are the writer's and the log's, and so are the changes told there."""
+"""Workspaces as records: created, named, listed, deleted.
+
+The writer and the log handle their logs, and record these changes there.
+"""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ PURGE_ROWS = 5000
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A workspace's record, and what its log holds."""
+    """A workspace's record, and the extent of its log."""
 
     id: str
     name: str | None
@@ -32,13 +35,13 @@ class Workspace:
     created_at: int
     created_by: str
     maker: str | None
-    """Who made it on purpose; None: an append made it."""
+    """Who created it with `PUT`; None: an append created it."""
     log: LogHead
 
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What went with a workspace: ids of keys; members and their roles."""
+    """Removed with a workspace: ids of keys; members and their roles."""
 
     keys: Sequence[str]
     members: Sequence[tuple[str, str]]
@@ -67,13 +70,13 @@ class Workspaces:
         creator: str,
         tell: Callable[[Workspace | None, Workspace], Told | None],
     ) -> Change[tuple[Workspace, bool]]:
-        """Return the change that makes a workspace or changes one; its result: the workspace, and whether it was made.
+        """Return the change that creates or changes a workspace; its result: the workspace, and whether it was created.
 
         Args:
             workspace: its id.
-            changes: the values; those that are left out stay.
-            creator: who makes it, if it is made.
-            tell: is given the workspace as it was and as it is then; refuses, or returns the event, if there is one to tell.
+            changes: the new values; those that are left out stay.
+            creator: its creator, if it is created.
+            tell: called with the workspace before and after the change; raises an error, or returns the audit event, if there is one.
         """
         values = dict(changes)
         if "settings" in values:
@@ -85,8 +88,8 @@ class Workspaces:
             insertion = self._database.insert(workspaces).on_conflict_do_nothing()
             before = None
             if not connection.execute(insertion, row | values).rowcount:
-                if workspace not in found:  # an append made it a moment ago: it is not locked
-                    raise StoreUnavailable("the workspace was made meanwhile")
+                if workspace not in found:  # an append created it a moment ago: it is not locked
+                    raise StoreUnavailable("the workspace was created meanwhile")
                 before = _workspace(connection.execute(select(workspaces).where(this)).one())
                 if values:
                     connection.execute(update(workspaces).where(this).values(**values))
@@ -106,7 +109,7 @@ class Workspaces:
         limit: int,
         org_id: str | None = None,
     ) -> list[Workspace]:
-        """Return workspaces in order of id: all of them, or those `among` the given ids; of one organisation, if one is given."""
+        """Return workspaces ordered by id: all of them, or those `among` the given ids; of one organisation, if one is given."""
         query = select(workspaces).where(
             workspaces.c.id > after,
             true() if among is None else self._database.is_any_of(workspaces.c.id, "among"),
@@ -117,7 +120,7 @@ class Workspaces:
         return [_workspace(row) for row in rows]
 
     def delete(self, workspace: str, tell: Callable[[Workspace], Told]) -> Change[Deleted]:
-        """Return the change that deletes a workspace with its members, keys and tickets; its events go in the background (`purge`).
+        """Return the change that deletes a workspace with its members, keys and tickets; `purge` removes its events in the background.
 
         It raises WorkspaceNotFound if there is none.
         """
@@ -139,14 +142,14 @@ class Workspaces:
 
     @writes
     def renew_epochs(self, connection: Connection) -> int:
-        """Give every log another epoch: all positions that readers hold are of the past. Returns how many logs there are."""
+        """Give every log a new epoch, which invalidates all positions that readers hold. Return the number of logs."""
         keys = connection.execute(select(workspaces.c.key).order_by(workspaces.c.id)).scalars().all()
         for key in keys:
             connection.execute(update(workspaces).where(workspaces.c.key == key).values(epoch=new_epoch()))
         return len(keys)
 
     async def purge(self) -> bool:
-        """Remove some events that no workspace refers to any more. Returns whether there may be more."""
+        """Remove some events that no workspace refers to any more. Return whether there may be more."""
         orphaned = await self._orphaned()
         if orphaned is None:
             return False
@@ -168,7 +171,7 @@ class Workspaces:
 
     @writes
     def _remove(self, connection: Connection, key: int, bound: int | None) -> None:
-        """Remove a log's events before `bound` (None: all of them), behind its entities: what is left is found by its events."""
+        """Remove a log's events before `bound` (None: all of them), after its entities: its events lead to what is left."""
         if cut(connection, key) or cut(connection, -key):
             return
         connection.execute(

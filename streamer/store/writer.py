@@ -1,8 +1,9 @@
 """Group commit: the appends that wait are stored together, in one transaction.
 
-A writer has one loop. It takes all that waits (up to a bound), and while the database commits it, the next group gathers: no
-delay for a lone append. Within the transaction the workspaces' rows are locked, so commit order is seq order on any
-number of nodes, and a rollback gives the numbers back. After the commit the waiting requests are answered, then the bus is told.
+A writer has one loop. It takes all waiting requests (up to a bound), and while the database commits them, the next
+group gathers; a single append is not delayed. Within the transaction the workspaces' rows are locked, so commit order
+is seq order on any number of nodes, and a rollback returns the numbers. After the commit the requests are answered,
+then the commit is announced on the bus.
 """
 
 import asyncio
@@ -44,7 +45,7 @@ GROUP_EVENTS = 4096
 GROUP_BYTES = 8 * 2**20
 LOOP_GROUP_EVENTS = 1024
 LOOP_GROUP_BYTES = 2 * 2**20
-"""The same where the transaction runs on the event loop: what is done between two statements is one step of it."""
+"""The limit in bytes if the transaction runs on the event loop, where the work between two statements is one step."""
 GATHER_SECONDS = 0.02
 """The longest pause between two groups."""
 
@@ -91,14 +92,14 @@ class GroupCommit:
         metrics.append_queue.set_function(lambda: self._queue.events)
 
     async def append(self, request: Append) -> Appended:
-        """Store a request durably; returns after the commit."""
+        """Store a request durably; return after the commit."""
         appended: Appended = await self._enqueue(
             request, events=len(request.drafts), size=sum(draft.size for draft in request.drafts)
         )
         return appended
 
     async def change(self, change: Change[T]) -> T:
-        """Store a change with its events durably, in its turn among the appends; returns after the commit."""
+        """Store a change with its events durably, in its turn among the appends; return after the commit."""
         changed: T = await self._enqueue(change, events=1, size=0)
         return changed
 
@@ -106,7 +107,7 @@ class GroupCommit:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._closing or not self._queue.add(request, answer, events, size):
             self._metrics.appends_refused.inc()
-            raise Overloaded("too many appends wait for the disk; nothing of this request was stored")
+            raise Overloaded("too many appends are queued; nothing of this request was stored")
         self._is_idle.clear()
         self._wake.set()
         return await answer
@@ -114,8 +115,8 @@ class GroupCommit:
     async def turn(self) -> None:
         """Commit the next group; wait for one if there is none, or for `nudge`.
 
-        While several append at once, a pause as long as the commit lets the next group grow: a commit costs much the same whatever its
-        size. A lone append never waits.
+        While several callers append, a pause as long as the commit lets the next group grow, because a commit costs
+        about the same whatever its size. A single append never waits.
         """
         if not self._queue:
             self._wake.clear()
@@ -151,7 +152,7 @@ class GroupCommit:
                 self._held.add(waiting)
                 continue
             self._queue.finish(waiting)
-            if waiting.answer.done():  # its client left: what is stored is stored
+            if waiting.answer.done():  # its client left, but its events are stored
                 continue
             if isinstance(outcome, StreamerError):
                 waiting.answer.set_exception(outcome)
@@ -161,7 +162,7 @@ class GroupCommit:
             self._is_idle.set()
 
     async def _look_at_held(self) -> None:
-        """Put requests back into the queue whose workspaces are free again; refuse those that have waited for too long."""
+        """Queue requests again whose workspaces are free; refuse those that have waited too long."""
         late = self._held.late()
         self._answer(late, [StoreUnavailable(LOCKED, reason="locked")] * len(late))
         if self._held.is_due():
@@ -169,7 +170,7 @@ class GroupCommit:
             self._queue.put_back(self._held.release(locked))
 
     async def _locked(self, workspaces: Sequence[str]) -> set[str]:
-        """Return those of these workspaces that another transaction holds: all, if even that cannot be found out."""
+        """Return those of these workspaces that another transaction holds: all, if this cannot be determined."""
         try:
             return await self._database.write(
                 lambda connection: self._statements.locked_by_others(connection, [*workspaces])
@@ -178,7 +179,7 @@ class GroupCommit:
             return set(workspaces)
 
     def give_up(self) -> None:
-        """Answer all that wait, and will: the server stops, and its time is over."""
+        """Fail all waiting and future requests: the server is stopping, and its time is over."""
         self._closing = self._given_up = True
         waiting = [*self._under_way, *self._queue.clear(), *self._held.release(())]
         for each in waiting:
@@ -191,14 +192,14 @@ class GroupCommit:
         self._wake.set()
 
     async def close(self) -> None:
-        """Take no more appends; return once those that wait are answered."""
+        """Accept no more appends; return once the waiting ones are answered."""
         self._closing = True
         await self._is_idle.wait()
 
     async def _commit(self, group: Sequence[Append | Change[Any]], *, parted: bool = False) -> list[Any]:
-        """Store a group; if that fails, its requests one by one, so that one bad append fails alone.
+        """Store a group; if that fails, store its requests one by one, so that one bad append fails alone.
 
-        If others hold its workspaces, those requests are set apart; `parted`: that was done.
+        If other transactions hold its workspaces, those requests are set aside; `parted`: this was already done.
         """
         try:
             return await self._transact(group, retried=False)
@@ -212,7 +213,7 @@ class GroupCommit:
         for request in group:
             last = outcomes[-1] if outcomes else None
             if isinstance(last, StoreUnavailable) and not isinstance(last, Contended):
-                outcomes.append(last)  # do not try a database that is away once for each request
+                outcomes.append(last)  # do not try an unavailable database once per request
                 continue
             try:
                 outcomes += await self._transact([request], retried=True)
@@ -221,11 +222,14 @@ class GroupCommit:
         return outcomes
 
     async def _without_locked(self, group: Sequence[Append | Change[Any]]) -> list[Any]:
-        """Store those requests of a group whose workspaces nobody else holds. The outcome of the others is `HELD`."""
+        """Store those requests of a group whose workspaces no other transaction holds.
+
+        The outcome of the others is `HELD`.
+        """
         wanted = sorted({workspace for request in group for workspace in locks_of(request)})
         locked = await self._locked(wanted)
         free = [not locked.intersection(locks_of(request)) for request in group]
-        if locked:  # whoever held them may have let go meanwhile
+        if locked:  # the holder may have released them meanwhile
             self._logger.warning("workspaces_locked", workspaces=sorted(locked)[:10], count=len(locked))
         rest = [request for request, is_free in zip(group, free, strict=True) if is_free]
         outcomes = iter(await self._commit(rest, parted=True) if rest else ())
@@ -238,20 +242,20 @@ class GroupCommit:
             return error
         else:
             self._logger.error("append_failed", exc_info=error)
-        return InternalError("the database refused the append; nothing of it was stored")
+        return InternalError("the database rejected the append; nothing of it was stored")
 
     async def _transact(self, group: Sequence[Append | Change[Any]], *, retried: bool) -> list[Any]:
-        """Store a group in one transaction, and keep the news of it.
+        """Store a group in one transaction, and keep its announcement.
 
         Args:
-            group: the requests, in the order in which they get their numbers.
-            retried: the commit before may have gone through although it seemed to fail (the connection broke): look up every
-                id, also those made here, so that nothing is stored twice.
+            group: the requests, in the order of their seqs.
+            retried: the previous commit may have succeeded although it seemed to fail (the connection broke): look up every
+                id, including generated ones, so that nothing is stored twice.
         """
         if isinstance(group[0], Change):
             outcomes, logs = await self._database.write(partial(self._change, change=group[0]))
         else:
-            appends = cast("Sequence[Append]", group)  # a change stands alone
+            appends = cast("Sequence[Append]", group)  # a change forms its own group
             outcomes, logs = await self._database.write(partial(self._apply, group=appends, retried=retried))
         if any(log.frames for log in logs):
             self._database.writing.proved()
@@ -260,13 +264,13 @@ class GroupCommit:
         return outcomes
 
     def _change(self, connection: Connection, change: Change[Any]) -> tuple[list[Any], list[LockedLog]]:
-        """Make a change and store its events; returns its outcome, and the logs that it grows."""
+        """Apply a change and store its events; return its outcome, and the logs that it extends."""
         logs, now = self._lock(connection, {ws: ws if ws == SYSTEM_WORKSPACE else None for ws in change.locks})
         age = self._read_age(connection, now)
         result, told = change.apply(connection, logs)
         for workspace, draft in told:
             log = logs[workspace]
-            # It is there already if the commit before went through although it seemed to fail.
+            # It exists already if the previous commit succeeded although it seemed to fail.
             if not self._statements.known(connection, log.key, [draft.id]):
                 log.add(draft, now)
         changed = [log for log in logs.values() if log.added]
@@ -276,7 +280,7 @@ class GroupCommit:
     def _apply(
         self, connection: Connection, group: Sequence[Append], *, retried: bool
     ) -> tuple[list[Outcome], list[LockedLog]]:
-        """Do all that a group asks for; returns its outcomes, and the logs that it changes."""
+        """Process a whole group; return its outcomes, and the logs that it changes."""
         logs, now = self._lock(connection, {request.workspace: request.creator for request in reversed(group)})
         age = self._read_age(connection, now)
         for workspace, requests in _by_workspace(group):
@@ -289,17 +293,20 @@ class GroupCommit:
         return outcomes, changed
 
     def _lock(self, connection: Connection, wanted: Mapping[str, str | None]) -> tuple[dict[str, LockedLog], int]:
-        """Lock the rows of workspaces, in order of id; make those that have a creator. Returns those that exist, and the time."""
+        """Lock the rows of workspaces, ordered by id; create those that have a creator.
+
+        Return those that exist, and the time.
+        """
         found, now = self._statements.lock(connection, list(wanted))
         missing = {ws: creator for ws, creator in wanted.items() if ws not in found and creator is not None}
         if missing:
             self._statements.make(connection, missing, now or self._clock())
-            # Again, in order: another node may have made some of them meanwhile, and its lock must be waited for.
+            # Again, in order: another node may have created some of them meanwhile, and its lock must be waited for.
             found, now = self._statements.lock(connection, list(wanted))
         return {log.id: log for log in found.values()}, now or self._clock()
 
     def _read_age(self, connection: Connection, now: int) -> int:
-        """Return the time by which idempotency keys age: a clock that is set ahead must not end them."""
+        """Return the time by which idempotency keys expire: a clock that is set ahead must not expire them."""
         if not self._age.runs:
             self._age.start(min(now, self._statements.newest(connection) or now))
         return self._age.read(now)
@@ -307,11 +314,11 @@ class GroupCommit:
     def _look_up(
         self, connection: Connection, log: LockedLog, requests: Sequence[Append], now: int, *, retried: bool
     ) -> None:
-        """Fetch what is stored already of the ids and the idempotency keys that these requests bring."""
+        """Look up the ids and idempotency keys of these requests."""
         keys = [request.idempotency[0] for request in requests if request.idempotency]
         if keys:
             log.remembered = self._statements.remembered(connection, log.key, keys, now)
-        # Bodies are read back only where a request brought as much itself: a few bytes can name much that is stored.
+        # Bodies are read back only if a request sent as much itself: a few bytes can refer to much stored data.
         seqs = {
             seq
             for request in requests
@@ -338,7 +345,7 @@ class GroupCommit:
     def _store(self, connection: Connection, logs: Sequence[LockedLog], now: int, age: int) -> None:
         if not logs:
             return
-        # The later of both: another node's clock may be right, and it judges by its own.
+        # The later of the two: another node's clock may be right, and it uses its own.
         self._statements.store(connection, logs, max(now, age) + self._remember_us)
         self._ahead.note(logs, now)
         if age > self._sweep_at:
@@ -352,7 +359,7 @@ def _by_workspace(group: Sequence[Append]) -> Iterable[tuple[str, list[Append]]]
 
 
 def _decide(request: Append, log: LockedLog | None, now: int) -> Outcome:
-    """Decide one request against the locked log: answer it as before, refuse it whole, or number its new events."""
+    """Decide one request against the locked log: repeat the earlier response, refuse the whole request, or assign seqs to its new events."""
     if log is None:
         return WorkspaceNotFound()
     if request.idempotency:

@@ -1,1 +1,4 @@
-"""Backups: made beside running servers, verified, restored. One file each, the same form for both databases (`archive`)."""
+"""Backups: made while servers run, verified, restored.
+
+Each is one file, with the same format for both databases (`archive`).
+"""

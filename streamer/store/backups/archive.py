@@ -1,10 +1,10 @@
-"""The form of a backup: what the database's own tool made, and behind it a manifest and a checksum over both.
+"""The format of a backup: the output of the database's own tool, followed by a manifest and a checksum over both.
 
-    SQLite's file, or pg_dump's archive      its own tools open the backup: they do not look behind their data
-    {"format":1,"database":"sqlite",…}       one line: what the backup holds
+    SQLite's file, or pg_dump's archive      its own tools can open the backup: they ignore what follows their data
+    {"format":1,"database":"sqlite",…}       one line: the contents of the backup
     streamer-backup 1 <length> <sha256>      one line: bytes of the line above, checksum of all bytes above this line
 
-So every byte of the file is covered: a flipped one is found, and so is a missing end.
+So every byte of the file is covered: a changed one is detected, and so is a missing end.
 """
 
 import hashlib
@@ -27,20 +27,20 @@ _LAST_LINE = re.compile(rb"streamer-backup 1 ([0-9]{20}) ([0-9a-f]{64})\n")
 _LAST_LINE_BYTES = len(MAGIC) + 20 + 1 + 64 + 1
 
 Progress = Callable[[int, int], None]
-"""Is told how much is done, and of how much."""
+"""Called with the completed amount and the total."""
 
 
 class BackupError(StreamerError):
-    """A backup cannot be made or restored; the text says the next step."""
+    """A backup cannot be made or restored; the message names the next step."""
 
 
 class NotIntact(BackupError):
-    """The file is no backup, or it is damaged."""
+    """The file is not a backup, or it is damaged."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a backup holds."""
+    """The contents of a backup."""
 
     database: str
     """`sqlite` or `postgresql`."""
@@ -62,13 +62,13 @@ class Manifest:
         return sum(log.events for log in self.logs)
 
     def to_line(self) -> bytes:
-        """Return it as one line."""
+        """Return the manifest as one line."""
         values = {"format": 1, **vars(self), "logs": [log.to_json() for log in self.logs]}
         return orjson.dumps(values) + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> "Manifest":
-        """Read what `to_line` wrote. Raises ValueError, KeyError, TypeError."""
+        """Parse the result of `to_line`. Raises ValueError, KeyError, TypeError."""
         values = orjson.loads(line)
         if values.pop("format") != 1:
             raise ValueError("another format")
@@ -77,12 +77,12 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Archive:
-    """A backup whose checksum was found right."""
+    """A backup with a correct checksum."""
 
     path: Path
     manifest: Manifest
     payload_bytes: int
-    """Length of the database's part, with which the file begins."""
+    """Length of the database's part, at the start of the file."""
 
     def copy(self, target: BinaryIO, on_progress: Progress) -> None:
         """Write the database's part to another file."""
@@ -91,14 +91,14 @@ class Archive:
             while done < self.payload_bytes:
                 chunk = source.read(min(CHUNK, self.payload_bytes - done))
                 if not chunk:
-                    raise NotIntact(f"{self.path} has become shorter while it was read")
+                    raise NotIntact(f"{self.path} became shorter while it was read")
                 target.write(chunk)
                 done += len(chunk)
                 on_progress(done, self.payload_bytes)
 
 
 def seal(path: Path, manifest: Manifest, on_progress: Progress) -> None:
-    """Write a manifest and the checksum behind what a database's tool has written."""
+    """Append a manifest and the checksum to the output of a database's tool."""
     line = b"\n" + manifest.to_line()
     with path.open("ab") as file:
         file.write(line)
@@ -114,11 +114,11 @@ def open_archive(path: Path, on_progress: Progress) -> Archive:
     """Check a backup's checksum and read its manifest.
 
     Raises:
-        NotIntact: it is no backup, or damaged.
+        NotIntact: it is not a backup, or it is damaged.
         OSError: it cannot be read.
     """
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # to open a pipe would wait for its other end
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block until its other end is opened
         raise NotIntact(f"{path} is not a regular file")
     size = status.st_size
     with path.open("rb") as file:
@@ -126,7 +126,7 @@ def open_archive(path: Path, on_progress: Progress) -> Archive:
         last = _LAST_LINE.fullmatch(file.read())
         covered = size - _LAST_LINE_BYTES
         if last is None or int(last[1]) > covered:
-            raise NotIntact(f"{path} is not a backup that `streamer backup` made, or its end is missing or damaged")
+            raise NotIntact(f"{path} is not a backup made by `streamer backup`, or its end is missing or damaged")
         payload_bytes = covered - int(last[1])
         if _digest(path, covered, on_progress) != last[2].decode():
             raise NotIntact(f"{path} is damaged: its checksum is wrong")

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the older ones that make room for them."""
+"""Files that appear complete or not at all, and the rotation of older ones."""
 
 import contextlib
 import fcntl
@@ -15,27 +15,30 @@ _OURS = re.compile(r"streamer-[0-9]{8}T[0-9]{6}Z\.(db|dump)")
 
 
 def stamp() -> str:
-    """Return the time in UTC, as names of files have it."""
+    """Return the time in UTC, in the format of file names."""
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 def default_name(*, is_sqlite: bool) -> str:
-    """Return the name of a backup that is made now, in a folder."""
+    """Return the name for a new backup in a folder."""
     return f"streamer-{stamp()}.{'db' if is_sqlite else 'dump'}"
 
 
 @contextlib.contextmanager
 def appearing(target: Path, *, replace: bool) -> Iterator[Path]:
-    """Give the path of an empty file for this user only (mode 0600). At the end of the block it gets its name, at once.
+    """Yield the path of an empty file for this user only (mode 0600).
 
-    Before that it is called `NAME.partial`; it is removed if the block fails. One that a killed process left is removed first.
+    At the end of the block it gets its final name in one step.
+
+    Until then it is called `NAME.partial`; it is removed if the block fails. A partial file of a killed process is
+    removed first.
 
     Args:
-        target: its path in the end.
-        replace: whether a file of that name may be replaced.
+        target: its final path.
+        replace: whether a file of that name can be replaced.
 
     Raises:
-        BackupError: there is a file of that name, or what is no file (a device, a pipe), or another process is writing it.
+        BackupError: there is a file of that name, or it is not a regular file (a device, a pipe), or another process is writing it.
         OSError: it cannot be written.
     """
     if not replace and (target.exists() or target.is_symlink()):
@@ -54,7 +57,7 @@ def appearing(target: Path, *, replace: bool) -> Iterator[Path]:
 
 
 def _claim(partial: Path) -> int:
-    """Make the file and lock it, so that others can tell it from one that was left behind. Returns its descriptor."""
+    """Create the file and lock it, to distinguish it from files of killed processes. Return its descriptor."""
     with contextlib.suppress(FileNotFoundError):
         if not _is_left(partial):
             raise BackupError(f"{partial} is being written by another process")
@@ -65,7 +68,7 @@ def _claim(partial: Path) -> int:
 
 
 def _is_left(partial: Path) -> bool:
-    """Tell whether nobody writes a partial file any more."""
+    """Return whether no process is writing a partial file any more."""
     descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,7 +91,7 @@ def _put(partial: Path, target: Path, *, replace: bool) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder survive a power cut."""
+    """Sync a folder, so that its names survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -97,7 +100,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def rotate(folder: Path, keep: int) -> list[Path]:
-    """Remove all but the newest backups of a folder, and what killed processes left. Returns the backups that are gone."""
+    """Remove all except the newest backups of a folder, and partial files of killed processes.
+
+    Return the removed backups.
+    """
     names = sorted(path.name for path in folder.iterdir())
     for name in names:
         partial = folder / name

@@ -1,11 +1,14 @@
-"""What the logs of a database hold, and whether they are whole. Asked of a database, of its backup and of what was restored."""
+"""The extent of a database's logs, and whether they are complete.
+
+Used for a database, for its backup and for a restored one.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 SHOWN = 3
-"""Problems that a message names; of the others it says how many there are."""
+"""Number of problems that a message names, followed by the number of the others."""
 
 LOGS = """
 SELECT w.key, w.id, w.epoch, w.head, w.earliest, count(e.seq), min(e.seq), max(e.seq)
@@ -28,17 +31,17 @@ class LogState:
     events: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the manifest has it."""
+        """Return it in the manifest's form."""
         return asdict(self)
 
     @property
     def contents(self) -> tuple[str, int, int, int]:
-        """What stays the same when a backup is restored: all but the epoch."""
+        """The fields that stay the same when a backup is restored: all except the epoch."""
         return self.id, self.earliest, self.head, self.events
 
 
 def read_logs(rows: Iterable[Sequence[Any]]) -> tuple[list[LogState], list[str]]:
-    """Return the logs by the rows of `LOGS`, and what is wrong with them, in words."""
+    """Return the logs for the rows of `LOGS`, and descriptions of their problems."""
     logs, problems = [], []
     for key, workspace, epoch, head, earliest, count, first, last in rows:
         logs.append(LogState(key, workspace, epoch, head, earliest, count))

@@ -1,6 +1,7 @@
-"""PostgreSQL: `pg_dump` reads the tables in one snapshot; `pg_restore` and `psql` put them back in one transaction.
+"""PostgreSQL: `pg_dump` reads the tables in one snapshot; `pg_restore` and `psql` restore them in one transaction.
 
-The programs learn where the database is by their environment alone: what stands on a command line all users of the machine can read.
+The programs get the database's address and password only in their environment, because all users of the machine can
+read command lines.
 """
 
 import contextlib
@@ -30,11 +31,11 @@ from streamer.store.schema import metadata, workspaces
 
 TABLES = ("alembic_version", *metadata.tables)
 NODE = "streamer"
-"""What servers call their connections (`application_name`); ours have another name."""
+"""The `application_name` of servers' connections; ours use another one."""
 OURS = "streamer command"
 ASIDE = "streamer_replaced_"
 LOCK_WAIT = "10s"
-"""How long a restore waits for somebody who uses the tables."""
+"""How long a restore waits for other users of the tables."""
 
 _VARIABLES = {
     "host": "PGHOST",
@@ -58,7 +59,7 @@ _VARIABLES = {
     "ssl_min_protocol_version": "PGSSLMINPROTOCOLVERSION",
     "ssl_max_protocol_version": "PGSSLMAXPROTOCOLVERSION",
 }
-"""What a URL says, and libpq's variable for it."""
+"""Parts of a URL, and libpq's variable for each."""
 
 _NODES = """
 SELECT pid, client_addr FROM pg_stat_activity
@@ -68,7 +69,7 @@ WHERE datname = current_database() AND application_name = ANY ({names}) AND pid 
 
 @asynccontextmanager
 async def session(url: str) -> AsyncIterator[AsyncConnection]:
-    """Give one connection without limits of time, in a transaction that sees one moment throughout; it is rolled back at the end.
+    """Yield one connection without time limits, in a transaction with one snapshot, which is rolled back at the end.
 
     Raises: StoreUnavailable.
     """
@@ -89,7 +90,7 @@ async def session(url: str) -> AsyncIterator[AsyncConnection]:
                 await connection.execute(text(f"SET LOCAL {limit} = 0"))
             yield connection
         except DBAPIError as error:
-            raise StoreUnavailable(f"the database refused: {error.orig}") from error
+            raise StoreUnavailable(f"the database reported an error: {error.orig}") from error
         finally:
             await connection.close()
     finally:
@@ -97,13 +98,13 @@ async def session(url: str) -> AsyncIterator[AsyncConnection]:
 
 
 def _nodes(url: str) -> str:
-    """Return the query for connections of servers; a URL may give them another name."""
+    """Return the query for servers' connections; a URL can give them another name."""
     names = {NODE, _said(url).get("application_name", NODE)}
     return _NODES.format(names=f"ARRAY[{', '.join(_text(name) for name in sorted(names))}]")
 
 
 async def refuse_nodes(connection: AsyncConnection, url: str) -> None:
-    """Raise BackupError if a server is connected to this database, or another command that works on it."""
+    """Raise BackupError if a server, or another command, is connected to this database."""
     rows = (await connection.exec_driver_sql(_nodes(url))).all()
     if rows:
         pid, address = rows[0].pid, rows[0].client_addr
@@ -114,21 +115,21 @@ async def refuse_nodes(connection: AsyncConnection, url: str) -> None:
 
 
 async def read_state(connection: AsyncConnection) -> tuple[list[LogState], list[str]]:
-    """Return what the logs hold, and what is wrong with them."""
+    """Return the extent of the logs, and their problems."""
     return read_logs((await connection.execute(text(LOGS))).all())
 
 
 async def dump(url: str, target: Path, make: Callable[..., Manifest], on_progress: Callable[[int], None]) -> Manifest:
-    """Write a dump of the tables into an empty file. Returns the manifest, of the same moment.
+    """Write a dump of the tables into an empty file. Return the manifest of the same snapshot.
 
     Args:
-        url: the database's.
+        url: the database's URL.
         target: the file.
-        make: makes the manifest, given what only the database knows.
-        on_progress: is told how many bytes are written.
+        make: creates the manifest from the database's values.
+        on_progress: called with the number of bytes written.
 
     Raises:
-        BackupError: pg_dump is missing, too old or failed, or the logs are not whole.
+        BackupError: pg_dump is missing, too old or failed, or the logs are not complete.
         StoreUnavailable: the database cannot be reached.
         OSError: the file cannot be written.
     """
@@ -168,18 +169,18 @@ def check_dump(path: Path) -> None:
 async def restore(url: str, archive: Archive, *, replace: bool) -> str | None:
     """Put a backup's tables into a database, with a new epoch for each log, in one transaction.
 
-    Tables that hold something are moved to a schema of their own. Servers must not run: it is checked before, and again just before
-    the commit.
+    Tables that are not empty are moved to their own schema. No server may run: this is checked before, and again just
+    before the commit.
 
     Args:
-        url: the database's.
+        url: the database's URL.
         archive: the backup.
-        replace: whether the database may hold something.
+        replace: whether tables that are not empty can be replaced.
 
-    Returns: the schema that has the tables of before; None: they were empty.
+    Returns: the schema with the previous tables; None: they were empty.
 
     Raises:
-        BackupError: a program is missing or failed, servers run, or the database holds something and may not be replaced.
+        BackupError: a program is missing or failed, servers run, or the database is not empty and must not be replaced.
         StoreUnavailable: the database cannot be reached.
     """
     manifest = archive.manifest
@@ -199,7 +200,7 @@ async def restore(url: str, archive: Archive, *, replace: bool) -> str | None:
         raise BackupError("the database is not empty: restore into an empty one, or replace this one with --force")
     aside = f"{ASIDE}{stamp().lower()}" if filled else None
     reading = [_program("pg_restore", version), "--no-owner", "--no-privileges", "--exit-on-error", "--file=-"]
-    # No --single-transaction: psql would commit when its input ends, also if that is because this process was killed.
+    # No --single-transaction: psql would commit when its input ends, even if it ended because this process was killed.
     writing = [_program("psql", version), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse"]
 
     def script() -> Generator[bytes]:
@@ -214,10 +215,10 @@ async def restore(url: str, archive: Archive, *, replace: bool) -> str | None:
 
 
 async def begin_epochs(url: str) -> int:
-    """Check the logs of a database that was restored by other means, and give each a new epoch. Returns how many there are.
+    """Check the logs of a database that was restored by other means, and give each a new epoch. Return their number.
 
     Raises:
-        BackupError: servers run, there are no tables, or a log is not whole.
+        BackupError: servers run, there are no tables, or a log is not complete.
         StoreUnavailable: the database cannot be reached.
     """
     async with session(url) as connection:
@@ -252,7 +253,7 @@ def _before(namespace: str, present: list[str], aside: str | None) -> str:
 
 
 def _after(manifest: Manifest, nodes: str) -> str:
-    """Return the statements that begin new epochs, check what was restored, and commit it."""
+    """Return the statements that set new epochs, check the restored data, and commit it."""
     epochs = [f"UPDATE workspaces SET epoch = '{new_epoch()}' WHERE key = {log.key:d};" for log in manifest.logs]  # noqa: S608
     return f"""
 SET LOCAL search_path = {_name(manifest.namespace)}, pg_catalog;
@@ -278,11 +279,11 @@ WHERE count = head - earliest + 1 AND coalesce(first, earliest) = earliest AND c
 
 
 async def _find_tables(connection: AsyncConnection) -> tuple[str, list[str]]:
-    """Return the schema of our tables, or the one where they would be made, and those that are there."""
+    """Return the schema of our tables, or the one where they would be created, and the existing ones."""
     query = "SELECT coalesce((SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = {}), {})"
     namespace = await _scalar(connection, query.format("to_regclass('alembic_version')", "current_schema()"))
     if namespace is None:
-        raise BackupError("this user has no schema to make tables in: set its search_path")
+        raise BackupError("this user has no schema to create tables in: set its search_path")
     return namespace, [
         table for table in TABLES if await _scalar(connection, f"SELECT to_regclass('{table}') IS NOT NULL")
     ]
@@ -293,24 +294,24 @@ async def _scalar(connection: AsyncConnection, query: str) -> Any:
 
 
 def _name(text_: str) -> str:
-    """Return a name as SQL takes it, whatever is in it."""
+    """Quote any name for SQL."""
     return '"' + text_.replace('"', '""') + '"'
 
 
 def _text(value: str) -> str:
-    """Return a text as SQL takes it, whatever is in it."""
+    """Quote any text for SQL."""
     return "E'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def _said(url: str) -> dict[str, str]:
-    """Return what a URL says, by libpq's names."""
+    """Return the parts of a URL, by libpq's names."""
     arguments = parse(url).arguments
     query = dict(parse_qsl(urlsplit(str(arguments["dsn"])).query))
     return query | {name: str(value) for name, value in arguments.items() if name in _VARIABLES}
 
 
 def _environment(url: str) -> dict[str, str]:
-    """Return the environment in which libpq's programs find the database."""
+    """Return the environment with which libpq's programs find the database."""
     said = {_VARIABLES[name]: value for name, value in _said(url).items() if name in _VARIABLES}
     return {**os.environ, **said, "PGAPPNAME": OURS, "LC_MESSAGES": "C"}
 
@@ -338,7 +339,10 @@ def _major(version: str) -> int:
 
 
 def _output(command: list[str], environment: Mapping[str, str]) -> Generator[bytes]:
-    """Run a program and yield what it writes. Raises BackupError with its own words if it fails; it is killed if nobody reads on."""
+    """Run a program and yield its output.
+
+    Raises BackupError with its own message if it fails; it is killed if the caller stops reading.
+    """
     with tempfile.TemporaryFile() as errors:
         with subprocess.Popen(  # noqa: S603
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
@@ -354,12 +358,15 @@ def _output(command: list[str], environment: Mapping[str, str]) -> Generator[byt
 
 
 def _feed(command: list[str], environment: Mapping[str, str], chunks: Iterable[bytes]) -> None:
-    """Run a program on an input. Raises BackupError with its own words if it fails; it is killed if the input fails."""
+    """Run a program on an input.
+
+    Raises BackupError with its own message if it fails; it is killed if the input fails.
+    """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(  # noqa: S603
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
         )
-        # A broken pipe: it has ended before its input, and says why.
+        # A broken pipe: the program ended before its input did, and reports why.
         with contextlib.suppress(BrokenPipeError), process:
             assert process.stdin is not None  # noqa: S101
             try:
@@ -380,7 +387,7 @@ def _check_end(process: "subprocess.Popen[bytes]", errors: IO[bytes]) -> None:
 
 
 def _reason(said: str) -> str:
-    """Return the first error of what a program said."""
+    """Return the first error in a program's output."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     error = next(
         (line for line in lines if re.search(r"error:|ERROR:|FATAL:", line)), lines[-1] if lines else "it says nothing"

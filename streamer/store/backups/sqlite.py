@@ -1,4 +1,4 @@
-"""SQLite: its file copied page by page from one snapshot, and put in the place of another one."""
+"""SQLite: copy a file page by page from one snapshot, and swap it in for another one."""
 
 import contextlib
 import errno
@@ -16,29 +16,29 @@ from streamer.store.backups.files import stamp, sync_folder
 from streamer.store.backups.logs import LOGS, LogState, in_words, read_logs
 
 STEP_PAGES = 256
-"""Pages that are copied between two reports of progress: 1 MiB."""
+"""Pages that are copied between two progress reports: 1 MiB."""
 BUSY_SECONDS = 30
 SIDE_FILES = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a file. They belong to this file alone, though only their names say so."""
+"""SQLite's files beside a database. They belong to this database alone, although only their names show it."""
 _VERSIONS_AT = 18
-"""Where SQLite's file says whether it is in WAL mode (2, 2), and so needs two more files beside it, or not (1, 1)."""
+"""Offset in SQLite's file that shows whether it is in WAL mode (2, 2), and so needs two more files beside it, or not (1, 1)."""
 RESTORING = ".restoring"
 REPLACED = ".replaced"
 
 
 def copy_database(source: Path, target: Path, on_progress: Progress) -> tuple[list[LogState], str]:
-    """Copy a database, as it is at one moment, into an empty file. Returns what its logs hold, and its migration.
+    """Copy a database, as it is at one moment, into an empty file. Return the extent of its logs, and its migration.
 
-    One read transaction holds the snapshot throughout. So servers go on appending, the copy never has to begin again, and until it
-    is done SQLite cannot reuse its write-ahead log, which grows by what is appended meanwhile.
+    One read transaction holds the snapshot throughout. So servers keep appending, and the copy never has to restart.
+    Until it is done, SQLite cannot reuse its write-ahead log, which grows with every append meanwhile.
 
     Raises:
-        BackupError: the database is not whole, or there is no room for the copy.
+        BackupError: the database is damaged, or there is no space for the copy.
         OSError, sqlite3.Error: a file cannot be read or written.
     """
     with closing(_connect(source)) as live, closing(_connect(target)) as copy:
-        copy.execute("PRAGMA journal_mode=OFF")  # it is removed if this fails
-        copy.execute("PRAGMA synchronous=OFF")  # what is written last is synced by `seal`
+        copy.execute("PRAGMA journal_mode=OFF")  # the copy is removed if this fails
+        copy.execute("PRAGMA synchronous=OFF")  # `seal` syncs the file at the end
         live.execute("PRAGMA query_only=1")
         live.execute("BEGIN")
         logs, problems = read_logs(live.execute(LOGS))
@@ -58,7 +58,7 @@ def copy_database(source: Path, target: Path, on_progress: Progress) -> tuple[li
 
 
 def check_file(path: Path, *, in_use: bool = False) -> list[LogState]:
-    """Check a database's structure, and that its logs are whole. Returns what they hold.
+    """Check a database's structure, and that its logs are complete. Return their extent.
 
     Args:
         path: the database's file.
@@ -81,14 +81,14 @@ def check_file(path: Path, *, in_use: bool = False) -> list[LogState]:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Raise BackupError if a folder's disk has less room than is needed."""
+    """Raise BackupError if a folder's disk has too little free space."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise BackupError(f"no room in {folder}: {needed:,} bytes are needed, {free:,} are free")
+        raise BackupError(f"no space in {folder}: {needed:,} bytes are needed, {free:,} are free")
 
 
 def is_empty(path: Path) -> bool:
-    """Tell whether nothing would be lost with a database: it is not there, or holds neither workspaces nor keys."""
+    """Return whether a database can be replaced without losing data: it does not exist, or has neither workspaces nor keys."""
     if not path.exists() or not path.stat().st_size:
         return True
     try:
@@ -101,7 +101,10 @@ def is_empty(path: Path) -> bool:
 
 @contextlib.contextmanager
 def unpacked(archive: Archive, database: Path, on_progress: Progress) -> Iterator[Path]:
-    """Give a copy of a backup's database, beside the one that it will replace. It is removed if it is still there at the end."""
+    """Yield a copy of a backup's database, beside the database to replace.
+
+    It is removed if it still exists at the end.
+    """
     fresh = database.with_name(database.name + RESTORING)
     _remove(fresh)
     try:
@@ -128,34 +131,34 @@ def begin_epochs(path: Path, expected: Sequence[LogState]) -> None:
     settle(path)
     found = check_file(path)
     if [log.contents for log in found] != [log.contents for log in expected]:
-        raise NotIntact("the backup holds other logs than its manifest says")
+        raise NotIntact("the backup's logs differ from its manifest")
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
 
 
 def settle(path: Path) -> None:
-    """Bring into a database's file what is still beside it, and remove the files there. Raises sqlite3.Error."""
+    """Checkpoint a database: merge the files beside it into it, and remove them. Raises sqlite3.Error."""
     with closing(_connect(path)) as database:
         database.execute("PRAGMA journal_mode=DELETE")
 
 
 def finish_earlier(database: Path) -> Path | None:
-    """Finish what a restore that was killed had begun. Returns the path of the database that it replaced, if it did."""
+    """Finish a restore that was killed. Return the path of the database that it replaced, if it did."""
     old = database.with_name(database.name + REPLACED)
     if not old.exists():
         return None
-    if database.exists() and old.samefile(database):  # killed before the exchange
+    if database.exists() and old.samefile(database):  # killed before the swap
         old.unlink()
         return None
     return _set_aside(old, database)
 
 
 def exchange(fresh: Path, database: Path) -> Path | None:
-    """Put a database in another one's place. Returns where the other one is now; None: there was none.
+    """Replace a database by another one. Return the new path of the previous one; None: there was none.
 
-    At any moment the name leads to one of the two, whole: what is beside the old one is brought into it first, then the new file takes
-    its name in one step.
+    At any moment the name refers to one of the two, complete: the old one is checkpointed first, then the new file
+    takes its name in one step.
 
     Raises: OSError.
     """
@@ -169,7 +172,7 @@ def exchange(fresh: Path, database: Path) -> Path | None:
             if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}:
                 raise
             database.rename(old)  # a file system without hard links
-    for end in SIDE_FILES:  # of one that is damaged, or that is gone
+    for end in SIDE_FILES:  # of a damaged or missing database
         with contextlib.suppress(FileNotFoundError):
             database.with_name(database.name + end).rename(old.with_name(old.name + end))
     sync_folder(database.parent)
@@ -179,7 +182,7 @@ def exchange(fresh: Path, database: Path) -> Path | None:
 
 
 def _set_aside(old: Path, database: Path) -> Path:
-    """Give the database that was replaced its last name, with what is beside it."""
+    """Give the replaced database its final name, with the files beside it."""
     aside = _free_name(database, "before-restore")
     for end in SIDE_FILES:
         with contextlib.suppress(FileNotFoundError):
@@ -189,13 +192,13 @@ def _set_aside(old: Path, database: Path) -> Path:
 
 
 def side_files(database: Path) -> list[Path]:
-    """Return the files beside a database that hold transactions which are not in it yet."""
+    """Return the files beside a database that contain transactions not yet in it."""
     found = [database.with_name(database.name + end) for end in ("-wal", "-journal")]
     return [path for path in found if path.exists() and path.stat().st_size]
 
 
 def set_side_files_aside(database: Path) -> list[Path]:
-    """Rename what is beside a database, so that SQLite does not read it. Returns where it is now."""
+    """Rename the files beside a database, so that SQLite does not read them. Return their new paths."""
     moved = []
     name = _free_name(database, "discarded").name
     for end in SIDE_FILES:
@@ -207,7 +210,7 @@ def set_side_files_aside(database: Path) -> list[Path]:
 
 
 def _free_name(database: Path, what: str) -> Path:
-    """Return a name with the time in it that no file beside the database has, nor one beside that."""
+    """Return an unused name with the time in it, also unused for files beside it."""
     first = f"{database.name}.{what}-{stamp()}"
     taken = [path.name for path in database.parent.iterdir()]
     names = (first if number == 1 else f"{first}-{number}" for number in itertools.count(1))
@@ -220,7 +223,7 @@ def engine() -> str:
 
 
 def _connect(path: Path, how: str = "mode=rw") -> sqlite3.Connection:
-    """Open a file that exists; a `?` or `%` in its name is a part of it."""
+    """Open an existing file; a `?` or `%` in its name is part of the name."""
     return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, timeout=BUSY_SECONDS)
 
 

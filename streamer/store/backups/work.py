@@ -1,4 +1,4 @@
-"""What the commands do: make a backup, verify one, restore one, accept one that was restored by other means."""
+"""The steps of the commands: make a backup, verify it, restore it, accept a database that was restored by other means."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,31 +19,31 @@ from streamer.store.migrate import HEAD, migrate
 from streamer.store.workspaces import Workspaces
 
 KEY_FILE = "admin.key"
-"""The file in the data directory with the admin key that the server made."""
+"""The file in the data directory with the admin key that the server created."""
 
 Steps = Callable[[str], Progress]
-"""Is told which step begins, and returns what is told how far it is; the total of one that nobody knows is 0."""
+"""Called with the step that begins; returns a function for its progress. An unknown total is 0."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A backup that is in place."""
+    """A restored backup."""
 
     manifest: Manifest
     kept: Sequence[str]
-    """Where the databases are that it, and an earlier restore that was killed, replaced: paths, or a schema."""
+    """The databases that this restore, and an earlier killed one, replaced: paths, or a schema."""
     migrated: bool
 
 
 async def make(url: str, target: Path, *, data_dir: Path, replace: bool, steps: Steps) -> Manifest:
-    """Back a database up, beside running servers, into one file, and verify it.
+    """Back up a database while servers run, into one file, and verify it.
 
     Args:
-        url: the database's.
-        target: the file. It may be none of the server's own.
+        url: the database's URL.
+        target: the file. It must not be one of the server's own.
         data_dir: the server's data directory.
-        replace: whether a file of that name may be replaced.
-        steps: shows how far it is.
+        replace: whether a file of that name can be replaced.
+        steps: shows the progress.
 
     Raises:
         BackupError: it cannot be made; nothing is left of it.
@@ -67,12 +67,15 @@ async def make(url: str, target: Path, *, data_dir: Path, replace: bool, steps: 
         try:
             await _check_contents(open_archive(partial_file, steps("verify")))
         except NotIntact as error:
-            raise BackupError(f"the copy is damaged; so is the database, most likely: {error.message}") from None
+            raise BackupError(f"the copy is damaged, and most likely the database, too: {error.message}") from None
     return manifest
 
 
 def _refuse_own(file: Path | None, data_dir: Path, target: Path) -> None:
-    """Raise BackupError if a backup would replace the database, what is beside it, a lock or the key. The file need not exist yet."""
+    """Raise BackupError if a backup would replace the database, a file beside it, a lock or the key.
+
+    The file need not exist yet.
+    """
     own = [data_dir / LOCK, data_dir / KEY_FILE]
     if file is not None:
         own += [file, lock_of(file), *(file.with_name(file.name + end) for end in sqlite.SIDE_FILES)]
@@ -95,15 +98,15 @@ async def _check_contents(archive: Archive) -> None:
     if manifest.database == "postgresql":
         postgresql.check_dump(archive.path)
     elif sqlite.check_file(archive.path) != manifest.logs:
-        raise NotIntact(f"{archive.path} holds other logs than its manifest says")
+        raise NotIntact(f"{archive.path} has other logs than its manifest")
 
 
 async def restore(url: str, path: Path, *, replace: bool, steps: Steps) -> Restored:
-    """Put a backup in a database's place, each log with a new epoch. The caller holds the lock.
+    """Replace a database by a backup, with a new epoch for each log. The caller holds the lock.
 
     Raises:
-        NotIntact: the file is no backup, or damaged.
-        BackupError: it does not fit, or the database holds something and may not be replaced.
+        NotIntact: the file is not a backup, or it is damaged.
+        BackupError: it does not fit, or the database is not empty and must not be replaced.
         StoreUnavailable, BadDatabaseUrl: the database cannot be reached.
         OSError, sqlite3.Error: a file cannot be read or written.
     """
@@ -123,7 +126,7 @@ async def restore(url: str, path: Path, *, replace: bool, steps: Steps) -> Resto
         return Restored(archive.manifest, [aside] if aside else [], await _migrate(url))
     earlier = sqlite.finish_earlier(file)
     if not replace and not sqlite.is_empty(file):
-        raise BackupError(f"{file} is not empty: --force puts the backup in its place, and keeps it under another name")
+        raise BackupError(f"{file} is not empty: --force replaces it by the backup, and keeps it under another name")
     with sqlite.unpacked(archive, file, steps("copy")) as fresh:
         migrated = await _migrate(URL.create("sqlite", database=str(fresh)).render_as_string())
         sqlite.begin_epochs(fresh, archive.manifest.logs)
@@ -132,16 +135,18 @@ async def restore(url: str, path: Path, *, replace: bool, steps: Steps) -> Resto
 
 
 async def accept(url: str, *, wal: str | None) -> tuple[bool, int]:
-    """Check a database that was restored by other means, migrate it, and give each log a new epoch. The caller holds the lock.
+    """Check a database that was restored by other means, migrate it, and give each log a new epoch.
+
+    The caller holds the lock.
 
     Args:
-        url: the database's.
-        wal: what is to happen to SQLite's log that is beside the file: `keep` or `discard`.
+        url: the database's URL.
+        wal: what to do with SQLite's write-ahead log beside the file: `keep` or `discard`.
 
-    Returns: whether there was something to migrate; how many logs there are.
+    Returns: whether there were migrations to run; the number of logs.
 
     Raises:
-        BackupError: it is damaged, or has a log beside it of which nobody said whether it belongs to it.
+        BackupError: it is damaged, or has a write-ahead log beside it and `wal` is not given.
         StoreUnavailable, BadDatabaseUrl: the database cannot be reached.
     """
     database = Database(url)
@@ -154,7 +159,7 @@ async def accept(url: str, *, wal: str | None) -> tuple[bool, int]:
     beside = sqlite.side_files(file)
     if beside and wal is None:
         raise BackupError(
-            f"{beside[0]} is beside the database. If it was left by the database that was there before, it would destroy the backup: "
+            f"{beside[0]} is beside the database. If it belongs to the previous database, it would destroy the backup: "
             f"use --wal discard, which renames it. If it was restored together with {file.name}: use --wal keep"
         )
     if wal == "discard":
@@ -168,7 +173,7 @@ async def accept(url: str, *, wal: str | None) -> tuple[bool, int]:
 
 
 def _file(database: Database) -> Path | None:
-    """Return SQLite's file by the name that SQLite uses: a link's target. What is beside the file is there, too."""
+    """Return SQLite's file under the name that SQLite uses: a link's target. The files beside it are there, too."""
     return database.file.resolve() if database.file is not None else None
 
 

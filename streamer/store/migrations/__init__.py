@@ -1,1 +1,1 @@
-"""The history of the tables, run by alembic: at start, under a lock, or by `streamer migrate`."""
+"""The migrations, run by alembic: at start, under a lock, or by `streamer migrate`."""

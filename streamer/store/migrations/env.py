@@ -1,4 +1,4 @@
-"""What alembic runs: it is handed a connection by `store.migrate` and never opens one."""
+"""The entry point for alembic: `store.migrate` passes a connection, and it never opens one."""
 
 from alembic import context
 

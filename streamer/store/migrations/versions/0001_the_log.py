@@ -26,7 +26,7 @@ def upgrade() -> None:
         sa.Column("settings", sa.Text, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("created_by", _Word, nullable=False),
-        # A deleted workspace's number must never come back: its events may still be there.
+        # A deleted workspace's number must never be reused: its events may still exist.
         sqlite_autoincrement=True,
     )
     op.create_table(

@@ -19,9 +19,9 @@ def upgrade() -> None:
 
 
 def _rebuild() -> None:
-    """Copy the table: SQLite adds a column only at the end, where reading it means to read through the body.
+    """Copy the table: SQLite adds a column only at the end, after the long body, which every read of the column would go through.
 
-    An UPDATE would write every row anew as well.
+    An UPDATE would rewrite every row as well.
     """
     indexes = sa.text("SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'events' AND sql IS NOT NULL")
     remade = op.get_bind().scalars(indexes).all()

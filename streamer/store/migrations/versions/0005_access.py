@@ -14,7 +14,7 @@ _Word = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
-    """Make the table and the columns; fill the one that is derived from the events."""
+    """Make the table and the columns; fill the column that is derived from the events."""
     op.create_table(
         "members",
         sa.Column("workspace", _Word, nullable=False),

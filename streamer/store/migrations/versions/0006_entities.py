@@ -1,4 +1,4 @@
-"""Entities as the log tells of them; the issue that an event belongs to.
+"""Entities derived from the log; the issue that an event belongs to.
 
 Both are empty for what was stored before: `streamer rebuild` fills them, while the server runs.
 """

@@ -1,5 +1,5 @@
-// The way to the server: one call of the JSON API, the errors it may end with, and how long to wait before the next
-// try. No credential is kept here: the session is a cookie that scripts cannot read.
+// Access to the server: one call of the JSON API, its errors, and how long to wait before the next attempt. No
+// credential is stored here: the session is a cookie that scripts cannot read.
 
 const ANSWER_WITHIN = 15_000; // ms
 
@@ -12,13 +12,13 @@ class ApiError extends Error {
   }
 }
 
-// JSON has numbers that a double has not: keep them as they are written, where the browser can.
+// JSON has numbers that a double cannot represent: keep them as they are written, where the browser can.
 const exact = (_key, value, context) =>
   typeof value === "number" && context?.source !== undefined && context.source !== String(value) && JSON.rawJSON
     ? JSON.rawJSON(context.source)
     : value;
 
-/** Call the API; `path` is relative to the page, which a proxy may serve under a path of its own. */
+/** Call the API; `path` is relative to the page, because a proxy may serve it under a path. */
 export async function call(method, path, { body, signal } = {}) {
   const limit = AbortSignal.timeout(ANSWER_WITHIN);
   let response, text;
@@ -38,7 +38,7 @@ export async function call(method, path, { body, signal } = {}) {
   try {
     error = JSON.parse(text).error ?? error;
   } catch {
-    // Not ours: a proxy's page, say.
+    // Not our response but, for example, a proxy's page.
   }
   throw new ApiError(response.status, error);
 }
@@ -51,5 +51,5 @@ export const sleep = (ms, signal) =>
 
 export const backoff = (failures) => Math.min(30_000, 1000 * 2 ** failures) * (0.5 + Math.random() / 2);
 
-/** Tell the page that the server does not know its session any more; `app.js` leads to the door. */
+/** Tell the page that its session is no longer valid; `app.js` shows the sign-in page. */
 export const sessionEnded = () => dispatchEvent(new Event("sessionended"));

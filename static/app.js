@@ -1,11 +1,11 @@
-// The page: history, then live, of one workspace. This is where it begins: hands on its elements, and the first look
-// for a session.
+// The page: history and live events of one workspace. This is the entry point: it wires up the elements and checks for a
+// session.
 //
 //   address ──► route ──► View: GET …/events ──► EventSource …/stream?after=<position>
 //                │                  └──────────────┬──► rows (waiting while paused) ──► feed
 //                └──► event: GET …/events/{id} ──► detail
 //
-// Who may import whom, always to the right:
+// Allowed imports, always to the right:
 //   app › keys, session › route › detail, stream › feed, workspaces › rows, status › page, api, state
 
 import { cover } from "./detail.js";
@@ -41,7 +41,7 @@ document.addEventListener("click", async ({ target: button }) => {
   try {
     await navigator.clipboard.writeText(text.textContent);
   } catch {
-    // Browsers lend the clipboard to secure origins only: leave the last step to the reader.
+    // Browsers allow clipboard access on secure origins only: otherwise the reader copies the selected text.
     getSelection().selectAllChildren(text);
     done = "Press Ctrl+C";
   }

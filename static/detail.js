@@ -1,4 +1,4 @@
-// One event with all it holds, beside the list or, on a narrow screen, over it.
+// One event with all of its fields, beside the list or, on a narrow screen, over it.
 
 import { call, sessionEnded } from "./api.js";
 import { hold, release } from "./feed.js";
@@ -23,7 +23,7 @@ export async function showEvent(id) {
   } catch (error) {
     if (error.status === 401) return sessionEnded();
     const missing = error.status === 404;
-    problem = missing ? "This event is not in the log, or you may not see it." : `Not shown: ${error.message}.`;
+    problem = missing ? "This event is not in the log, or you do not have access to it." : `Not shown: ${error.message}.`;
   }
   if (state.shownEvent !== id) return;
   $("detail-title").textContent = problem ?? (event.description || event.action);
@@ -87,7 +87,7 @@ function markCurrent() {
   if (state.shownEvent) rowOf(state.shownEvent)?.setAttribute("aria-current", "true");
 }
 
-/** On a narrow screen the detail covers the rest, which then is out of reach for everybody. */
+/** On a narrow screen the detail covers the rest, which is then inert for everybody. */
 export function cover() {
   for (const part of [$("bar"), $("list")]) part.inert = narrow.matches && !$("detail").hidden;
 }

@@ -1,5 +1,5 @@
-// The list of rows: new ones on top, as they come or when a pause ends; older ones below, page by page; never more than
-// it can carry; and what stands in the place of rows when there are none.
+// The list of rows: new rows on top, as they arrive or when a pause ends; older ones below, page by page; a bounded
+// number of rows; and a message when there are none.
 
 import { call, sessionEnded } from "./api.js";
 import { $, events, feed, number, scroller } from "./page.js";
@@ -7,12 +7,12 @@ import { makeRow, render, summary } from "./rows.js";
 import { state } from "./state.js";
 import { notice, say, sayNew, showState } from "./status.js";
 
-const KEEP = 2000; // rows in the document, and rows that wait for it
+const KEEP = 2000; // rows in the document, and rows that wait to be shown
 const FLUSH_EVERY = 200; // ms between two changes of the list
 const WORKSPACE_ID = /^(?!\.{1,2}$)[A-Za-z0-9._:~@-]{1,128}$/;
 
 let waiting = []; // oldest first
-let unseen = 0; // events among what waits, and among what waited too long
+let unseen = 0; // events among the waiting rows, and among those dropped while waiting
 let trimmed = false;
 let flushing = 0;
 let flushedAt = 0;
@@ -38,7 +38,7 @@ export function showCounts() {
   document.title = unseen && (state.pause || document.hidden) ? `(${number.format(unseen)}) ${name}` : name;
 }
 
-/** Show what waits: at once after a quiet moment, else five times a second, however fast it comes. */
+/** Show waiting rows: at once after a quiet moment, else five times a second, however fast they arrive. */
 function flush() {
   flushing = 0;
   flushedAt = performance.now();
@@ -70,7 +70,7 @@ export function clearRows() {
   showEnds();
 }
 
-/** Fetch a page of history before a position; go on where the server stopped looking before it found anything. */
+/** Fetch a page of history before a position; continue where the server stopped searching without a result. */
 export async function pageBefore(view, before) {
   const query = new URLSearchParams(view.filters);
   for (let position = null; ; ) {
@@ -111,12 +111,12 @@ export function append(page) {
   state.more = "cursor" in page;
   trimmed = false;
   showEnds();
-  // The button goes, or is below what it brought: whoever pressed it goes on reading at the first new row.
+  // The button disappears, or is below the new rows: the focus moves to the first new row.
   if ($("older").disabled) feed.children[first]?.focus({ preventScroll: true });
   if (!feed.querySelector("[tabindex='0']")) setTabStop(feed.firstElementChild);
 }
 
-/** Show what stands below the last row, or in the place of rows. */
+/** Show the text below the last row, or the message without rows. */
 function showEnds() {
   const rows = feed.childElementCount;
   $("foot").hidden = !rows;
@@ -136,12 +136,12 @@ function showEnds() {
   const filtered = state.empty === "quiet" && state.view.filters.size > 0;
   const command = !filtered && WORKSPACE_ID.test(name);
   const [title, text] = filtered
-    ? ["No event matches", "New ones that do will appear here as they are stored."]
+    ? ["No event matches", "Matching events will appear here as soon as they are stored."]
     : state.empty === "quiet"
       ? ["Nothing has happened here yet", "Append the first event, and it will appear here at once:"]
       : state.empty === "missing"
-        ? ["There is no such workspace, or you may not see it", "With a key that may, the first event makes it:"]
-        : ["There is no workspace yet", "The first event makes one:"];
+        ? ["There is no such workspace, or you do not have access to it", "With a key that has access, the first event creates it:"]
+        : ["There is no workspace yet", "The first event creates one:"];
   card.querySelector("h2").textContent = title;
   card.querySelector("p").textContent = command || filtered ? text : "Choose another one above.";
   card.querySelector(".code").hidden = !command;
@@ -166,7 +166,7 @@ export function setTabStop(row) {
 
 // ---- pausing
 
-/** Stand still while somebody reads: rows that move under the pointer are no use. */
+/** Pause while somebody reads: rows that move under the pointer are hard to use. */
 export function hold() {
   state.pause ??= "reading";
   showState();

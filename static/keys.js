@@ -6,7 +6,7 @@ import { $, feed } from "./page.js";
 import { closeEvent, openEvent } from "./route.js";
 import { state } from "./state.js";
 
-/** Where a key leads in the feed, as the ARIA practices have it for role=feed; arrows besides. */
+/** Where a key moves in the feed, following the ARIA practices for role=feed, and also with arrows. */
 function step(key, row) {
   switch (key) {
     case "ArrowDown":
@@ -42,8 +42,8 @@ export function onKey(event) {
   } else if (key === "Enter" && row?.dataset.id) {
     openEvent(row.dataset.id);
   } else if (key === "/" && row) {
-    // Keys of one character work only in the feed and the detail: elsewhere they would get in the way of dictation
-    // (WCAG 2.1.4).
+    // Single-character keys work only in the feed and the detail: elsewhere they would interfere with dictation (WCAG
+    // 2.1.4).
     $("q").focus();
   } else if (inDetail && (key === "j" || key === "k")) {
     const next = step(key, rowOf(state.shownEvent));

@@ -1,7 +1,8 @@
-// What all parts of the page write with: its elements, its numbers and times, and addresses of the page itself. Data
-// reaches the document as text only (textContent, setAttribute), never as markup.
+// Shared by all parts of the page: its elements, number and time formats, and addresses of the page itself. Data is
+// inserted into the document as text only (textContent, setAttribute), never as markup.
 
-/** Look a name from the log up in a table: its own entries only, for an event may be called `constructor` or `__proto__`. */
+/** Look up a name from the log in a table: only its own entries, because an event may be called `constructor` or
+ * `__proto__`. */
 export const lookUp = (table, name) => (Object.hasOwn(table, name) ? table[name] : undefined);
 
 const KINDS = { user: "person", agent: "agent", system: "system" };
@@ -18,7 +19,7 @@ export const localDate = (time) => `${time.getFullYear()}-${two(time.getMonth() 
 export const localTime = (time) => `${two(time.getHours())}:${two(time.getMinutes())}:${two(time.getSeconds())}`;
 export const events = (count, word = "") => `${number.format(count)} ${word}${count === 1 ? "event" : "events"}`;
 
-/** The address of this page with some parameters set or, if they are empty, taken away. */
+/** The address of this page with some parameters set or, if they are empty, removed. */
 export function link(changes) {
   const query = new URLSearchParams(location.search);
   for (const [name, value] of Object.entries(changes)) {
@@ -28,7 +29,7 @@ export function link(changes) {
   return query.size ? `?${query}` : location.pathname;
 }
 
-/** Select a value, also one that is not in the list. */
+/** Select a value, even if it is not in the list. */
 export function select(element, value) {
   if (![...element.options].some((option) => option.value === value)) element.add(new Option(value, value));
   element.value = value;

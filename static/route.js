@@ -1,5 +1,5 @@
 // The address holds the view: workspace, filters and the open event are its parameters, so that links, Back and reload
-// work. Whoever wants another view goes to its address.
+// work. To change the view, go to its address.
 
 import { sleep } from "./api.js";
 import { showEvent } from "./detail.js";
@@ -44,7 +44,7 @@ function showControls(workspace, filters) {
   }
 }
 
-/** The address names no workspace: take the first; wait for one if there is none. */
+/** The address names no workspace: use the first one, or wait for one. */
 async function chooseWorkspace() {
   state.view?.close();
   state.view = null;

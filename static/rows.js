@@ -1,16 +1,16 @@
-// How an event becomes a row: what is kept of it, and the row or the gap marker that is made of that.
+// How an event becomes a row: the stored part of it, and the row or gap marker for that.
 
 import { $, kindOf, link, localDate, localTime, lookUp, number } from "./page.js";
 import { state } from "./state.js";
 
-const CLIP = 300; // characters of a text in a row; the detail has all of it
+const CLIP = 300; // characters of a text in a row; the detail shows all of it
 
 let rowsMade = 0;
 
 const clip = (text) => (text.length > CLIP ? `${text.slice(0, CLIP)}…` : text);
 const called = (thing) => [thing.type, thing.identifier ?? thing.name ?? thing.id].filter(Boolean).join(" ");
 
-/** Keep of an event what its row shows: 2,000 whole ones could be half a gigabyte. */
+/** Keep only the fields that a row shows: 2,000 complete events could take half a gigabyte. */
 export const summary = (event, epoch) => ({
   id: event.id,
   seq: event.seq,
@@ -60,7 +60,7 @@ function makeGap({ from, to, reason }) {
           : `Events ${number.format(from)} to ${number.format(to)}`;
   const why = {
     retention: "removed from the log before this page could read them (retention)",
-    reset: "the log was made anew or restored, what this page had yet to read is not in it (reset)",
+    reset: "the log was re-created or restored and no longer contains them (reset)",
   };
   row.firstElementChild.textContent = `${range} missing: ${lookUp(why, reason) ?? reason}`;
   return row;

@@ -1,4 +1,4 @@
-// The session: a sign-in link's code opens it, the door stands where there is none, and signing out ends it.
+// The session: a sign-in link's code opens it, the sign-in page is shown without one, and signing out ends it.
 
 import { backoff, call, sleep } from "./api.js";
 import { cover } from "./detail.js";
@@ -24,7 +24,7 @@ export async function enter() {
       break;
     } catch (error) {
       if (error.status === 0 || error.status >= 500) {
-        notice("The server does not answer. Trying again …");
+        notice("The server does not answer. Retrying …");
         await sleep(backoff(failures));
       } else if (code && !refused) {
         refused = "This sign-in link was used before, or is older than ten minutes.";
@@ -43,7 +43,7 @@ export async function enter() {
   notice(refused && `${refused} You are still signed in.`);
 }
 
-/** Show how to sign in, and nothing else: what was on the screen goes. */
+/** Show how to sign in, and hide everything else. */
 export function door(reason = "") {
   state.inside = false;
   state.view?.close();

@@ -1,11 +1,11 @@
-// The one state that the parts of the page share. Each of them keeps to itself what no other asks for.
+// The state shared by the parts of the page. Everything else is private to its part.
 
 export const state = {
   inside: false, // signed in
-  workspaces: [], // those to choose from, {id, name}
-  view: null, // the workspace and filters that are looked at, with their stream
+  workspaces: [], // the workspaces to choose from, {id, name}
+  view: null, // the current workspace and filters, with their stream
   shownEvent: null, // the id of the event whose detail is open
-  pause: null, // "user": by Space or button; "reading": scrolled, in a row or in the detail; ends by itself
-  more: false, // there are older events than those shown
-  empty: null, // why there may be no rows: "quiet", "missing", "none"; null while nobody knows yet
+  pause: null, // "user": by Space or button; "reading": scrolled, in a row or in the detail; ends automatically
+  more: false, // there are older events than the displayed ones
+  empty: null, // why there may be no rows: "quiet", "missing", "none"; null while unknown
 };

@@ -1,10 +1,10 @@
-// What the page says: the pill that tells of the connection, the notice, and what screen readers are told, which is
-// little: new events are counted aloud, not read out.
+// Messages of the page: the connection state, the notice, and announcements for screen readers, which are brief: new
+// events are counted, not read out.
 
 import { $, events } from "./page.js";
 import { state } from "./state.js";
 
-const SAY_EVERY = 10_000; // ms between two counts for screen readers
+const SAY_EVERY = 10_000; // ms between two announcements for screen readers
 const STATES = {
   connecting: "Connecting",
   live: "Live",
@@ -13,11 +13,11 @@ const STATES = {
   offline: "Offline",
 };
 export const REASONS = {
-  workspace_deleted: "This workspace was deleted. What is shown here is all that is left of it.",
-  credential_expired: "Your session has ended. Open a new sign-in link to go on.",
-  signed_out: "You signed out. Open a new sign-in link to go on.",
-  access_revoked: "You are no member of this workspace any more.",
-  credential_revoked: "Your session was ended. Open a new sign-in link to go on.",
+  workspace_deleted: "This workspace was deleted. Only the events on this page are left.",
+  credential_expired: "Your session has expired. Open a new sign-in link to continue.",
+  signed_out: "You signed out. Open a new sign-in link to continue.",
+  access_revoked: "You are no longer a member of this workspace.",
+  credential_revoked: "Your session was revoked. Open a new sign-in link to continue.",
 };
 
 let connection = "connecting";
@@ -51,7 +51,7 @@ export function sayNew() {
   sayTimer ||= setTimeout(speak, saidAt + SAY_EVERY - performance.now());
 }
 
-/** Say a text that tells of all new events. */
+/** Announce a text that covers all new events. */
 export function sayCount(text) {
   clearTimeout(sayTimer);
   sayTimer = unsaid = 0;

@@ -1,5 +1,5 @@
-// A view: one workspace by some filters. It reads the history, then listens to the stream from that position on, comes
-// back after an outage with the position it has, and stops when the server says that there is nothing to come back to.
+// A view: one workspace with some filters. It reads the history, then follows the stream from that position, reconnects
+// after an outage with its position, and stops when the server says not to reconnect.
 
 import { backoff, call, sessionEnded, sleep } from "./api.js";
 import { add, append, pageBefore, showEmpty } from "./feed.js";
@@ -9,7 +9,7 @@ import { state } from "./state.js";
 import { REASONS, notice, say, sayCount, setState } from "./status.js";
 import { loadWorkspaces } from "./workspaces.js";
 
-const STALE = 30_000; // ms without a word after which a stream is opened anew when the page is looked at again
+const STALE = 30_000; // ms of silence after which a stream is reopened when the page becomes visible again
 
 export class View {
   constructor(workspace, filters) {
@@ -61,7 +61,7 @@ export class View {
     on("closed", ({ reason, reconnect }) => {
       if (!reconnect) this.stop(lookUp(REASONS, reason) ?? `The server ended the stream: ${reason}.`);
     });
-    // The browser comes back by itself and sends its position, unless it was answered with an error.
+    // The browser reconnects by itself and sends its position, unless the response was an error.
     source.addEventListener("error", () => (source.readyState === EventSource.CLOSED ? this.recover() : this.lost()));
   }
 
@@ -88,7 +88,7 @@ export class View {
     if (found) this.listen();
   }
 
-  /** After sleep or another network a dead connection may look alive: the browser hides the heartbeats from us. */
+  /** After sleep or a network change a dead connection may look alive, because the browser hides heartbeats from scripts. */
   refresh() {
     const open = this.source && !this.signal.aborted && !this.recovering;
     if (open && performance.now() - this.heardAt > STALE) this.listen();
@@ -100,7 +100,7 @@ export class View {
     notice(reason);
   }
 
-  /** Repeat until it works. Returns nothing if it never will, or nobody waits for it any more. */
+  /** Repeat until it succeeds. Returns nothing if it never will, or if nobody waits for it any more. */
   async insist(step) {
     while (!this.signal.aborted) {
       try {

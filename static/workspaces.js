@@ -13,7 +13,7 @@ export async function loadWorkspaces() {
     }
   } catch (error) {
     if (error.status === 401) sessionEnded();
-    return; // what is known stays; the view itself tells of trouble
+    return; // known workspaces stay; the view itself reports problems
   }
   found = found.map(({ id, name }) => ({ id, name }));
   if (JSON.stringify(found) === JSON.stringify(state.workspaces)) return;

@@ -159,7 +159,7 @@ async def test_a_link_signs_in_once(open_page: Open, server: Server, api: Api) -
 async def test_without_a_session_the_page_says_how_to_get_one(open_page: Open, server: Server) -> None:
     """Who comes without a link is told where it comes from, and sees nothing else; a link typed into this page's address works."""
     page = await open_page(f"{server.url}/?workspace=demo")
-    await Screen(page).sees("This page opens by a sign-in link")
+    await Screen(page).sees("This page needs a sign-in link")
     for part in ("#view", "#filters", "#controls"):
         assert not await page.locator(part).is_visible()
     code = (await server.sign_in_link()).partition("#")[2]
@@ -180,7 +180,7 @@ async def test_signing_out_leaves_nothing(open_page: Open, server: Server, api: 
     assert "a secret matter" not in await screen.page.locator("body").inner_html()
     assert await screen.page.context.cookies() == []
     await screen.page.reload()
-    await screen.sees("This page opens by a sign-in link")
+    await screen.sees("This page needs a sign-in link")
 
 
 async def test_signing_out_ends_the_other_tabs_stream(open_page: Open, server: Server, api: Api) -> None:
@@ -196,7 +196,7 @@ async def test_signing_out_ends_the_other_tabs_stream(open_page: Open, server: S
     await second.sees("You signed out. Open a new sign-in link")
     await second.state("Offline")
     await second.page.reload()
-    await second.sees("This page opens by a sign-in link")
+    await second.sees("This page needs a sign-in link")
 
 
 async def test_a_session_that_ended_leads_to_the_door(open_page: Open, server: Server, api: Api) -> None:
@@ -206,7 +206,7 @@ async def test_a_session_that_ended_leads_to_the_door(open_page: Open, server: S
     await screen.shows([1])
     await screen.page.context.clear_cookies()
     await screen.page.locator(".row").click()
-    await screen.sees("Your session has ended")
+    await screen.sees("Your session has expired")
 
 
 # ---- history and live
@@ -373,7 +373,7 @@ async def test_a_log_made_anew_is_a_gap(
     await _while_away(http, tmp_path, database_url, remake)
     async with running(_settings(tmp_path, database_url, urlsplit(server.url).port)):
         await screen.shows([2, 1, 3, 2, 1])
-        await screen.sees("Events from 4 on missing: the log was made anew")
+        await screen.sees("Events from 4 on missing: the log was re-created")
 
 
 async def test_a_stream_that_is_refused_is_tried_again(open_page: Open, server: Server, api: Api) -> None:

@@ -21,6 +21,7 @@ DONE = [
     "docker-compose.yml",
     "docs",
     "run",
+    "static",
     "streamer/__init__.py",
     "streamer/auth",
     "streamer/bus",

@@ -3,7 +3,6 @@
 Requests are refused if there is no capacity. Streams wait, because their events are still in the log.
 """
 
-import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 from itertools import islice
@@ -45,7 +44,7 @@ class _Waiting(NamedTuple):
 
     hold: "Hold"
     size: int
-    granted: asyncio.Future[None]
+    granted: Callable[[], bool]
 
 
 class Budget:
@@ -126,25 +125,13 @@ class Budget:
             line = self._waiting.pop(account)
             while line:
                 hold, size, granted = line[0]
-                if not granted.done():
-                    if not hold.has_room(size):
-                        break
-                    hold.resize(size, force=True)
-                    granted.set_result(None)
+                if not hold.has_room(size):
+                    break
                 line.popleft()
+                if granted():
+                    hold.resize(size, force=True)
             if line:
                 self._waiting[account] = line  # at the end: the others are looked at first next time
-
-    async def _wait(self, account: str, hold: "Hold", size: int) -> None:
-        """Wait in the account's line until there is room for `size` bytes, which `hold` then holds."""
-        granted = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(account, deque()).append(_Waiting(hold, size, granted))
-        try:
-            await granted
-        except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled():
-                hold.release()
-            raise
 
 
 class Hold:
@@ -163,12 +150,19 @@ class Hold:
         """Return whether a stream can hold that many bytes in all."""
         return size <= max(self._free, self.size) or self._budget.has_stream_room(self._account, size - self.size)
 
-    async def reserve(self, size: int) -> None:
-        """Wait until a stream can hold that many bytes in all, and hold them."""
+    def reserve(self, size: int, granted: Callable[[], bool]) -> bool:
+        """Hold that many bytes in all for a stream, now or when there is room. Returns whether they are held now.
+
+        Args:
+            size: bytes.
+            granted: called when they are held later, after those that waited before; it returns False if nobody needs them any more.
+        """
         if not self.has_room(size):
-            await self._budget._wait(self._account, self, size)  # noqa: SLF001 - its other half
-        elif size > self.size:
+            self._budget._waiting.setdefault(self._account, deque()).append(_Waiting(self, size, granted))  # noqa: SLF001
+            return False
+        if size > self.size:
             self.resize(size, force=True)
+        return True
 
     def resize(self, size: int, *, force: bool = False) -> None:
         """Hold this many bytes from now on. Sizes up to `SMALL`, or `SMALL_STREAM`, are not counted.

@@ -94,8 +94,17 @@ class SocketSink:
     @contextlib.asynccontextmanager
     async def room(self, size: int) -> AsyncIterator[None]:
         """Wait until the node has memory for that many unread bytes, which the block writes."""
-        await self._unread.reserve(size)
+        granted = asyncio.get_running_loop().create_future()
+
+        def grant() -> bool:
+            if granted.done():  # cancelled
+                return False
+            granted.set_result(None)
+            return True
+
         try:
+            if not self._unread.reserve(size, grant):
+                await granted
             yield
         finally:
             self._look_soon()

@@ -16,7 +16,7 @@ from streamer.core import filter as filters
 from streamer.core import quoting, shares
 from streamer.dialects.paperclip import query as paperclip
 from streamer.edge import bodies, connection, many, reading, unpack
-from streamer.feed import pace
+from streamer.fanout import pace
 from streamer.settings import PREFIX, Settings
 from streamer.store import database, entities, held, pools, readiness
 

@@ -34,8 +34,11 @@ from streamer.edge.listening import bind, urls
 from streamer.edge.middleware import middlewares, set_headers
 from streamer.edge.reading import PageTurns
 from streamer.edge.routes import Dialect, Route
-from streamer.feed.feed import Feed
-from streamer.feed.hub import Hub
+from streamer.fanout.connections import Connections
+from streamer.fanout.dependencies import Dependencies
+from streamer.fanout.places import Places
+from streamer.fanout.subscribers import Subscribers
+from streamer.feed.channels import Channels
 from streamer.ingest.intake import Intake, Limits
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
@@ -82,7 +85,9 @@ class Server:
     """Where an admin key that was made and not shown lies."""
     keyring: Keyring
     administration: Administration
-    hub: Hub
+    channels: Channels
+    connections: Connections
+    subscribers: Subscribers
     loops: Loops
 
     @property
@@ -147,20 +152,33 @@ async def running(  # noqa: PLR0915 - the list of all parts
         stack.push_async_callback(writer.close)
         log = SqlLog(database)
         workspaces, members, credentials = Workspaces(database), Members(database), Credentials(database)
-        hub = Hub(
+        channels = Channels(
             log,
             metrics,
             watchdog,
             ring_bytes=settings.ring_bytes,
             flush_seconds=settings.flush_window_ms / 1000,
-            heartbeat_seconds=settings.heartbeat_seconds,
             poll_seconds=settings.poll_seconds,
+        )
+        bus.subscribe(channels.hear)
+        dependencies = Dependencies(watchdog)
+        connections = Connections(
+            dependencies,
+            metrics,
+            heartbeat_seconds=settings.heartbeat_seconds,
             stall_seconds=settings.stall_seconds,
             max_age=settings.connection_max_age,
-            readers_per_account=settings.max_streams_per_key,
-            max_readers=settings.max_streams,
         )
-        bus.subscribe(hub.hear)
+        subscribers = Subscribers(
+            channels,
+            connections,
+            dependencies,
+            Places(each=settings.max_streams_per_key, total=settings.max_streams),
+            log,
+            metrics,
+            budget,
+            chunk_bytes=2 * settings.write_buffer_bytes,
+        )
         rate = AppendRate(settings.append_rate, settings.append_burst)
         limits = Limits(settings.max_event_bytes, settings.max_details_depth, settings.max_batch_events)
         cleaner = redactor(settings)
@@ -179,7 +197,8 @@ async def running(  # noqa: PLR0915 - the list of all parts
             members,
             workspaces,
             keyring,
-            hub,
+            dependencies,
+            channels,
             max_keys=settings.max_keys_per_workspace,
             max_members=settings.max_members_per_workspace,
         )
@@ -199,8 +218,8 @@ async def running(  # noqa: PLR0915 - the list of all parts
             views=Views(workspaces, log, intake, writer),
             intake=intake,
             redactor=cleaner,
-            hub=hub,
-            feed=Feed(hub, log, metrics, budget, chunk_bytes=2 * settings.write_buffer_bytes),
+            dependencies=dependencies,
+            feed=subscribers,
             gate=gate,
             keyring=keyring,
             tickets=tickets,
@@ -226,9 +245,10 @@ async def running(  # noqa: PLR0915 - the list of all parts
         )
         loops.start("probe", readiness.turn, every=PROBE_SECONDS)
         loops.start("purge", partial(_purge, workspaces), every=PURGE_SECONDS)
-        hub.start(loops)
-        stack.push_async_callback(hub.stop)
-        loops.start("watch", Watch(hub, credentials, members, tickets, tokens).look, every=WATCH_SECONDS)
+        channels.start(loops)
+        stack.push_async_callback(channels.stop)
+        connections.start(loops)
+        loops.start("watch", Watch(dependencies, credentials, members, tickets, tokens).look, every=WATCH_SECONDS)
         if tokens is not None:
             await tokens.refresh()  # not to refuse the first of them
             tokens.start(loops)
@@ -254,11 +274,11 @@ async def running(  # noqa: PLR0915 - the list of all parts
             last_words = min(LAST_WORDS_SECONDS, settings.drain_seconds / 4)
             loop.call_at(ends - last_words, writer.give_up)
             loop.call_at(ends - last_words, database.give_up)
-            await hub.drain(settings.drain_seconds / 2)
+            await connections.drain(settings.drain_seconds / 2)
             runner.leave_open_requests(max(ends - loop.time(), 0))
 
         application.on_shutdown.append(drain)
-        application.on_cleanup.append(lambda _: hub.finish(max(ends - loop.time(), 0)))
+        application.on_cleanup.append(lambda _: connections.finish(max(ends - loop.time(), 0)))
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
         for bound in sockets:
@@ -271,7 +291,9 @@ async def running(  # noqa: PLR0915 - the list of all parts
             key_file=settings.data_dir / "admin.key",
             keyring=keyring,
             administration=administration,
-            hub=hub,
+            channels=channels,
+            connections=connections,
+            subscribers=subscribers,
             loops=loops,
         )
 

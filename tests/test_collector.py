@@ -23,7 +23,7 @@ async def test_connections_leave_no_cycles(api: Api, server: Server, kind: Kind)
     async def come_and_go() -> None:
         async with Crowd(api, WS, kind.name) as crowd:
             await crowd.join(READERS)
-        await eventually(lambda: not server.hub._places)
+        await eventually(lambda: not server.subscribers._places._by_account)
 
     await come_and_go()  # what is made once
     gc.collect()

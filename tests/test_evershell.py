@@ -1024,7 +1024,7 @@ async def test_a_log_that_is_opened_anew_while_a_stream_begins(
     begin = sse.begin
 
     async def late(request: web.Request) -> Any:
-        server.hub.close_workspace("a", Reason.RESET)
+        server.channels.close_workspace("a", Reason.RESET)
         return await begin(request)
 
     monkeypatch.setattr(sse, "begin", late)
@@ -1092,7 +1092,11 @@ async def test_a_slow_reader_of_all_loses_nothing(make_server: MakeServer, http:
     client = Client(api, receive_buffer=4096)
     await client.read(6)
     expected = [f"{workspace}-0" for workspace in workspaces]
-    readers = [reader for workspace in workspaces for reader in server.hub._channels[workspace].readers]
+    readers = [
+        reader
+        for workspace in workspaces
+        for reader in server.subscribers._audiences[server.channels._channels[workspace]].readers
+    ]
     round_ = 0
     while not any(reader.session.state.name == "CATCH_UP" for reader in readers) or round_ < 8:
         round_ += 1
@@ -1150,8 +1154,8 @@ async def test_who_has_no_room_left_holds_up_nobody(make_server: MakeServer, htt
     answer = await person(api, "bob", grants=everywhere).get(ORG_STREAM)
     assert (answer.status, answer.error) == (429, "rate_limited")
     ann.cut()
-    await eventually(lambda: not server.hub._channels)
-    assert not server.hub._places
+    await eventually(lambda: not server.channels._channels)
+    assert not server.subscribers._places._by_account
 
 
 async def test_organisations_of_events(api: Api) -> None:
@@ -1179,5 +1183,5 @@ async def test_a_stream_that_vanishes_leaves_nothing_behind(api: Api, server: Se
         stream.abort()
 
     await asyncio.gather(*(come_and_go(index) for index in range(30)))
-    await eventually(lambda: not server.hub._channels)
-    assert not server.hub._places
+    await eventually(lambda: not server.channels._channels)
+    assert not server.subscribers._places._by_account

@@ -1,6 +1,6 @@
 """The feed as a state machine: whatever is dropped, delayed, repeated or trimmed, a reader gets each event once and in order.
 
-The hub, the channels, the sessions and their driver are the real ones. The log and the connections are models, because the machine
+The channels, the audiences, the sessions and their driver are the real ones. The log and the connections are models, because the machine
 must be able to lose, hold and reorder what real ones do only by chance; `test_stream.py` tests the same with real parts.
 """
 
@@ -23,9 +23,12 @@ from streamer.core.filter import Filter, parse_filter
 from streamer.core.frame import LiveFrame, sse_message
 from streamer.core.ports import Bound, Committed, Order, Page
 from streamer.core.position import LogHead, Position
-from streamer.feed.connection import Subscription
-from streamer.feed.feed import Feed
-from streamer.feed.hub import Hub
+from streamer.fanout.connection import Subscription
+from streamer.fanout.connections import Connections
+from streamer.fanout.dependencies import Dependencies
+from streamer.fanout.places import Places
+from streamer.fanout.subscribers import Subscribers
+from streamer.feed.channels import Channels
 from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
 from streamer.observe.watchdog import Watchdog
@@ -43,9 +46,9 @@ FILTERS = [
 
 BOUNDS: list[dict[str, int]] = [
     {},
-    {"channel.COHORT_READERS": 2, "channel.STEP_DELIVERIES": 1},
-    {"channel.STEP_DELIVERIES": 1, "cohort.TURN_BYTES": 100, "cohort.TURN_FRAME_BYTES": 10},
-    {"channel.STEP_DELIVERIES": 2, "cohort.TURN_SEARCH": 20, "pace.FREE": 0, "pace.SEARCHED_A_SECOND": 100},
+    {"audience.COHORT_READERS": 2, "audience.STEP_DELIVERIES": 1},
+    {"audience.STEP_DELIVERIES": 1, "cohort.TURN_BYTES": 100, "cohort.TURN_FRAME_BYTES": 10},
+    {"audience.STEP_DELIVERIES": 2, "cohort.TURN_SEARCH": 20, "pace.FREE": 0, "pace.SEARCHED_A_SECOND": 100},
 ]
 """Bounds of a turn of the fan-out: those of the product, and such that a pass takes many turns and steps."""
 
@@ -218,7 +221,7 @@ class FeedMachine(RuleBasedStateMachine):
     def start(self, ring: int, before: int, bounds: dict[str, int]) -> None:
         self.bounds = ExitStack()
         for name, value in bounds.items():
-            self.bounds.enter_context(mock.patch(f"streamer.feed.{name}", value))
+            self.bounds.enter_context(mock.patch(f"streamer.fanout.{name}", value))
         self.loop = asyncio.new_event_loop()
         self.now = 0.0
         self.loop.time = lambda: self.now  # type: ignore[method-assign] # flush windows end when the machine says so
@@ -227,20 +230,21 @@ class FeedMachine(RuleBasedStateMachine):
             self.log.append()
         self.everyone: list[Client] = []
         self.metrics = Metrics()
-        self.hub = Hub(
+        watchdog = Watchdog(self.metrics)
+        self.channels = Channels(self.log, self.metrics, watchdog, ring_bytes=ring, flush_seconds=0.005, poll_seconds=1)
+        self.dependencies = Dependencies(watchdog)
+        self.connections = Connections(self.dependencies, self.metrics, heartbeat_seconds=1, stall_seconds=4, max_age=0)
+        self.places = Places(each=1000, total=1000)
+        self.feed = Subscribers(
+            self.channels,
+            self.connections,
+            self.dependencies,
+            self.places,
             self.log,
             self.metrics,
-            Watchdog(self.metrics),
-            ring_bytes=ring,
-            flush_seconds=0.005,
-            heartbeat_seconds=1,
-            poll_seconds=1,
-            stall_seconds=4,
-            max_age=0,
-            readers_per_account=1000,
-            max_readers=1000,
+            Budget(2**20),
+            chunk_bytes=1024,
         )
-        self.feed = Feed(self.hub, self.log, self.metrics, Budget(2**20), chunk_bytes=1024)
 
     def settle(self, turns: int = 30) -> None:
         async def wait() -> None:
@@ -262,7 +266,7 @@ class FeedMachine(RuleBasedStateMachine):
                 await client.sink.ended.wait()
             finally:
                 self.feed.leave(reader)
-                self.feed.disconnect(connection)
+                self.feed.leave_connection(connection)
 
         client.task = self.loop.create_task(follow())
 
@@ -282,7 +286,7 @@ class FeedMachine(RuleBasedStateMachine):
 
     def hub_hears(self, frames: list[LiveFrame]) -> None:
         async def hear() -> None:
-            self.hub.hear(Committed(WORKSPACE, self.log.epoch, frames))
+            self.channels.hear(Committed(WORKSPACE, self.log.epoch, frames))
 
         self.loop.run_until_complete(hear())
 
@@ -352,17 +356,17 @@ class FeedMachine(RuleBasedStateMachine):
         """The heart beats: readers whose filter stops everything are told where they are, those that take nothing are closed."""
 
         async def now() -> None:
-            self.hub.beat(list(self.hub._wheel[0]))
+            self.connections.beat(self.connections.all())
 
         self.loop.run_until_complete(now())
 
     @rule()
     def check(self) -> None:
-        """The hub asks the log for news that the bus lost."""
+        """The log is asked for news that the bus lost."""
 
         async def ask() -> None:
             if not self.log.away:
-                await self.hub.check(list(self.hub._channels.values()))
+                await self.channels.check()
 
         self.loop.run_until_complete(ask())
 
@@ -398,12 +402,12 @@ class FeedMachine(RuleBasedStateMachine):
                 self.disconnect(client)
             self.settle()
             self.check()
-            self.loop.run_until_complete(self.hub.stop())
+            self.loop.run_until_complete(self.channels.stop())
             assert self.metrics.subscribers.labels("sse")._value.get() == 0
-            assert not any(self.hub._wheel)
-            assert not self.hub._by_link
-            assert not self.hub._places
-            assert not self.hub._channels
+            assert not self.connections.all()
+            assert not self.dependencies.links()
+            assert not self.places.taken
+            assert not self.channels._channels
             self.loop.close()
             self.bounds.close()
 

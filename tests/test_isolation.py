@@ -845,21 +845,21 @@ async def test_access_that_ends_while_a_stream_opens(
     if by == "ticket":
         options["ticket"] = (await caller.post("/v1/tickets", {"workspace": "w"})).expect(201)["ticket"]
         caller = api.with_key(None)
-    follow = server.hub.follow
+    follow = server.channels.follow
     endings: list[asyncio.Task[None]] = []
 
     async def end_and_append() -> None:
         await end(api)
         (await api.append("w", id="too-late")).expect(201)
 
-    async def end_and_follow(workspace: str, account: str) -> Any:
+    async def end_and_follow(workspace: str) -> Any:
         if not endings:
             endings.append(asyncio.create_task(end_and_append()))
             await asyncio.wait(endings)
-        return await follow(workspace, account)
+        return await follow(workspace)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server.hub, "follow", end_and_follow)
+        patch.setattr(server.channels, "follow", end_and_follow)
         with contextlib.suppress(Refused, Ended):
             reader = await kind.open(caller, "w", after="2020-01-01T00:00:00Z", **options)
             with contextlib.closing(reader):

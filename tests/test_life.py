@@ -500,7 +500,7 @@ async def test_come_and_go_of_every_kind(
 
     async def many(count: int) -> None:
         await asyncio.gather(*(come_and_go(number) for number in range(count)))
-        await eventually(lambda: not server.hub._channels)
+        await eventually(lambda: not server.channels._channels)
 
     await many(60)
     gc.collect()

@@ -374,8 +374,8 @@ async def test_sockets_without_a_subscription_count(make_server: MakeServer, htt
     await eventually(there_is_room)
     for socket in (shared, other):
         socket.close()
-    await eventually(lambda: not any(server.hub._wheel))
-    assert (server.hub._taken, server.hub._places) == (0, {})
+    await eventually(lambda: not any(server.connections._wheel))
+    assert (server.subscribers._places.taken, server.subscribers._places._by_account) == (0, {})
 
 
 # ---- slow requests

@@ -181,14 +181,14 @@ async def test_an_offset_is_skipped_many_at_a_time(api: Api, server: Server, mon
     for workspace in ("a", "b"):
         await append(api, workspace, 200)
     queries = 0
-    original = server.hub._log.page
+    original = server.subscribers._log.page
 
     async def counted(*args: Any, **options: Any) -> Any:
         nonlocal queries
         queries += 1
         return await original(*args, **options)
 
-    monkeypatch.setattr(server.hub._log, "page", counted)
+    monkeypatch.setattr(server.subscribers._log, "page", counted)
     ann = person(api, "ann", grants={"*": ["workspace:read", "audit:read"]})
     assert len((await ann.get(MINE, offset=399, limit=1)).expect(200)) == 1
     assert queries <= 10
@@ -207,14 +207,14 @@ async def test_a_page_is_bounded_by_bytes(
     for index in range(16):
         found += await append(api, f"w{index}", 6, details={"blob": "x" * 7000})
     read: list[int] = []
-    original = server.hub._log.page
+    original = server.subscribers._log.page
 
     async def measured(*args: Any, **options: Any) -> Any:
         page = await original(*args, **options)
         read.append(sum(len(event.body) for event in page.events))
         return page
 
-    monkeypatch.setattr(server.hub._log, "page", measured)
+    monkeypatch.setattr(server.subscribers._log, "page", measured)
     pages = await audited(api, limit=1000)
     assert ids(flat(pages)) == ordered(found)
     assert all(8 <= len(page) <= 10 for page in pages[:-1]), [len(page) for page in pages]

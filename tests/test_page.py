@@ -395,7 +395,7 @@ async def test_a_stream_that_is_refused_is_tried_again(open_page: Open, server: 
             await route.continue_()
 
     await screen.page.route("**/events/stream?*", refuse)
-    server.hub.close_workspace("demo", Reason.RESET)
+    server.channels.close_workspace("demo", Reason.RESET)
     await screen.state("Reconnecting")
     await screen.shows(down(5, 1))
     await screen.state("Live")

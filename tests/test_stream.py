@@ -105,7 +105,7 @@ async def test_http_1_0_gets_the_same_without_chunks(api: Api, server: Server) -
     head = await reader.readuntil(b"\r\n\r\n")
     assert b"Transfer-Encoding" not in head
     assert (await reader.readuntil(b"event: activity\n")).startswith(b"retry: ")
-    await server.hub.drain(0)
+    await server.connections.drain(0)
     rest = await reader.read()
     assert rest.endswith(b'event: closed\ndata: {"reason":"shutdown","reconnect":true}\n\n')
     writer.close()
@@ -218,17 +218,17 @@ async def test_a_reader_that_vanishes_leaves_nothing_behind(
         stream.abort()
 
     await asyncio.gather(*(come_and_go(i) for i in range(50)))  # opens the database's connections
-    await eventually(lambda: not server.hub._channels)
+    await eventually(lambda: not server.channels._channels)
     gc.collect()
     tasks, descriptors = len(asyncio.all_tasks()), descriptors_open()
     for _ in range(6):
         await asyncio.gather(*(come_and_go(i) for i in range(50)))
-    await eventually(lambda: not server.hub._channels)
+    await eventually(lambda: not server.channels._channels)
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
     # The pool of database connections may still have been filling: a few, not one for each of the 300.
     await eventually(lambda: descriptors_open() <= descriptors + 10)
-    assert not any(server.hub._wheel)
-    assert not server.hub._places
+    assert not any(server.connections._wheel)
+    assert not server.subscribers._places._by_account
     assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
 
 
@@ -246,7 +246,7 @@ async def test_no_task_of_ours_and_no_queue_for_a_reader(api: Api, server: Serve
     for stream in streams:
         await stream.next("synced")
     assert ours() == before
-    ((cohort,),) = server.hub._channels[WS].cohorts.values()
+    ((cohort,),) = next(iter(server.subscribers._audiences.values())).cohorts.values()
     assert len(cohort.members) == 50, "equal subscriptions are one cohort"
     (await api.append(WS)).expect(201)
     for stream in streams:
@@ -269,7 +269,10 @@ async def test_a_slow_reader_is_not_dropped_and_slows_nobody(
     blob = {"details": {"blob": "x" * 8000}}
 
     def fell_back() -> bool:
-        return any(reader.session.state.name == "CATCH_UP" for reader in server.hub._channels[WS].readers)
+        return any(
+            reader.session.state.name == "CATCH_UP"
+            for reader in server.subscribers._audiences[server.channels._channels[WS]].readers
+        )
 
     while not fell_back() or total < 300:  # far more than the ring and the buffers hold
         (await api.append_all(WS, [blob] * 100)).expect(201)
@@ -291,7 +294,7 @@ async def test_huge_events_are_read_a_few_at_a_time(
     pages: list[int] = []
     fills: list[int] = []
     for name, sizes in (("page", pages), ("frames", fills)):
-        monkeypatch.setattr(server.hub._log, name, _measured(getattr(server.hub._log, name), sizes))
+        monkeypatch.setattr(server.subscribers._log, name, _measured(getattr(server.subscribers._log, name), sizes))
     huge = [{"details": {"blob": "x" * 259_000}}] * 4
     for _ in range(16):
         (await api.append_all(WS, huge)).expect(201)
@@ -329,10 +332,14 @@ async def test_readers_at_one_place_share_what_is_read(
     (await api.append_all(WS, [{}] * 200)).expect(201)
     gate, asked = asyncio.Event(), Counter[str]()
     for name in ("head", "page"):
-        monkeypatch.setattr(server.hub._log, name, _held(getattr(server.hub._log, name), name, gate, asked))
+        monkeypatch.setattr(
+            server.subscribers._log, name, _held(getattr(server.subscribers._log, name), name, gate, asked)
+        )
     position = (await api.get(f"/v1/workspaces/{WS}")).expect(200)["position"]
     opening = [asyncio.create_task(api.stream(WS, after=position.rpartition(".")[0] + ".1")) for _ in range(60)]
-    await eventually(lambda: server.hub._places and server.hub._places.total() == 60)
+    await eventually(
+        lambda: server.subscribers._places._by_account and server.subscribers._places._by_account.total() == 60
+    )
     gate.set()
     for stream in await asyncio.gather(*opening):
         assert await seqs_of(stream, 199) == list(range(2, 201))
@@ -424,7 +431,7 @@ async def test_stopping_the_server_says_so(make_server: MakeServer, http: aiohtt
     (await api.append(WS)).expect(201)
     stream = await api.stream(WS)
     await stream.next("synced")
-    await server.hub.drain(0)
+    await server.connections.drain(0)
     assert (await stream.next("closed")).json == {"reason": "shutdown", "reconnect": True}
     await stream.ended()
 
@@ -435,7 +442,7 @@ async def test_stopping_the_server_says_so(make_server: MakeServer, http: aiohtt
 async def test_two_nodes_without_a_bus_hear_of_each_other(
     make_server: MakeServer, http: aiohttp.ClientSession, database_url: str
 ) -> None:
-    """The hub asks the log how far it is: an event that another node stored arrives within the poll's time."""
+    """The log is asked how far it is: an event that another node stored arrives within the poll's time."""
     one, two = [Api(http, (await make_server(poll_seconds=0.05)).url, ADMIN_KEY) for _ in range(2)]
     (await one.append(WS)).expect(201)
     async with await one.stream(WS) as stream:

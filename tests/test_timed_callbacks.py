@@ -1,4 +1,4 @@
-"""Callbacks that are no tasks are timed, too: of the hub, and of connections."""
+"""Callbacks that are no tasks are timed, too: of the feed, of the fan-out, and of connections."""
 
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -31,10 +31,10 @@ class Noting(Watchdog):
         return super().call(operation, function, *args, **named)
 
 
-async def test_the_hubs_callbacks_are_timed(api: Api, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_callbacks_of_the_fan_out_are_timed(api: Api, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of a window, and closing beyond the first part."""
-    monkeypatch.setattr("streamer.feed.hub.AT_ONCE", 1)
-    server.hub._watchdog = noting = Noting()
+    monkeypatch.setattr("streamer.fanout.dependencies.AT_ONCE", 1)
+    server.channels._watchdog = server.subscribers._dependencies._watchdog = noting = Noting()
     (await api.append("w")).expect(201)
     streams = [await api.stream("w") for _ in range(3)]
     for stream in streams:

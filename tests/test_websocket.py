@@ -676,7 +676,7 @@ async def test_a_dead_socket_of_many_leaves_nothing(api: Api, server: Server) ->
         await socket.send(publish(workspace="w0"))
         await socket.next()
         socket.abort()
-    await eventually(lambda: not server.hub._channels)
+    await eventually(lambda: not server.channels._channels)
     (await api.append("w1")).expect(201)
 
 

@@ -159,7 +159,7 @@ class AccessHandlers(Base):
         if not principal.id.startswith("session_"):
             raise ValidationError({"session": "this call was made with a key, not with a browser session"})
         await self.parts.keyring.sign_out(principal)
-        self.parts.hub.end_links([principal.id], Reason.SIGNED_OUT)
+        self.parts.dependencies.end_links([principal.id], Reason.SIGNED_OUT)
         response = web.Response(status=HTTPStatus.NO_CONTENT)
         response.del_cookie(COOKIE, path=self._cookie_path)
         return response

@@ -24,7 +24,7 @@ from streamer.edge.appending import check_writable
 from streamer.edge.base import Parts, json_answer, json_bytes, last_event_id, parameters, readable
 from streamer.edge.bodies import JSON_TYPES, NDJSON_TYPES, media_type, parse_json
 from streamer.edge.paging import link_to
-from streamer.feed.connection import Reader, Subscription
+from streamer.fanout.connection import Reader, Subscription
 from streamer.feed.reasons import Reason
 from streamer.observe.metrics import CONTENT_TYPE
 from streamer.transports import longpoll, sse, websocket
@@ -147,7 +147,7 @@ class Handlers(AccessHandlers):
         selection, start = query.parse_stream(parameters(request), last, known=known, by_ticket=ticket is not None)
         view = await self.parts.views.of(principal, workspace, selection)
         wanted = Subscription(workspace, principal.account, view, start, principal.links(workspace))
-        self.parts.hub.see_room(principal.bearer)
+        self.parts.feed.check_room(principal.bearer)
         reader = await self.parts.feed.follow(wanted)
         try:
             if ticket is not None:
@@ -157,7 +157,7 @@ class Handlers(AccessHandlers):
                     ticket, principal, reader.channel.epoch, start if resumes and isinstance(start, Position) else None
                 )
                 if before is not None:
-                    self.parts.hub.close_link(before, Reason.REPLACED)
+                    self.parts.dependencies.close_link(before, Reason.REPLACED)
         except BaseException:
             self.parts.feed.leave(reader)
             raise
@@ -176,7 +176,7 @@ class Handlers(AccessHandlers):
     async def open_shared_socket(self, request: web.Request) -> web.StreamResponse:
         query.expect_none(parameters(request))
         websocket.check(request)
-        self.parts.hub.see_room(request[PRINCIPAL].bearer)
+        self.parts.feed.check_room(request[PRINCIPAL].bearer)
         return await self._converse(request, request[PRINCIPAL])
 
     async def _converse(

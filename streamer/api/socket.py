@@ -18,8 +18,8 @@ from streamer.edge.base import SocketLimits
 from streamer.edge.bodies import MAX_SMALL_BYTES, parse_json
 from streamer.edge.middleware import error_content
 from streamer.edge.paging import parse_bound
-from streamer.feed.connection import Connection, Reader, Subscription
-from streamer.feed.feed import Feed
+from streamer.fanout.connection import Connection, Reader, Subscription
+from streamer.fanout.subscribers import Subscribers
 from streamer.feed.reasons import Reason
 from streamer.ingest.intake import Intake
 from streamer.ingest.redact import Redactor
@@ -39,7 +39,7 @@ class Socket:
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a socket is made of
         self,
-        feed: Feed,
+        feed: Subscribers,
         intake: Intake,
         keyring: Keyring,
         views: Views,

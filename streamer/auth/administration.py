@@ -16,7 +16,8 @@ from streamer.core.errors import LastOwner, PermissionDenied, WorkspaceNotFound
 from streamer.core.event import Draft
 from streamer.core.ids import SYSTEM_WORKSPACE
 from streamer.core.ports import Change, T, Told, Writer
-from streamer.feed.hub import Hub
+from streamer.fanout.dependencies import Dependencies
+from streamer.feed.channels import Channels
 from streamer.feed.reasons import Reason
 from streamer.ingest.intake import Intake
 from streamer.store.credentials import Credential, Credentials, guarded
@@ -38,7 +39,8 @@ class Administration:
         members: Members,
         workspaces: Workspaces,
         keyring: Keyring,
-        hub: Hub,
+        dependencies: Dependencies,
+        channels: Channels,
         *,
         max_keys: int,
         max_members: int,
@@ -50,7 +52,8 @@ class Administration:
         self._members = members
         self._workspaces = workspaces
         self._keyring = keyring
-        self._hub = hub
+        self._dependencies = dependencies
+        self._channels = channels
         self._max_keys = max_keys
         self._max_members = max_members
         self._clock = clock
@@ -98,7 +101,7 @@ class Administration:
         )
         await self._change(change, principal, workspace)
         self._keyring.forget()
-        self._hub.end_links([key_id], Reason.CREDENTIAL_REVOKED)
+        self._dependencies.end_links([key_id], Reason.CREDENTIAL_REVOKED)
 
     async def set_admin_key(self, chosen: str | None) -> str | None:
         """Ensure that an admin key exists.
@@ -161,7 +164,7 @@ class Administration:
         if before is not None and before.role != after.role:
             self._end_membership(workspace, before, Reason.ACCESS_CHANGED)
         self._keyring.forget()
-        self._hub.renew_link(member_link(workspace, after.role, after.user))
+        self._dependencies.renew_link(member_link(workspace, after.role, after.user))
         return after, before is None
 
     async def remove_member(self, principal: Principal, workspace: str, user: str) -> None:
@@ -189,7 +192,7 @@ class Administration:
         removed = await self._change(self._members.remove(workspace, user, tell), principal, workspace)
         self._keyring.forget()
         self._end_membership(workspace, removed.member, Reason.ACCESS_REVOKED)
-        self._hub.end_links([key.id for key in removed.keys], Reason.CREDENTIAL_REVOKED)
+        self._dependencies.end_links([key.id for key in removed.keys], Reason.CREDENTIAL_REVOKED)
 
     def _check_owner(self, principal: Principal, workspace: str, *, leaves: bool, other_owners: int) -> None:
         if OWNER not in principal.scopes(workspace):
@@ -198,7 +201,7 @@ class Administration:
             raise LastOwner("the workspace would have no owner: add another one first")
 
     def _end_membership(self, workspace: str, member: Member, reason: Reason) -> None:
-        self._hub.end_links([member_link(workspace, member.role, member.user)], reason)
+        self._dependencies.end_links([member_link(workspace, member.role, member.user)], reason)
 
     # ---- workspaces
 
@@ -252,11 +255,11 @@ class Administration:
 
         deleted = await self._change(self._workspaces.delete(workspace, tell), principal, workspace)
         self._keyring.forget()
-        self._hub.close_workspace(workspace, Reason.WORKSPACE_DELETED)
+        self._channels.close_workspace(workspace, Reason.WORKSPACE_DELETED)
         # Another caller can create a workspace with the same id at once; nothing of the old one must be valid for it.
-        self._hub.end_links(deleted.keys, Reason.CREDENTIAL_REVOKED)
+        self._dependencies.end_links(deleted.keys, Reason.CREDENTIAL_REVOKED)
         roles = [member_link(workspace, role, user) for user, role in deleted.members]
-        self._hub.end_links(roles, Reason.WORKSPACE_DELETED)
+        self._dependencies.end_links(roles, Reason.WORKSPACE_DELETED)
 
     async def _change(self, change: Change[T], principal: Principal, workspace: str) -> T:
         """Store a change in the name of a principal, if it is still authorized then."""

@@ -10,7 +10,7 @@ from streamer.auth.jwt import Tokens
 from streamer.auth.principal import MEMBER, PERSON, SIGNER, TICKET, UNTIL
 from streamer.auth.tickets import Tickets
 from streamer.core.clock import now_us
-from streamer.feed.hub import Hub
+from streamer.fanout.dependencies import Dependencies
 from streamer.feed.reasons import Reason
 from streamer.store.credentials import Credentials
 from streamer.store.members import Members
@@ -26,14 +26,14 @@ class Watch:
 
     def __init__(  # noqa: PLR0913, PLR0917 - the composition root names each of them
         self,
-        hub: Hub,
+        dependencies: Dependencies,
         credentials: Credentials,
         members: Members,
         tickets: Tickets,
         tokens: Tokens | None,
         clock: Callable[[], int] = now_us,
     ) -> None:
-        self._hub = hub
+        self._dependencies = dependencies
         self._credentials = credentials
         self._members = members
         self._tickets = tickets
@@ -42,7 +42,7 @@ class Watch:
 
     async def look(self) -> None:
         """Close the connections whose access is no longer valid. Raises StoreUnavailable."""
-        links = self._hub.links()
+        links = self._dependencies.links()
         for start in range(0, len(links), AT_ONCE):
             await self._look_at(links[start : start + AT_ONCE])
             await asyncio.sleep(0)
@@ -63,7 +63,7 @@ class Watch:
 
     def _end(self, ended: dict[str, Reason]) -> None:
         for link, reason in ended.items():
-            self._hub.close_link(link, reason)
+            self._dependencies.close_link(link, reason)
 
     async def _unpublished(self, chain: Sequence[str]) -> dict[str, Reason]:
         """Return the keys of tokens that are no longer in use."""

@@ -126,7 +126,7 @@ class Log(Protocol):
     async def frames(
         self, workspace: str, *, after: int, limit: int, max_bytes: int
     ) -> tuple[LogHead, list[LiveFrame]]:
-        """Return the events after seq `after`, oldest first and unfiltered, for the hub; bounded like a page.
+        """Return the events after seq `after`, oldest first and unfiltered, for a channel; bounded like a page.
 
         Raises: WorkspaceNotFound, StoreUnavailable.
         """

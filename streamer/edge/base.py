@@ -26,8 +26,8 @@ from streamer.edge.holding import account_of, hold_of
 from streamer.edge.paging import Stretch
 from streamer.edge.reading import PageTurns
 from streamer.edge.unpack import unpack
-from streamer.feed.feed import Feed
-from streamer.feed.hub import Hub
+from streamer.fanout.dependencies import Dependencies
+from streamer.fanout.subscribers import Subscribers
 from streamer.ingest.intake import Intake
 from streamer.ingest.redact import Redactor
 from streamer.observe.loops import Loops
@@ -73,8 +73,8 @@ class Parts:
     views: Views
     intake: Intake
     redactor: Redactor
-    hub: Hub
-    feed: Feed
+    dependencies: Dependencies
+    feed: Subscribers
     gate: Gate
     keyring: Keyring
     tickets: Tickets

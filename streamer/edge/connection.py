@@ -178,7 +178,7 @@ class Connection(web.RequestHandler):
                 self._watch_writing(transport)
 
     def pause_writing(self) -> None:
-        """Wait for the client to take what was written, but not for ever. Streams and sockets have their own watch (`feed.hub`)."""
+        """Wait for the client to take what was written, but not for ever. Streams and sockets have their own watch (`fanout.connections`)."""
         super().pause_writing()
         if self._payload_parser is None and self.transport is not None:
             self._watch_writing(self.transport)

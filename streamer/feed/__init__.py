@@ -1,12 +1,9 @@
-"""The feed: every reader of a workspace gets each event once, in order, through every fault.
+"""The feed: the log on this node, as frames in order without a hole. It knows no sockets and no bytes.
 
-hub         one channel a workspace: hears of commits, finds holes, flushes, beats the heart; all connections, and their end
-channel     the tail ring, and passes that bring the cohorts of equal subscriptions to its end, step by step (pure)
-cohort      live readers that share every byte (pure but for the sinks)
-pace        how much each account's filters may search (pure)
-tail        the ring of recent frames (pure)
-connection  a client's connection and the readers on it (pure but for the sink)
-reasons     why the server ends a connection or a subscription (pure)
-session     one reader's progress: REPLAY -> LIVE <-> CATCH_UP -> CLOSED (pure)
-feed        moves a reader on: log, ring, live, and back when it is slow
+channels  opens a channel for each followed workspace, hears of commits, and flushes channels in windows
+channel   a workspace's recent frames and the listeners that follow them (pure)
+gaps      fills holes from the log, and asks it every second how far it is
+tail      the ring of recent frames (pure)
+session   one reader's progress: REPLAY -> LIVE <-> CATCH_UP -> CLOSED (pure)
+reasons   why the server ends a connection or a subscription (pure)
 """

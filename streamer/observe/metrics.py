@@ -78,7 +78,7 @@ class Metrics:
         )
         self.deliveries = counter("deliveries_total", "Events written to streams, counted for each reader.")
         self.catch_ups = counter("catch_ups_total", "Times a slow reader had to read from the log again.")
-        self.fills = counter("feed_fills_total", "Times the hub filled a gap in a feed from the log.")
+        self.fills = counter("feed_fills_total", "Times a gap in a feed was filled from the log.")
         self.log_reads = counter(
             "log_reads_total",
             "Reads of the log for readers that catch up; one read serves all readers that need the same range.",

@@ -68,7 +68,7 @@ class SqlLog:
     def frames(
         self, connection: Connection, workspace: str, *, after: int, limit: int, max_bytes: int
     ) -> tuple[LogHead, list[LiveFrame]]:
-        """Return the events after seq `after`, oldest first and unfiltered, for the hub."""
+        """Return the events after seq `after`, oldest first and unfiltered, for a channel."""
         key, head = find(connection, workspace)
         query = (
             select(*SIZED, *FACETS)

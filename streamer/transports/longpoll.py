@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from streamer.core.errors import Unauthenticated, WorkspaceNotFound
 from streamer.core.frame import Frame, page_body
 from streamer.core.position import Position
-from streamer.feed.connection import Reader
-from streamer.feed.feed import Feed
+from streamer.fanout.connection import Reader
+from streamer.fanout.subscribers import Subscribers
 from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
 
@@ -97,7 +97,7 @@ class LongPollSink:
         self.answer.cancel()
 
 
-async def wait(feed: Feed, reader: Reader, chain: Sequence[str], *, limit: int, seconds: float) -> bytes | None:
+async def wait(feed: Subscribers, reader: Reader, chain: Sequence[str], *, limit: int, seconds: float) -> bytes | None:
     """Wait for a reader's first events; it begins at a position, and the caller forgets it.
 
     Returns:
@@ -119,4 +119,4 @@ async def wait(feed: Feed, reader: Reader, chain: Sequence[str], *, limit: int, 
         body = sink.answer.result()
         return None if body == ASK_THE_LOG else body
     finally:
-        feed.disconnect(connection)
+        feed.leave_connection(connection)

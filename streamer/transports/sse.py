@@ -15,8 +15,8 @@ from aiohttp import HttpVersion11, web
 
 from streamer.core.frame import SSE_HEARTBEAT, Frame, sse_checkpoint, sse_frames, sse_message
 from streamer.core.position import Position
-from streamer.feed.connection import Reader
-from streamer.feed.feed import Feed
+from streamer.fanout.connection import Reader
+from streamer.fanout.subscribers import Subscribers
 from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
 from streamer.transports.handover import HandedOver, Outlet
@@ -104,7 +104,7 @@ async def begin(request: web.Request) -> tuple[HandedOver, asyncio.Transport | N
 
 async def stream(  # noqa: PLR0913 - a stream's parts
     request: web.Request,
-    feed: Feed,
+    feed: Subscribers,
     reader: Reader,
     chain: Sequence[str],
     *,
@@ -138,7 +138,7 @@ async def stream(  # noqa: PLR0913 - a stream's parts
     # A line of the first block, whichever that will be: a block of its own makes some clients fire an empty message.
     sink.write(wire.chunk(b"retry: %d\n" % retry_ms()))
     connection = feed.connect(sink, chain, max_seconds)
-    outlet.when_lost(partial(feed.disconnect, connection))
+    outlet.when_lost(partial(feed.leave_connection, connection))
     feed.start(reader, connection, wire, connection.close)
     return response
 

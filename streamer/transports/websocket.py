@@ -16,8 +16,8 @@ from streamer.core.budget import Hold
 from streamer.core.errors import ValidationError
 from streamer.core.frame import Frame
 from streamer.core.position import Position
-from streamer.feed.connection import Connection
-from streamer.feed.feed import Feed
+from streamer.fanout.connection import Connection
+from streamer.fanout.subscribers import Subscribers
 from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
 from streamer.transports.sink import SocketSink, ending, retry_ms
@@ -123,7 +123,7 @@ class Conversation(Protocol):
 
 async def serve(  # noqa: PLR0913 - what a socket is served with
     request: web.Request,
-    feed: Feed,
+    feed: Subscribers,
     conversation: Conversation,
     chain: Sequence[str],
     *,
@@ -189,7 +189,7 @@ async def serve(  # noqa: PLR0913 - what a socket is served with
         pass  # gone
     finally:
         meter.stop()
-        feed.disconnect(connection)
+        feed.leave_connection(connection)
         transport.close()  # once all is sent; aiohttp then finds nothing left to say
     return response
 

@@ -30,7 +30,7 @@ from streamer.dialects.evershell.stream import (
 from streamer.edge.base import Parts, json_bytes, last_event_id, readable, shaped
 from streamer.edge.many import Many, encoded, parse_positions, said_of
 from streamer.edge.paging import Cursor, Stretch, parse_bound, timestamp_of
-from streamer.feed.connection import Subscription
+from streamer.fanout.connection import Subscription
 from streamer.transports import sse
 from streamer.transports.sink import retry_ms
 
@@ -85,7 +85,7 @@ class Handlers(Many):
         if last:
             start = await self._position_of(principal, workspace, last)
         org_id = (await self.parts.workspaces.get(workspace)).org_id
-        self.parts.hub.see_room(principal.bearer)
+        self.parts.feed.check_room(principal.bearer)
         wanted = Subscription(workspace, principal.account, view, start, principal.links(workspace))
         return await sse.stream(
             request,
@@ -102,7 +102,7 @@ class Handlers(Many):
         principal = request[PRINCIPAL]
         selection, after = parse_stream(request)
         workspaces, left_out = await self._readable_by(principal)
-        self.parts.hub.see_room(principal.bearer)
+        self.parts.feed.check_room(principal.bearer)
         heads: dict[str, LogHead] = {}
         for first in range(0, len(workspaces), HEADS):
             heads |= await self.parts.log.heads(workspaces[first : first + HEADS])

@@ -27,8 +27,8 @@ from streamer.core.position import LogHead, Position
 from streamer.dialects.evershell.shape import shape
 from streamer.edge import many
 from streamer.edge.many import positions_text
-from streamer.feed.connection import Connection, Reader, Subscription
-from streamer.feed.feed import Feed
+from streamer.fanout.connection import Connection, Reader, Subscription
+from streamer.fanout.subscribers import Subscribers
 from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
 from streamer.transports.sse import SseSink, SseWire
@@ -186,7 +186,7 @@ class OrgStreams:
 
     def __init__(  # noqa: PLR0913, PLR0917 - what they read with
         self,
-        feed: Feed,
+        feed: Subscribers,
         log: Log,
         views: Views,
         keyring: Keyring,
@@ -244,7 +244,7 @@ class OrgStreams:
         """Forget a stream: its connection is gone."""
         self._open.discard(stream)
         if stream.connection is not None:
-            self._feed.disconnect(stream.connection)
+            self._feed.leave_connection(stream.connection)
 
     def _start(self, stream: OrgStream, readers: Iterable[tuple[Reader, str]]) -> None:
         connection = stream.connection

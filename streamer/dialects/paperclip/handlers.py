@@ -38,7 +38,7 @@ from streamer.edge.base import POSITION, json_answer, off_loop, readable, shaped
 from streamer.edge.bodies import JSON_TYPES, MAX_SMALL_BYTES, media_type, parse_json
 from streamer.edge.issues import Issues, about_issue
 from streamer.edge.paging import Cursor, Stretch, link_to, parse_bound
-from streamer.feed.connection import Subscription
+from streamer.fanout.connection import Subscription
 from streamer.transports import websocket
 
 USUAL = 100
@@ -169,7 +169,7 @@ class Handlers(Issues):
         selection, behind = parse_live(request)
         view = await self.parts.views.of(principal, workspace, selection)
         start = None if behind is None else await self._resume(request, workspace, behind)
-        self.parts.hub.see_room(principal.bearer)
+        self.parts.feed.check_room(principal.bearer)
         reader = await self.parts.feed.follow(
             Subscription(workspace, principal.account, view, start, principal.links(workspace))
         )

@@ -8,8 +8,8 @@ import orjson
 from streamer.core.frame import Frame
 from streamer.core.position import Position
 from streamer.dialects.paperclip.shape import live
-from streamer.feed.connection import Connection, Reader
-from streamer.feed.feed import Feed
+from streamer.fanout.connection import Connection, Reader
+from streamer.fanout.subscribers import Subscribers
 from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
 from streamer.transports.websocket import WebSocketSink, close_frame, frame
@@ -53,7 +53,7 @@ class LiveSink(WebSocketSink):
 class Listener:
     """What happens on the socket: one subscription, and what the client sends is passed over."""
 
-    def __init__(self, feed: Feed, reader: Reader) -> None:
+    def __init__(self, feed: Subscribers, reader: Reader) -> None:
         self._feed = feed
         self._reader = reader
 

@@ -1,4 +1,4 @@
-"""Live readers that share every byte: one filter, one wire format, one position. Pure but for the sinks.
+"""Live readers that share every byte: one filter, one wire format, one position. Pure except for the sinks.
 
 A delivery is done in turns, so that no fan-out holds the event loop for long, whatever the number of readers, the length of the events or
 the filter: each turn is bounded in readers, in bytes, and in characters that a filter searches.
@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from streamer.core.filter import Filter
 from streamer.core.frame import LiveFrame
-from streamer.feed.connection import Reader, Wire
+from streamer.fanout.connection import Reader, Wire
 
 COHORT_READERS = 1000
 """Readers in one cohort: a write takes some microseconds, so that a turn takes some milliseconds."""

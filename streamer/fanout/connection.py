@@ -4,18 +4,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from streamer.core.filter import EVERYTHING, Filter
 from streamer.core.frame import Frame
 from streamer.core.ports import Bound
 from streamer.core.position import Position
+from streamer.feed.channel import Channel
 from streamer.feed.reasons import Reason
-from streamer.feed.session import Gap, Session, State
-
-if TYPE_CHECKING:
-    from streamer.feed.channel import Channel
-    from streamer.feed.cohort import Cohort
+from streamer.feed.session import Gap, Session
 
 
 class Wire(Protocol):
@@ -85,7 +82,7 @@ class Connection:
         self.turn = asyncio.Lock()
         """Who has it may write what its reader missed."""
         self.slot = 0
-        """Where it sits in the hub's wheel of heartbeats."""
+        """Its slot in the wheel of heartbeats."""
         self.rotates_at = float("inf")
         """When it is old, on the event loop's clock."""
         self.mark: int | None = None
@@ -121,8 +118,17 @@ class Cancellable(Protocol):
         """End it."""
 
 
+class Standing(Protocol):
+    """Where readers that are live together stand (`cohort.Cohort`)."""
+
+    at: int
+    """The seq up to which they were given everything."""
+    sent: int
+    """The seq of the last event that was written to them."""
+
+
 class Driver(Protocol):
-    """What moves readers on: the feed."""
+    """Moves readers on (`subscribers.Subscribers`)."""
 
     def wake(self, reader: "Reader") -> None:
         """Take over a reader that has fallen out of LIVE."""
@@ -171,12 +177,12 @@ class Reader:
     on_end: Callable[[Reason], None]
     """Called when the server ended the subscription: the transport says so to the peer."""
 
-    def __init__(self, driver: Driver, subscription: Subscription, channel: "Channel") -> None:
+    def __init__(self, driver: Driver, subscription: Subscription, channel: Channel) -> None:
         self.driver = driver
         self.subscription = subscription
         self.selection = subscription.selection
         self.channel = channel
-        self.cohort: Cohort | None = None
+        self.cohort: Standing | None = None
         """Those it is live with; None while it is not."""
         self.session = Session(channel.log)
         self.task: Cancellable | None = None
@@ -195,9 +201,12 @@ class Reader:
             on_end(reason)
 
     def checkpoint(self) -> bytes | None:
-        """Return what moves a live reader's resume point to where its channel stands, if it was not told already."""
-        position = self.channel.resume_point(self) if self.session.state is State.LIVE else None
-        return None if position is None else self.wire.checkpoint(position)
+        """Return what moves a live reader's resume point past events that its filter stopped; None if there are none."""
+        cohort = self.cohort
+        if cohort is None or max(self.noted, cohort.sent) >= cohort.at:
+            return None
+        self.noted = cohort.at
+        return self.wire.checkpoint(self.position)
 
     @property
     def position(self) -> Position:

@@ -1,0 +1,112 @@
+"""Finds and fills the holes of this node's channels, so that nothing depends on the bus.
+
+News of a commit may be lost, late or doubled. A hole is filled from the log, once for the node. Every second the log is asked how far the
+followed workspaces are.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+
+import structlog
+
+from streamer.core.errors import StoreUnavailable, WorkspaceNotFound
+from streamer.core.ports import Log
+from streamer.feed.channel import Channel
+from streamer.feed.reasons import Reason
+from streamer.observe.metrics import Metrics
+
+FILL_EVENTS = 500
+"""The most events that one query returns while a hole is filled; the ring's size bounds their bytes."""
+
+
+class Gaps:
+    """Fills holes, and compares channels with the log."""
+
+    def __init__(
+        self,
+        log: Log,
+        metrics: Metrics,
+        *,
+        fill_bytes: int,
+        filled: Callable[[Channel], None],
+        lost: Callable[[Channel, Reason], None],
+    ) -> None:
+        """Make it.
+
+        Args:
+            log: where missing events are read.
+            metrics: counts the holes.
+            fill_bytes: bytes of events that one query returns.
+            filled: called when a channel got missing frames.
+            lost: called when a channel cannot go on: its log is another one now, or is gone.
+        """
+        self._log = log
+        self._metrics = metrics
+        self._fill_bytes = fill_bytes
+        self._filled = filled
+        self._lost = lost
+        self._filling: dict[Channel, asyncio.Task[None]] = {}
+        self._logger = structlog.get_logger("feed")
+
+    def fill(self, channel: Channel) -> None:
+        """Fill a channel's hole, unless that is under way."""
+        if channel not in self._filling:
+            self._metrics.fills.inc()
+            self._filling[channel] = asyncio.create_task(self._fill(channel))
+
+    async def reach(self, channel: Channel, seq: int) -> None:
+        """Bring a channel's ring up to `seq`, which the log holds but the bus has not announced. Raises StoreUnavailable."""
+        channel.heard = max(channel.heard, seq)
+        while channel.tail.last < seq:
+            before = channel.tail.last
+            self.fill(channel)
+            await asyncio.wait([self._filling[channel]])
+            if channel.tail.last == before:
+                raise StoreUnavailable("the log could not be read")
+
+    async def check(self, channels: Collection[Channel]) -> None:
+        """Compare channels with their logs, with one query. Raises StoreUnavailable."""
+        if not channels:
+            return
+        heads = await self._log.heads([channel.workspace for channel in channels])
+        for channel in channels:
+            head = heads.get(channel.workspace)
+            if not channel.is_open:
+                continue  # closed while the log answered
+            if head is None:
+                self._lost(channel, Reason.WORKSPACE_DELETED)
+            elif head.epoch != channel.epoch:
+                self._lost(channel, Reason.RESET)
+            else:
+                channel.earliest = max(channel.earliest, head.earliest)
+                if head.head > channel.tail.last:
+                    self.fill(channel)
+
+    async def stop(self) -> None:
+        """End what is under way."""
+        for task in self._filling.values():
+            task.cancel()
+        await asyncio.gather(*self._filling.values(), return_exceptions=True)
+
+    async def _fill(self, channel: Channel) -> None:
+        try:
+            while channel.is_open:
+                last = channel.tail.last
+                log, frames = await self._log.frames(
+                    channel.workspace, after=last, limit=FILL_EVENTS, max_bytes=self._fill_bytes
+                )
+                if log.epoch != channel.epoch or log.earliest > last + 1 or not channel.offer(frames):
+                    # Another log, or events were removed that this node had not heard of: a reader that reconnects gets the gap.
+                    self._lost(channel, Reason.RESET)
+                    return
+                self._filled(channel)
+                if channel.tail.last >= max(log.head, channel.heard) or not frames:
+                    return
+        except WorkspaceNotFound:
+            self._lost(channel, Reason.WORKSPACE_DELETED)
+        except StoreUnavailable as error:  # the next check tries again
+            self._logger.warning("fill_failed", workspace=channel.workspace, code=error.code)
+        except Exception:
+            self._logger.exception("fill_failed", workspace=channel.workspace)  # as above
+        finally:
+            self._filling.pop(channel, None)

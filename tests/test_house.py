@@ -154,6 +154,13 @@ def test_links_lead_somewhere() -> None:
         assert re.search(rf"def {name}\(", (ROOT / file).read_text()), f"README.md: {file}::{name}"
 
 
+def test_the_table_of_tests_names_files() -> None:
+    """Each file that tests/README.md names is there."""
+    names = re.findall(r"`([\w/]+(?:\.py|/))`", (ROOT / "tests" / "README.md").read_text())
+    assert len(names) > 20
+    assert [name for name in names if not (ROOT / "tests" / name).exists()] == []
+
+
 def test_promises_of_dialects_are_tested() -> None:
     """docs/dialects.md names a test beside each promise, and all of them exist; each route and each dialect has its place there."""
     text = _doc("dialects.md")

@@ -34,6 +34,7 @@ DONE = [
     "streamer/demo",
     "streamer/settings.py",
     "streamer/store",
+    "tests/README.md",
     "tests/test_prose.py",
 ]
 

@@ -24,7 +24,7 @@ from tests.conftest import ADMIN_KEY, MakeProcess
 from tests.support import shapes
 from tests.support.api import Api, events
 from tests.support.crowd import Crowd
-from tests.support.waiting import eventually
+from tests.support.waiting import SECONDS, eventually
 
 WS, OTHER = "abused", "quiet"
 BODY = 8 * shapes.MIB
@@ -218,17 +218,17 @@ async def test_messages(abused: Abused) -> None:
             async with abused._session.ws_connect(url, headers=abused.api.headers, max_msg_size=0) as socket:
                 with contextlib.suppress(ConnectionError, aiohttp.ClientError):
                     await socket.send_str(body.decode(errors="replace")[:size])
-                    answered += (await socket.receive(30)).type is aiohttp.WSMsgType.TEXT
+                    answered += (await socket.receive(SECONDS)).type is aiohttp.WSMsgType.TEXT
     assert answered
     async with abused._session.ws_connect(url, headers=abused.api.headers, max_msg_size=0) as socket:
         for _, body in shapes.wide_events(15_000):
             message = {"type": "publish", "workspace": WS, "event": json.loads(body)}
             await socket.send_str(json.dumps(message))
-            assert (await socket.receive(30)).type is aiohttp.WSMsgType.TEXT
+            assert (await socket.receive(SECONDS)).type is aiohttp.WSMsgType.TEXT
         for _, body in shapes.events(2 * shapes.MIB, EVENT):
             message = {"type": "publish", "workspace": WS, "events": json.loads(body)}
             await socket.send_str(json.dumps(message))
-            assert (await socket.receive(30)).type is aiohttp.WSMsgType.TEXT
+            assert (await socket.receive(SECONDS)).type is aiohttp.WSMsgType.TEXT
 
 
 async def test_searching_subscriptions(abused: Abused) -> None:
@@ -242,7 +242,7 @@ async def test_searching_subscriptions(abused: Abused) -> None:
             await socket.send_str(json.dumps({"type": "subscribe", "workspace": WS, "sub": str(n), "q": texts}))
         synced: set[str] = set()
         while len(synced) < count:
-            message = json.loads((await socket.receive(30)).data)
+            message = json.loads((await socket.receive(SECONDS)).data)
             assert message["type"] == "synced", message
             synced.add(message["sub"])
         text = "a" * 200_000 + " " + " ".join(f"end {n} " * 3 for n in range(count))
@@ -291,7 +291,7 @@ async def test_long_searches(abused: Abused) -> None:
     texts = ["a" * (508 - n // 10) + "bcdefghijk"[n % 10] + "aa" for n in range(99)] + ["end"]
     async with abused._session.ws_connect(url, headers=abused.api.headers, max_msg_size=0) as socket:
         await socket.send_str(json.dumps({"type": "subscribe", "workspace": WS, "sub": "s", "q": texts}))
-        assert json.loads((await socket.receive(30)).data)["type"] == "synced"
+        assert json.loads((await socket.receive(SECONDS)).data)["type"] == "synced"
         batch = [{"description": "a" * 2_380}] * 49 + [{"description": "a" * 29_000 + " end"}]
         (await abused.api.append_all(WS, batch)).expect(201)
         given: list[str] = []

@@ -18,7 +18,7 @@ from tests.support.databases import sqlite_url
 from tests.support.process import free_port
 from tests.support.proxy import proxy_to
 from tests.support.scripted import scripted
-from tests.support.waiting import eventually
+from tests.support.waiting import SECONDS, eventually
 
 FAST = Timing(unit=0.001, connect=10_000, silence=15_000)
 ACTIVITY = {"id": "a1", "action": "created", "resource_type": "issue", "actor": {"id": "ann", "name": "Ann"}}
@@ -189,7 +189,7 @@ async def test_the_documents_loop_misses_nothing(server: Server, api: Api) -> No
             written += [event["id"] for event in answer.expect(201)["events"]]
             proxy.cut()
         enough.set()
-        await asyncio.wait_for(following, 15)
+        await asyncio.wait_for(following, SECONDS)
     assert found == written
 
 

@@ -88,7 +88,7 @@ def _blanked(text: str, spans: re.Pattern[str]) -> str:
 def _prose(path: Path, text: str) -> Iterator[tuple[int, str]]:
     """Yield the pieces of a file that people read, each with its first line."""
     if path.suffix == ".md":
-        yield 1, _blanked(text, re.compile(r"^\s*```.*?^\s*```|`[^`\n]*`", re.DOTALL | re.MULTILINE))
+        yield 1, _blanked(text, re.compile(r"^\s*```\w.*?^\s*```|`[^`\n]*`", re.DOTALL | re.MULTILINE))
     elif path.suffix == ".py":
         comments: list[tuple[int, str]] = []
         for token in tokenize.generate_tokens(io.StringIO(text).readline):

@@ -1,4 +1,4 @@
-"""The composition root: the only place that knows every part, and the life of a server from start to stop."""
+"""The composition root: the only module that knows all parts, and the lifetime of a server from start to stop."""
 
 import asyncio
 import contextlib
@@ -60,13 +60,13 @@ from streamer.store.workspaces import Workspaces
 from streamer.store.writer import GroupCommit
 
 BACKLOG = 4096
-"""Connections that the kernel may hold for us; a resume storm comes all at once."""
+"""Connections that the kernel can queue for us; after a restart, all readers reconnect at once."""
 PURGE_SECONDS = 5
 PROBE_SECONDS = 1
 LAST_WORDS_SECONDS = 1.0
-"""Before the end of the drain's window: the time for the answers to requests that the database has left waiting."""
+"""Time before the end of the drain window that is reserved for answering requests that still wait for the database."""
 TICKET_BURST = 1000
-"""Tickets that one account may make at once, after a rest."""
+"""Tickets that one account can create at once, after a pause."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,15 @@ class Server:
     """A running server."""
 
     urls: Sequence[str]
-    """Where it can be reached from this machine, the one to use first."""
+    """URLs for this machine, the preferred one first."""
     public_url: str | None
-    """Where clients reach it through a proxy, if that was set."""
+    """The URL for clients behind a proxy, if it is set."""
     admin_key: str | None
-    """The admin key if this start made it, or if it was given; else nobody knows it here."""
+    """The admin key if this start created it, or if it was given; otherwise it is unknown here."""
     first_start: bool
-    """The admin key was made by this start."""
+    """This start created the admin key."""
     key_file: Path
-    """Where an admin key that was made and not shown lies."""
+    """The file with an admin key that was created and not shown."""
     keyring: Keyring
     administration: Administration
     channels: Channels
@@ -92,16 +92,16 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it can be reached from this machine."""
+        """The preferred URL for this machine."""
         return self.urls[0]
 
     async def sign_in_link(self) -> str:
-        """Make a link that signs a browser in to the page, once, within ten minutes."""
+        """Create a link that signs a browser in to the page, once, within ten minutes."""
         return f"{self.public_url or self.url}/#sign-in={await self.keyring.create_sign_in()}"
 
 
 def redactor(settings: Settings) -> Redactor:
-    """Return what replaces secrets by these settings."""
+    """Return the redactor for these settings."""
     return Redactor(names=settings.redact_names, keep=settings.keep_names, shapes=settings.redact_shapes)
 
 
@@ -113,24 +113,24 @@ async def running(  # noqa: PLR0915 - the list of all parts
 
     Args:
         settings: all of them.
-        show_key: the caller shows an admin key that this start makes to a person; otherwise it is written to `admin.key`.
+        show_key: the caller shows a new admin key to a person; otherwise it is written to `admin.key`.
 
     Raises:
         OSError: the address is in use, or the data directory cannot be written.
         InUse: another process uses the data directory or the database's file.
         BadDatabaseUrl, StoreUnavailable, DatabaseTooNew: the database cannot be used.
     """
-    # Before anything is made: the URL may be wrong.
+    # Before anything is created, because the URL may be invalid.
     database = Database(settings.database, read_seconds=settings.read_seconds)
     _raise_file_limit()
     metrics = Metrics()
     budget = _budget(settings.memory_bytes, metrics)
     async with contextlib.AsyncExitStack() as stack:
-        # A start that fails must not have written anything: another server may be at work on this port or these data.
+        # A failed start must not have written anything, because another server may be using this port or data.
         sockets = await bind(settings.host, settings.port)
         for bound in sockets:
             stack.callback(bound.close)
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is made here
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is created here
         stack.enter_context(exclusive(settings.data_dir, database))
         watchdog, loops = Watchdog(metrics), Loops(metrics)
         watchdog.watch(asyncio.get_running_loop())
@@ -267,10 +267,10 @@ async def running(  # noqa: PLR0915 - the list of all parts
         )
 
         async def drain(_application: web.Application) -> None:
-            """Close the streams, in half of the window at the most; the rest of it is for what else is open."""
+            """Close the streams, in at most half of the window; the rest is for other open requests."""
             nonlocal ends
             ends = loop.time() + settings.drain_seconds
-            # What still waits for the database then is answered, while there is time to send it.
+            # Requests that still wait for the database then are answered, while there is time to send the response.
             last_words = min(LAST_WORDS_SECONDS, settings.drain_seconds / 4)
             loop.call_at(ends - last_words, writer.give_up)
             loop.call_at(ends - last_words, database.give_up)
@@ -303,7 +303,7 @@ def _ticket_limits(settings: Settings) -> TicketLimits:
 
 
 def _budget(total: int, metrics: Metrics) -> Budget:
-    """Make the budget of memory, and show its use."""
+    """Create the memory budget, with metrics for its use."""
     budget = Budget(total, lambda kind: metrics.memory_refused.labels(kind).inc())
     metrics.memory_limit.set(total)
     for kind in KINDS:
@@ -335,7 +335,7 @@ def _application(routes: Mapping[Handler, Route], surroundings: Sequence[Middlew
 
 
 def _tokens(settings: Settings, metrics: Metrics) -> Tokens | None:
-    """Make what verifies tokens, if any are to be taken."""
+    """Create the token verifier, if tokens are configured."""
     secret, url = settings.jwt_secret, settings.jwks_url
     if secret is None and url is None:
         return None
@@ -347,7 +347,7 @@ def _tokens(settings: Settings, metrics: Metrics) -> Tokens | None:
 
 
 async def _purge(workspaces: Workspaces) -> float | None:
-    """Remove the events of deleted workspaces, a bounded number at once. Returns 0 if there may be more."""
+    """Remove events of deleted workspaces, a bounded number at once. Return 0 if there may be more."""
     return 0.001 if await workspaces.purge() else None
 
 
@@ -360,14 +360,14 @@ def _keep_admin_key(path: Path, key: str) -> None:
 
 
 def _static_dir() -> Path:
-    """Return the page's folder: beside the package in a checkout, within it in a wheel."""
+    """Return the page's folder: beside the package in a checkout, inside it in a wheel."""
     here = Path(__file__).resolve().parent
     inside = here / "static"
     return inside if inside.is_dir() else here.parent / "static"
 
 
 def _raise_file_limit() -> None:
-    """Allow as many open connections as the system lets this process have."""
+    """Raise this process' limit of open files to the system's maximum."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):

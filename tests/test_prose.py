@@ -23,6 +23,7 @@ DONE = [
     "run",
     "static",
     "streamer/__init__.py",
+    "streamer/app.py",
     "streamer/auth",
     "streamer/bus",
     "streamer/cli",

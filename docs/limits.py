@@ -14,7 +14,7 @@ from streamer.cli import publish
 from streamer.core import entities as core_entities
 from streamer.core import filter as filters
 from streamer.core import quoting, shares
-from streamer.dialects.paperclip import query as paperclip
+from streamer.dialects.paperclip import params as paperclip
 from streamer.edge import bodies, connection, many, reading, unpack
 from streamer.fanout import pace
 from streamer.settings import PREFIX, Settings

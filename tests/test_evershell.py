@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from streamer.app import Server
 from streamer.core.event import Facets
 from streamer.core.position import MAX_SEQ, Position
-from streamer.dialects.evershell import query
+from streamer.dialects.evershell import params
 from streamer.dialects.evershell.shape import of_actors, of_users, shape, user_of
 from streamer.dialects.evershell.stream import parse_place, place_of
 from streamer.feed.reasons import Reason
@@ -406,8 +406,8 @@ async def test_after_is_a_loose_beginning(api: Api) -> None:
 
 async def test_limits_and_orders(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """1 is the least, more than 10000 is 10000, the default 100; an order is asc or desc; what is unknown or repeated is refused."""
-    assert query.MAX_LIMIT == 10_000
-    monkeypatch.setattr(query, "MAX_LIMIT", 150)
+    assert params.MAX_LIMIT == 10_000
+    monkeypatch.setattr(params, "MAX_LIMIT", 150)
     (await api.append_all(WS, [{}] * 200)).expect(201)
     assert len((await api.get(activity())).expect(200)["events"]) == 100
     for limit in (150, 151, 10**17):

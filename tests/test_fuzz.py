@@ -8,6 +8,7 @@ import re
 import struct
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -15,8 +16,9 @@ import aiohttp
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from yarl import URL
 
-from streamer.api import query
+from streamer.api.params import HistoryParams, ListParams, SseParams, StreamParams, WorkspaceListParams
 from streamer.api.routes import ROUTES
 from streamer.app import Server
 from streamer.auth import keys
@@ -26,6 +28,8 @@ from streamer.core.errors import InvalidCursor, ValidationError
 from streamer.core.filter import CATEGORIES, FILTER_FIELDS, canonical, escape, parse_filter
 from streamer.core.filter import Condition as FilterCondition
 from streamer.core.position import MAX_SEQ, Position
+from streamer.dialects import DIALECTS
+from streamer.edge.models import Bounds, NoParams, Params, names_of, read_query
 from streamer.edge.paging import Cursor, parse_bound
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, events
@@ -363,7 +367,7 @@ async def test_any_text_in_every_place(server: Server, api: Api) -> None:
 # ---- parsers
 
 _QUERIES = st.dictionaries(
-    st.sampled_from([*query.HISTORY_PARAMETERS, "ticket", "org_id", "bogus"]) | st.text(max_size=5),
+    st.sampled_from([*names_of(HistoryParams), "ticket", "org_id", "bogus"]) | st.text(max_size=5),
     st.lists(
         st.text(max_size=30)
         | st.sampled_from(["asc", "desc", "1", "1000", "0", "", "30", "abc.1", "2026-11-21T06:22:04Z", "!a,b", "a\\,b", "issue.*", "\0"])
@@ -391,16 +395,15 @@ def wrong_fields(parse: Callable[[], object]) -> set[str]:
 @given(made=_QUERIES, header=st.none() | st.text(max_size=10))
 def test_any_query(made: dict[str, list[str]], header: str | None) -> None:
     """The parsers of parameters return what was meant, or say which fields are wrong; nothing else comes out of them."""
-    parsers: list[Callable[[], object]] = [
-        lambda: query.parse_history(made, max_limit=1000, max_wait=60),
-        lambda: query.parse_stream(made, header, by_ticket=False),
-        lambda: query.parse_stream(made, header, by_ticket=True),
-        lambda: query.parse_listing(made, max_limit=1000),
-        lambda: query.parse_listing(made, max_limit=1000, by_org=True),
-        lambda: query.expect_none(made),
-    ]
-    for parse in parsers:
-        assert wrong_fields(parse) <= {*made, "filter", "Last-Event-ID"}
+    query = URL("/").with_query([(name, value) for name, values in made.items() for value in values]).query
+    models: list[type[Params]] = [HistoryParams, StreamParams, SseParams, ListParams, WorkspaceListParams, NoParams]
+    models += [model for dialect in DIALECTS for route in dialect.routes if (model := route.params) is not None]
+    for model in models:
+        found = wrong_fields(partial(read_query, model, query, Bounds(1000, 60)))
+        assert {name.partition("[")[0] for name in found} <= {*made, "filter"}
+    with contextlib.suppress(ValidationError):
+        params = read_query(SseParams, {"after": "x.1"}, Bounds(1000, 60))
+        assert wrong_fields(lambda: params.start(header)) <= {"Last-Event-ID"}
 
 
 @given(
@@ -433,16 +436,15 @@ def test_any_position(text: str) -> None:
     try:
         assert str(Position.parse(text)) == text
     except ValueError:
-        wrong: dict[str, str] = {}
-        bound = parse_bound(text, "after", wrong)
-        assert (bound is None) is bool(wrong)
+        with contextlib.suppress(ValueError):
+            assert isinstance(parse_bound(text), int)
 
 
 @given(moment=st.integers(0, LAST))
 def test_times_are_read_as_they_are_written(moment: int) -> None:
     """A time is the same after it was written and read."""
     assert parse_timestamp(format_timestamp(moment)) == moment
-    assert parse_bound(format_timestamp(moment), "after", {}) == moment
+    assert parse_bound(format_timestamp(moment)) == moment
 
 
 _WORD = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12)

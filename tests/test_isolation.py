@@ -207,7 +207,6 @@ def values(name: str, things: Things) -> Any:
         "wait": "0.001",
         "ticket": things.ticket,
         "lastEventId": things.position,
-        "listing_after": things.user,
         "org_id": things.org,
         "category": "audit",
         "action": "member.*",
@@ -249,10 +248,11 @@ def requests_of(route: Route, workspace: str, things: Things) -> Iterator[dict[s
         yield plain | {"headers": UPGRADE}
         if not route.streams:
             yield plain | {"method": "HEAD"}
+    is_list_of_ids = "cursor" not in route.query and not route.streams
     for name in route.query:
         if name != "ticket":  # it is a credential, and has a test of its own
-            sent = "after" if name == "listing_after" else name
-            yield plain | right | {"params": {sent: values(name, things)}}
+            value = things.user if name == "after" and is_list_of_ids else values(name, things)
+            yield plain | right | {"params": {name: value}}
     if "wait" in route.query:
         yield plain | {"params": {"after": things.position, "wait": "0.001"}}
         yield plain | {"params": {"after": things.timestamp, "wait": "0.001"}}

@@ -17,8 +17,8 @@ from schemathesis.engine import events as happened
 from schemathesis.engine import from_schema
 
 from streamer import __version__
+from streamer.api.params import FILTER_PATTERNS
 from streamer.api.routes import ROUTES
-from streamer.api.schemas import FILTER_PATTERNS
 from streamer.app import Server
 from streamer.core.filter import FILTER_FIELDS, MAX_VALUES
 from streamer.edge.connection import MAX_HEADER

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from streamer.api import query
+from streamer.api import params
 from streamer.app import running
 from streamer.observe.metrics import Metrics
 from streamer.settings import Settings, SettingsError, load
@@ -253,7 +253,7 @@ async def test_a_fault_of_the_server_leads_to_its_log_entry(api: Api, monkeypatc
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the bug")
 
-    monkeypatch.setattr(query, "parse_history", broken)
+    monkeypatch.setattr(params, "parse_filter", broken)
     with capture_logs() as entries:
         answer = await api.get(events("w"))
     assert (answer.status, answer.error) == (500, "internal_error")

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from streamer.api import query, schemas
+from streamer.api import schemas
+from streamer.api.params import ListParams, WorkspaceListParams
 from streamer.auth.access import COOKIE, PRINCIPAL
 from streamer.auth.keys import SESSION_SECONDS
 from streamer.auth.principal import TEMPLATES, Principal
@@ -17,7 +18,8 @@ from streamer.core.filter import MAX_VALUE_LENGTH
 from streamer.core.ids import is_id
 from streamer.core.position import Position
 from streamer.edge.appending import check_writable
-from streamer.edge.base import Base, json_answer, parameters, readable
+from streamer.edge.base import Base, json_answer, readable
+from streamer.edge.models import NoParams
 from streamer.edge.paging import link_to
 from streamer.feed.reasons import Reason
 from streamer.ingest.intake import LIKE_A_SECRET
@@ -33,7 +35,7 @@ class AccessHandlers(Base):
 
     async def list_workspaces(self, request: web.Request) -> web.StreamResponse:
         principal = request[PRINCIPAL]
-        wanted = query.parse_listing(parameters(request), max_limit=self.parts.max_page_events, by_org=True)
+        wanted = self.query(request, WorkspaceListParams)
         found = await self.parts.workspaces.listing(
             principal.readable(), after=wanted.after, limit=wanted.limit, org_id=wanted.org_id
         )
@@ -42,7 +44,7 @@ class AccessHandlers(Base):
 
     async def put_workspace(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = check_writable(request.match_info["ws"]), request[PRINCIPAL]
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         if self.parts.redactor.holds_token(workspace):
             raise ValidationError({"workspace": LIKE_A_SECRET})
         changes = schemas.check(schemas.WORKSPACE, await self.json_body(request))
@@ -51,12 +53,12 @@ class AccessHandlers(Base):
         return json_answer(_workspace(stored), HTTPStatus.CREATED if made else HTTPStatus.OK)
 
     async def get_workspace(self, request: web.Request) -> web.StreamResponse:
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         return json_answer(_workspace(await self.parts.workspaces.get(readable(request))))
 
     async def delete_workspace(self, request: web.Request) -> web.StreamResponse:
         workspace = check_writable(request.match_info["ws"])
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         await self.parts.administration.delete_workspace(request[PRINCIPAL], workspace)
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
@@ -64,7 +66,7 @@ class AccessHandlers(Base):
 
     async def create_key(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = readable(request), request[PRINCIPAL]
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         wanted = schemas.check(schemas.KEY, await self.json_body(request))
         if ("scopes" in wanted) == ("template" in wanted):
             raise ValidationError({"scopes": "send either scopes or a template"})
@@ -86,13 +88,13 @@ class AccessHandlers(Base):
 
     async def list_keys(self, request: web.Request) -> web.StreamResponse:
         workspace = readable(request)
-        wanted = query.parse_listing(parameters(request), max_limit=self.parts.max_page_events)
+        wanted = self.query(request, ListParams)
         await self.parts.log.head(workspace)
         found = await self.parts.keyring.keys(workspace, after=wanted.after, limit=wanted.limit)
         return _listed(request, {"keys": [_key(key) for key in found]}, [key.id for key in found], wanted.limit)
 
     async def revoke_key(self, request: web.Request) -> web.StreamResponse:
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         key_id = request.match_info["id"]
         if not is_id(key_id):
             raise NotFound("no such key in this workspace")
@@ -103,19 +105,19 @@ class AccessHandlers(Base):
 
     async def list_members(self, request: web.Request) -> web.StreamResponse:
         workspace = readable(request)
-        wanted = query.parse_listing(parameters(request), max_limit=self.parts.max_page_events)
+        wanted = self.query(request, ListParams)
         await self.parts.log.head(workspace)
         found = await self.parts.members.listing(workspace, after=wanted.after, limit=wanted.limit)
         ids = [member.user for member in found]
         return _listed(request, {"members": [_member(member) for member in found]}, ids, wanted.limit)
 
     async def get_member(self, request: web.Request) -> web.StreamResponse:
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         return json_answer(_member(await self.parts.members.get(readable(request), _user(request))))
 
     async def put_member(self, request: web.Request) -> web.StreamResponse:
         workspace, user = readable(request), _user(request)
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         role = schemas.check(schemas.MEMBER, await self.json_body(request))["role"]
         self.parts.intake.rate.take(request[PRINCIPAL].account, 1)
         member, made = await self.parts.administration.put_member(request[PRINCIPAL], workspace, user, role)
@@ -123,7 +125,7 @@ class AccessHandlers(Base):
 
     async def remove_member(self, request: web.Request) -> web.StreamResponse:
         workspace, user = readable(request), _user(request)
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         await self.parts.administration.remove_member(request[PRINCIPAL], workspace, user)
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
@@ -134,7 +136,7 @@ class AccessHandlers(Base):
         return urlsplit(self.parts.public_url or "").path + "/"
 
     async def sign_in(self, request: web.Request) -> web.StreamResponse:
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         code = schemas.check(schemas.SIGN_IN, await self.json_body(request))["code"]
         secret = await self.parts.keyring.sign_in(code)
         response = json_answer(_session(await self.parts.keyring.principal(secret, "session")))
@@ -150,11 +152,11 @@ class AccessHandlers(Base):
         return response
 
     async def get_session(self, request: web.Request) -> web.StreamResponse:
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         return json_answer(_session(request[PRINCIPAL]))
 
     async def sign_out(self, request: web.Request) -> web.StreamResponse:
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         principal = request[PRINCIPAL]
         if not principal.id.startswith("session_"):
             raise ValidationError({"session": "this call was made with a key, not with a browser session"})

@@ -1,36 +1,36 @@
 """The handlers: read the request, call the part that knows, write its answer. One method for each operation of the route table."""
 
-from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
-from streamer.api import appending, query, schemas
+from streamer.api import appending, schemas
 from streamer.api.access import AccessHandlers
 from streamer.api.openapi import document
+from streamer.api.params import HistoryParams, ReadyParams, SseParams, StreamParams
 from streamer.api.socket import Socket
 from streamer.auth.access import PRINCIPAL, TICKET
 from streamer.auth.principal import READ, Principal
 from streamer.core.budget import MESSAGE
 from streamer.core.clock import format_timestamp
 from streamer.core.entities import Entity
-from streamer.core.errors import NotFound, Overloaded, ValidationError, WorkspaceNotFound
+from streamer.core.errors import NotFound, Overloaded, WorkspaceNotFound
 from streamer.core.filter import parse_filter
 from streamer.core.frame import page_body
 from streamer.core.ids import is_id
+from streamer.core.ports import Bound
 from streamer.core.position import Position
 from streamer.edge.appending import check_writable
-from streamer.edge.base import Parts, json_answer, json_bytes, last_event_id, parameters, readable
+from streamer.edge.base import Parts, json_answer, json_bytes, last_event_id, readable
 from streamer.edge.bodies import JSON_TYPES, NDJSON_TYPES, media_type, parse_json
+from streamer.edge.models import NoParams
 from streamer.edge.paging import link_to
 from streamer.fanout.connection import Reader, Subscription
 from streamer.feed.reasons import Reason
 from streamer.observe.metrics import CONTENT_TYPE
 from streamer.transports import longpoll, sse, websocket
 
-READY_FOR = ("all", "reads")
-"""What a node can be asked to be ready for."""
 WRITING_LOOPS = {"writer", "probe", "purge"}
 """Background loops that a node does not need to serve reads."""
 PAGE_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -59,7 +59,7 @@ class Handlers(AccessHandlers):
 
     async def get_entity(self, request: web.Request) -> web.StreamResponse:
         workspace = readable(request)
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         await self.parts.views.expect_all(request[PRINCIPAL], workspace)
         type_, entity_id = request.match_info["type"], request.match_info["entity"]
         return json_answer(_entity(workspace, await self.parts.entities.get(workspace, type_, entity_id)))
@@ -68,7 +68,7 @@ class Handlers(AccessHandlers):
 
     async def append_events(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = check_writable(request.match_info["ws"]), request[PRINCIPAL]
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         key = request.headers.get("Idempotency-Key")
         appending.check_idempotency_key(key, "Idempotency-Key")
         kind = media_type(request, JSON_TYPES | NDJSON_TYPES)
@@ -95,9 +95,7 @@ class Handlers(AccessHandlers):
 
     async def list_events(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = readable(request), request[PRINCIPAL]
-        wanted = query.parse_history(
-            parameters(request), max_limit=self.parts.max_page_events, max_wait=self.parts.max_wait_seconds
-        )
+        wanted = self.query(request, HistoryParams)
         selection = await self.parts.views.of(principal, workspace, wanted.selection)
 
         page = await self.page_of(principal, workspace, selection, wanted.stretch, wanted.limit)
@@ -121,15 +119,17 @@ class Handlers(AccessHandlers):
 
     async def get_event(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = readable(request), request[PRINCIPAL]
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         event = await self.parts.views.event(principal, workspace, request.match_info["id"])
         return json_bytes(event.body)
 
     async def stream_events(self, request: web.Request) -> web.StreamResponse:
-        reader, principal = await self._follow(request, last_event_id(request), query.SSE_PARAMETERS)
+        params = self.query(request, SseParams)
+        last = last_event_id(request, params.last_event_id)
+        reader, principal = await self._follow(request, params, params.start(last), resumes=bool(last))
         return await sse.stream(request, self.parts.feed, reader, principal.chain, **self.sink_options(principal))
 
-    async def _wait(self, principal: Principal, subscription: Subscription, wanted: query.HistoryQuery) -> bytes | None:
+    async def _wait(self, principal: Principal, subscription: Subscription, wanted: HistoryParams) -> bytes | None:
         reader = await self.parts.feed.follow(subscription)
         try:
             return await longpoll.wait(
@@ -138,24 +138,22 @@ class Handlers(AccessHandlers):
         finally:
             self.parts.feed.leave(reader)
 
-    async def _follow(self, request: web.Request, last: str | None, known: Collection[str]) -> tuple[Reader, Principal]:
+    async def _follow(
+        self, request: web.Request, params: StreamParams, start: Bound, *, resumes: bool
+    ) -> tuple[Reader, Principal]:
         """Follow what a stream's request asks for; a ticket is opened by it, when nothing else can refuse the stream.
 
         Who gets the reader sees to it that it leaves.
         """
         workspace, principal, ticket = readable(request), request[PRINCIPAL], request.get(TICKET)
-        selection, start = query.parse_stream(parameters(request), last, known=known, by_ticket=ticket is not None)
-        view = await self.parts.views.of(principal, workspace, selection)
+        view = await self.parts.views.of(principal, workspace, params.selection)
         wanted = Subscription(workspace, principal.account, view, start, principal.links(workspace))
         self.parts.feed.check_room(principal.bearer)
         reader = await self.parts.feed.follow(wanted)
         try:
             if ticket is not None:
-                # A browser's WebSocket cannot send Last-Event-ID: there the URL's position says where it left.
-                resumes = isinstance(start, Position) and (last or "Upgrade" in request.headers)
-                principal, before = await self.parts.tickets.open(
-                    ticket, principal, reader.channel.epoch, start if resumes and isinstance(start, Position) else None
-                )
+                left = start if resumes and isinstance(start, Position) else None
+                principal, before = await self.parts.tickets.open(ticket, principal, reader.channel.epoch, left)
                 if before is not None:
                     self.parts.dependencies.close_link(before, Reason.REPLACED)
         except BaseException:
@@ -167,14 +165,16 @@ class Handlers(AccessHandlers):
 
     async def open_socket(self, request: web.Request) -> web.StreamResponse:
         websocket.check(request)
-        reader, principal = await self._follow(request, None, query.STREAM_PARAMETERS)
+        params = self.query(request, StreamParams)
+        # A browser's WebSocket cannot send Last-Event-ID: its `after` says where it left.
+        reader, principal = await self._follow(request, params, params.after, resumes=True)
         try:
             return await self._converse(request, principal, workspace=reader.subscription.workspace, reader=reader)
         finally:
             self.parts.feed.leave(reader)
 
     async def open_shared_socket(self, request: web.Request) -> web.StreamResponse:
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         websocket.check(request)
         self.parts.feed.check_room(request[PRINCIPAL].bearer)
         return await self._converse(request, request[PRINCIPAL])
@@ -207,7 +207,7 @@ class Handlers(AccessHandlers):
         )
 
     async def create_ticket(self, request: web.Request) -> web.StreamResponse:
-        query.expect_none(parameters(request))
+        self.query(request, NoParams)
         wanted = schemas.check(schemas.TICKET, await self.json_body(request))
         principal = request[PRINCIPAL]
         workspace, selection = wanted["workspace"], schemas.filter_of(wanted)
@@ -226,9 +226,7 @@ class Handlers(AccessHandlers):
 
     async def readyz(self, request: web.Request) -> web.StreamResponse:
         """Fail unless this node can serve: `for=reads` asks for less."""
-        wanted = request.query.get("for", "all")
-        if wanted not in READY_FOR:
-            raise ValidationError({"for": f"must be one of {', '.join(READY_FOR)}"})
+        wanted = self.query(request, ReadyParams).for_
         await self.parts.readiness.expect(writes=wanted == "all")
         dead = [name for name in self.parts.loops.dead() if wanted == "all" or name not in WRITING_LOOPS]
         if dead:

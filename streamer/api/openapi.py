@@ -5,11 +5,13 @@ from typing import Any
 
 from streamer import __version__
 from streamer.api import schemas
+from streamer.api.params import POSITION_SCHEMA
 from streamer.api.routes import ROUTES
 from streamer.auth.principal import ROLES
 from streamer.core import errors
-from streamer.core.filter import CATEGORIES, MAX_VALUE_LENGTH, MAX_VALUES
+from streamer.core.filter import CATEGORIES
 from streamer.core.ids import ID_PATTERN
+from streamer.edge.models import Params
 from streamer.edge.routes import Route
 
 Schema = dict[str, Any]
@@ -18,50 +20,8 @@ _TEXT: Schema = {"type": "string"}
 _MAYBE: Schema = {"type": ["string", "null"]}
 _TIME: Schema = {"type": "string", "format": "date-time"}
 _MAYBE_TIME: Schema = {"type": ["string", "null"], "format": "date-time"}
-_POSITION: Schema = {"type": "string", "pattern": r"^[a-z0-9]{1,32}\.(0|[1-9][0-9]{0,17})$"}
-_BOUND: Schema = {"anyOf": [_POSITION, _TIME]}
+_POSITION: Schema = POSITION_SCHEMA
 _BAD_REQUEST = 400
-
-_LIST = f"A list parted by commas, or repeated; a leading `!` excludes the list. At most {MAX_VALUES} values in all."
-
-
-def _words(name: str) -> Schema:
-    return {
-        "type": "array",
-        "items": {"type": "string", "pattern": schemas.FILTER_PATTERNS[name], "maxLength": MAX_VALUE_LENGTH},
-        "maxItems": schemas.MAX_REPEATED,
-    }
-
-
-_PARAMETERS: dict[str, tuple[str, Schema]] = {
-    "order": ("`asc` with `after`, else `desc`.", {"enum": ["asc", "desc"]}),
-    "limit": ("How many at the most.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
-    "cursor": ("Where the page before ended, from its answer; it carries order and range.", _TEXT),
-    "after": ("Only what came after this position or timestamp.", _BOUND),
-    "before": ("Only what came before this position or timestamp.", _BOUND),
-    "wait": (
-        "With `after`: seconds to wait for the first event, at most `STREAMER_MAX_WAIT_SECONDS` (60).",
-        {"type": "number", "minimum": 0, "maximum": 60},
-    ),
-    "lastEventId": ("`Last-Event-ID`, for clients that cannot set headers; the header wins.", _TEXT),
-    "ticket": ("A ticket, in place of another credential; it carries the filter.", _TEXT),
-    "listing_after": ("Only ids behind this one.", {"type": "string", "pattern": "^[^\\u0000]+$"}),
-    "org_id": ("Only those of this organisation.", {"type": "string", "minLength": 1, "maxLength": MAX_VALUE_LENGTH}),
-    "for": (
-        "`reads`: the node is ready if it can serve reads, whether or not it can write.",
-        {"enum": ["all", "reads"]},
-    ),
-    "category": ("Filter. " + _LIST, _words("category")),
-    "action": ("Filter; `*` as the last part stands for any rest (`issue.*`). " + _LIST, _words("action")),
-    "q": (
-        "Filter: description and identifiers hold this text, ASCII letters in either case; a leading `!` excludes.",
-        _words("q"),
-    ),
-    **{
-        name: ("Filter. " + _LIST, _words(name))
-        for name in ("actor_type", "actor_id", "entity_type", "entity_id", "agent_id", "run_id", "task_id")
-    },
-}
 
 _HEADERS: dict[str, tuple[str, Schema]] = {
     "Idempotency-Key": (
@@ -224,7 +184,7 @@ def document() -> dict[str, Any]:
 def _operation(route: Route, components: dict[str, Schema]) -> dict[str, Any]:
     names = re.findall(r"\{(\w+)\}", route.path)
     parameters = [_parameter("path", name, *_PATH[name], required=True) for name in names]
-    parameters += [_parameter("query", name, *_PARAMETERS[name]) for name in route.query]
+    parameters += _query_parameters(route.params) if route.params is not None else []
     parameters += [_parameter("header", name, *_HEADERS[name]) for name in route.headers]
     operation: dict[str, Any] = {
         "operationId": route.operation,
@@ -238,10 +198,23 @@ def _operation(route: Route, components: dict[str, Schema]) -> dict[str, Any]:
     return operation
 
 
+def _query_parameters(model: type[Params]) -> list[dict[str, Any]]:
+    found = []
+    for name, schema in model.model_json_schema()["properties"].items():
+        described = {key: value for key, value in schema.items() if key not in {"title", "description"}}
+        if not described.get("default"):  # what is absent has no value that could be sent
+            described.pop("default", None)
+        if "anyOf" in described:
+            options = [option for option in described.pop("anyOf") if option != {"type": "null"}]
+            described |= options[0] if len(options) == 1 else {"anyOf": options}
+        found.append(_parameter("query", name, schema["description"], described))
+    return found
+
+
 def _parameter(where: str, name: str, text: str, schema: Schema, *, required: bool = False) -> dict[str, Any]:
     return {
         "in": where,
-        "name": "after" if name == "listing_after" else name,
+        "name": name,
         "description": text,
         "schema": schema,
         "required": required,
@@ -266,7 +239,7 @@ def _responses(route: Route) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, kind, text in route.answers:
         responses[str(status)] = {"description": text} | _content(kind)
-    statuses = set(route.errors) | ({_BAD_REQUEST} if route.query or route.headers or route.body else set())
+    statuses = set(route.errors) | ({_BAD_REQUEST} if route.params or route.headers or route.body else set())
     if not route.access.public:
         statuses |= {401, 403}
         if "{ws}" in route.path:

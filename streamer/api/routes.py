@@ -4,9 +4,9 @@ One list, from which the router, the access check, the document and the tests th
 """
 
 from streamer.api import schemas
+from streamer.api.params import HistoryParams, ListParams, ReadyParams, SseParams, StreamParams, WorkspaceListParams
 from streamer.auth.access import ANYONE, PUBLIC, Access
 from streamer.auth.principal import ADMIN, OWNER, READ, WRITE
-from streamer.core.filter import FILTER_FIELDS
 from streamer.edge.routes import Route
 
 _WS = "/v1/workspaces/{ws}"
@@ -21,18 +21,18 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET", f"{_WS}/events", "list_events", "Page through history", Access(READ),
-        query=("order", "limit", "cursor", "after", "before", "wait", *FILTER_FIELDS),
+        params=HistoryParams,
         answers=((200, "EventPage", 'A page; `Link: rel="next"` leads on.'),), errors=(400, 404, 410, 429),
     ),
     Route(
         "GET", f"{_WS}/events/stream", "stream_events", "Follow events as they are stored (server-sent events)",
-        Access(READ, ticket=True), query=("after", "lastEventId", "ticket", *FILTER_FIELDS), headers=("Last-Event-ID",),
+        Access(READ, ticket=True), params=SseParams, headers=("Last-Event-ID",),
         answers=((200, "text/event-stream", "Events, from the given position on or from now on."),),
         errors=(400, 404, 429), streams=True,
     ),
     Route(
         "GET", f"{_WS}/events/ws", "open_socket", "Follow a workspace's events over a WebSocket", Access(READ, ticket=True),
-        query=("after", "ticket", *FILTER_FIELDS), answers=((101, "", "Messages as docs/api.md describes them."),),
+        params=StreamParams, answers=((101, "", "Messages as docs/api.md describes them."),),
         errors=(400, 404, 429), streams=True,
     ),
     Route(
@@ -54,7 +54,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET", "/v1/workspaces", "list_workspaces", "List the workspaces that the caller may read", ANYONE,
-        query=("listing_after", "limit", "org_id"), answers=((200, "WorkspaceList", "In order of id."),), errors=(400,),
+        params=WorkspaceListParams, answers=((200, "WorkspaceList", "In order of id."),), errors=(400,),
     ),
     Route(
         "PUT", _WS, "put_workspace", "Make a workspace, or change its values", Access(ADMIN), body=schemas.WORKSPACE,
@@ -70,7 +70,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET", f"{_WS}/members", "list_members", "List the workspace's members", Access(READ),
-        query=("listing_after", "limit"), answers=((200, "MemberList", "In order of their ids."),), errors=(400, 404),
+        params=ListParams, answers=((200, "MemberList", "In order of their ids."),), errors=(400, 404),
     ),
     Route(
         "PUT", f"{_WS}/members/{{user}}", "put_member", "Give a person a role in the workspace", Access(ADMIN),
@@ -93,7 +93,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET", f"{_WS}/keys", "list_keys", "List the workspace's keys, without their secrets", Access(ADMIN),
-        query=("listing_after", "limit"), answers=((200, "KeyList", "In order of their ids."),), errors=(400, 404),
+        params=ListParams, answers=((200, "KeyList", "In order of their ids."),), errors=(400, 404),
     ),
     Route(
         "DELETE", f"{_WS}/keys/{{id}}", "revoke_key", "Revoke a key; its streams are closed", Access(ADMIN),
@@ -114,7 +114,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/livez", "livez", "Tell whether the process answers", PUBLIC, answers=((200, "Health", "It does."),)),
     Route(
         "GET", "/readyz", "readyz", "Tell whether this node can serve appends and reads", PUBLIC,
-        query=("for",), answers=((200, "Health", "It can."),), errors=(400, 503),
+        params=ReadyParams, answers=((200, "Health", "It can."),), errors=(400, 503),
     ),
     Route(
         "GET", "/metrics", "metrics", "Return the metrics in Prometheus' text format", Access(ADMIN),

@@ -1,6 +1,6 @@
 """What bodies hold: checked with pydantic on their way in, and described in `/openapi.json`."""
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Mapping, Sized
 from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar
 
 import orjson
@@ -15,21 +15,21 @@ from pydantic import (
     WithJsonSchema,
     with_config,
 )
-from pydantic import ValidationError as PydanticError
-from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
+from streamer.api.params import filter_schema
 from streamer.auth.principal import ROLES, SCOPES, TEMPLATES
 from streamer.core.clock import parse_timestamp
 from streamer.core.errors import ValidationError
-from streamer.core.filter import CATEGORIES, FILTER_FIELDS, MAX_VALUE_LENGTH
+from streamer.core.filter import FILTER_FIELDS, MAX_VALUE_LENGTH
 from streamer.core.ids import ID_PATTERN, OWN_EVENT_IDS, RESERVED_EVENT_IDS, is_id
-from streamer.core.quoting import MAX_NAMED
+from streamer.edge import models
 from streamer.ingest.intake import depth_of
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 Body = TypeVar("Body")
+_FREE_DATA = "field; free data goes into `details`"
 
 MAX_SETTINGS_BYTES = 64 * 1024
 MAX_SETTINGS_DEPTH = 32
@@ -192,23 +192,13 @@ class SignInIn(TypedDict):
     code: Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
-FILTER_PATTERNS: Mapping[str, str] = {
-    **dict.fromkeys(FILTER_FIELDS, r"^!?[^\u0000,!*\\]+(,[^\u0000,!*\\]+)*$"),
-    "category": f"^!?({'|'.join(CATEGORIES)})$",
-    "q": r"^!?[^\u0000!]+$",
-}
-"""What is surely right as a value of a filter, without backslashes and `*`: for the OpenAPI document; `core.filter` has the grammar."""
-MAX_REPEATED = 8
-"""How often a parameter of a filter can surely be repeated."""
-
-
 def _several(value: object) -> object:
     """Take one text for a list of one: a union of both would put its branches into the paths of errors."""
     return [value] if isinstance(value, str) else value
 
 
 def _filter_value(name: str) -> Any:
-    one = {"type": "string", "pattern": FILTER_PATTERNS[name], "maxLength": MAX_VALUE_LENGTH}
+    one = filter_schema(name)
     shown = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
     described = WithJsonSchema({"description": "As the query parameter; several in a list."} | shown)
     return Annotated[list[str], FIRST_ONLY, Field(min_length=1), BeforeValidator(_several), described]
@@ -278,14 +268,9 @@ MESSAGES: Mapping[str, TypeAdapter[Any]] = {
 
 
 def check(adapter: TypeAdapter[Body], value: object, *, prefix: str = "") -> Body:
-    """Check a parsed body; wrong fields are named by their path below `prefix` (`events[3].actor.type`), the first of them if they are many."""
-    try:
-        _check_width(value, prefix)
-        return adapter.validate_python(value)
-    except PydanticError as error:
-        found = error.errors(include_url=False, include_input=False)
-        fields = {_path(item["loc"], prefix): _message(item, is_event=adapter is EVENT) for item in found[:MAX_NAMED]}
-        raise ValidationError(fields, total=len(found)) from None
+    """Check a parsed body; wrong fields are named by their path below `prefix` (`events[3].actor.type`). Raises BadInput."""
+    _check_width(value, prefix)
+    return models.check(adapter, value, prefix=prefix, what=_FREE_DATA if adapter is EVENT else "field")
 
 
 def _check_width(value: object, where: str) -> None:
@@ -313,35 +298,3 @@ def _too_wide(part: Sized, *path: str) -> ValidationError:
 def filter_of(body: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the filter's fields of a checked body in the form of query parameters."""
     return {name: body[name] for name in FILTER_FIELDS if name in body}
-
-
-def _path(location: Iterable[int | str], prefix: str) -> str:
-    path = prefix
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path or "body"
-
-
-_MESSAGES: Mapping[str, str] = {
-    "extra_forbidden": "unknown field",
-    "missing": "required",
-    "dict_type": "must be an object",
-    "list_type": "must be a list",
-    "string_type": "must be a text",
-    "string_too_short": "must not be empty",
-    "string_too_long": "must have at most {max_length} characters",
-    "string_pattern_mismatch": "must have the form {pattern}",
-    "too_short": "must not be empty",
-    "too_long": "must have at most {max_length} items",
-    "literal_error": "must be {expected}",
-}
-"""By pydantic's types of errors, whose values stand in braces. What has a shortest length must not be empty, no more."""
-
-
-def _message(error: ErrorDetails, *, is_event: bool) -> str:
-    kind = error["type"]
-    if kind == "extra_forbidden" and is_event:
-        return "unknown field; free data goes into `details`"
-    if kind in _MESSAGES:
-        return _MESSAGES[kind].format_map(error.get("ctx", {}))
-    return error["msg"].removeprefix("Value error, ").removeprefix("Input ")

@@ -118,7 +118,11 @@ class Socket:
     async def _subscribe(self, body: dict[str, Any]) -> None:
         sub, workspace = body["sub"], self._workspace_of(body)
         wrong: dict[str, str] = {}
-        start = parse_bound(body["after"], "after", wrong) if body.get("after") else None
+        start = None
+        try:
+            start = parse_bound(body["after"]) if body.get("after") else None
+        except ValueError as error:
+            wrong["after"] = str(error)
         try:
             selection = parse_filter(schemas.filter_of(body))
         except ValidationError as error:

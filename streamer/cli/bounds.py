@@ -1,6 +1,5 @@
 """The meaning of `--since` and `--until`: positions in a log, or timestamps."""
 
-import re
 from collections.abc import Mapping
 
 import click
@@ -8,9 +7,7 @@ import click
 from streamer.cli.when import moment_of
 from streamer.client import Activity, ApiError, Client, seq_of
 from streamer.core.clock import parse_timestamp
-from streamer.core.position import MAX_SEQ
-
-_POSITION = re.compile(r"[a-z0-9]{1,32}\.\d{1,19}", re.ASCII)
+from streamer.core.position import MAX_SEQ, POSITION
 
 
 async def bound(option: str, text: str, client: Client, workspace: str, log: Mapping[str, str]) -> str:
@@ -48,7 +45,7 @@ async def bound(option: str, text: str, client: Client, workspace: str, log: Map
 
 def is_position(text: str) -> bool:
     """Return whether a bound is a position rather than a timestamp."""
-    return _POSITION.fullmatch(text) is not None
+    return POSITION.fullmatch(text) is not None
 
 
 def behind(until: str) -> str:

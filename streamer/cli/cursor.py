@@ -2,15 +2,14 @@
 
 import errno
 import os
-import re
 import time
 from pathlib import Path
 
 from streamer.cli.remote import Failure
+from streamer.core.position import POSITION
 
 SYNC_SECONDS = 1.0
 
-_POSITION = re.compile(r"[a-z0-9]{1,32}\.\d{1,19}", re.ASCII)
 _IN_PLACE = frozenset({errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS})
 """Errors of a rename over a file that may still be writable."""
 _WIDTH = 64
@@ -44,7 +43,7 @@ class CursorFile:
         except (OSError, UnicodeDecodeError) as error:
             raise self._failure(error) from None
         # Without its line end it may be a truncated position, which looks like an earlier one.
-        if not text.endswith("\n") or not _POSITION.fullmatch(text.strip()):
+        if not text.endswith("\n") or not POSITION.fullmatch(text.strip()):
             raise Failure(
                 f"{self._path} holds no position", hint="Remove it to start again, or name another --cursor-file."
             )

@@ -7,7 +7,7 @@ from streamer.core.errors import PositionExpired
 
 MAX_SEQ = 2**63 - 1
 
-_POSITION = re.compile(r"([a-z0-9]{1,32})\.(0|[1-9][0-9]{0,18})", re.ASCII)
+POSITION = re.compile(r"([a-z0-9]{1,32})\.(0|[1-9][0-9]{0,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Position:
         Raises:
             ValueError: the text is not a position.
         """
-        match = _POSITION.fullmatch(text)
+        match = POSITION.fullmatch(text)
         if match is None or int(match[2]) > MAX_SEQ:
             raise ValueError("not a position in this server's format")
         return cls(match[1], int(match[2]))

@@ -1,7 +1,7 @@
 """What all handlers share: the parts that they call, how they read a request and write its answer."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -17,12 +17,13 @@ from streamer.auth.principal import Principal
 from streamer.auth.tickets import Tickets
 from streamer.auth.view import Views
 from streamer.core.budget import ANONYMOUS, REQUEST, SMALL, STREAM, Budget, Hold
-from streamer.core.errors import PayloadTooLarge, ReadTimeout, RequestTimeout, ValidationError, WorkspaceNotFound
+from streamer.core.errors import PayloadTooLarge, ReadTimeout, RequestTimeout, WorkspaceNotFound
 from streamer.core.filter import Filter
 from streamer.core.ids import is_id
 from streamer.core.ports import Log, Page
 from streamer.edge.bodies import JSON_TYPES, MAX_SMALL_BYTES, content_encoding, media_type, parse_json
 from streamer.edge.holding import account_of, hold_of
+from streamer.edge.models import Bounds, ParamsT, read_query
 from streamer.edge.paging import Stretch
 from streamer.edge.reading import PageTurns
 from streamer.edge.unpack import unpack
@@ -39,15 +40,10 @@ from streamer.store.workspaces import Workspaces
 
 POSITION = "X-Position"
 """Where a reader goes on from behind a list that has no place for it in its body: also if the list is empty."""
-EMPTY = "is empty: leave the parameter out"
-"""What is wrong with an empty value. Only where a stream resumes, empty is absent, as it is in `Last-Event-ID`."""
 
 T = TypeVar("T")
 LOOP_BYTES = 128 * 2**10
 """Bytes of events up to which they are decoded on the event loop; more would take it some milliseconds."""
-
-Query = Mapping[str, Sequence[str]]
-"""Parameter names to all their values, in order."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +100,7 @@ class Base:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
+        self._bounds = Bounds(parts.max_page_events, parts.max_wait_seconds)
 
     async def page_of(
         self, principal: Principal, workspace: str, selection: Filter, stretch: Stretch, limit: int
@@ -139,6 +136,10 @@ class Base:
     def sink_options(self, principal: Principal) -> Mapping[str, Any]:
         """Return the options of the sink (`transports.sink.SocketSink`) of a caller's connection."""
         return {**self.parts.sink_options, "unread": self.parts.budget.hold(STREAM, principal.account)}
+
+    def query(self, request: web.Request, model: type[ParamsT]) -> ParamsT:
+        """Read the request's parameters. Raises BadInput, and what the model raises."""
+        return read_query(model, request.query, self._bounds)
 
     async def json_body(self, request: web.Request) -> Any:
         """Read a body that is no event: a few values."""
@@ -199,21 +200,13 @@ async def _receive(content: StreamReader, limit: int, hold: Hold) -> bytes:
     return bytes(data)
 
 
-LAST_EVENT_ID = ("lastEventId", "last_event_id", "Last-Event-ID")
-"""Parameters in which libraries send `Last-Event-ID` that cannot set headers, such as event-source-polyfill."""
+def last_event_id(request: web.Request, parameter: str | None) -> str | None:
+    """Return the last event that the client of an SSE stream received; empty is absent.
 
-
-def last_event_id(request: web.Request) -> str | None:
-    """Return where the client of a stream of server-sent events stands: the header, else the same as a parameter; empty is absent.
-
-    The header wins: a browser sends it when it reconnects, by the URL that it began with.
-
-    Raises: ValidationError: the parameter is given more than once.
+    The header wins: a browser sends it when it reconnects, by the URL that it began with. Libraries that cannot set headers, such as
+    event-source-polyfill, send it as a parameter.
     """
-    given = [(name, value) for name in LAST_EVENT_ID for value in request.query.getall(name, ())]
-    if len(given) > 1:
-        raise ValidationError({given[1][0]: "given more than once"})
-    return request.headers.get("Last-Event-ID") or (given[0][1] if given else None) or None
+    return request.headers.get("Last-Event-ID") or parameter or None
 
 
 async def expect_later(_request: web.Request) -> None:
@@ -226,11 +219,6 @@ def readable(request: web.Request) -> str:
     if not is_id(workspace):  # a database may refuse to look for such a text
         raise WorkspaceNotFound
     return workspace
-
-
-def parameters(request: web.Request) -> Query:
-    """Return the query's parameters, each with all its values."""
-    return {name: request.query.getall(name) for name in request.query}
 
 
 async def off_loop(size: int, work: Callable[[], T]) -> T:

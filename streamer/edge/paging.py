@@ -98,8 +98,8 @@ def link_to(request: web.Request, cursor: str, without: Collection[str], name: s
     return f'<{url.raw_path_qs}>; rel="next"'
 
 
-def parse_bound(text: str, name: str, wrong: dict[str, str]) -> Bound:
-    """Read a position or a timestamp; what is neither is noted in `wrong`."""
+def parse_bound(text: str) -> Position | int:
+    """Read a position or a timestamp. Raises ValueError."""
     try:
         return Position.parse(text)
     except ValueError:
@@ -107,8 +107,10 @@ def parse_bound(text: str, name: str, wrong: dict[str, str]) -> Bound:
     try:
         return timestamp_of(text)
     except ValueError:
-        wrong[name] = "must be a position or an RFC 3339 timestamp with a zone, such as 2026-11-21T06:22:04Z"
-        return None
+        raise ValueError(f"must be a position or {TIMESTAMP_FORM}") from None
+
+
+TIMESTAMP_FORM = "an RFC 3339 timestamp with a zone, such as 2026-11-21T06:22:04Z"
 
 
 def timestamp_of(text: str) -> int:

@@ -9,6 +9,7 @@ from aiohttp import web
 from streamer.auth.access import Access
 from streamer.core.errors import StreamerError
 from streamer.core.ids import RESERVED_EVENT_IDS
+from streamer.edge.models import Params, names_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,8 @@ class Route:
     """The handler's name, and the operation's id in the document."""
     summary: str
     access: Access
-    query: tuple[str, ...] = ()
+    params: type[Params] | None = None
+    """The parameters of the query."""
     headers: tuple[str, ...] = ()
     body: Any = None
     """The pydantic adapter of the JSON body."""
@@ -36,6 +38,11 @@ class Route:
     """Part of the OpenAPI document; the page's files are not."""
     answers_head: bool = True
     """HEAD is answered as GET, without a body (RFC 9110, 9.3.2)."""
+
+    @property
+    def query(self) -> tuple[str, ...]:
+        """The names of the query's parameters."""
+        return names_of(self.params) if self.params is not None else ()
 
     @property
     def pattern(self) -> str:

@@ -13,7 +13,7 @@ from streamer.core.filter import EVERYTHING
 from streamer.core.ids import is_id
 from streamer.core.ports import Bound
 from streamer.core.position import UNKNOWN, LogHead, Position
-from streamer.dialects.evershell.query import ListQuery, parse_activity, parse_audit, parse_stream
+from streamer.dialects.evershell.params import ActivityParams, AuditParams, StreamParams
 from streamer.dialects.evershell.shape import shape
 from streamer.dialects.evershell.stream import (
     GONE,
@@ -29,7 +29,8 @@ from streamer.dialects.evershell.stream import (
 )
 from streamer.edge.base import Parts, json_bytes, last_event_id, readable, shaped
 from streamer.edge.many import Many, encoded, parse_positions, said_of
-from streamer.edge.paging import Cursor, Stretch, parse_bound, timestamp_of
+from streamer.edge.models import read_query
+from streamer.edge.paging import TIMESTAMP_FORM, Cursor, Stretch, parse_bound, timestamp_of
 from streamer.fanout.connection import Subscription
 from streamer.transports import sse
 from streamer.transports.sink import retry_ms
@@ -46,14 +47,14 @@ class Handlers(Many):
         parts.loops.start("evershell", self._org_streams.look, every=LOOK_SECONDS)
 
     async def activity(self, request: web.Request) -> web.StreamResponse:
-        return await self._page(request, parse_activity(request))
+        return await self._page(request, read_query(ActivityParams, request.query))
 
     async def audit(self, request: web.Request) -> web.StreamResponse:
         request[PRINCIPAL].need(readable(request), AUDIT)
-        return await self._page(request, parse_audit(request))
+        return await self._page(request, read_query(AuditParams, request.query))
 
     async def org_audit(self, request: web.Request) -> web.StreamResponse:
-        principal, wanted = request[PRINCIPAL], parse_audit(request)
+        principal, wanted = request[PRINCIPAL], read_query(AuditParams, request.query)
         workspaces, left_out = await self._readable_by(principal, scopes={AUDIT, AUDIT_OWN})
         found = await self.many(principal, workspaces, wanted.selection, wanted.stretch, wanted.limit, wanted.cursor)
         orgs = await self._orgs_of({event["workspace_id"] for event in found.events})
@@ -62,7 +63,7 @@ class Handlers(Many):
         response.headers.update(said_of(left_out))
         return response
 
-    async def _page(self, request: web.Request, wanted: ListQuery) -> web.StreamResponse:
+    async def _page(self, request: web.Request, wanted: ActivityParams | AuditParams) -> web.StreamResponse:
         workspace, principal = readable(request), request[PRINCIPAL]
         stretch = wanted.stretch if wanted.cursor is None else Stretch.behind(Cursor.parse(wanted.cursor))
         selection = await self.parts.views.of(principal, workspace, wanted.selection)
@@ -75,13 +76,13 @@ class Handlers(Many):
 
     async def stream_activity(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = readable(request), request[PRINCIPAL]
-        selection, after = parse_stream(request)
-        wrong: dict[str, str] = {}
-        start = parse_bound(after, "after", wrong) if after is not None else None
-        if wrong:
-            raise ValidationError(wrong)
-        view = await self.parts.views.of(principal, workspace, selection)
-        last = last_event_id(request)
+        params = read_query(StreamParams, request.query)
+        try:
+            start = parse_bound(params.after) if params.after else None
+        except ValueError as error:
+            raise ValidationError({"after": str(error)}) from None
+        view = await self.parts.views.of(principal, workspace, params.selection)
+        last = last_event_id(request, params.last_event_id)
         if last:
             start = await self._position_of(principal, workspace, last)
         org_id = (await self.parts.workspaces.get(workspace)).org_id
@@ -100,14 +101,16 @@ class Handlers(Many):
 
     async def stream_org_activity(self, request: web.Request) -> web.StreamResponse:
         principal = request[PRINCIPAL]
-        selection, after = parse_stream(request)
+        params = read_query(StreamParams, request.query)
         workspaces, left_out = await self._readable_by(principal)
         self.parts.feed.check_room(principal.bearer)
         heads: dict[str, LogHead] = {}
         for first in range(0, len(workspaces), HEADS):
             heads |= await self.parts.log.heads(workspaces[first : first + HEADS])
-        starts, is_gone = await self._starts(principal, heads, last_event_id(request), after)
-        stream = OrgStream(principal, selection, sse.is_chunked(request))
+        starts, is_gone = await self._starts(
+            principal, heads, last_event_id(request, params.last_event_id), params.after
+        )
+        stream = OrgStream(principal, params.selection, sse.is_chunked(request))
         readers = await self._org_streams.prepare(stream, heads, starts)
         try:
             response, transport, outlet = await sse.begin(request)
@@ -147,13 +150,11 @@ class Handlers(Many):
             return await self._around(principal, heads, last), False
         if positions is not None:
             return dict.fromkeys(heads, UNKNOWN), False
-        wrong: dict[str, str] = {}
-        start = parse_bound(after, "after", wrong) if after else None
-        if wrong or isinstance(start, Position):
-            raise ValidationError(
-                {"after": "must be an RFC 3339 timestamp with a zone, or the `id` of an earlier event"}
-            )
-        return await self._since(heads, start), False
+        try:
+            moment = timestamp_of(after) if after else None
+        except ValueError:
+            raise ValidationError({"after": f"must be {TIMESTAMP_FORM}, or the `id` of an earlier event"}) from None
+        return await self._since(heads, moment), False
 
     async def _around(self, principal: Principal, heads: Mapping[str, LogHead], event_id: str) -> dict[str, Bound]:
         """Return where an event stands, exactly in its own workspace; in all others only its time is known.
@@ -172,7 +173,7 @@ class Handlers(Many):
             return await self._since(heads, before) | {workspace: Position(heads[workspace].epoch, at.seq)}
         return dict.fromkeys(heads, UNKNOWN)
 
-    async def _since(self, heads: Collection[str], moment: Bound) -> dict[str, Bound]:
+    async def _since(self, heads: Collection[str], moment: int | None) -> dict[str, Bound]:
         """Return the positions at a time; None: none, from now on."""
         if moment is None:
             return {}

@@ -4,7 +4,7 @@ from streamer.auth.access import ANYONE, Access
 from streamer.auth.principal import READ, WRITE
 from streamer.dialects.paperclip.errors import TOKEN, manner
 from streamer.dialects.paperclip.handlers import Handlers
-from streamer.dialects.paperclip.query import LINKED_PARAMETERS, LIST_PARAMETERS, LIVE_PARAMETERS
+from streamer.dialects.paperclip.params import LinkedParams, ListParams, LiveParams
 from streamer.edge.routes import Dialect, Route
 
 _COMPANY = "/api/companies/{ws}"
@@ -19,7 +19,7 @@ PAPERCLIP = Dialect(
             "company_activity",
             "List a company's activity",
             Access(READ),
-            query=LIST_PARAMETERS,
+            params=ListParams,
             documented=False,
         ),
         Route(
@@ -37,7 +37,7 @@ PAPERCLIP = Dialect(
             "activity_of_issue",
             "List an issue's activity",
             ANYONE,
-            query=LIST_PARAMETERS,
+            params=ListParams,
             documented=False,
         ),
         Route(
@@ -46,7 +46,7 @@ PAPERCLIP = Dialect(
             "issue_runs",
             "List an issue's runs",
             ANYONE,
-            query=LINKED_PARAMETERS,
+            params=LinkedParams,
             documented=False,
         ),
         Route(
@@ -55,7 +55,7 @@ PAPERCLIP = Dialect(
             "run_issues",
             "List a run's issues",
             ANYONE,
-            query=LINKED_PARAMETERS,
+            params=LinkedParams,
             documented=False,
         ),
         Route(
@@ -64,7 +64,7 @@ PAPERCLIP = Dialect(
             "company_events",
             "Follow a company's activity",
             Access(READ, query_key=TOKEN),
-            query=LIVE_PARAMETERS,
+            params=LiveParams,
             streams=True,
             documented=False,
         ),

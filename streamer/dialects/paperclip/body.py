@@ -1,39 +1,48 @@
 """The body of an append, checked as the released server's zod schema does, and as an event of our log."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import AfterValidator, ConfigDict, StringConstraints, TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from streamer.core.filter import MAX_VALUE_LENGTH
-from streamer.dialects.paperclip.errors import Invalid, issue
+from streamer.edge.models import check
 from streamer.ingest.intake import Author
 
-ABSENT = object()
-"""What JavaScript calls undefined."""
 
-_ACTOR_TYPES = ("agent", "user", "system", "plugin")
-_TEXTS = ("actorId", "action", "entityType", "entityId")
-_KINDS: Mapping[type, str] = {
-    type(ABSENT): "undefined",
-    type(None): "null",
-    bool: "boolean",
-    int: "number",
-    float: "number",
-    str: "string",
-    list: "array",
-    dict: "object",
-}
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("Invalid input: a string without the character U+0000 is expected")
+    return text
 
 
-def event_of(body: Any, author: Author) -> dict[str, Any]:
-    """Return the native event that a body asks for. Raises Invalid.
+_Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_VALUE_LENGTH), AfterValidator(_no_nul)]
+
+
+@with_config(ConfigDict(strict=True, extra="ignore"))
+class ActivityIn(TypedDict):
+    """An event as Paperclip's clients append it. Faults are reported in this order, which is the schema's."""
+
+    actorType: NotRequired[Literal["agent", "user", "system", "plugin"]]
+    actorId: _Text
+    action: _Text
+    entityType: _Text
+    entityId: _Text
+    agentId: NotRequired[_Text | None]
+    details: NotRequired[dict[str, Any] | None]
+
+
+_ACTIVITY: TypeAdapter[ActivityIn] = TypeAdapter(ActivityIn)
+
+
+def event_of(parsed: Any, author: Author) -> dict[str, Any]:
+    """Return the native event that a body asks for. Raises BadInput.
 
     Args:
-        body: parsed JSON; `ABSENT` if there was none. What the schema does not know is dropped, as there.
+        parsed: JSON; `ABSENT` if there was none. What the schema does not know is dropped, as there.
         author: whose type it is, if the body names this actor and no type.
     """
-    wrong = list(_faults(body))
-    if wrong:
-        raise Invalid(wrong)
+    body = check(_ACTIVITY, parsed)
     details = body.get("details")
     told = details or {}
     default, own_id = author.actor or ("system", None)
@@ -50,46 +59,6 @@ def event_of(body: Any, author: Author) -> dict[str, Any]:
         "agent_id": body.get("agentId"),
         "details": details,
     }
-
-
-def _faults(body: Any) -> Iterator[dict[str, Any]]:
-    """Yield what is wrong with a body, in the order of the schema."""
-    if not isinstance(body, dict):
-        yield _expected("object", body)
-        return
-    actor_type = body.get("actorType", ABSENT)
-    if actor_type is not ABSENT and actor_type not in _ACTOR_TYPES:
-        options = "|".join(f'"{word}"' for word in _ACTOR_TYPES)
-        message = f"Invalid option: expected one of {options}"
-        yield {"code": "invalid_value", "values": list(_ACTOR_TYPES), "path": ["actorType"], "message": message}
-    for name in _TEXTS:
-        yield from _text(name, body.get(name, ABSENT))
-    if body.get("agentId") is not None:
-        yield from _text("agentId", body["agentId"])
-    details = body.get("details")
-    if details is not None and not isinstance(details, dict):
-        yield _expected("record", details, "details")
-
-
-def _text(name: str, value: Any) -> Iterator[dict[str, Any]]:
-    if not isinstance(value, str):
-        yield _expected("string", value, name)
-    elif not value:
-        yield _size(name, "too_small", "minimum", 1, "Too small: expected string to have >=1 characters")
-    elif len(value) > MAX_VALUE_LENGTH:
-        message = f"Too big: expected string to have <={MAX_VALUE_LENGTH} characters"
-        yield _size(name, "too_big", "maximum", MAX_VALUE_LENGTH, message)
-    elif "\0" in value:
-        yield issue(name, "Invalid input: a string without the character U+0000 is expected")
-
-
-def _expected(what: str, value: Any, *path: str) -> dict[str, Any]:
-    message = f"Invalid input: expected {what}, received {_KINDS[type(value)]}"
-    return {"expected": what, "code": "invalid_type", "path": list(path), "message": message}
-
-
-def _size(name: str, code: str, bound: str, length: int, message: str) -> dict[str, Any]:
-    return {"origin": "string", "code": code, bound: length, "inclusive": True, "path": [name], "message": message}
 
 
 def _kept(value: Any) -> str | None:

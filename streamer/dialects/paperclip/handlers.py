@@ -19,24 +19,22 @@ from streamer.core.ids import is_id
 from streamer.core.ports import Page
 from streamer.core.position import UNKNOWN, Position, expired
 from streamer.dialects.paperclip import shape
-from streamer.dialects.paperclip.body import ABSENT, event_of
-from streamer.dialects.paperclip.errors import Invalid, issue
+from streamer.dialects.paperclip.body import event_of
+from streamer.dialects.paperclip.errors import ABSENT
 from streamer.dialects.paperclip.live import Listener, LiveSink
-from streamer.dialects.paperclip.query import (
+from streamer.dialects.paperclip.params import (
     MOST,
-    Behind,
-    Linked,
-    LinkedQuery,
-    ListQuery,
-    expect_none,
-    parse_linked,
-    parse_list,
-    parse_live,
+    LinkedCursor,
+    LinkedParams,
+    ListParams,
+    LiveParams,
+    ResumeFrom,
 )
 from streamer.edge.appending import author_of, check_writable
 from streamer.edge.base import POSITION, json_answer, off_loop, readable, shaped
 from streamer.edge.bodies import JSON_TYPES, MAX_SMALL_BYTES, media_type, parse_json
 from streamer.edge.issues import Issues, about_issue
+from streamer.edge.models import BadInput, NoParams, fault, read_query
 from streamer.edge.paging import Cursor, Stretch, link_to, parse_bound
 from streamer.fanout.connection import Subscription
 from streamer.transports import websocket
@@ -57,16 +55,18 @@ class Handlers(Issues):
     # ---- events
 
     async def company_activity(self, request: web.Request) -> web.StreamResponse:
-        wanted = parse_list(request, limit=USUAL)
+        wanted = read_query(ListParams, request.query)
         try:
-            page, stretch = await self._read(request, readable(request), wanted, wanted.selection)
+            page, stretch = await self._read(
+                request, readable(request), wanted, wanted.selection, wanted.limit or USUAL
+            )
         except WorkspaceNotFound:  # the caller may read it: there is no log of it yet
             return _answer(request, [], {POSITION: _FIRST_MOMENT})
         return await _list(request, page, stretch)
 
     async def create_company_activity(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = check_writable(request.match_info["ws"]), request[PRINCIPAL]
-        expect_none(request)
+        read_query(NoParams, request.query)
         if request.body_exists:
             media_type(request, JSON_TYPES)
         self.parts.intake.rate.check(principal.account)
@@ -77,78 +77,76 @@ class Handlers(Issues):
         return json_answer(shape.shape(orjson.loads(stored.events[0].body)), HTTPStatus.CREATED)
 
     async def activity_of_issue(self, request: web.Request) -> web.StreamResponse:
-        wanted = parse_list(request, limit=MOST)
+        wanted = read_query(ListParams, request.query)
         workspace, entity = await self.issue(request[PRINCIPAL], request.match_info["issue"])
-        page, stretch = await self._read(request, workspace, wanted, wanted.selection.narrowed(about_issue(entity.id)))
+        selection = wanted.selection.narrowed(about_issue(entity.id))
+        page, stretch = await self._read(request, workspace, wanted, selection, wanted.limit or MOST)
         return await _list(request, page, stretch)
 
     async def _read(
-        self, request: web.Request, workspace: str, wanted: ListQuery, selection: Filter
+        self, request: web.Request, workspace: str, wanted: ListParams, selection: Filter, limit: int
     ) -> tuple[Page, Stretch]:
-        """Read a page; the newest first, but behind an event the oldest first."""
+        """Read a page; the newest first, but after an event the oldest first."""
         view = await self.parts.views.of(request[PRINCIPAL], workspace, selection)
         if wanted.cursor is not None:
             stretch = Stretch.behind(Cursor.parse(wanted.cursor))
-        elif wanted.behind is not None:
-            at = await self._place(request, workspace, wanted.behind)
-            if wanted.after is not None:
-                start = await self.parts.log.resolve(workspace, wanted.after)
+        elif wanted.resume_from is not None:
+            at = await self._place(request, workspace, wanted.resume_from)
+            if wanted.lower is not None:
+                start = await self.parts.log.resolve(workspace, wanted.lower)
                 at = at if isinstance(at, Position) else await self.parts.log.resolve(workspace, at)
                 at = start if at.epoch == start.epoch and at.seq < start.seq else at
-            stretch = Stretch("asc", at, wanted.before, skip=wanted.offset)
+            stretch = Stretch("asc", at, wanted.upper, skip=wanted.offset)
         else:
-            stretch = Stretch("desc", wanted.after, wanted.before, skip=wanted.offset)
-        limit = min(wanted.limit, self.parts.max_page_events)
+            stretch = Stretch("desc", wanted.lower, wanted.upper, skip=wanted.offset)
+        limit = min(limit, self.parts.max_page_events)
         return await self.whole_page_of(request[PRINCIPAL], workspace, view, stretch, limit), stretch
 
-    async def _place(self, request: web.Request, workspace: str, behind: Behind) -> Position | int:
-        """Return the place that an event's id, a position or a timestamp names. Raises Invalid."""
-        bound = parse_bound(behind.text, behind.name, {})
-        if isinstance(bound, int):
-            return bound
+    async def _place(self, request: web.Request, workspace: str, start: ResumeFrom) -> Position | int:
+        """Return the place that an event's id, a position or a timestamp names. Raises BadInput."""
+        bound: Position | None = None
+        with contextlib.suppress(ValueError):
+            found = parse_bound(start.text)
+            if isinstance(found, int):
+                return found
+            bound = found
         # Ids may look like positions: no event's id is to lead a reader astray who has a position of this log.
         if bound is not None and bound.epoch == (await self.parts.log.head(workspace)).epoch:
             return bound
-        if is_id(behind.text):
+        if is_id(start.text):
             view = await self.parts.views.of(request[PRINCIPAL], workspace, EVERYTHING)
             with contextlib.suppress(EventNotFound):
-                return await self.parts.log.position_of(workspace, behind.text, view)
+                return await self.parts.log.position_of(workspace, start.text, view)
             if bound is None:
                 raise expired(await self.parts.log.head(workspace))
         if bound is not None:
             return bound
-        raise Invalid(
-            [
-                issue(
-                    behind.name,
-                    "Invalid input: expected the id of an event of this company, a position, or an RFC 3339 timestamp",
-                )
-            ]
-        )
+        expected = "the id of an event of this company, a position, or an RFC 3339 timestamp"
+        raise BadInput([fault(start.name, f"Invalid input: expected {expected}", start.text)])
 
-    async def _resume(self, request: web.Request, workspace: str, behind: Behind) -> Position | int:
+    async def _resume(self, request: web.Request, workspace: str, start: ResumeFrom) -> Position | int:
         """Return where a socket begins. What is gone is said by a gap: a client that was refused would come back with it for ever."""
         try:
-            return await self._place(request, workspace, behind)
+            return await self._place(request, workspace, start)
         except PositionExpired:
             return UNKNOWN
 
     # ---- issues and runs
 
     async def issue_runs(self, request: web.Request) -> web.StreamResponse:
-        wanted = parse_linked(request)
+        after, limit = _linked(read_query(LinkedParams, request.query))
         principal = request[PRINCIPAL]
         workspace, entity = await self.issue(principal, request.match_info["issue"])
         if not await self.parts.views.is_whole(principal, workspace):
             raise PermissionDenied(_OUTSIDE)
-        runs = await self.parts.entities.runs_of(workspace, entity.id, wanted.limit, after=wanted.after)
+        runs = await self.parts.entities.runs_of(workspace, entity.id, limit, after=after)
         told = [run.attributes for run in runs]
         unnamed = {known["agent_id"] for known in told if "agent_id" in known and "agent_name" not in known}
         names = await self.parts.entities.names(workspace, "agent", unnamed)
-        return _answer(request, [shape.run(run, names) for run in runs], _more(request, wanted, runs))
+        return _answer(request, [shape.run(run, names) for run in runs], _more(request, limit, runs))
 
     async def run_issues(self, request: web.Request) -> web.StreamResponse:
-        wanted = parse_linked(request)
+        after, limit = _linked(read_query(LinkedParams, request.query))
         principal, reference = request[PRINCIPAL], request.match_info["run"]
         found = await self.visible(principal, RUN, reference, _of_run)
         if not found:
@@ -158,17 +156,17 @@ class Handlers(Issues):
         workspace, entity = found[0]
         if not await self.parts.views.is_whole(principal, workspace):
             raise PermissionDenied(_OUTSIDE)
-        issues = await self.parts.entities.issues_of(workspace, entity.id, wanted.limit, after=wanted.after)
-        return _answer(request, [shape.issue(one) for one in issues], _more(request, wanted, issues))
+        issues = await self.parts.entities.issues_of(workspace, entity.id, limit, after=after)
+        return _answer(request, [shape.issue(one) for one in issues], _more(request, limit, issues))
 
     # ---- live
 
     async def company_events(self, request: web.Request) -> web.StreamResponse:
         websocket.check(request)
         workspace, principal = readable(request), request[PRINCIPAL]
-        selection, behind = parse_live(request)
-        view = await self.parts.views.of(principal, workspace, selection)
-        start = None if behind is None else await self._resume(request, workspace, behind)
+        wanted = read_query(LiveParams, request.query)
+        view = await self.parts.views.of(principal, workspace, wanted.selection)
+        start = None if wanted.resume_from is None else await self._resume(request, workspace, wanted.resume_from)
         self.parts.feed.check_room(principal.bearer)
         reader = await self.parts.feed.follow(
             Subscription(workspace, principal.account, view, start, principal.links(workspace))
@@ -209,11 +207,17 @@ async def _list(request: web.Request, page: Page, stretch: Stretch) -> web.Respo
     return _tagged(request, body, await off_loop(len(body), lambda: sha256(body).digest()), leads_on)
 
 
-def _more(request: web.Request, wanted: LinkedQuery, found: Sequence[Entity]) -> dict[str, str]:
+def _linked(wanted: LinkedParams) -> tuple[tuple[int, str] | None, int]:
+    """Return what a page of runs or issues comes after, and how many it has. Raises InvalidCursor."""
+    at = None if wanted.cursor is None else LinkedCursor.parse(wanted.cursor)
+    return None if at is None else (at.created_at, at.id), wanted.limit or MOST
+
+
+def _more(request: web.Request, limit: int, found: Sequence[Entity]) -> dict[str, str]:
     """Return the headers that lead on from a list of runs or issues, if there may be more."""
-    if len(found) < wanted.limit:
+    if len(found) < limit:
         return {}
-    cursor = str(Linked(found[-1].created_at, found[-1].id))
+    cursor = str(LinkedCursor(found[-1].created_at, found[-1].id))
     return {"Link": link_to(request, cursor, {"cursor"}), "X-Next-Cursor": cursor}
 
 

@@ -1,9 +1,9 @@
 """How PraisonAI's server says errors: FastAPI's bodies, `{"detail": …}`."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
+from pydantic_core import ErrorDetails
 
 from streamer.core.errors import (
     EntityNotFound,
@@ -18,7 +18,8 @@ from streamer.core.errors import (
     ValidationError,
     WorkspaceNotFound,
 )
-from streamer.core.quoting import MAX_NAMED, cut
+from streamer.core.quoting import cut
+from streamer.edge.models import BadInput, fault
 from streamer.edge.routes import Refusal
 
 _FORBIDDEN = "Not a member of this workspace or insufficient role"
@@ -37,36 +38,26 @@ _TEXTS: dict[type[StreamerError], tuple[int, str]] = {
 }
 
 
-class Unprocessable(ValidationError):
-    """Parameters that cannot be, each as pydantic describes it: type, loc, msg, input, ctx."""
-
-    def __init__(self, issues: Sequence[dict[str, Any]]) -> None:
-        super().__init__({str(issue["loc"][-1]): str(issue["msg"]) for issue in issues})
-        self.issues = [_cut(each) for each in issues[:MAX_NAMED]]
-
-
-def issue(name: str, message: str, value: str, kind: str = "value_error") -> dict[str, Any]:
-    """Describe what is wrong with a parameter."""
-    return _cut({"type": kind, "loc": ["query", name], "msg": message, "input": value})
-
-
-def _cut(described: dict[str, Any]) -> dict[str, Any]:
-    """Shorten what an issue quotes: the name of a parameter and what it was given."""
-    kind, name = described["loc"]
-    return {**described, "loc": [kind, cut(str(name))], "input": cut(str(described["input"]))}
-
-
 def manner(error: StreamerError, request: web.Request) -> Refusal:
     """Say an error."""
     if isinstance(error, Unauthenticated):
         return _detail(401, _authorization(request))
-    if isinstance(error, Unprocessable):
-        return _detail(422, error.issues)
+    if isinstance(error, BadInput):
+        return _detail(422, [_issue(each) for each in error.faults])
     if isinstance(error, ValidationError):
-        return _detail(422, [issue(name, text, request.query.get(name, "")) for name, text in error.fields.items()])
+        found = [fault(name, text, request.query.get(name, "")) for name, text in error.fields.items()]
+        return _detail(422, [_issue(each) for each in found])
     if isinstance(error, InvalidCursor):
-        return _detail(422, [issue("cursor", error.message, request.query.get("cursor", ""))])
+        return _detail(422, [_issue(fault("cursor", error.message, request.query.get("cursor", "")))])
     return _detail(*_TEXTS.get(type(error), (error.status, error.message)))
+
+
+def _issue(described: ErrorDetails) -> dict[str, Any]:
+    """Describe what is wrong with a parameter as FastAPI does, which is as pydantic does; what is quoted is shortened."""
+    given = described["input"]
+    shown = ",".join(given) if isinstance(given, list) else str(given)
+    # A union's member is no part of the place.
+    return {**described, "loc": ["query", cut(str(described["loc"][0]))], "input": cut(shown)}
 
 
 def _authorization(request: web.Request) -> str:

@@ -14,12 +14,12 @@ from streamer.core.filter import EVERYTHING, Condition, Either, Filter, canonica
 from streamer.core.ids import is_id
 from streamer.core.ports import Page
 from streamer.core.position import LogHead, Position, expired
-from streamer.dialects.praisonai.errors import Unprocessable, issue
-from streamer.dialects.praisonai.query import ActivityQuery, parse, parse_view
+from streamer.dialects.praisonai.params import AcrossParams, ActivityParams, ViewParams
 from streamer.dialects.praisonai.shape import shape
 from streamer.edge.base import POSITION, json_answer, json_bytes, readable, shaped
 from streamer.edge.issues import Issues, about_issue
 from streamer.edge.many import Many, encoded
+from streamer.edge.models import BadInput, fault, read_query
 from streamer.edge.paging import Cursor, Stretch, link_to
 
 
@@ -27,13 +27,13 @@ class Handlers(Issues, Many):
     """One method for each operation."""
 
     async def workspace_activity(self, request: web.Request) -> web.StreamResponse:
-        wanted = parse(request)
+        wanted = read_query(ActivityParams, request.query)
         page, stretch = await self._read(request, readable(request), wanted, wanted.selection)
         return await self._page(request, wanted, page, stretch)
 
     async def activity(self, request: web.Request) -> web.StreamResponse:
         workspace, principal = readable(request), request[PRINCIPAL]
-        platform = parse_view(request)
+        platform = read_query(ViewParams, request.query).view is not None
         event = await self.parts.views.event(principal, workspace, request.match_info["id"])
         return json_answer(shape(orjson.loads(event.body), zone=self.parts.praisonai_zone, platform=platform))
 
@@ -45,7 +45,7 @@ class Handlers(Issues, Many):
 
     async def my_activity(self, request: web.Request) -> web.StreamResponse:
         """List what the caller did, or others for it, in all workspaces that it may read."""
-        principal, wanted = request[PRINCIPAL], parse(request, across=True)
+        principal, wanted = request[PRINCIPAL], read_query(AcrossParams, request.query)
         me = frozenset({principal.own_id})
         mine = canonical((Either((Condition("actor_id", me), Condition("on_behalf_of", me))),))
         found = await self.newest(
@@ -71,7 +71,7 @@ class Handlers(Issues, Many):
         return json_answer({"status": "ok"})
 
     async def _issue_activity(self, request: web.Request, workspace: str | None) -> web.StreamResponse:
-        principal, wanted = request[PRINCIPAL], parse(request)
+        principal, wanted = request[PRINCIPAL], read_query(ActivityParams, request.query)
         if workspace is not None:
             await self.parts.log.head(workspace)  # it exists: an issue that is not found is another matter
         workspace, entity = await self.issue(principal, request.match_info["issue"], workspace)
@@ -79,14 +79,14 @@ class Handlers(Issues, Many):
         page, stretch = await self._read(request, workspace, wanted, selection)
         return await self._page(request, wanted, page, stretch)
 
-    async def _page(self, request: web.Request, wanted: ActivityQuery, page: Page, stretch: Stretch) -> web.Response:
+    async def _page(self, request: web.Request, wanted: ActivityParams, page: Page, stretch: Stretch) -> web.Response:
         response = self._list(request, wanted, await shaped(page, self._shape(wanted)), stretch.following(page))
         # For who polls by id: an empty list has no id to go on from.
         response.headers[POSITION] = str(stretch.position(page))
         return response
 
     async def _read(
-        self, request: web.Request, workspace: str, wanted: ActivityQuery, selection: Filter
+        self, request: web.Request, workspace: str, wanted: ActivityParams, selection: Filter
     ) -> tuple[Page, Stretch]:
         """Read a page; the newest first, but behind an id the oldest first."""
         view = await self.parts.views.of(request[PRINCIPAL], workspace, selection)
@@ -98,16 +98,16 @@ class Handlers(Issues, Many):
             stretch = Stretch("desc", wanted.after, wanted.before, skip=wanted.offset)
         return await self.whole_page_of(request[PRINCIPAL], workspace, view, stretch, wanted.limit), stretch
 
-    async def _behind(self, request: web.Request, workspace: str, wanted: ActivityQuery) -> Position:
+    async def _behind(self, request: web.Request, workspace: str, wanted: ActivityParams) -> Position:
         """Return the position of the activity `after_id`, or of `start_date` if that is later.
 
         Raises:
-            Unprocessable: it is neither an id nor a position.
+            BadInput: it is neither an id nor a position.
             PositionExpired: there is no such activity, or position, in this log (any more).
         """
         view, text = await self.parts.views.of(request[PRINCIPAL], workspace, EVERYTHING), wanted.after_id or ""
         if not is_id(text):
-            raise Unprocessable([issue("after_id", "Input should be the id of an activity of this workspace", text)])
+            raise BadInput([fault("after_id", "Input should be the id of an activity of this workspace", text)])
         head = await self.parts.log.head(workspace)
         at = _position_in(head, text)
         if at is None:
@@ -118,11 +118,11 @@ class Handlers(Issues, Many):
         start = await self.parts.log.resolve(workspace, wanted.after) if wanted.after is not None else at
         return max(at, start, key=lambda position: position.seq)
 
-    def _shape(self, wanted: ActivityQuery) -> Callable[[dict[str, Any]], Any]:
+    def _shape(self, wanted: ActivityParams) -> Callable[[dict[str, Any]], Any]:
         return partial(shape, zone=self.parts.praisonai_zone, platform=wanted.view is not None)
 
     def _list(
-        self, request: web.Request, wanted: ActivityQuery, found: list[bytes], cursor: str | None
+        self, request: web.Request, wanted: ActivityParams, found: list[bytes], cursor: str | None
     ) -> web.Response:
         # Who polls by id, and has none yet, gets the newest; in the order in which all later ones come.
         response = json_bytes(b"[%b]" % b",".join(found[::-1] if wanted.after_id == "" else found))

@@ -1,18 +1,16 @@
 """The parameters of a list of activity. FastAPI's errors are pydantic's, and so are ours."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from aiohttp import web
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic import ValidationError as PydanticError
+from pydantic import AfterValidator, BeforeValidator, Field, ModelWrapValidatorHandler, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from streamer.core.clock import parse_timestamp
 from streamer.core.filter import MAX_VALUE_LENGTH, MAX_VALUES, Condition, Either, Filter, canonical
 from streamer.core.position import MAX_SEQ
-from streamer.dialects.praisonai.errors import Unprocessable, issue
 from streamer.dialects.praisonai.names import of_actions, of_resources
+from streamer.edge.models import BadInput, Params, fault
 
 MAX_CURSOR = 16 * 1024
 """Characters of a cursor: over many workspaces it holds a position of each. No request line is longer."""
@@ -24,8 +22,9 @@ _ZONE = re.compile(r"([Zz]|[+-]\d{2}:\d{2})$", re.ASCII)
 _DAY = 86_400_000_000
 
 
-def _words(text: str) -> tuple[str, ...]:
-    """Read a list separated by commas."""
+def _words(texts: list[str]) -> tuple[str, ...]:
+    """Read a list separated by commas, or repeated."""
+    text = ",".join(texts)
     words = tuple(word.strip() for word in text.split(","))
     if len(words) > MAX_VALUES or not all(0 < len(word) <= MAX_VALUE_LENGTH for word in words) or "\0" in text:
         raise PydanticCustomError(
@@ -68,10 +67,18 @@ _Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 _Text = Annotated[str, Field(max_length=MAX_VALUE_LENGTH), AfterValidator(_no_nul)]
 
 
-class ActivityQuery(BaseModel):
-    """What of a list is asked for."""
+class ViewParams(Params):
+    """How one activity is to be shown."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    repeats = "last"  # as FastAPI does
+
+    view: Literal["platform"] | None = None
+
+
+class ActivityParams(Params):
+    """A page of a list of activity."""
+
+    repeats = "last"
 
     limit: int = Field(50, ge=1, le=200)
     offset: int = Field(0, ge=0, le=MAX_SEQ)
@@ -85,9 +92,26 @@ class ActivityQuery(BaseModel):
     cursor: Annotated[str, Field(max_length=MAX_CURSOR), AfterValidator(_no_nul)] | None = None
     view: Literal["platform"] | None = None
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _apart(cls, given: dict[str, Any], read: ModelWrapValidatorHandler[Self]) -> Self:
+        found = read(given)
+        excluded: tuple[str, ...] = ()
+        other = "after_id" if found.cursor is None else "cursor"
+        if found.cursor is not None:
+            excluded = ("after_id", "offset", "start_date", "end_date")
+        elif found.after_id is not None:
+            excluded = ("offset",)
+        wrong = [
+            fault(name, f"Input should not be sent with {other}", given[name]) for name in excluded if name in given
+        ]
+        if wrong:
+            raise BadInput(wrong)
+        return found
+
     @property
     def selection(self) -> Filter:
-        """Return the filter."""
+        """The events that pass."""
         conditions: list[Condition | Either] = []
         if self.actor_id is not None:
             conditions.append(Condition("actor_id", frozenset({self.actor_id})))
@@ -110,52 +134,21 @@ class ActivityQuery(BaseModel):
         return None if self.end_date is None else self.end_date + 1
 
 
-class ViewQuery(BaseModel):
-    """How one activity is to be shown."""
+class AcrossParams(ActivityParams):
+    """A page of a list over many workspaces, which has no single place after an id."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    @field_validator("after_id")
+    @classmethod
+    def _within_one(cls, text: str | None) -> str | None:
+        if text is not None:
+            message = "Input should be used within one workspace; follow the Link header here"
+            raise PydanticCustomError("value_error", message)
+        return text
 
-    view: Literal["platform"] | None = None
-
-
-PARAMETERS = tuple(ActivityQuery.model_fields)
-
-
-def parse(request: web.Request, *, across: bool = False) -> ActivityQuery:
-    """Read the parameters of a list; `across` workspaces there is no single place behind an id. Raises Unprocessable."""
-    # As FastAPI does: of what is repeated the last one counts, a list is all of them.
-    values = {
-        name: ",".join(request.query.getall(name)) if name in {"resource_types", "actions"} else value
-        for name, value in request.query.items()
-    }
-    found: ActivityQuery = _read(ActivityQuery, values)
-    wrong = []
-    if found.after_id is not None and across:
-        wrong.append(
-            issue("after_id", "Input should be used within one workspace; follow the Link header here", found.after_id)
-        )
-    if across and found.offset > MAX_OFFSET_ACROSS:
-        message = f"Input should be less than or equal to {MAX_OFFSET_ACROSS} here; follow the Link header"
-        wrong.append(issue("offset", message, values["offset"], "less_than_equal"))
-    exclusive = ("after_id", "offset", "start_date", "end_date") if found.cursor is not None else ("offset",)
-    if found.cursor is not None or found.after_id is not None:
-        other = "cursor" if found.cursor is not None else "after_id"
-        wrong += [issue(n, f"Input should not be sent with {other}", values[n]) for n in exclusive if n in values]
-    if wrong:
-        raise Unprocessable(wrong)
-    return found
-
-
-def parse_view(request: web.Request) -> bool:
-    """Tell whether one activity is wanted as the platform's document shows it. Raises Unprocessable."""
-    found: ViewQuery = _read(ViewQuery, dict(request.query))
-    return found.view is not None
-
-
-def _read(model: Any, values: dict[str, str]) -> Any:
-    try:
-        return model.model_validate(values)
-    except PydanticError as error:
-        found = error.errors(include_url=False)
-        # A union's member is no part of the place.
-        raise Unprocessable([{**item, "loc": ["query", item["loc"][0]]} for item in found]) from None
+    @field_validator("offset")
+    @classmethod
+    def _near(cls, offset: int) -> int:
+        if offset > MAX_OFFSET_ACROSS:
+            message = f"Input should be less than or equal to {MAX_OFFSET_ACROSS} here; follow the Link header"
+            raise PydanticCustomError("less_than_equal", message)
+        return offset

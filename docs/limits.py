@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from streamer.api import schemas
+from streamer.api import workspaces
 from streamer.auth import tickets
 from streamer.cli import publish
 from streamer.core import entities as core_entities
@@ -54,10 +54,10 @@ FIXED: tuple[tuple[str, object, str], ...] = (
     ),
     (
         "Bytes of a workspace's `settings`",
-        schemas.MAX_SETTINGS_BYTES,
+        workspaces.MAX_SETTINGS_BYTES,
         "400 `validation_error`. Keep larger data elsewhere.",
     ),
-    ("Levels of a workspace's `settings`", schemas.MAX_SETTINGS_DEPTH, "400 `validation_error`."),
+    ("Levels of a workspace's `settings`", workspaces.MAX_SETTINGS_DEPTH, "400 `validation_error`."),
     (
         "Invalid fields that one error names",
         quoting.MAX_NAMED,

@@ -14,8 +14,9 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from streamer.api.handlers import Handlers
-from streamer.api.routes import ROUTES
+from streamer.api.node import NodeHandlers, PageFiles
+from streamer.api.openapi import OpenApi
+from streamer.api.routes import RESOURCES, ROUTES
 from streamer.auth.access import PUBLIC, Gate
 from streamer.auth.administration import Administration
 from streamer.auth.jwks import Jwks, secret_key
@@ -28,12 +29,20 @@ from streamer.bus.local import LocalBus
 from streamer.core.actions import AUDIT_ACTIONS
 from streamer.core.budget import KINDS, Budget
 from streamer.dialects import DIALECTS
-from streamer.edge.base import Parts, SocketLimits, expect_later
+from streamer.dialects.evershell.handlers import StreamSeconds
+from streamer.dialects.praisonai.handlers import Zone
+from streamer.edge.answers import PublicUrl
+from streamer.edge.bodies import Bodies
 from streamer.edge.connection import Patience, Runner
+from streamer.edge.issues import Issues
 from streamer.edge.listening import bind, urls
+from streamer.edge.many import Many
 from streamer.edge.middleware import middlewares, set_headers
-from streamer.edge.reading import PageTurns
-from streamer.edge.routes import Dialect, Route
+from streamer.edge.models import Bounds
+from streamer.edge.operation import Operation, Resource, endpoint
+from streamer.edge.reading import Pages
+from streamer.edge.services import Services
+from streamer.edge.streaming import SinkOptions, SocketLimits
 from streamer.fanout.connections import Connections
 from streamer.fanout.dependencies import Dependencies
 from streamer.fanout.places import Places
@@ -207,41 +216,34 @@ async def running(  # noqa: PLR0915 - the list of all parts
         if made is not None and not show_key:
             _keep_admin_key(settings.data_dir / "admin.key", made)
         readiness = Readiness(database, metrics)
-        parts = Parts(
-            readiness=readiness,
-            log=log,
-            turns=PageTurns(metrics, pages=max(database.page_readers // 2, 1), scans=settings.max_scans_per_key),
-            entities=Entities(database),
-            workspaces=workspaces,
-            members=members,
-            administration=administration,
-            views=Views(workspaces, log, intake, writer),
-            intake=intake,
-            redactor=cleaner,
-            dependencies=dependencies,
-            feed=subscribers,
-            gate=gate,
-            keyring=keyring,
-            tickets=tickets,
-            metrics=metrics,
-            loops=loops,
-            budget=budget,
-            static=_static_dir(),
-            max_body_bytes=settings.max_body_bytes,
-            max_body_values=settings.max_body_values,
-            max_page_events=settings.max_page_events,
-            max_page_bytes=settings.max_page_bytes,
-            max_batch_events=settings.max_batch_events,
-            max_wait_seconds=settings.max_wait_seconds,
-            read_seconds=settings.read_seconds,
-            body_timeout=settings.body_timeout,
-            socket_limits=SocketLimits(
-                settings.max_subscriptions, settings.max_body_values, settings.max_messages_per_second
+        views, entities = Views(workspaces, log, intake, writer), Entities(database)
+        pages = Pages(
+            log,
+            metrics,
+            pages=max(database.page_readers // 2, 1),
+            scans=settings.max_scans_per_key,
+            max_bytes=settings.max_page_bytes,
+        )
+        services = Services(
+            Bodies(
+                gate,
+                budget,
+                max_bytes=settings.max_body_bytes,
+                max_values=settings.max_body_values,
+                seconds=settings.body_timeout,
             ),
-            public_url=settings.public_url,
-            praisonai_zone=settings.praisonai_zone,
-            evershell_stream_seconds=settings.evershell_stream_seconds,
-            sink_options={"high_water": settings.write_buffer_bytes, "stall_seconds": settings.stall_seconds},
+            Bounds(settings.max_page_events, settings.max_wait_seconds),
+            Issues(entities, views, pages),
+            Many(log, workspaces, views, pages, metrics, read_seconds=settings.read_seconds),
+            OpenApi(ROUTES, settings.public_url),
+            PageFiles(_static_dir()),
+            PublicUrl(settings.public_url),
+            SinkOptions(budget, high_water=settings.write_buffer_bytes, stall_seconds=settings.stall_seconds),
+            SocketLimits(settings.max_subscriptions, settings.max_body_values, settings.max_messages_per_second),
+            StreamSeconds(settings.evershell_stream_seconds),
+            Zone(settings.praisonai_zone),
+            *(administration, budget, cleaner, dependencies, entities, gate, intake, keyring, log, loops, members),
+            *(metrics, pages, readiness, subscribers, tickets, views, workspaces),
         )
         loops.start("probe", readiness.turn, every=PROBE_SECONDS)
         loops.start("purge", partial(_purge, workspaces), every=PURGE_SECONDS)
@@ -255,8 +257,8 @@ async def running(  # noqa: PLR0915 - the list of all parts
             stack.callback(tokens.close)
 
         dialects = [dialect for dialect in DIALECTS if dialect.name in settings.dialects]
-        routes = _routes(parts, dialects, settings)
-        surroundings = middlewares(routes, dialects, gate, origins, metrics, cleaner, budget)
+        routes = _routes(services, [*RESOURCES, *dialects], settings)
+        surroundings = middlewares(routes, dialects, origins, metrics, cleaner, budget)
         application = _application(routes, surroundings, settings.max_body_bytes)
         application.on_response_prepare.append(set_headers(routes, origins, rate, settings.public_path))
         runner = Runner(
@@ -312,25 +314,27 @@ def _budget(total: int, metrics: Metrics) -> Budget:
     return budget
 
 
-def _routes(parts: Parts, dialects: Sequence[Dialect], settings: Settings) -> dict[Handler, Route]:
-    """Return the route tables by handler; the middlewares look a request's route up so."""
-    handlers = Handlers(parts)
-    routes = {getattr(handlers, route.operation): route for route in ROUTES}
-    for dialect in dialects:
-        foreign = dialect.handlers(parts)
-        routes |= {getattr(foreign, route.operation): route for route in dialect.routes}
-    if settings.metrics_public:
-        routes[handlers.metrics] = replace(routes[handlers.metrics], access=PUBLIC)
+def _routes(services: Services, resources: Sequence[Resource], settings: Settings) -> dict[Handler, Operation]:
+    """Return the operations by what the router calls; the middleware looks a request's operation up so."""
+    routes = {}
+    for each in resources:
+        handlers = each.handlers(services)
+        for operation in each.operations:
+            if settings.metrics_public and operation.handler is NodeHandlers.metrics:
+                operation = replace(operation, access=PUBLIC)  # noqa: PLW2901
+            routes[endpoint(operation, handlers, services)] = operation
     return routes
 
 
-def _application(routes: Mapping[Handler, Route], surroundings: Sequence[Middleware], max_body: int) -> web.Application:
+def _application(
+    routes: Mapping[Handler, Operation], surroundings: Sequence[Middleware], max_body: int
+) -> web.Application:
     application = web.Application(client_max_size=max_body, middlewares=surroundings)
     for handler, route in routes.items():
         resource_ = application.router.add_resource(route.pattern)
-        resource_.add_route(route.method, handler, expect_handler=expect_later)
+        resource_.add_route(route.method, handler, expect_handler=_expect_later)
         if route.method == "GET" and route.answers_head and not route.streams:
-            resource_.add_route("HEAD", handler, expect_handler=expect_later)
+            resource_.add_route("HEAD", handler, expect_handler=_expect_later)
     return application
 
 
@@ -344,6 +348,10 @@ def _tokens(settings: Settings, metrics: Metrics) -> Tokens | None:
         Jwks(url, metrics, refresh_seconds=settings.jwks_refresh_seconds) if url is not None else None,
         Rules(settings.jwt_issuer, settings.jwt_audience, settings.jwt_leeway),
     )
+
+
+async def _expect_later(_request: web.Request) -> None:
+    """Leave `100 Continue` to the moment when the body is wanted; without it the access check would come too late."""
 
 
 async def _purge(workspaces: Workspaces) -> float | None:

@@ -19,7 +19,7 @@ import pytest
 
 from streamer.api.routes import ROUTES
 from streamer.dialects import DIALECTS
-from streamer.edge.routes import Route
+from streamer.edge.operation import Operation
 from tests.conftest import ADMIN_KEY, MakeProcess
 from tests.support import shapes
 from tests.support.api import Api, events
@@ -39,7 +39,7 @@ SERVED = {"livez", "append", "read", "session"}
 LIMIT_SECONDS = 0.05
 """CPU time of one step at the default limits."""
 
-ALL_ROUTES = [*ROUTES, *(route for dialect in DIALECTS for route in dialect.routes)]
+ALL_ROUTES = [*ROUTES, *(route for dialect in DIALECTS for route in dialect.operations)]
 PATHS = {
     "ws": WS,
     "company": WS,
@@ -135,7 +135,7 @@ async def _bystanders(api: Api) -> AsyncIterator[Bystanders]:
     bystanders.check()
 
 
-def path_of(route: Route, filler: str | None = None) -> str:
+def path_of(route: Operation, filler: str | None = None) -> str:
     """Return a route's path; with a filler in the place of each of its parameters but the workspace."""
     return re.sub(
         r"\{(\w+)\}", lambda match: PATHS[match[1]] if filler is None or match[1] == "ws" else filler, route.path

@@ -31,7 +31,7 @@ from streamer.auth.principal import (
 )
 from streamer.core.clock import format_timestamp, now_us
 from streamer.core.errors import StoreUnavailable, Unauthenticated
-from streamer.edge.routes import Route
+from streamer.edge.operation import Operation
 from streamer.settings import load
 from streamer.store.credentials import Credential, Credentials
 from streamer.store.database import Database
@@ -59,7 +59,7 @@ async def mine(api: Api) -> Api:
     return api.with_key(await api.create_key("mine", scopes=list(SCOPES)))
 
 
-def path_of(route: Route, workspace: str = "mine") -> str:
+def path_of(route: Operation, workspace: str = "mine") -> str:
     """Return a path of the route."""
     return route.path.format(ws=workspace, id="some-id", user="ann", file="index.html", type="issue", entity="i1")
 

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from streamer.api.routes import ROUTES
 from streamer.app import Server
 from streamer.auth.origins import SETTING, Origins, parse_origins
-from streamer.edge.routes import Route
+from streamer.edge.operation import Operation
 from streamer.settings import SettingsError, load
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, events, make_event
@@ -155,7 +155,7 @@ def test_what_is_no_origin_stops_the_start(text: str, said: str) -> None:
 # ---- CORS
 
 
-def path_of(route: Route, workspace: str = WS) -> str:
+def path_of(route: Operation, workspace: str = WS) -> str:
     """Return a path that is the route's."""
     return route.path.format(ws=workspace, id="nothing", user="nobody", file="app.js", type="issue", entity="none")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streamer.app import Server
 from streamer.auth.principal import READ_OWN, ROLES, SCOPES
 from streamer.dialects import DIALECTS
-from streamer.edge.routes import Route
+from streamer.edge.operation import Operation
 from streamer.settings import DIALECT_NAMES
 from tests.conftest import MakeServer
 from tests.support.api import Answer, Api, events, make_event
@@ -23,7 +23,7 @@ from tests.support.websocket import UPGRADE, WsReader
 Event = Mapping[str, Any]
 WS, THEIRS, NOWHERE = "w", "theirs", "nowhere"
 MARK = "zq7Marker"
-ROUTES = [(dialect.name, route) for dialect in DIALECTS for route in dialect.routes if not route.access.public]
+ROUTES = [(dialect.name, route) for dialect in DIALECTS for route in dialect.operations if not route.access.public]
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -296,12 +296,12 @@ ACROSS = {
 """Routes without a workspace in their path: they have a test of their own."""
 
 
-def path_of(route: Route, workspace: str) -> str:
+def path_of(route: Operation, workspace: str) -> str:
     """Return a path of a route, to things that are in the foreign workspace."""
     return route.path.format(ws=workspace, id=f"event-of-{THEIRS}", issue=f"issue-of-{THEIRS}", run=f"run-of-{THEIRS}")
 
 
-def requests_of(route: Route, workspace: str) -> Iterator[dict[str, Any]]:
+def requests_of(route: Operation, workspace: str) -> Iterator[dict[str, Any]]:
     """Return requests to a route, right ones and wrong ones."""
     plain: dict[str, Any] = {"method": route.method, "path": path_of(route, workspace)}
     if route.method == "POST":

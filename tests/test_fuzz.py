@@ -397,7 +397,7 @@ def test_any_query(made: dict[str, list[str]], header: str | None) -> None:
     """The parsers of parameters return what was meant, or say which fields are wrong; nothing else comes out of them."""
     query = URL("/").with_query([(name, value) for name, values in made.items() for value in values]).query
     models: list[type[Params]] = [HistoryParams, StreamParams, SseParams, ListParams, WorkspaceListParams, NoParams]
-    models += [model for dialect in DIALECTS for route in dialect.routes if (model := route.params) is not None]
+    models += [model for dialect in DIALECTS for route in dialect.operations if (model := route.params) is not None]
     for model in models:
         found = wrong_fields(partial(read_query, model, query, Bounds(1000, 60)))
         assert {name.partition("[")[0] for name in found} <= {*made, "filter"}

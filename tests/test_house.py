@@ -178,7 +178,7 @@ def test_promises_of_dialects_are_tested() -> None:
     assert named > 40
     for dialect in DIALECTS:
         assert f"`{dialect.name}`" in text
-        for parameter in {name for route in dialect.routes for name in route.query}:
+        for parameter in {name for route in dialect.operations for name in route.query}:
             assert f"`{parameter}`" in text or f"?{parameter}=" in text, parameter
 
 

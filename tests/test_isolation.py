@@ -28,7 +28,7 @@ from streamer.auth.access import COOKIE
 from streamer.auth.keys import hash_secret
 from streamer.auth.principal import READ_OWN, ROLES, SCOPES
 from streamer.core.filter import FILTER_FIELDS
-from streamer.edge.routes import Route
+from streamer.edge.operation import Operation
 from streamer.store.database import Database
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Answer, Api, events, make_event
@@ -190,7 +190,7 @@ async def world(api: Api) -> World:
 # ---- requests, made from the route table
 
 
-def path_of(route: Route, workspace: str, things: Things) -> str:
+def path_of(route: Operation, workspace: str, things: Things) -> str:
     """Return a path of the route."""
     identity = things.key if "/keys/" in route.path else things.event
     return route.path.format(ws=workspace, id=identity, user=things.user, type="issue", entity=things.entity)
@@ -226,7 +226,7 @@ def header(name: str, things: Things) -> str:
     return {"Idempotency-Key": things.idempotency, "Last-Event-ID": things.position}[name]
 
 
-def body(route: Route, workspace: str, things: Things) -> Any:
+def body(route: Operation, workspace: str, things: Things) -> Any:
     """Return a body that is right."""
     return {
         "append_events": make_event(id=things.event),
@@ -238,7 +238,7 @@ def body(route: Route, workspace: str, things: Things) -> Any:
     }[route.operation]
 
 
-def requests_of(route: Route, workspace: str, things: Things) -> Iterator[dict[str, Any]]:
+def requests_of(route: Operation, workspace: str, things: Things) -> Iterator[dict[str, Any]]:
     """Return requests to a route, right ones and wrong ones, that name these things in every place where one can be named."""
     path = path_of(route, workspace, things)
     right = {"body": body(route, workspace, things)} if route.body is not None else {}

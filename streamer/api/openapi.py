@@ -1,25 +1,25 @@
-"""The OpenAPI 3.1 document, made from the route table and the models."""
+"""The OpenAPI 3.1 document, made from the operations and their models."""
 
 import re
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
 
 from streamer import __version__
 from streamer.api import schemas
 from streamer.api.params import POSITION_SCHEMA
-from streamer.api.routes import ROUTES
-from streamer.auth.principal import ROLES
 from streamer.core import errors
-from streamer.core.filter import CATEGORIES
+from streamer.core.filter import MAX_VALUE_LENGTH
 from streamer.core.ids import ID_PATTERN
-from streamer.edge.models import Params
-from streamer.edge.routes import Route
+from streamer.edge.models import NoParams, Params
+from streamer.edge.operation import Operation
 
 Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string"}
-_MAYBE: Schema = {"type": ["string", "null"]}
-_TIME: Schema = {"type": "string", "format": "date-time"}
-_MAYBE_TIME: Schema = {"type": ["string", "null"], "format": "date-time"}
 _POSITION: Schema = POSITION_SCHEMA
 _BAD_REQUEST = 400
 
@@ -36,7 +36,10 @@ _PATH: dict[str, tuple[str, Schema]] = {
     "id": ("The event's or key's id.", {"type": "string", "pattern": ID_PATTERN}),
     "type": ("The entity's type; `heartbeat_run` is a second name of `run`.", _TEXT),
     "entity": ("The entity's id.", _TEXT),
-    "user": ("The person: the `sub` of their tokens.", schemas.USER_SCHEMA),
+    "user": (
+        "The person: the `sub` of their tokens.",
+        {"type": "string", "minLength": 1, "maxLength": MAX_VALUE_LENGTH, "pattern": "^[^\\u0000]*$"},
+    ),
     "file": ("The file's name.", _TEXT),
 }
 
@@ -50,123 +53,41 @@ def _object(properties: dict[str, Schema], *, optional: tuple[str, ...] = ()) ->
     }
 
 
-def _list_of(name: str, item: str) -> Schema:
-    return _object({name: {"type": "array", "items": _ref(item)}})
-
-
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-_ACTOR = _object(dict.fromkeys(("type", "id"), _TEXT) | dict.fromkeys(("name", "role", "on_behalf_of", "ip"), _MAYBE))
-_BOUND_ACTOR: Schema = {"oneOf": [_object({"type": _TEXT, "id": _TEXT}), {"type": "null"}]}
-_SCOPES: Schema = {"type": "array", "items": _TEXT}
-
-_SCHEMAS: dict[str, Schema] = {
-    "Event": _object(
-        {
-            "id": _TEXT,
-            "seq": {"type": "integer", "minimum": 1},
-            "workspace_id": _TEXT,
-            "category": {"enum": list(CATEGORIES)},
-            "action": _TEXT,
-            "actor": _ACTOR,
-            "entity": {
-                "oneOf": [_object(dict.fromkeys(("type", "id", "identifier", "name"), _MAYBE)), {"type": "null"}]
-            },
-            "agent_id": _MAYBE,
-            "run_id": _MAYBE,
-            "task_id": _MAYBE,
-            "description": _TEXT,
-            "details": {"type": ["object", "null"]},
-            "changes": {"type": ["object", "null"]},
-            "occurred_at": _MAYBE_TIME,
-            "timestamp": _TIME,
-            "traceparent": _MAYBE,
-        }
-    ),
-    "Entity": _object(
-        {
-            "workspace_id": _TEXT,
-            "type": _TEXT,
-            "id": _TEXT,
-            **dict.fromkeys(("identifier", "name", "status"), _MAYBE),
-            "attributes": {"type": "object", "additionalProperties": _TEXT},
-            "created_at": _TIME,
-            "updated_at": _TIME,
-            "deleted_at": _MAYBE_TIME,
-        }
-    ),
-    "EventList": _list_of("events", "Event"),
-    "EventPage": _object(
-        {
-            "events": {"type": "array", "items": _ref("Event")},
-            "cursor": _TEXT,
-            "position": _POSITION,
-            "scanned_to": _POSITION,
-        },
-        optional=("cursor", "scanned_to"),
-    ),
-    "Workspace": _object(
-        {
-            "id": _TEXT,
-            "name": _MAYBE,
-            "org_id": _TEXT,
-            "settings": {"type": "object"},
-            "created_at": _TIME,
-            "created_by": _TEXT,
-            "position": _POSITION,
-            "earliest": _POSITION,
-        }
-    ),
-    "WorkspaceList": _list_of("workspaces", "Workspace"),
-    "Key": (
-        _key := _object(
-            {
-                "id": _TEXT,
-                "name": _TEXT,
-                "scopes": _SCOPES,
-                "actor": _BOUND_ACTOR,
-                "created_at": _TIME,
-                "created_by": _TEXT,
-                "expires_at": _MAYBE_TIME,
-            }
+_ERROR = _object(
+    {
+        "error": _object(
+            {"code": _TEXT, "message": _TEXT, "request_id": _TEXT, "details": {"type": "object"}},
+            optional=("details",),
         )
-    ),
-    "NewKey": _object(_key["properties"] | {"key": _TEXT}),
-    "KeyList": _list_of("keys", "Key"),
-    "Member": _object({"user": _TEXT, "role": {"enum": list(ROLES)}, "added_at": _TIME, "added_by": _TEXT}),
-    "MemberList": _list_of("members", "Member"),
-    "Session": _object(
-        {
-            "id": _TEXT,
-            "name": _TEXT,
-            "grants": {"type": "object", "additionalProperties": _SCOPES},
-            "roles": {"type": "object", "additionalProperties": {"enum": list(ROLES)}},
-            "actor": _BOUND_ACTOR,
-            "expires_at": _MAYBE_TIME,
-        }
-    ),
-    "Ticket": _object({"ticket": _TEXT, "expires_at": _TIME}),
-    "Health": _object({"status": {"const": "ok"}}),
-    "Error": _object(
-        {
-            "error": _object(
-                {"code": _TEXT, "message": _TEXT, "request_id": _TEXT, "details": {"type": "object"}},
-                optional=("details",),
-            )
-        }
-    ),
-}
+    }
+)
 
 
-def document() -> dict[str, Any]:
-    """Return the OpenAPI document of this server."""
-    components = dict(_SCHEMAS)
+class OpenApi:
+    """The document of a server that has these operations."""
+
+    def __init__(self, operations: Sequence[Operation], public_url: str | None) -> None:
+        self._operations = operations
+        self._public_url = public_url
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The document."""
+        servers = {"servers": [{"url": self._public_url}]} if self._public_url else {}
+        return document(self._operations) | servers
+
+
+def document(operations: Sequence[Operation]) -> dict[str, Any]:
+    """Return the OpenAPI document of these operations."""
+    components: dict[str, Schema] = {"Error": _ERROR}
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
-        if route.documented:
-            paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, components)
+    for operation in operations:
+        if operation.documented:
+            paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, components)
     return {
         "openapi": "3.1.0",
         "info": {"title": "streamer", "version": __version__, "summary": "A durable, live and exact activity log."},
@@ -181,16 +102,16 @@ def document() -> dict[str, Any]:
     }
 
 
-def _operation(route: Route, components: dict[str, Schema]) -> dict[str, Any]:
+def _operation(route: Operation, components: dict[str, Schema]) -> dict[str, Any]:
     names = re.findall(r"\{(\w+)\}", route.path)
     parameters = [_parameter("path", name, *_PATH[name], required=True) for name in names]
-    parameters += _query_parameters(route.params) if route.params is not None else []
+    parameters += _query_parameters(route.params) if route.params not in {None, NoParams} else []
     parameters += [_parameter("header", name, *_HEADERS[name]) for name in route.headers]
     operation: dict[str, Any] = {
         "operationId": route.operation,
         "summary": route.summary,
         "parameters": parameters,
-        "responses": _responses(route),
+        "responses": _responses(route, components),
         "security": [] if route.access.public else [{"key": []}, {"session": []}],
     }
     if route.body is not None:
@@ -221,25 +142,32 @@ def _parameter(where: str, name: str, text: str, schema: Schema, *, required: bo
     }
 
 
-def _body(route: Route, components: dict[str, Schema]) -> dict[str, Any]:
-    schema = route.body.json_schema(ref_template="#/components/schemas/{model}")
-    components.update(schema.pop("$defs", {}))
-    name = schema.get("title", route.operation)
-    components[name] = schema
+def _body(route: Operation, components: dict[str, Schema]) -> dict[str, Any]:
+    assert route.body is not None  # noqa: S101 - the caller looked
+    schema = _component(route.body, components, "validation")
     if route.body is not schemas.EVENT:
-        return {"application/json": {"schema": _ref(name)}}
-    events = {"type": "array", "items": _ref(name), "minItems": 1, "maxItems": 1000}
+        return {"application/json": {"schema": schema}}
+    events = {"type": "array", "items": schema, "minItems": 1, "maxItems": 1000}
     return {
-        "application/json": {"schema": {"anyOf": [_ref(name), events]}},
+        "application/json": {"schema": {"anyOf": [schema, events]}},
         "application/x-ndjson": {"schema": {"type": "string", "description": "One event a line."}},
     }
 
 
-def _responses(route: Route) -> dict[str, Any]:
+def _component(adapter: TypeAdapter[Any], components: dict[str, Schema], mode: JsonSchemaMode) -> Schema:
+    """Add a model to the components, and what it is made of. Returns the reference to it."""
+    schema = adapter.json_schema(ref_template="#/components/schemas/{model}", mode=mode)
+    components.update(schema.pop("$defs", {}))
+    name = schema["title"]
+    components[name] = schema
+    return _ref(name)
+
+
+def _responses(route: Operation, components: dict[str, Schema]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
-    for status, kind, text in route.answers:
-        responses[str(status)] = {"description": text} | _content(kind)
-    statuses = set(route.errors) | ({_BAD_REQUEST} if route.params or route.headers or route.body else set())
+    for status, (model, text) in route.answers.items():
+        responses[str(status)] = {"description": text} | _content(model, components)
+    statuses = set(route.errors) | ({_BAD_REQUEST} if route.query or route.headers or route.body else set())
     if not route.access.public:
         statuses |= {401, 403}
         if "{ws}" in route.path:
@@ -247,7 +175,7 @@ def _responses(route: Route) -> dict[str, Any]:
     known = sorted({*_all_errors()}, key=lambda error: error.code)
     for status in sorted(statuses | {500, 503} if route.documented else statuses):
         codes = ", ".join(f"`{error.code}`" for error in known if error.status == status)
-        responses[str(status)] = {"description": codes} | _content("Error")
+        responses[str(status)] = {"description": codes} | _json(_ref("Error"))
     return responses
 
 
@@ -259,13 +187,17 @@ def _all_errors() -> list[type[errors.StreamerError]]:
     ]
 
 
-def _content(kind: str) -> dict[str, Any]:
-    if not kind:
+def _content(model: Any, components: dict[str, Schema]) -> dict[str, Any]:
+    if model is None:
         return {}
-    if "/" in kind:
-        return {"content": {kind: {"schema": _TEXT}}}
-    if kind == "object":
-        return {"content": {"application/json": {"schema": {"type": "object"}}}}
-    names = kind.split(" | ")
-    schema = _ref(names[0]) if len(names) == 1 else {"oneOf": [_ref(name) for name in names]}
+    if isinstance(model, str):
+        return {"content": {model: {"schema": _TEXT}}}
+    if model is dict:
+        return _json({"type": "object"})
+    if isinstance(model, tuple):
+        return _json({"oneOf": [_component(TypeAdapter(one), components, "serialization") for one in model]})
+    return _json(_component(TypeAdapter(model), components, "serialization"))
+
+
+def _json(schema: Schema) -> dict[str, Any]:
     return {"content": {"application/json": {"schema": schema}}}

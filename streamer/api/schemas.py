@@ -1,9 +1,8 @@
 """What bodies hold: checked with pydantic on their way in, and described in `/openapi.json`."""
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar
 
-import orjson
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -17,26 +16,16 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from streamer.api.params import filter_schema
-from streamer.auth.principal import ROLES, SCOPES, TEMPLATES
+from streamer.api.params import POSITION_SCHEMA, filter_schema
 from streamer.core.clock import parse_timestamp
-from streamer.core.errors import ValidationError
 from streamer.core.filter import FILTER_FIELDS, MAX_VALUE_LENGTH
 from streamer.core.ids import ID_PATTERN, OWN_EVENT_IDS, RESERVED_EVENT_IDS, is_id
 from streamer.edge import models
-from streamer.ingest.intake import depth_of
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 Body = TypeVar("Body")
 _FREE_DATA = "field; free data goes into `details`"
-
-MAX_SETTINGS_BYTES = 64 * 1024
-MAX_SETTINGS_DEPTH = 32
-"""Of a workspace's own settings, whose changes are told in its log."""
-
-MAX_WIDTH = 32
-"""Fields of an object whose fields have fixed names; none has as many."""
 
 
 def _event_id(value: str) -> str:
@@ -58,18 +47,6 @@ def _no_nul(value: str) -> str:
     return value
 
 
-def _settings(value: dict[str, Any]) -> dict[str, Any]:
-    try:
-        size = len(orjson.dumps(value))
-    except orjson.JSONEncodeError:  # 254 levels
-        size = 0
-    if size > MAX_SETTINGS_BYTES:
-        raise ValueError(f"has {size} bytes as JSON; at most {MAX_SETTINGS_BYTES} are kept")
-    if not size or depth_of(value) > MAX_SETTINGS_DEPTH:
-        raise ValueError(f"nested deeper than {MAX_SETTINGS_DEPTH} levels")
-    return value
-
-
 _NO_IDS = [{"enum": [*sorted(RESERVED_EVENT_IDS), ".", ".."]}, {"pattern": f"^{OWN_EVENT_IDS}"}]
 _ID_SCHEMA = {"type": "string", "pattern": ID_PATTERN, "not": {"anyOf": _NO_IDS}}
 
@@ -79,7 +56,20 @@ Word = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_VALUE_LENGTH), AfterValidator(_no_nul), _NO_NUL_SCHEMA
 ]
 """A value that is indexed: any text without NUL, 1-512 characters."""
-USER_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_VALUE_LENGTH, "pattern": "^[^\\u0000]*$"}
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+PositionText = Annotated[str, Field(json_schema_extra={"pattern": POSITION_SCHEMA["pattern"]})]
+ANSWER = ConfigDict(extra="forbid")
+"""Of what is answered: it has no other fields."""
+
+
+@with_config(ANSWER)
+class Actor(TypedDict):
+    """The actor that a credential acts as."""
+
+    type: str
+    id: str
+
+
 Timestamp = Annotated[str, AfterValidator(_timestamp), Field(json_schema_extra={"format": "date-time"})]
 Name = Annotated[str, StringConstraints(max_length=256), AfterValidator(_no_nul), _NO_NUL_SCHEMA]
 """What people call something."""
@@ -143,55 +133,6 @@ class EventIn(_RequiredEvent, total=False):
     traceparent: Annotated[TraceParent | None, Field(description="W3C trace context.")]
 
 
-@with_config(STRICT)
-class WorkspaceIn(TypedDict, total=False):
-    """A workspace's own values; those that are absent stay as they are."""
-
-    name: Name | None
-    org_id: Word
-    settings: Annotated[
-        dict[str, Any],
-        AfterValidator(_settings),
-        Field(description=f"At most {MAX_SETTINGS_BYTES} bytes of JSON and {MAX_SETTINGS_DEPTH} levels."),
-    ]
-
-
-@with_config(STRICT)
-class MemberIn(TypedDict):
-    """What a person is in a workspace."""
-
-    role: Literal[*ROLES]  # type: ignore[valid-type]
-
-
-class _RequiredKey(TypedDict):
-    name: Annotated[Name, StringConstraints(min_length=1)]
-
-
-@with_config(STRICT)
-class KeyActorIn(TypedDict):
-    """The actor that a key acts as."""
-
-    type: Word
-    id: Word
-
-
-@with_config(STRICT | ConfigDict(json_schema_extra={"oneOf": [{"required": ["scopes"]}, {"required": ["template"]}]}))
-class KeyIn(_RequiredKey, total=False):
-    """A key to be made: either `scopes` or a `template` of them."""
-
-    scopes: Annotated[list[Literal[*SCOPES]], Field(min_length=1, max_length=len(SCOPES))]  # type: ignore[valid-type]
-    template: Literal[*TEMPLATES]  # type: ignore[valid-type]
-    actor: Annotated[KeyActorIn | None, Field(description="The key acts as this actor and no other.")]
-    expires_at: Timestamp | None
-
-
-@with_config(STRICT)
-class SignInIn(TypedDict):
-    """The one-time code of a sign-in link."""
-
-    code: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-
-
 def _several(value: object) -> object:
     """Take one text for a list of one: a union of both would put its branches into the paths of errors."""
     return [value] if isinstance(value, str) else value
@@ -253,10 +194,6 @@ class PingIn(TypedDict):
 
 
 EVENT: TypeAdapter[EventIn] = TypeAdapter(EventIn)
-WORKSPACE: TypeAdapter[WorkspaceIn] = TypeAdapter(WorkspaceIn)
-MEMBER: TypeAdapter[MemberIn] = TypeAdapter(MemberIn)
-KEY: TypeAdapter[KeyIn] = TypeAdapter(KeyIn)
-SIGN_IN: TypeAdapter[SignInIn] = TypeAdapter(SignInIn)
 TICKET: TypeAdapter[dict[str, Any]] = TypeAdapter(TicketIn)
 MESSAGES: Mapping[str, TypeAdapter[Any]] = {
     "subscribe": TypeAdapter(SubscribeIn),
@@ -269,30 +206,7 @@ MESSAGES: Mapping[str, TypeAdapter[Any]] = {
 
 def check(adapter: TypeAdapter[Body], value: object, *, prefix: str = "") -> Body:
     """Check a parsed body; wrong fields are named by their path below `prefix` (`events[3].actor.type`). Raises BadInput."""
-    _check_width(value, prefix)
     return models.check(adapter, value, prefix=prefix, what=_FREE_DATA if adapter is EVENT else "field")
-
-
-def _check_width(value: object, where: str) -> None:
-    """See that what has fixed names has not very many others: to name each of them would take longer than all else.
-
-    Raises: ValidationError.
-    """
-    if not isinstance(value, dict):
-        return
-    changes = value.get("changes")
-    for name, part in (("", value), ("actor", value.get("actor")), ("entity", value.get("entity"))):
-        if isinstance(part, dict) and len(part) > MAX_WIDTH:
-            raise _too_wide(part, where, name)
-    for name, change in changes.items() if isinstance(changes, dict) else ():
-        if isinstance(change, dict) and len(change) > MAX_WIDTH:
-            raise _too_wide(change, where, f"changes.{name}")
-
-
-def _too_wide(part: Sized, *path: str) -> ValidationError:
-    return ValidationError(
-        {".".join(filter(None, path)) or "body": f"{len(part)} fields; it has no more than {MAX_WIDTH}"}
-    )
 
 
 def filter_of(body: Mapping[str, Any]) -> dict[str, list[str]]:

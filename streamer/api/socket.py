@@ -6,18 +6,18 @@ from typing import Any
 
 import structlog
 
-from streamer.api import appending, schemas
+from streamer.api import events, schemas
 from streamer.auth.keys import Keyring
 from streamer.auth.principal import READ, WRITE, Principal
 from streamer.auth.view import Views
 from streamer.core.errors import InternalError, RateLimited, StreamerError, ValidationError, WorkspaceNotFound
 from streamer.core.filter import parse_filter
 from streamer.core.ids import is_id
-from streamer.edge.appending import check_writable
-from streamer.edge.base import SocketLimits
 from streamer.edge.bodies import MAX_SMALL_BYTES, parse_json
 from streamer.edge.middleware import error_content
+from streamer.edge.operation import check_writable
 from streamer.edge.paging import parse_bound
+from streamer.edge.streaming import SocketLimits
 from streamer.fanout.connection import Connection, Reader, Subscription
 from streamer.fanout.subscribers import Subscribers
 from streamer.feed.reasons import Reason
@@ -154,11 +154,11 @@ class Socket:
         principal.need(workspace, WRITE)
         self._intake.rate.check(principal.account)
         check_writable(workspace)
-        appending.check_idempotency_key(key, "idempotency_key")
+        events.check_idempotency_key(key, "idempotency_key")
         if ("event" in body) == ("events" in body):
             raise ValidationError({"event": "send either event or events"})
         try:
-            appended = await appending.append(
+            appended = await events.append(
                 self._intake,
                 principal,
                 workspace,

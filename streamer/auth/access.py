@@ -26,6 +26,8 @@ class Access:
 
     scope: str | None = None
     """A scope in the path's workspace `ws`, or, on a route without one, `admin` of the instance."""
+    also: str | None = None
+    """Another scope there, beside it."""
     public: bool = False
     """Credentials are ignored."""
     ticket: bool = False
@@ -90,6 +92,8 @@ class Gate:
         is_oneself = access.oneself is not None and request.match_info[access.oneself] == principal.own_id
         if not (is_oneself and principal.is_person and workspace in principal.roles):
             principal.need(workspace, access.scope)
+        if access.also is not None:
+            principal.need(workspace, access.also)
         return principal
 
     async def _by_query(self, request: web.Request, access: Access) -> Principal:

@@ -1,4 +1,4 @@
-"""Bodies of requests: their media types, and JSON as it comes in.
+"""Bodies of requests: read within limits of size, time and memory; their media types, and JSON as it comes in.
 
 The parser holds the GIL until it returns, and its time grows with the values in a body more than with its bytes: 8 MB of `[]` take it
 100 times as long as 8 MB of text. So the values are counted first, and a body with too many of them is not parsed.
@@ -8,10 +8,14 @@ import asyncio
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, StreamReader, web
 
-from streamer.core.errors import PayloadTooLarge, UnsupportedMediaType, ValidationError
-from streamer.edge.unpack import ENCODINGS
+from streamer.auth.access import PRINCIPAL, Gate
+from streamer.auth.principal import Principal
+from streamer.core.budget import ANONYMOUS, REQUEST, SMALL, Budget, Hold
+from streamer.core.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType, ValidationError
+from streamer.edge.holding import account_of, hold_of
+from streamer.edge.unpack import ENCODINGS, unpack
 
 JSON_TYPES = {"application/json"}
 NDJSON_TYPES = {"application/x-ndjson", "application/ndjson", "application/jsonl"}
@@ -25,6 +29,89 @@ LARGE_BYTES = 2**20
 """A body above this is parsed in a turn of its own: 8 MiB of texts take up to 25 ms."""
 PIECE_BYTES = 64 * 1024
 """Bytes of a body that are looked at before other tasks have their turn: less than a millisecond."""
+
+
+class Bodies:
+    """Reads the bodies of requests."""
+
+    def __init__(self, gate: Gate, budget: Budget, *, max_bytes: int, max_values: int, seconds: float) -> None:
+        """Make the reader of bodies.
+
+        Args:
+            gate: decides on access again when a body took its time.
+            budget: of the node's memory.
+            max_bytes: of one body.
+            max_values: JSON values in one body, or in one line of NDJSON.
+            seconds: in which a body must arrive.
+        """
+        self.max_bytes = max_bytes
+        self.max_values = max_values
+        self._gate = gate
+        self._budget = budget
+        self.seconds = seconds
+
+    async def json(self, request: web.Request) -> Any:
+        """Read a JSON body that holds no events: a few values."""
+        media_type(request, JSON_TYPES)
+        data = await self._read(request, min(MAX_SMALL_BYTES, self.max_bytes))
+        return await parse_json(data, self.max_values)
+
+    async def events(self, request: web.Request) -> tuple[bytes, Principal]:
+        """Read a body that may hold events. Returns the principal, too: its grants may have changed while the body arrived."""
+        data = await self._read(request, self.max_bytes)
+        return data, request[PRINCIPAL]
+
+    async def _read(self, request: web.Request, limit: int) -> bytes:
+        """Read the body within its limits of size and time, and within the node's budget of memory."""
+        length, content = request.content_length or 0, request.content
+        if length > limit:
+            raise PayloadTooLarge(f"the body has {length} bytes; at most {limit} are taken")
+        self._need_memory(request, length)
+        encoding = content_encoding(request)
+        if content.is_eof():  # it came with its head, as nearly all do: no clock is needed
+            data = content.read_nowait()
+            if len(data) > limit:
+                raise PayloadTooLarge(f"the body has more than {limit} bytes")
+            return data if encoding is None else await self._unpacked(request, data, encoding, limit)
+        if "Expect" in request.headers and request.version >= HttpVersion11:
+            # Only now: access and parameters were fine, the body is wanted (RFC 9110, 10.1.1).
+            assert request.transport is not None  # noqa: S101 - there was a request a moment ago
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            async with asyncio.timeout(self.seconds):
+                data = await _receive(content, limit, hold_of(request, self._budget))
+        except TimeoutError:
+            raise RequestTimeout(f"the body did not arrive within {self.seconds:g} seconds") from None
+        # That took its time: access may have ended.
+        principal = await self._gate.again(request)
+        if principal is not None:
+            request[PRINCIPAL] = principal
+        return data if encoding is None else await self._unpacked(request, data, encoding, limit)
+
+    def _need_memory(self, request: web.Request, length: int) -> None:
+        """Refuse a body that there is no memory for, before any of it is taken. Raises Overloaded."""
+        if length <= SMALL and not self._budget.is_used:
+            return
+        account = account_of(request)
+        if length > SMALL:
+            self._budget.check(REQUEST, account, length)
+        elif account != ANONYMOUS:
+            self._budget.check_small(REQUEST, account)
+
+    async def _unpacked(self, request: web.Request, data: bytes, encoding: str, limit: int) -> bytes:
+        return await unpack(data, encoding, limit, hold_of(request, self._budget))
+
+
+async def _receive(content: StreamReader, limit: int, hold: Hold) -> bytes:
+    """Return a body once all of it is there. Raises PayloadTooLarge, Overloaded."""
+    content.set_read_chunk_size(SMALL)
+    data = bytearray()
+    while chunk := await content.readany():
+        if len(data) + len(chunk) > limit:
+            raise PayloadTooLarge(f"the body has more than {limit} bytes")
+        hold.resize(len(data) + len(chunk))
+        data += chunk
+    return bytes(data)
 
 
 def content_encoding(request: web.Request) -> str | None:

@@ -3,21 +3,27 @@
 from collections.abc import Callable, Sequence
 
 from streamer.auth.principal import Principal
+from streamer.auth.view import Views
 from streamer.core.entities import ISSUE, Entity
 from streamer.core.errors import Ambiguous, EntityNotFound
 from streamer.core.filter import Condition, Either, Filter, canonical
 from streamer.core.ids import is_id
-from streamer.edge.base import Base
 from streamer.edge.paging import Stretch
-from streamer.store.entities import FOUND_ROWS
+from streamer.edge.reading import Pages
+from streamer.store.entities import FOUND_ROWS, Entities
 
 MAX_REFERENCE = 512
 
 
-class Issues(Base):
+class Issues:
     """Finds issues for a caller."""
 
-    async def issue(self, principal: Principal, reference: str, workspace: str | None = None) -> tuple[str, Entity]:
+    def __init__(self, entities: Entities, views: Views, pages: Pages) -> None:
+        self._entities = entities
+        self._views = views
+        self._pages = pages
+
+    async def find(self, principal: Principal, reference: str, workspace: str | None = None) -> tuple[str, Entity]:
         """Return the issue that an id or identifier names, with its workspace: of several workspaces the one that the caller prefers.
 
         Args:
@@ -54,13 +60,13 @@ class Issues(Base):
         # What the credential or a membership names, before what only a grant for `*` reaches.
         left: set[str] | None = {*filter(is_id, (*principal.grants, *principal.roles))} if among is None else {*among}
         while left:
-            found = await self.parts.entities.find(kind, reference, left, rank)
+            found = await self._entities.find(kind, reference, left, rank)
             if seen := await self._seen(principal, found, about):
                 return seen
             left = {one for one in left if found and rank(one) > rank(found[0][0])}
         if among is not None:
             return []
-        found = await self.parts.entities.find(kind, reference, None)
+        found = await self._entities.find(kind, reference, None)
         if len(found) == FOUND_ROWS:
             raise Ambiguous("too many workspaces have it: name the workspace, or use a key for one of them")
         return await self._seen(principal, found, about)
@@ -71,10 +77,10 @@ class Issues(Base):
         return [(where, entity) for where, entity in found if await self._sees(principal, where, about(entity.id))]
 
     async def _sees(self, principal: Principal, workspace: str, selection: Filter) -> bool:
-        if await self.parts.views.is_whole(principal, workspace):
+        if await self._views.is_whole(principal, workspace):
             return True
-        view = await self.parts.views.of(principal, workspace, selection)
-        return bool((await self.whole_page_of(principal, workspace, view, Stretch("desc"), 1)).events)
+        view = await self._views.of(principal, workspace, selection)
+        return bool((await self._pages.read_whole(principal, workspace, view, Stretch("desc"), 1)).events)
 
 
 def about_issue(issue: str) -> Filter:

@@ -13,12 +13,16 @@ from typing import Any
 import orjson
 
 from streamer.auth.principal import Principal
+from streamer.auth.view import Views
 from streamer.core.errors import InvalidCursor, ValidationError, WorkspaceNotFound
 from streamer.core.filter import Filter
-from streamer.core.ports import Bound, Order
+from streamer.core.ports import Bound, Log, Order
 from streamer.core.position import LogHead, Position
-from streamer.edge.base import Base, off_loop
+from streamer.edge.answers import off_loop
 from streamer.edge.paging import Stretch
+from streamer.edge.reading import Pages
+from streamer.observe.metrics import Metrics
+from streamer.store.workspaces import Workspaces
 
 MAX_WORKSPACES = 500
 """Workspaces that one reader reads at once: a cursor, or the `id:` of a stream, holds a position of each."""
@@ -126,8 +130,19 @@ class _Newer(tuple[str, str, int]):
         return tuple.__gt__(self, other)
 
 
-class Many(Base):
+class Many:
     """Reads many workspaces as one."""
+
+    def __init__(  # noqa: PLR0913 - what it reads with
+        self, log: Log, workspaces: Workspaces, views: Views, pages: Pages, metrics: Metrics, *, read_seconds: float
+    ) -> None:
+        """Make the reader; `read_seconds` is what one read may take."""
+        self._log = log
+        self._workspaces = workspaces
+        self._views = views
+        self._pages = pages
+        self._metrics = metrics
+        self._read_seconds = read_seconds
 
     async def workspaces_of(self, principal: Principal, among: Collection[str] | None) -> tuple[list[str], int]:
         """Return the workspaces to be read, these or all (None), the preferred ones first; and how many memberships are left out.
@@ -139,7 +154,7 @@ class Many(Base):
         """
         everywhere = among is None
         if among is None:
-            listed = await self.parts.workspaces.listing(None, after="", limit=MAX_WORKSPACES + 1)
+            listed = await self._workspaces.listing(None, after="", limit=MAX_WORKSPACES + 1)
             among = [workspace.id for workspace in listed]
         rank = principal.rank()
         found = sorted(among, key=lambda workspace: (rank(workspace), workspace))
@@ -154,10 +169,10 @@ class Many(Base):
     ) -> Found:
         """Return a page over all workspaces that a principal may read. Raises ValidationError, InvalidCursor."""
         workspaces, left_out = await self.workspaces_of(principal, principal.readable())
-        found = await self.many(principal, workspaces, selection, stretch, limit, cursor)
+        found = await self.read(principal, workspaces, selection, stretch, limit, cursor)
         return replace(found, headers=said_of(left_out))
 
-    async def many(  # noqa: PLR0913, PLR0917 - a page's parts, and the workspaces
+    async def read(  # noqa: PLR0913, PLR0917 - a page's parts, and the workspaces
         self,
         principal: Principal,
         workspaces: Sequence[str],
@@ -178,13 +193,13 @@ class Many(Base):
 
         Raises: InvalidCursor, RateLimited, StoreUnavailable.
         """
-        async with self.parts.turns.turn(principal.account, None):
-            found = await self._many(principal, workspaces, selection, stretch, limit, cursor)
+        async with self._pages.turn(principal.account, None):
+            found = await self._read(principal, workspaces, selection, stretch, limit, cursor)
         if found.is_cut:
-            self.parts.metrics.scans_cut.inc()
+            self._metrics.scans_cut.inc()
         return found
 
-    async def _many(  # noqa: PLR0913, PLR0917 - as above
+    async def _read(  # noqa: PLR0913, PLR0917 - as above
         self,
         principal: Principal,
         workspaces: Sequence[str],
@@ -196,8 +211,8 @@ class Many(Base):
         previous = None if cursor is None else ManyCursor.parse(cursor)
         if previous is not None:
             stretch = Stretch(previous.order, previous.after, previous.before)
-        ends = time.monotonic() + MANY * self.parts.read_seconds
-        logs = await self.parts.log.heads(workspaces)
+        ends = time.monotonic() + MANY * self._read_seconds
+        logs = await self._log.heads(workspaces)
         if previous is not None and previous.seqs and not {log.epoch for log in logs.values()} & previous.seqs.keys():
             raise InvalidCursor("no log has the cursor's positions any more; start again without one")
         sources = [
@@ -210,7 +225,7 @@ class Many(Base):
         parts = max(len(sources), 1)
         # What is skipped is read, too: a small page far behind is not to take a query for each event before it.
         share = min(max(LEAST, (limit + stretch.skip) // parts + 1), max(limit, MOST))
-        share_bytes = self.parts.max_page_bytes // parts
+        share_bytes = self._pages.max_bytes // parts
         for some in _slices(sources):
             await asyncio.gather(*(self._fill(source, stretch, share, share_bytes, ends) for source in some))
         place = _Newer if stretch.order == "desc" else tuple[str, str, int]
@@ -220,7 +235,7 @@ class Many(Base):
         size, left = 0, stretch.skip
         # Which event comes next is known as long as each workspace has one that waits, or has no more.
         is_stuck = any(source.is_cut for source in sources)
-        while heap and len(found) < limit and size < self.parts.max_page_bytes and not is_stuck:
+        while heap and len(found) < limit and size < self._pages.max_bytes and not is_stuck:
             index = heapq.heappop(heap)[2]
             source = sources[index]
             source.at, length, event = source.waiting.popleft()
@@ -236,7 +251,7 @@ class Many(Base):
                 heapq.heappush(heap, _place(place, source, index))
         if not heap and not is_stuck:
             return Found(found, None, size)
-        is_cut = is_stuck and len(found) < limit and size < self.parts.max_page_bytes
+        is_cut = is_stuck and len(found) < limit and size < self._pages.max_bytes
         left_at = {source.log.epoch: source.leave_at(stretch.order) for source in sources}
         seqs = {epoch: at for epoch, at in left_at.items() if at is not None}
         after, before = (bound if isinstance(bound, int) else None for bound in (stretch.after, stretch.before))
@@ -245,7 +260,7 @@ class Many(Base):
     async def _narrow(self, principal: Principal, source: _Source) -> None:
         """See to it that a source brings only what the caller may see; a workspace that is deleted just now brings nothing."""
         try:
-            source.selection = await self.parts.views.of(principal, source.workspace, source.selection)
+            source.selection = await self._views.of(principal, source.workspace, source.selection)
         except WorkspaceNotFound:
             source.is_over = True
 
@@ -260,7 +275,7 @@ class Many(Base):
         elif here is not None:
             before = here
         try:
-            page = await self.parts.log.page(
+            page = await self._log.page(
                 source.workspace,
                 selection=source.selection,
                 order=stretch.order,

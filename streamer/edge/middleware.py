@@ -1,4 +1,4 @@
-"""What surrounds every handler: the request id, the access decision, errors as JSON, one log line, the metrics."""
+"""What surrounds every handler: the request id, errors as JSON, one log line, the metrics."""
 
 import asyncio
 import random
@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from streamer.auth.access import PRINCIPAL, Gate
+from streamer.auth.access import PRINCIPAL
 from streamer.auth.origins import Origins
 from streamer.core.budget import Budget
 from streamer.core.errors import (
@@ -29,7 +29,7 @@ from streamer.core.errors import (
 )
 from streamer.core.quoting import bounded, cut
 from streamer.edge.holding import HOLD, hold_answer, release_hold
-from streamer.edge.routes import Dialect, Manner, Route
+from streamer.edge.operation import Dialect, Operation, RenderError
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
 from streamer.observe.metrics import Metrics
@@ -61,9 +61,8 @@ _BODY_UNREAD = (PayloadTooLarge, RequestTimeout)
 
 
 def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
-    routes: Mapping[Any, Route],
+    routes: Mapping[Any, Operation],
     dialects: Sequence[Dialect],
-    gate: Gate,
     origins: Origins,
     metrics: Metrics,
     redactor: Redactor,
@@ -74,7 +73,6 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
     Args:
         routes: the route of each handler that the router can find.
         dialects: the foreign APIs, which say errors in their own way.
-        gate: decides on access.
         origins: whose pages may call.
         metrics: counts the requests.
         redactor: cleans what errors quote.
@@ -84,7 +82,7 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
     # prometheus-client makes a metric's name of its labels anew each time.
     counter, timer = lru_cache(metrics.requests.labels), lru_cache(metrics.request_seconds.labels)
 
-    def account(entry: dict[str, object], route: Route | None, started: float, status: int) -> None:
+    def account(entry: dict[str, object], route: Operation | None, started: float, status: int) -> None:
         """Count and log a request that is over."""
         elapsed = time.perf_counter() - started
         name = route.path if route else "unknown"
@@ -109,7 +107,7 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
             hold_answer(request, response, budget)
             status = response.status
         except Exception as error:
-            response = _refuse(_known(error, request), request, _manner(dialects, request.path), redactor)
+            response = _refuse(_known(error, request), request, _renderer(dialects, request.path), redactor)
             status = response.status
             if status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 logger.exception("request_failed", request_id=request_id)
@@ -129,20 +127,10 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
                 account(entry, route, started, status)
         return response
 
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Decide on access before anything else of the request is looked at."""
-        route = routes.get(request.match_info.handler)
-        if route is not None:
-            principal = await gate.decide(request, route.access)
-            if principal is not None:
-                request[PRINCIPAL] = principal
-        return await handler(request)
-
-    return [answer, guard]
+    return [answer]
 
 
-def set_headers(routes: Mapping[Any, Route], origins: Origins, rate: AppendRate, public_path: str) -> OnPrepare:
+def set_headers(routes: Mapping[Any, Operation], origins: Origins, rate: AppendRate, public_path: str) -> OnPrepare:
     """Return what sets the headers that responses carry whatever made them, streams included.
 
     Args:
@@ -231,16 +219,16 @@ def error_response(error: StreamerError, request_id: str, redactor: Redactor | N
     return _with_advice(response, error)
 
 
-def _manner(dialects: Sequence[Dialect], path: str) -> Manner | None:
+def _renderer(dialects: Sequence[Dialect], path: str) -> RenderError | None:
     """Return how errors are said at a path: as the dialect does that the longest prefix belongs to, None: as we do."""
-    found = [(prefix, each.manner) for each in dialects for prefix in each.prefixes if path.startswith(prefix)]
+    found = [(prefix, each.render_error) for each in dialects for prefix in each.prefixes if path.startswith(prefix)]
     return max(found, key=lambda one: len(one[0]))[1] if found else None
 
 
-def _refuse(error: StreamerError, request: web.Request, manner: Manner | None, redactor: Redactor) -> web.Response:
-    if manner is None:
+def _refuse(error: StreamerError, request: web.Request, render: RenderError | None, redactor: Redactor) -> web.Response:
+    if render is None:
         return error_response(error, request[REQUEST_ID], redactor)
-    refusal = manner(error, request)
+    refusal = render(error, request)
     # What is said to somebody unknown quotes nothing.
     body = refusal.body if isinstance(error, Unauthenticated) else _quotable(refusal.body, redactor)
     text = isinstance(body, str)

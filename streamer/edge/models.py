@@ -4,7 +4,7 @@ What is wrong is one `BadInput` with a fault for each wrong field, in pydantic's
 renders the faults in the form of its own server.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar, get_origin
@@ -86,6 +86,9 @@ class BadInput(ValidationError):
         fields = {path(each["loc"], prefix): message(each, what) for each in self.faults}
         super().__init__(fields, total=max(total, len(faults)))
 
+
+MAX_WIDTH = 32
+"""Fields of an object whose fields have fixed names; none has as many."""
 
 ParamsT = TypeVar("ParamsT", bound=Params)
 Body = TypeVar("Body")
@@ -189,9 +192,45 @@ def read_query(model: type[ParamsT], query: Mapping[str, str], bounds: Bounds | 
     return found
 
 
-def check(adapter: TypeAdapter[Body], value: object, *, prefix: str = "", what: str = "field") -> Body:
-    """Check a parsed body; wrong fields are named by their path below `prefix`. Raises BadInput."""
+def check(
+    adapter: TypeAdapter[Body], value: object, *, prefix: str = "", what: str = "field", is_open: bool = False
+) -> Body:
+    """Check a parsed body.
+
+    Args:
+        adapter: the model.
+        value: the body.
+        prefix: stands before the paths of wrong fields.
+        what: what errors call an unknown field.
+        is_open: unknown fields are dropped, however many they are.
+
+    Raises: ValidationError.
+    """
+    if not is_open:
+        _check_width(value, prefix)
     try:
         return adapter.validate_python(value)
     except PydanticError as error:
         raise BadInput(error.errors(include_url=False), prefix=prefix, what=what) from None
+
+
+def _check_width(value: object, where: str) -> None:
+    """See that what has fixed names has not very many others: to name each of them would take longer than all else.
+
+    Raises: ValidationError.
+    """
+    if not isinstance(value, dict):
+        return
+    changes = value.get("changes")
+    for name, part in (("", value), ("actor", value.get("actor")), ("entity", value.get("entity"))):
+        if isinstance(part, dict) and len(part) > MAX_WIDTH:
+            raise _too_wide(part, where, name)
+    for name, change in changes.items() if isinstance(changes, dict) else ():
+        if isinstance(change, dict) and len(change) > MAX_WIDTH:
+            raise _too_wide(change, where, f"changes.{name}")
+
+
+def _too_wide(part: Sized, *path: str) -> ValidationError:
+    return ValidationError(
+        {".".join(filter(None, path)) or "body": f"{len(part)} fields; it has no more than {MAX_WIDTH}"}
+    )

@@ -93,6 +93,7 @@ class Intake:
         self._worker = worker
         self.audit_actions = audit_actions
         """The actions whose events are audit events."""
+        self.max_batch_events = limits.batch_events
         self._ids = Uuid7s()
 
     async def append(  # noqa: PLR0913 - what an append is made of
@@ -129,8 +130,8 @@ class Intake:
         """
         if not items:
             raise ValidationError({"events": "an empty batch; at least one event is needed"})
-        if len(items) > self._limits.batch_events:
-            raise ValidationError({"events": f"{len(items)} events; at most {self._limits.batch_events} in one batch"})
+        if len(items) > self.max_batch_events:
+            raise ValidationError({"events": f"{len(items)} events; at most {self.max_batch_events} in one batch"})
         drafts: list[Draft] = []
         seen: dict[str, int] = {}
         wrong: dict[str, str] = {}

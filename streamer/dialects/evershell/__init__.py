@@ -1,45 +1,61 @@
 """Evershell's activity and audit API under `/v1`, beside ours: its envelope, errors and rules are those that ours follows."""
 
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
 from streamer.auth.access import ANYONE, Access
-from streamer.auth.principal import READ
+from streamer.auth.principal import AUDIT, READ
 from streamer.dialects.evershell.handlers import Handlers
 from streamer.dialects.evershell.params import ActivityParams, AuditParams, StreamParams
 from streamer.edge.models import Params
-from streamer.edge.routes import Dialect, Route
+from streamer.edge.operation import Dialect, Operation
 
 _WS = "/v1/workspaces/{ws}"
 
 
-def _route(path: str, operation: str, summary: str, access: Access, params: type[Params]) -> Route:
-    streams = operation.startswith("stream_")
+def _get(
+    path: str,
+    handler: Callable[..., Awaitable[web.StreamResponse]],
+    summary: str,
+    access: Access,
+    params: type[Params],
+) -> Operation:
+    streams = params is StreamParams
     headers = ("Last-Event-ID",) if streams else ()
-    return Route(
-        "GET", path, operation, summary, access, params=params, headers=headers, streams=streams, documented=False
+    return Operation(
+        "GET", path, handler, summary, access, params=params, headers=headers, streams=streams, documented=False
     )
 
 
 EVERSHELL = Dialect(
     name="evershell",
     prefixes=(),  # its errors are said as ours are
-    routes=(
-        _route(f"{_WS}/activity", "activity", "Page through a workspace's activity", Access(READ), ActivityParams),
-        _route(f"{_WS}/audit", "audit", "Page through a workspace's audit events", Access(READ), AuditParams),
-        _route("/v1/audit", "org_audit", "Page through the audit events of all workspaces", ANYONE, AuditParams),
-        _route(
+    operations=(
+        _get(f"{_WS}/activity", Handlers.activity, "Page through a workspace's activity", Access(READ), ActivityParams),
+        _get(
+            f"{_WS}/audit",
+            Handlers.audit,
+            "Page through a workspace's audit events",
+            Access(READ, also=AUDIT),
+            AuditParams,
+        ),
+        _get("/v1/audit", Handlers.org_audit, "Page through the audit events of all workspaces", ANYONE, AuditParams),
+        _get(
             f"{_WS}/activity/stream",
-            "stream_activity",
+            Handlers.stream_activity,
             "Follow a workspace's activity",
             Access(READ, query_key="api_key"),
             StreamParams,
         ),
-        _route(
+        _get(
             "/v1/activity/stream",
-            "stream_org_activity",
+            Handlers.stream_org_activity,
             "Follow the activity of all workspaces",
             Access(query_key="api_key"),
             StreamParams,
         ),
     ),
     handlers=Handlers,
-    manner=None,
+    render_error=None,
 )

@@ -1,13 +1,16 @@
 """What Evershell's routes answer."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import orjson
 from aiohttp import web
 
 from streamer.auth.access import PRINCIPAL
+from streamer.auth.keys import Keyring
 from streamer.auth.principal import AUDIT, AUDIT_OWN, EVERYWHERE, READ, READ_OWN, Principal
+from streamer.auth.view import Views
 from streamer.core.errors import EventNotFound, PermissionDenied, ValidationError
 from streamer.core.filter import EVERYTHING
 from streamer.core.ids import is_id
@@ -27,36 +30,58 @@ from streamer.dialects.evershell.stream import (
     OrgStreams,
     parse_place,
 )
-from streamer.edge.base import Parts, json_bytes, last_event_id, readable, shaped
+from streamer.edge.answers import json_bytes, last_event_id, shaped
 from streamer.edge.many import Many, encoded, parse_positions, said_of
-from streamer.edge.models import read_query
+from streamer.edge.operation import WORKSPACE
 from streamer.edge.paging import TIMESTAMP_FORM, Cursor, Stretch, parse_bound, timestamp_of
+from streamer.edge.reading import Pages
+from streamer.edge.services import Services
+from streamer.edge.streaming import SinkOptions
 from streamer.fanout.connection import Subscription
+from streamer.fanout.subscribers import Subscribers
+from streamer.observe.loops import Loops
+from streamer.store.log import SqlLog
+from streamer.store.workspaces import Workspaces
 from streamer.transports import sse
 from streamer.transports.sink import retry_ms
 
 
-class Handlers(Many):
+@dataclass(frozen=True, slots=True)
+class StreamSeconds:
+    """How long a stream of Evershell's API stays open."""
+
+    seconds: int
+
+
+class Handlers:
     """One method for each operation."""
 
-    def __init__(self, parts: Parts) -> None:
-        super().__init__(parts)
+    def __init__(self, services: Services) -> None:
+        self._log = services.get(SqlLog)
+        self._views = services.get(Views)
+        self._pages = services.get(Pages)
+        self._many = services.get(Many)
+        self._workspaces = services.get(Workspaces)
+        self._feed = services.get(Subscribers)
+        self._sink_options = services.get(SinkOptions)
+        self._stream_seconds = services.get(StreamSeconds).seconds
         self._org_streams = OrgStreams(
-            parts.feed, parts.log, parts.views, parts.keyring, self._readable_by, self._orgs_of
+            self._feed, self._log, self._views, services.get(Keyring), self._readable_by, self._orgs_of
         )
-        parts.loops.start("evershell", self._org_streams.look, every=LOOK_SECONDS)
+        services.get(Loops).start("evershell", self._org_streams.look, every=LOOK_SECONDS)
 
-    async def activity(self, request: web.Request) -> web.StreamResponse:
-        return await self._page(request, read_query(ActivityParams, request.query))
+    async def activity(self, request: web.Request, wanted: ActivityParams) -> web.StreamResponse:
+        return await self._page(request, wanted)
 
-    async def audit(self, request: web.Request) -> web.StreamResponse:
-        request[PRINCIPAL].need(readable(request), AUDIT)
-        return await self._page(request, read_query(AuditParams, request.query))
+    async def audit(self, request: web.Request, wanted: AuditParams) -> web.StreamResponse:
+        return await self._page(request, wanted)
 
-    async def org_audit(self, request: web.Request) -> web.StreamResponse:
-        principal, wanted = request[PRINCIPAL], read_query(AuditParams, request.query)
+    async def org_audit(self, request: web.Request, wanted: AuditParams) -> web.StreamResponse:
+        principal = request[PRINCIPAL]
         workspaces, left_out = await self._readable_by(principal, scopes={AUDIT, AUDIT_OWN})
-        found = await self.many(principal, workspaces, wanted.selection, wanted.stretch, wanted.limit, wanted.cursor)
+        found = await self._many.read(
+            principal, workspaces, wanted.selection, wanted.stretch, wanted.limit, wanted.cursor
+        )
         orgs = await self._orgs_of({event["workspace_id"] for event in found.events})
         events = await encoded(found, lambda event: shape(event, orgs.get(event["workspace_id"], "")))
         response = _answer(events, found.cursor)
@@ -64,49 +89,47 @@ class Handlers(Many):
         return response
 
     async def _page(self, request: web.Request, wanted: ActivityParams | AuditParams) -> web.StreamResponse:
-        workspace, principal = readable(request), request[PRINCIPAL]
+        workspace, principal = request[WORKSPACE], request[PRINCIPAL]
         stretch = wanted.stretch if wanted.cursor is None else Stretch.behind(Cursor.parse(wanted.cursor))
-        selection = await self.parts.views.of(principal, workspace, wanted.selection)
-        org_id = (await self.parts.workspaces.get(workspace)).org_id
-        page = await self.page_of(principal, workspace, selection, stretch, wanted.limit)
+        selection = await self._views.of(principal, workspace, wanted.selection)
+        org_id = (await self._workspaces.get(workspace)).org_id
+        page = await self._pages.read(principal, workspace, selection, stretch, wanted.limit)
         events = await shaped(page, partial(shape, org_id=org_id))
         return _answer(events, stretch.following(page), str(stretch.position(page)))
 
     # ---- streams
 
-    async def stream_activity(self, request: web.Request) -> web.StreamResponse:
-        workspace, principal = readable(request), request[PRINCIPAL]
-        params = read_query(StreamParams, request.query)
+    async def stream_activity(self, request: web.Request, params: StreamParams) -> web.StreamResponse:
+        workspace, principal = request[WORKSPACE], request[PRINCIPAL]
         try:
             start = parse_bound(params.after) if params.after else None
         except ValueError as error:
             raise ValidationError({"after": str(error)}) from None
-        view = await self.parts.views.of(principal, workspace, params.selection)
+        view = await self._views.of(principal, workspace, params.selection)
         last = last_event_id(request, params.last_event_id)
         if last:
             start = await self._position_of(principal, workspace, last)
-        org_id = (await self.parts.workspaces.get(workspace)).org_id
-        self.parts.feed.check_room(principal.bearer)
+        org_id = (await self._workspaces.get(workspace)).org_id
+        self._feed.check_room(principal.bearer)
         wanted = Subscription(workspace, principal.account, view, start, principal.links(workspace))
         return await sse.stream(
             request,
-            self.parts.feed,
-            await self.parts.feed.follow(wanted),
+            self._feed,
+            await self._feed.follow(wanted),
             principal.chain,
             wire=EvershellWire(sse.is_chunked(request), org_id),
             sink_class=EvershellSink,
-            max_seconds=self.parts.evershell_stream_seconds,
-            **self.sink_options(principal),
+            max_seconds=self._stream_seconds,
+            **self._sink_options.of(principal),
         )
 
-    async def stream_org_activity(self, request: web.Request) -> web.StreamResponse:
+    async def stream_org_activity(self, request: web.Request, params: StreamParams) -> web.StreamResponse:
         principal = request[PRINCIPAL]
-        params = read_query(StreamParams, request.query)
         workspaces, left_out = await self._readable_by(principal)
-        self.parts.feed.check_room(principal.bearer)
+        self._feed.check_room(principal.bearer)
         heads: dict[str, LogHead] = {}
         for first in range(0, len(workspaces), HEADS):
-            heads |= await self.parts.log.heads(workspaces[first : first + HEADS])
+            heads |= await self._log.heads(workspaces[first : first + HEADS])
         starts, is_gone = await self._starts(
             principal, heads, last_event_id(request, params.last_event_id), params.after
         )
@@ -117,19 +140,19 @@ class Handlers(Many):
             if transport is None or outlet is None:
                 return response
             wire = sse.SseWire(stream.is_chunked)
-            sink = EvershellSink(transport, outlet.drain, wire=wire, **self.sink_options(principal))
+            sink = EvershellSink(transport, outlet.drain, wire=wire, **self._sink_options.of(principal))
             omitted = b": %d workspaces omitted\n" % left_out if left_out else b""
             sink.write(wire.chunk(omitted + b"retry: %d\n" % retry_ms() + (GONE if is_gone else b"")))
             if not readers:
                 sink.write(wire.chunk(NOWHERE))
-            connection = self.parts.feed.connect(sink, principal.chain, self.parts.evershell_stream_seconds)
+            connection = self._feed.connect(sink, principal.chain, self._stream_seconds)
             outlet.when_lost(partial(self._org_streams.end, stream))
             self._org_streams.begin(stream, connection, readers)
             readers = []
             return response
         finally:
             for reader, _ in readers:
-                self.parts.feed.leave(reader)
+                self._feed.leave(reader)
 
     async def _starts(
         self, principal: Principal, heads: Mapping[str, LogHead], last: str | None, after: str | None
@@ -164,8 +187,8 @@ class Handlers(Many):
         # The preferred first: whoever adds the caller to a workspace can copy an event's id into it.
         for workspace in sorted(heads, key=principal.rank()) if is_id(event_id) else ():
             try:
-                view = await self.parts.views.of(principal, workspace, EVERYTHING)
-                at = await self.parts.log.event(workspace, event_id, view)
+                view = await self._views.of(principal, workspace, EVERYTHING)
+                at = await self._log.event(workspace, event_id, view)
             except EventNotFound:
                 continue
             # Events of other workspaces may be of the same microsecond.
@@ -177,7 +200,7 @@ class Handlers(Many):
         """Return the positions at a time; None: none, from now on."""
         if moment is None:
             return {}
-        return {workspace: await self.parts.log.resolve(workspace, moment) for workspace in heads}
+        return {workspace: await self._log.resolve(workspace, moment) for workspace in heads}
 
     async def _position_of(self, principal: Principal, workspace: str, last: str) -> Position:
         """Return where a stream of one workspace is to be resumed: behind the event with this id, or at a place that we told."""
@@ -185,9 +208,9 @@ class Handlers(Many):
         if place is not None:
             return place
         if is_id(last):
-            view = await self.parts.views.of(principal, workspace, EVERYTHING)
+            view = await self._views.of(principal, workspace, EVERYTHING)
             try:
-                return await self.parts.log.position_of(workspace, last, view)
+                return await self._log.position_of(workspace, last, view)
             except EventNotFound:
                 pass
         return UNKNOWN
@@ -205,10 +228,10 @@ class Handlers(Many):
             readable_ = frozenset(ws for ws in readable_ if is_id(ws) and principal.scopes(ws) & {*scopes})
         if readable_ is not None and not readable_:
             raise PermissionDenied(f"this needs the scope {next(iter(sorted(scopes)))} in a workspace")
-        return await self.workspaces_of(principal, readable_)
+        return await self._many.workspaces_of(principal, readable_)
 
     async def _orgs_of(self, workspaces: Collection[str]) -> dict[str, str]:
-        found = await self.parts.workspaces.listing(set(workspaces), after="", limit=max(len(workspaces), 1))
+        found = await self._workspaces.listing(set(workspaces), after="", limit=max(len(workspaces), 1))
         return {workspace.id: workspace.org_id for workspace in found}
 
 

@@ -2,66 +2,68 @@
 
 from streamer.auth.access import ANYONE, Access
 from streamer.auth.principal import READ, WRITE
-from streamer.dialects.paperclip.errors import TOKEN, manner
+from streamer.dialects.paperclip.errors import TOKEN, render_error
 from streamer.dialects.paperclip.handlers import Handlers
 from streamer.dialects.paperclip.params import LinkedParams, ListParams, LiveParams
-from streamer.edge.routes import Dialect, Route
+from streamer.edge.operation import Dialect, Operation, check_writable
 
 _COMPANY = "/api/companies/{ws}"
 
 PAPERCLIP = Dialect(
     name="paperclip",
     prefixes=("/api/",),
-    routes=(
-        Route(
+    operations=(
+        Operation(
             "GET",
             f"{_COMPANY}/activity",
-            "company_activity",
+            Handlers.company_activity,
             "List a company's activity",
             Access(READ),
+            workspace=str,  # what is no id has an empty list
             params=ListParams,
             documented=False,
         ),
-        Route(
+        Operation(
             "POST",
             f"{_COMPANY}/activity",
-            "create_company_activity",
+            Handlers.create_company_activity,
             "Append one event",
             Access(WRITE, agents=False),
             appends=True,
+            workspace=check_writable,
             documented=False,
         ),
-        Route(
+        Operation(
             "GET",
             "/api/issues/{issue}/activity",
-            "activity_of_issue",
+            Handlers.activity_of_issue,
             "List an issue's activity",
             ANYONE,
             params=ListParams,
             documented=False,
         ),
-        Route(
+        Operation(
             "GET",
             "/api/issues/{issue}/runs",
-            "issue_runs",
+            Handlers.issue_runs,
             "List an issue's runs",
             ANYONE,
             params=LinkedParams,
             documented=False,
         ),
-        Route(
+        Operation(
             "GET",
             "/api/heartbeat-runs/{run}/issues",
-            "run_issues",
+            Handlers.run_issues,
             "List a run's issues",
             ANYONE,
             params=LinkedParams,
             documented=False,
         ),
-        Route(
+        Operation(
             "GET",
             f"{_COMPANY}/events/ws",
-            "company_events",
+            Handlers.company_events,
             "Follow a company's activity",
             Access(READ, query_key=TOKEN),
             params=LiveParams,
@@ -70,5 +72,5 @@ PAPERCLIP = Dialect(
         ),
     ),
     handlers=Handlers,
-    manner=manner,
+    render_error=render_error,
 )

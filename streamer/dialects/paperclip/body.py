@@ -42,7 +42,7 @@ def event_of(parsed: Any, author: Author) -> dict[str, Any]:
         parsed: JSON; `ABSENT` if there was none. What the schema does not know is dropped, as there.
         author: whose type it is, if the body names this actor and no type.
     """
-    body = check(_ACTIVITY, parsed)
+    body = check(_ACTIVITY, parsed, is_open=True)
     details = body.get("details")
     told = details or {}
     default, own_id = author.actor or ("system", None)

@@ -21,7 +21,7 @@ from streamer.core.errors import (
 )
 from streamer.core.quoting import cut
 from streamer.edge.models import UNKNOWN, BadInput
-from streamer.edge.routes import Refusal
+from streamer.edge.operation import Refusal
 
 TOKEN = "token"  # noqa: S105 - the name of a parameter
 """The socket's parameter that a key may come in."""
@@ -51,7 +51,7 @@ _TEXTS: dict[type[StreamerError], tuple[int, str]] = {
 }
 
 
-def manner(error: StreamerError, request: web.Request) -> Refusal:
+def render_error(error: StreamerError, request: web.Request) -> Refusal:
     """Say an error."""
     if _SOCKET.fullmatch(request.path):
         if "Upgrade" not in request.headers:

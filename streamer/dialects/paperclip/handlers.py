@@ -11,7 +11,8 @@ import orjson
 from aiohttp import ETag, web
 
 from streamer.auth.access import PRINCIPAL
-from streamer.core.budget import MESSAGE
+from streamer.auth.view import Views
+from streamer.core.budget import MESSAGE, Budget
 from streamer.core.entities import RUN, Entity
 from streamer.core.errors import Ambiguous, EventNotFound, PermissionDenied, PositionExpired, WorkspaceNotFound
 from streamer.core.filter import EVERYTHING, Condition, Either, Filter, canonical
@@ -30,13 +31,21 @@ from streamer.dialects.paperclip.params import (
     LiveParams,
     ResumeFrom,
 )
-from streamer.edge.appending import author_of, check_writable
-from streamer.edge.base import POSITION, json_answer, off_loop, readable, shaped
-from streamer.edge.bodies import JSON_TYPES, MAX_SMALL_BYTES, media_type, parse_json
+from streamer.edge.answers import POSITION, json_answer, off_loop, shaped
+from streamer.edge.authors import author_of
+from streamer.edge.bodies import JSON_TYPES, MAX_SMALL_BYTES, Bodies, media_type, parse_json
 from streamer.edge.issues import Issues, about_issue
-from streamer.edge.models import BadInput, NoParams, fault, read_query
+from streamer.edge.models import BadInput, Bounds, fault
+from streamer.edge.operation import WORKSPACE, readable
 from streamer.edge.paging import Cursor, Stretch, link_to, parse_bound
+from streamer.edge.reading import Pages
+from streamer.edge.services import Services
+from streamer.edge.streaming import SinkOptions, SocketLimits
 from streamer.fanout.connection import Subscription
+from streamer.fanout.subscribers import Subscribers
+from streamer.ingest.intake import Intake
+from streamer.store.entities import Entities
+from streamer.store.log import SqlLog
 from streamer.transports import websocket
 
 USUAL = 100
@@ -49,36 +58,43 @@ _REVALIDATE = "no-cache, private"
 """A browser may keep the answer, and asks each time whether it is still right; the tag tells."""
 
 
-class Handlers(Issues):
+class Handlers:
     """One method for each operation."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._log = services.get(SqlLog)
+        self._views = services.get(Views)
+        self._pages = services.get(Pages)
+        self._issues = services.get(Issues)
+        self._entities = services.get(Entities)
+        self._intake = services.get(Intake)
+        self._bodies = services.get(Bodies)
+        self._feed = services.get(Subscribers)
+        self._max_page_events = services.get(Bounds).page_events
 
     # ---- events
 
-    async def company_activity(self, request: web.Request) -> web.StreamResponse:
-        wanted = read_query(ListParams, request.query)
+    async def company_activity(self, request: web.Request, wanted: ListParams) -> web.StreamResponse:
         try:
-            page, stretch = await self._read(
-                request, readable(request), wanted, wanted.selection, wanted.limit or USUAL
-            )
+            workspace = readable(request[WORKSPACE])
+            page, stretch = await self._read(request, workspace, wanted, wanted.selection, wanted.limit or USUAL)
         except WorkspaceNotFound:  # the caller may read it: there is no log of it yet
             return _answer(request, [], {POSITION: _FIRST_MOMENT})
         return await _list(request, page, stretch)
 
     async def create_company_activity(self, request: web.Request) -> web.StreamResponse:
-        workspace, principal = check_writable(request.match_info["ws"]), request[PRINCIPAL]
-        read_query(NoParams, request.query)
+        workspace = request[WORKSPACE]
         if request.body_exists:
             media_type(request, JSON_TYPES)
-        self.parts.intake.rate.check(principal.account)
-        data, principal = await self.read(request, self.parts.max_body_bytes), request[PRINCIPAL]
+        data, principal = await self._bodies.events(request)
         author = author_of(principal, workspace)
-        event = event_of(await parse_json(data, self.parts.max_body_values) if data else ABSENT, author)
-        stored = await self.parts.intake.append(workspace, [event], author, batch=False, no_details=None)
+        event = event_of(await parse_json(data, self._bodies.max_values) if data else ABSENT, author)
+        stored = await self._intake.append(workspace, [event], author, batch=False, no_details=None)
         return json_answer(shape.shape(orjson.loads(stored.events[0].body)), HTTPStatus.CREATED)
 
-    async def activity_of_issue(self, request: web.Request) -> web.StreamResponse:
-        wanted = read_query(ListParams, request.query)
-        workspace, entity = await self.issue(request[PRINCIPAL], request.match_info["issue"])
+    async def activity_of_issue(self, request: web.Request, wanted: ListParams) -> web.StreamResponse:
+        workspace, entity = await self._issues.find(request[PRINCIPAL], request.match_info["issue"])
         selection = wanted.selection.narrowed(about_issue(entity.id))
         page, stretch = await self._read(request, workspace, wanted, selection, wanted.limit or MOST)
         return await _list(request, page, stretch)
@@ -87,20 +103,20 @@ class Handlers(Issues):
         self, request: web.Request, workspace: str, wanted: ListParams, selection: Filter, limit: int
     ) -> tuple[Page, Stretch]:
         """Read a page; the newest first, but after an event the oldest first."""
-        view = await self.parts.views.of(request[PRINCIPAL], workspace, selection)
+        view = await self._views.of(request[PRINCIPAL], workspace, selection)
         if wanted.cursor is not None:
             stretch = Stretch.behind(Cursor.parse(wanted.cursor))
         elif wanted.resume_from is not None:
             at = await self._place(request, workspace, wanted.resume_from)
             if wanted.lower is not None:
-                start = await self.parts.log.resolve(workspace, wanted.lower)
-                at = at if isinstance(at, Position) else await self.parts.log.resolve(workspace, at)
+                start = await self._log.resolve(workspace, wanted.lower)
+                at = at if isinstance(at, Position) else await self._log.resolve(workspace, at)
                 at = start if at.epoch == start.epoch and at.seq < start.seq else at
             stretch = Stretch("asc", at, wanted.upper, skip=wanted.offset)
         else:
             stretch = Stretch("desc", wanted.lower, wanted.upper, skip=wanted.offset)
-        limit = min(limit, self.parts.max_page_events)
-        return await self.whole_page_of(request[PRINCIPAL], workspace, view, stretch, limit), stretch
+        limit = min(limit, self._max_page_events)
+        return await self._pages.read_whole(request[PRINCIPAL], workspace, view, stretch, limit), stretch
 
     async def _place(self, request: web.Request, workspace: str, start: ResumeFrom) -> Position | int:
         """Return the place that an event's id, a position or a timestamp names. Raises BadInput."""
@@ -111,14 +127,14 @@ class Handlers(Issues):
                 return found
             bound = found
         # Ids may look like positions: no event's id is to lead a reader astray who has a position of this log.
-        if bound is not None and bound.epoch == (await self.parts.log.head(workspace)).epoch:
+        if bound is not None and bound.epoch == (await self._log.head(workspace)).epoch:
             return bound
         if is_id(start.text):
-            view = await self.parts.views.of(request[PRINCIPAL], workspace, EVERYTHING)
+            view = await self._views.of(request[PRINCIPAL], workspace, EVERYTHING)
             with contextlib.suppress(EventNotFound):
-                return await self.parts.log.position_of(workspace, start.text, view)
+                return await self._log.position_of(workspace, start.text, view)
             if bound is None:
-                raise expired(await self.parts.log.head(workspace))
+                raise expired(await self._log.head(workspace))
         if bound is not None:
             return bound
         expected = "the id of an event of this company, a position, or an RFC 3339 timestamp"
@@ -133,59 +149,58 @@ class Handlers(Issues):
 
     # ---- issues and runs
 
-    async def issue_runs(self, request: web.Request) -> web.StreamResponse:
-        after, limit = _linked(read_query(LinkedParams, request.query))
+    async def issue_runs(self, request: web.Request, wanted: LinkedParams) -> web.StreamResponse:
+        after, limit = _linked(wanted)
         principal = request[PRINCIPAL]
-        workspace, entity = await self.issue(principal, request.match_info["issue"])
-        if not await self.parts.views.is_whole(principal, workspace):
+        workspace, entity = await self._issues.find(principal, request.match_info["issue"])
+        if not await self._views.is_whole(principal, workspace):
             raise PermissionDenied(_OUTSIDE)
-        runs = await self.parts.entities.runs_of(workspace, entity.id, limit, after=after)
+        runs = await self._entities.runs_of(workspace, entity.id, limit, after=after)
         told = [run.attributes for run in runs]
         unnamed = {known["agent_id"] for known in told if "agent_id" in known and "agent_name" not in known}
-        names = await self.parts.entities.names(workspace, "agent", unnamed)
+        names = await self._entities.names(workspace, "agent", unnamed)
         return _answer(request, [shape.run(run, names) for run in runs], _more(request, limit, runs))
 
-    async def run_issues(self, request: web.Request) -> web.StreamResponse:
-        after, limit = _linked(read_query(LinkedParams, request.query))
+    async def run_issues(self, request: web.Request, wanted: LinkedParams) -> web.StreamResponse:
+        after, limit = _linked(wanted)
         principal, reference = request[PRINCIPAL], request.match_info["run"]
-        found = await self.visible(principal, RUN, reference, _of_run)
+        found = await self._issues.visible(principal, RUN, reference, _of_run)
         if not found:
             return _answer(request, [])
         if len(found) > 1:
             raise Ambiguous("several of your companies have such a run: use a key for one of them")
         workspace, entity = found[0]
-        if not await self.parts.views.is_whole(principal, workspace):
+        if not await self._views.is_whole(principal, workspace):
             raise PermissionDenied(_OUTSIDE)
-        issues = await self.parts.entities.issues_of(workspace, entity.id, limit, after=after)
+        issues = await self._entities.issues_of(workspace, entity.id, limit, after=after)
         return _answer(request, [shape.issue(one) for one in issues], _more(request, limit, issues))
 
     # ---- live
 
-    async def company_events(self, request: web.Request) -> web.StreamResponse:
+    async def company_events(self, request: web.Request, wanted: LiveParams) -> web.StreamResponse:
         websocket.check(request)
-        workspace, principal = readable(request), request[PRINCIPAL]
-        wanted = read_query(LiveParams, request.query)
-        view = await self.parts.views.of(principal, workspace, wanted.selection)
+        workspace, principal = request[WORKSPACE], request[PRINCIPAL]
+        view = await self._views.of(principal, workspace, wanted.selection)
         start = None if wanted.resume_from is None else await self._resume(request, workspace, wanted.resume_from)
-        self.parts.feed.check_room(principal.bearer)
-        reader = await self.parts.feed.follow(
+        self._feed.check_room(principal.bearer)
+        reader = await self._feed.follow(
             Subscription(workspace, principal.account, view, start, principal.links(workspace))
         )
         try:
             return await websocket.serve(
                 request,
-                self.parts.feed,
-                Listener(self.parts.feed, reader),
+                self._feed,
+                Listener(self._feed, reader),
                 principal.chain,
                 sink_type=LiveSink,
                 max_message_bytes=MAX_SMALL_BYTES,
-                messages_per_second=self.parts.socket_limits.messages_per_second,
-                message_seconds=self.parts.body_timeout,
-                hold=self.parts.budget.hold(MESSAGE, principal.account),
-                **self.sink_options(principal),
+                messages_per_second=self._services.get(SocketLimits).messages_per_second,
+                message_seconds=self._bodies.seconds,
+                hold=self._services.get(Budget).hold(MESSAGE, principal.account),
+                **self._services.get(SinkOptions).of(principal),
             )
         finally:
-            self.parts.feed.leave(reader)
+            self._feed.leave(reader)
 
 
 def _of_run(run: str) -> Filter:

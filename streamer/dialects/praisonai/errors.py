@@ -20,7 +20,7 @@ from streamer.core.errors import (
 )
 from streamer.core.quoting import cut
 from streamer.edge.models import BadInput, fault
-from streamer.edge.routes import Refusal
+from streamer.edge.operation import Refusal
 
 _FORBIDDEN = "Not a member of this workspace or insufficient role"
 _TEXTS: dict[type[StreamerError], tuple[int, str]] = {
@@ -38,7 +38,7 @@ _TEXTS: dict[type[StreamerError], tuple[int, str]] = {
 }
 
 
-def manner(error: StreamerError, request: web.Request) -> Refusal:
+def render_error(error: StreamerError, request: web.Request) -> Refusal:
     """Say an error."""
     if isinstance(error, Unauthenticated):
         return _detail(401, _authorization(request))

@@ -1,6 +1,7 @@
 """What PraisonAI's routes answer."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -9,6 +10,7 @@ import orjson
 from aiohttp import web
 
 from streamer.auth.access import PRINCIPAL
+from streamer.auth.view import Views
 from streamer.core.errors import EventNotFound, ReadTimeout
 from streamer.core.filter import EVERYTHING, Condition, Either, Filter, canonical
 from streamer.core.ids import is_id
@@ -16,39 +18,55 @@ from streamer.core.ports import Page
 from streamer.core.position import LogHead, Position, expired
 from streamer.dialects.praisonai.params import AcrossParams, ActivityParams, ViewParams
 from streamer.dialects.praisonai.shape import shape
-from streamer.edge.base import POSITION, json_answer, json_bytes, readable, shaped
+from streamer.edge.answers import POSITION, json_answer, json_bytes, shaped
 from streamer.edge.issues import Issues, about_issue
 from streamer.edge.many import Many, encoded
-from streamer.edge.models import BadInput, fault, read_query
+from streamer.edge.models import BadInput, fault
+from streamer.edge.operation import WORKSPACE
 from streamer.edge.paging import Cursor, Stretch, link_to
+from streamer.edge.reading import Pages
+from streamer.edge.services import Services
+from streamer.store.log import SqlLog
 
 
-class Handlers(Issues, Many):
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """Whether `created_at` says that it is UTC."""
+
+    is_said: bool
+
+
+class Handlers:
     """One method for each operation."""
 
-    async def workspace_activity(self, request: web.Request) -> web.StreamResponse:
-        wanted = read_query(ActivityParams, request.query)
-        page, stretch = await self._read(request, readable(request), wanted, wanted.selection)
+    def __init__(self, services: Services) -> None:
+        self._log = services.get(SqlLog)
+        self._views = services.get(Views)
+        self._pages = services.get(Pages)
+        self._issues = services.get(Issues)
+        self._many = services.get(Many)
+        self._zone = services.get(Zone).is_said
+
+    async def workspace_activity(self, request: web.Request, wanted: ActivityParams) -> web.StreamResponse:
+        page, stretch = await self._read(request, request[WORKSPACE], wanted, wanted.selection)
         return await self._page(request, wanted, page, stretch)
 
-    async def activity(self, request: web.Request) -> web.StreamResponse:
-        workspace, principal = readable(request), request[PRINCIPAL]
-        platform = read_query(ViewParams, request.query).view is not None
-        event = await self.parts.views.event(principal, workspace, request.match_info["id"])
-        return json_answer(shape(orjson.loads(event.body), zone=self.parts.praisonai_zone, platform=platform))
+    async def activity(self, request: web.Request, wanted: ViewParams) -> web.StreamResponse:
+        event = await self._views.event(request[PRINCIPAL], request[WORKSPACE], request.match_info["id"])
+        return json_answer(shape(orjson.loads(event.body), zone=self._zone, platform=wanted.view is not None))
 
-    async def workspace_issue_activity(self, request: web.Request) -> web.StreamResponse:
-        return await self._issue_activity(request, readable(request))
+    async def workspace_issue_activity(self, request: web.Request, wanted: ActivityParams) -> web.StreamResponse:
+        return await self._issue_activity(request, wanted, request[WORKSPACE])
 
-    async def issue_activity(self, request: web.Request) -> web.StreamResponse:
-        return await self._issue_activity(request, None)
+    async def issue_activity(self, request: web.Request, wanted: ActivityParams) -> web.StreamResponse:
+        return await self._issue_activity(request, wanted, None)
 
-    async def my_activity(self, request: web.Request) -> web.StreamResponse:
+    async def my_activity(self, request: web.Request, wanted: AcrossParams) -> web.StreamResponse:
         """List what the caller did, or others for it, in all workspaces that it may read."""
-        principal, wanted = request[PRINCIPAL], read_query(AcrossParams, request.query)
+        principal = request[PRINCIPAL]
         me = frozenset({principal.own_id})
         mine = canonical((Either((Condition("actor_id", me), Condition("on_behalf_of", me))),))
-        found = await self.newest(
+        found = await self._many.newest(
             principal,
             wanted.selection.narrowed(mine),
             Stretch("desc", wanted.after, wanted.before, skip=wanted.offset),
@@ -70,11 +88,13 @@ class Handlers(Issues, Many):
     async def health(self, _request: web.Request) -> web.StreamResponse:
         return json_answer({"status": "ok"})
 
-    async def _issue_activity(self, request: web.Request, workspace: str | None) -> web.StreamResponse:
-        principal, wanted = request[PRINCIPAL], read_query(ActivityParams, request.query)
+    async def _issue_activity(
+        self, request: web.Request, wanted: ActivityParams, workspace: str | None
+    ) -> web.StreamResponse:
+        principal = request[PRINCIPAL]
         if workspace is not None:
-            await self.parts.log.head(workspace)  # it exists: an issue that is not found is another matter
-        workspace, entity = await self.issue(principal, request.match_info["issue"], workspace)
+            await self._log.head(workspace)  # it exists: an issue that is not found is another matter
+        workspace, entity = await self._issues.find(principal, request.match_info["issue"], workspace)
         selection = wanted.selection.narrowed(about_issue(entity.id))
         page, stretch = await self._read(request, workspace, wanted, selection)
         return await self._page(request, wanted, page, stretch)
@@ -89,14 +109,14 @@ class Handlers(Issues, Many):
         self, request: web.Request, workspace: str, wanted: ActivityParams, selection: Filter
     ) -> tuple[Page, Stretch]:
         """Read a page; the newest first, but behind an id the oldest first."""
-        view = await self.parts.views.of(request[PRINCIPAL], workspace, selection)
+        view = await self._views.of(request[PRINCIPAL], workspace, selection)
         if wanted.cursor is not None:
             stretch = Stretch.behind(Cursor.parse(wanted.cursor))
         elif wanted.after_id:
             stretch = Stretch("asc", await self._behind(request, workspace, wanted), wanted.before)
         else:
             stretch = Stretch("desc", wanted.after, wanted.before, skip=wanted.offset)
-        return await self.whole_page_of(request[PRINCIPAL], workspace, view, stretch, wanted.limit), stretch
+        return await self._pages.read_whole(request[PRINCIPAL], workspace, view, stretch, wanted.limit), stretch
 
     async def _behind(self, request: web.Request, workspace: str, wanted: ActivityParams) -> Position:
         """Return the position of the activity `after_id`, or of `start_date` if that is later.
@@ -105,21 +125,21 @@ class Handlers(Issues, Many):
             BadInput: it is neither an id nor a position.
             PositionExpired: there is no such activity, or position, in this log (any more).
         """
-        view, text = await self.parts.views.of(request[PRINCIPAL], workspace, EVERYTHING), wanted.after_id or ""
+        view, text = await self._views.of(request[PRINCIPAL], workspace, EVERYTHING), wanted.after_id or ""
         if not is_id(text):
             raise BadInput([fault("after_id", "Input should be the id of an activity of this workspace", text)])
-        head = await self.parts.log.head(workspace)
+        head = await self._log.head(workspace)
         at = _position_in(head, text)
         if at is None:
             try:
-                at = await self.parts.log.position_of(workspace, text, view)
+                at = await self._log.position_of(workspace, text, view)
             except EventNotFound:
                 raise expired(head) from None
-        start = await self.parts.log.resolve(workspace, wanted.after) if wanted.after is not None else at
+        start = await self._log.resolve(workspace, wanted.after) if wanted.after is not None else at
         return max(at, start, key=lambda position: position.seq)
 
     def _shape(self, wanted: ActivityParams) -> Callable[[dict[str, Any]], Any]:
-        return partial(shape, zone=self.parts.praisonai_zone, platform=wanted.view is not None)
+        return partial(shape, zone=self._zone, platform=wanted.view is not None)
 
     def _list(
         self, request: web.Request, wanted: ActivityParams, found: list[bytes], cursor: str | None

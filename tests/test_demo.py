@@ -28,6 +28,7 @@ from streamer.demo.cast import Cast
 from streamer.demo.git import GitError, Identity, read_commits
 from streamer.demo.history import history
 from streamer.demo.living import living
+from streamer.edge.models import check
 from tests.support.api import Api
 from tests.support.cli import Cli
 from tests.support.databases import sqlite_url
@@ -225,7 +226,7 @@ def test_the_api_takes_every_event(seed: int) -> None:
     """What the living write has what is required and no key that the API does not know; all kinds of actors are at work."""
     cast = Cast(seed)
     events = list(islice(living(cast, first_issue=7), 400))
-    assert [schemas.check(schemas.EVENT, event) for event in events] == events
+    assert [check(schemas.EVENT, event) for event in events] == events
     assert {event["actor"]["type"] for event in events} == {"user", "agent", "system"}
     members = {member.id for member in cast.members}
     for event in events:

@@ -22,8 +22,8 @@ from streamer.core.frame import page_body
 from streamer.core.ports import Appended
 from streamer.core.position import Position
 from streamer.edge.answers import json_answer, json_bytes
-from streamer.edge.authors import author_of
 from streamer.edge.bodies import JSON_TYPES, NDJSON_TYPES, Bodies, loads, media_type, parse_json, split_ndjson
+from streamer.edge.models import check
 from streamer.edge.operation import WORKSPACE, Operation, Resource, check_writable
 from streamer.edge.paging import link_to
 from streamer.edge.reading import Pages
@@ -34,6 +34,7 @@ from streamer.ingest.intake import Intake
 from streamer.store.entities import Entities
 from streamer.transports import longpoll
 
+_FREE_DATA = "field; free data goes into `details`"
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -127,7 +128,8 @@ class EventHandlers:
 
     async def append_events(self, request: web.Request) -> web.StreamResponse:
         key = request.headers.get("Idempotency-Key")
-        check_idempotency_key(key, "Idempotency-Key")
+        if key is not None:
+            check_idempotency_key(key, "Idempotency-Key")
         kind = media_type(request, JSON_TYPES | NDJSON_TYPES)
         data, principal = await self._bodies.events(request)
         items: Any
@@ -146,7 +148,7 @@ class EventHandlers:
 
     async def list_events(self, request: web.Request, wanted: HistoryParams) -> web.StreamResponse:
         workspace, principal = request[WORKSPACE], request[PRINCIPAL]
-        selection = await self._views.of(principal, workspace, wanted.selection)
+        selection = await self._views.authorize(principal, workspace, wanted.selection)
         page = await self._pages.read(principal, workspace, selection, wanted.stretch, wanted.limit)
         if wanted.wait and not page.events and not page.is_cut:
             start = Position(page.head.epoch, page.examined)
@@ -202,9 +204,9 @@ def _entity(workspace: str, entity: core.Entity) -> Entity:
 # ---- appending, the same by POST and over a WebSocket
 
 
-def check_idempotency_key(key: str | None, field: str) -> None:
+def check_idempotency_key(key: str, field: str) -> None:
     """Check the form of an idempotency key; `field` is what it was sent in. Raises ValidationError."""
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise ValidationError({field: "must be 1-255 visible ASCII characters"})
 
 
@@ -219,7 +221,7 @@ async def append(
     return await intake.append(
         workspace,
         items if batch else [items],
-        author_of(principal, workspace),
+        principal.author(workspace),
         event_of=_event_of,
         batch=batch,
         idempotency_key=idempotency_key,
@@ -227,7 +229,8 @@ async def append(
 
 
 def _event_of(item: Any, where: str) -> schemas.EventIn:
-    return schemas.check(schemas.EVENT, loads(item, where) if isinstance(item, bytes) else item, prefix=where)
+    parsed = loads(item, where) if isinstance(item, bytes) else item
+    return check(schemas.EVENT, parsed, prefix=where, what=_FREE_DATA)
 
 
 _PATH = "/v1/workspaces/{ws}/events"

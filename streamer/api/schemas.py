@@ -1,7 +1,7 @@
 """What bodies hold: checked with pydantic on their way in, and described in `/openapi.json`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, Required
 
 from pydantic import (
     AfterValidator,
@@ -20,12 +20,9 @@ from streamer.api.params import POSITION_SCHEMA, filter_schema
 from streamer.core.clock import parse_timestamp
 from streamer.core.filter import FILTER_FIELDS, MAX_VALUE_LENGTH
 from streamer.core.ids import ID_PATTERN, OWN_EVENT_IDS, RESERVED_EVENT_IDS, is_id
-from streamer.edge import models
+from streamer.edge.models import NO_NUL
 
 STRICT = ConfigDict(extra="forbid", strict=True)
-
-Body = TypeVar("Body")
-_FREE_DATA = "field; free data goes into `details`"
 
 
 def _event_id(value: str) -> str:
@@ -41,20 +38,11 @@ def _timestamp(value: str) -> str:
     return value
 
 
-def _no_nul(value: str) -> str:
-    if "\0" in value:
-        raise ValueError("must not hold the character U+0000")
-    return value
-
-
 _NO_IDS = [{"enum": [*sorted(RESERVED_EVENT_IDS), ".", ".."]}, {"pattern": f"^{OWN_EVENT_IDS}"}]
 _ID_SCHEMA = {"type": "string", "pattern": ID_PATTERN, "not": {"anyOf": _NO_IDS}}
 
 EventId = Annotated[str, AfterValidator(_event_id), WithJsonSchema(_ID_SCHEMA)]
-_NO_NUL_SCHEMA = Field(json_schema_extra={"pattern": "^[^\\u0000]*$"})
-Word = Annotated[
-    str, StringConstraints(min_length=1, max_length=MAX_VALUE_LENGTH), AfterValidator(_no_nul), _NO_NUL_SCHEMA
-]
+Word = Annotated[str, StringConstraints(min_length=1, max_length=MAX_VALUE_LENGTH, pattern=NO_NUL)]
 """A value that is indexed: any text without NUL, 1-512 characters."""
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 PositionText = Annotated[str, Field(json_schema_extra={"pattern": POSITION_SCHEMA["pattern"]})]
@@ -71,7 +59,7 @@ class Actor(TypedDict):
 
 
 Timestamp = Annotated[str, AfterValidator(_timestamp), Field(json_schema_extra={"format": "date-time"})]
-Name = Annotated[str, StringConstraints(max_length=256), AfterValidator(_no_nul), _NO_NUL_SCHEMA]
+Name = Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)]
 """What people call something."""
 TraceParent = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
 
@@ -202,11 +190,6 @@ MESSAGES: Mapping[str, TypeAdapter[Any]] = {
     "ping": TypeAdapter(PingIn),
 }
 """What a client may send over a WebSocket, by its `type`."""
-
-
-def check(adapter: TypeAdapter[Body], value: object, *, prefix: str = "") -> Body:
-    """Check a parsed body; wrong fields are named by their path below `prefix` (`events[3].actor.type`). Raises BadInput."""
-    return models.check(adapter, value, prefix=prefix, what=_FREE_DATA if adapter is EVENT else "field")
 
 
 def filter_of(body: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from streamer.core.filter import parse_filter
 from streamer.core.ids import is_id
 from streamer.edge.bodies import MAX_SMALL_BYTES, parse_json
 from streamer.edge.middleware import error_content
+from streamer.edge.models import check
 from streamer.edge.operation import check_writable
 from streamer.edge.paging import parse_bound
 from streamer.edge.streaming import SocketLimits
@@ -89,7 +90,7 @@ class Socket:
                 "publish": self._publish,
                 "ping": self._ping,
             }
-            await takers[kind](schemas.check(schemas.MESSAGES[kind], parsed))
+            await takers[kind](check(schemas.MESSAGES[kind], parsed))
         except StreamerError as error:
             self._refuse(error, echo)
         except Exception:  # noqa: BLE001
@@ -137,7 +138,7 @@ class Socket:
         principal.need(workspace, READ)
         if not is_id(workspace):  # a database may refuse to look for such a text
             raise WorkspaceNotFound
-        selection = await self._views.of(principal, workspace, selection)
+        selection = await self._views.authorize(principal, workspace, selection)
         links = principal.links(workspace)
         self._start(sub, await self._feed.follow(Subscription(workspace, principal.account, selection, start, links)))
 
@@ -154,7 +155,8 @@ class Socket:
         principal.need(workspace, WRITE)
         self._intake.rate.check(principal.account)
         check_writable(workspace)
-        events.check_idempotency_key(key, "idempotency_key")
+        if key is not None:
+            events.check_idempotency_key(key, "idempotency_key")
         if ("event" in body) == ("events" in body):
             raise ValidationError({"event": "send either event or events"})
         try:

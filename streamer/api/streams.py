@@ -70,7 +70,7 @@ class StreamHandlers:
         The caller ensures that the reader leaves.
         """
         workspace, principal, ticket = request[WORKSPACE], request[PRINCIPAL], request.get(TICKET)
-        view = await self._views.of(principal, workspace, params.selection)
+        view = await self._views.authorize(principal, workspace, params.selection)
         wanted = Subscription(workspace, principal.account, view, start, principal.links(workspace))
         self._feed.check_room(principal.bearer)
         reader = await self._feed.follow(wanted)

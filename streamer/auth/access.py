@@ -79,7 +79,8 @@ class Gate:
         else:
             principal = await _authenticate(request, self._keyring)
         by_cookie = not by_ticket and not by_query and "Authorization" not in request.headers
-        _check_page(request, self._origins, by_cookie=by_cookie)
+        if by_cookie or "Upgrade" in request.headers:
+            _check_page(request, self._origins, by_cookie=by_cookie)
         if not access.agents and principal.actor is not None and principal.actor[0] == "agent":
             raise PermissionDenied("agents cannot do this")
         if access.scope is None:

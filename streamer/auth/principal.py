@@ -7,6 +7,7 @@ from typing import Final
 from streamer.core.actions import OPEN_AUDIT_ACTIONS
 from streamer.core.errors import PermissionDenied, WorkspaceNotFound
 from streamer.core.filter import AUDIT_ONLY, EVERYTHING, Condition, Either, Filter, canonical
+from streamer.ingest.intake import Author
 
 READ: Final = "workspace:read"
 READ_OWN: Final = "workspace:read:own"
@@ -123,6 +124,17 @@ class Principal:
         if self.is_person and self.actor:
             return {"type": self.actor[0], "id": self.actor[1], "name": self.name}
         return {"type": "key", "id": self.account, "name": self.name}
+
+    def author(self, workspace: str) -> Author:
+        """Return the author of what this principal appends in a workspace."""
+        return Author(
+            self.id,
+            self.actor,
+            may_create_workspace=bool({WRITE, ADMIN} & self.grants.get(EVERYWHERE, frozenset())),
+            account=self.account,
+            name=self.actor_name,
+            may_claim=bool({workspace, EVERYWHERE} & self.may_claim),
+        )
 
     def scopes(self, workspace: str) -> frozenset[str]:
         """Return the scopes this principal has in a workspace."""

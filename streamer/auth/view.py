@@ -36,7 +36,7 @@ class Views:
         self._told: set[tuple[str, str]] = set()
         """Epochs of logs, and ids of the events in them that record reads."""
 
-    async def of(self, principal: Principal, workspace: str, selection: Filter) -> Filter:
+    async def authorize(self, principal: Principal, workspace: str, selection: Filter) -> Filter:
         """Restrict a filter to what the principal can see. It must have the scope to read the workspace.
 
         A read that asks only for audit events is recorded in the log before anything is read, once for each principal
@@ -53,11 +53,11 @@ class Views:
     async def event(self, principal: Principal, workspace: str, event_id: str) -> Event:
         """Return one event of a workspace that the principal can read.
 
-        Reading an audit event this way is recorded like in `of`.
+        Reading an audit event this way is recorded like in `authorize`.
 
         Raises: EventNotFound, WorkspaceNotFound, and any error of the append if the read cannot be recorded.
         """
-        view = await self.of(principal, workspace, EVERYTHING)
+        view = await self.authorize(principal, workspace, EVERYTHING)
         # No event has an invalid id, so the response is the same as for one that does not exist.
         event = await self._log.event(workspace, event_id if is_id(event_id) else ".", view)
         if orjson.loads(event.body)["category"] == "audit":

@@ -79,7 +79,7 @@ class Issues:
     async def _sees(self, principal: Principal, workspace: str, selection: Filter) -> bool:
         if await self._views.is_whole(principal, workspace):
             return True
-        view = await self._views.of(principal, workspace, selection)
+        view = await self._views.authorize(principal, workspace, selection)
         return bool((await self._pages.read_whole(principal, workspace, view, Stretch("desc"), 1)).events)
 
 

@@ -4,7 +4,6 @@ import asyncio
 import heapq
 import re
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from streamer.core.filter import Filter
 from streamer.core.ports import Bound, Log, Order
 from streamer.core.position import LogHead, Position
 from streamer.edge.answers import off_loop
-from streamer.edge.paging import Stretch
+from streamer.edge.paging import Stretch, decode_cursor, encode_cursor
 from streamer.edge.reading import Pages
 from streamer.observe.metrics import Metrics
 from streamer.store.workspaces import Workspaces
@@ -64,24 +63,20 @@ class ManyCursor:
 
     def __str__(self) -> str:
         bounds = ["" if bound is None else str(bound) for bound in (self.after, self.before)]
-        text = ";".join([self.order[0], *bounds, positions_text(self.seqs), ""])
-        return urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        return encode_cursor(";".join([self.order[0], *bounds, positions_text(self.seqs), ""]))
 
     @classmethod
     def parse(cls, text: str) -> "ManyCursor":
         """Read a cursor. Raises InvalidCursor."""
-        try:
-            plain = urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
-            match = _CURSOR.fullmatch(plain)
-            if match is not None:
-                after, before = (None if digits is None else int(digits) for digits in match.groups()[1:3])
-                seqs = parse_positions(match[4]) if match[4] else {}
-                cursor = cls("asc" if match[1] == "a" else "desc", after, before, seqs)
-                if str(cursor) == text:  # base64 can be written in more than one way
-                    return cursor
-        except ValueError:
-            pass
-        raise InvalidCursor("not a cursor that this server gave; start again without one")
+        return decode_cursor(text, cls._read)
+
+    @classmethod
+    def _read(cls, plain: str) -> "ManyCursor":
+        match = _CURSOR.fullmatch(plain)
+        if match is None:
+            raise ValueError("not of this form")
+        after, before = (None if digits is None else int(digits) for digits in match.group(2, 3))
+        return cls("asc" if match[1] == "a" else "desc", after, before, parse_positions(match[4]) if match[4] else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +255,7 @@ class Many:
     async def _narrow(self, principal: Principal, source: _Source) -> None:
         """See to it that a source brings only what the caller may see; a workspace that is deleted just now brings nothing."""
         try:
-            source.selection = await self._views.of(principal, source.workspace, source.selection)
+            source.selection = await self._views.authorize(principal, source.workspace, source.selection)
         except WorkspaceNotFound:
             source.is_over = True
 

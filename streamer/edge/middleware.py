@@ -97,13 +97,15 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
         request_id = request[REQUEST_ID] = f"{random.getrandbits(64):016x}"  # to tell requests apart
         route = routes.get(request.match_info.handler)
         request[HOLD] = None
-        OPERATION.set(route.operation if route else "unknown")
+        if route is None:
+            OPERATION.set("unknown")
         started = time.perf_counter()
         # The client left before an answer, as nginx logs it; leaving is how a stream ends.
         status = 200 if route and route.streams else 499
         response: web.StreamResponse | None = None
         try:
-            response = _preflight(request, origins) or await handler(request)
+            response = _preflight(request, origins) if request.method == "OPTIONS" else None
+            response = response or await handler(request)
             hold_answer(request, response, budget)
             status = response.status
         except Exception as error:
@@ -169,8 +171,7 @@ def _preflight(request: web.Request, origins: Origins) -> web.Response | None:
     """
     refused = request.match_info.http_exception
     if (
-        request.method != "OPTIONS"
-        or "Access-Control-Request-Method" not in request.headers
+        "Access-Control-Request-Method" not in request.headers
         or not isinstance(refused, web.HTTPMethodNotAllowed)
         or not origins.allow(request.headers.get("Origin"))
     ):

@@ -18,6 +18,8 @@ from streamer.core.quoting import MAX_NAMED
 
 EMPTY = "is empty: leave the parameter out"
 """What is wrong with an empty value. Only where a stream resumes, empty is absent, as it is in `Last-Event-ID`."""
+NO_NUL = r"^[^\u0000]*$"
+"""The pattern of a text that the database can hold."""
 REPEATED = "repeated"
 """The type of the fault of a parameter that may stand only once."""
 UNKNOWN = "extra_forbidden"
@@ -101,9 +103,11 @@ def fault(name: str, text: str, value: object = "", kind: str = "value_error") -
 
 def message(described: ErrorDetails, what: str = "field") -> str:
     """Return what the native API says of a fault."""
-    form = _MESSAGES.get(described["type"])
+    form, context = _MESSAGES.get(described["type"]), described.get("ctx", {})
+    if context.get("pattern") == NO_NUL:
+        return "must not hold the character U+0000"
     if form is not None:
-        return form.format_map({**described.get("ctx", {}), "what": what})
+        return form.format_map({**context, "what": what})
     return described["msg"].removeprefix("Value error, ").removeprefix("Input ")
 
 

@@ -15,6 +15,7 @@ from streamer.edge.bodies import Bodies
 from streamer.edge.models import Bounds, NoParams, Params, check, names_of, read_query
 from streamer.edge.services import Services
 from streamer.ingest.intake import Intake
+from streamer.observe.watchdog import OPERATION
 
 WORKSPACE: web.RequestKey[str] = web.RequestKey("workspace", str)
 """The path's workspace, checked."""
@@ -98,8 +99,10 @@ def endpoint(operation: Operation, handlers: object, services: Services) -> Hand
     handler = operation.handler.__get__(handlers)
     params, body, access, appends = operation.params, operation.body, operation.access, operation.appends
     checked = operation.workspace if "{ws}" in operation.path else None
+    name = operation.operation
 
     async def handle(request: web.Request) -> web.StreamResponse:
+        OPERATION.set(name)
         principal = await gate.decide(request, access)
         if principal is not None:
             request[PRINCIPAL] = principal

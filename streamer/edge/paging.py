@@ -1,9 +1,11 @@
 """Pages of a log: the stretch that a request asks for, and the cursor that leads from one page to the next."""
 
+import contextlib
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -14,6 +16,23 @@ from streamer.core.position import MAX_SEQ, Position
 
 # The point at the end shows that nothing is cut off.
 _CURSOR = re.compile(r"([ad])\.([a-z0-9]{1,32})\.(\d{1,19})\.(\d{1,19})?\.(\d{1,19})?\.(\d{1,19})\.", re.ASCII)
+
+
+CursorT = TypeVar("CursorT")
+
+
+def encode_cursor(plain: str) -> str:
+    """Write a cursor as clients see it."""
+    return urlsafe_b64encode(plain.encode()).decode().rstrip("=")
+
+
+def decode_cursor(text: str, read: Callable[[str], CursorT]) -> CursorT:
+    """Read a cursor that `encode_cursor` wrote; `read` makes it of its plain text, or raises ValueError. Raises InvalidCursor."""
+    with contextlib.suppress(ValueError):
+        cursor = read(urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode())
+        if str(cursor) == text:  # base64, and numbers, can be written in more than one way
+            return cursor
+    raise InvalidCursor("not a cursor that this server gave; start again without one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +49,23 @@ class Cursor:
 
     def __str__(self) -> str:
         numbers = (self.seq, self.floor, self.ceiling, self.head)
-        text = ".".join([self.order[0], self.epoch, *("" if n is None else str(n) for n in numbers), ""])
-        return urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        return encode_cursor(".".join([self.order[0], self.epoch, *("" if n is None else str(n) for n in numbers), ""]))
 
     @classmethod
     def parse(cls, text: str) -> "Cursor":
         """Read a cursor. Raises InvalidCursor."""
-        try:
-            plain = urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
-        except ValueError:
-            plain = ""
+        return decode_cursor(text, cls._read)
+
+    @classmethod
+    def _read(cls, plain: str) -> "Cursor":
         match = _CURSOR.fullmatch(plain)
-        if match is not None:
-            order: Order = "asc" if match[1] == "a" else "desc"
-            seq, floor, ceiling, head = (None if digits is None else int(digits) for digits in match.groups()[2:])
-            if seq is not None and head is not None and max(seq, floor or 0, ceiling or 0, head) <= MAX_SEQ:
-                cursor = cls(order, match[2], seq, floor, ceiling, head)
-                if str(cursor) == text:  # base64 can be written in more than one way
-                    return cursor
-        raise InvalidCursor("not a cursor that this server gave; start again without one")
+        if match is None:
+            raise ValueError("not of this form")
+        seq, head = int(match[3]), int(match[6])
+        floor, ceiling = (None if digits is None else int(digits) for digits in match.group(4, 5))
+        if max(seq, floor or 0, ceiling or 0, head) > MAX_SEQ:
+            raise ValueError("not a seq")
+        return cls("asc" if match[1] == "a" else "desc", match[2], seq, floor, ceiling, head)
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ class Intake:
             drafts,
             creator=author.principal if author.may_create_workspace else None,
             account=author.account,
-            idempotency=_idempotency(idempotency_key, author, drafts),
+            idempotency=None if idempotency_key is None else _idempotency(idempotency_key, author, drafts),
         )
         self.rate.take(author.account, len(drafts))
         return await self._writer.append(request)
@@ -333,10 +333,8 @@ def depth_of(value: Any) -> int:
     return deepest
 
 
-def _idempotency(key: str | None, author: Author, drafts: Sequence[Draft]) -> tuple[str, str] | None:
+def _idempotency(key: str, author: Author, drafts: Sequence[Draft]) -> tuple[str, str]:
     """Return the idempotency key, made unique per principal, and the fingerprint of the request's content."""
-    if key is None:
-        return None
     content = "\n".join([draft.fingerprint or "" for draft in drafts])
     own_key = sha256(f"{author.principal}\0{key}".encode()).hexdigest()
     return own_key, blake2b(content.encode(), digest_size=16).hexdigest()

@@ -12,6 +12,7 @@ from streamer.auth.keys import Keyring
 from streamer.auth.principal import AUDIT, AUDIT_OWN, EVERYWHERE, READ, READ_OWN, Principal
 from streamer.auth.view import Views
 from streamer.core.errors import EventNotFound, PermissionDenied, ValidationError
+from streamer.core.event import timestamp_in
 from streamer.core.filter import EVERYTHING
 from streamer.core.ids import is_id
 from streamer.core.ports import Bound
@@ -91,7 +92,7 @@ class Handlers:
     async def _page(self, request: web.Request, wanted: ActivityParams | AuditParams) -> web.StreamResponse:
         workspace, principal = request[WORKSPACE], request[PRINCIPAL]
         stretch = wanted.stretch if wanted.cursor is None else Stretch.behind(Cursor.parse(wanted.cursor))
-        selection = await self._views.of(principal, workspace, wanted.selection)
+        selection = await self._views.authorize(principal, workspace, wanted.selection)
         org_id = (await self._workspaces.get(workspace)).org_id
         page = await self._pages.read(principal, workspace, selection, stretch, wanted.limit)
         events = await shaped(page, partial(shape, org_id=org_id))
@@ -105,7 +106,7 @@ class Handlers:
             start = parse_bound(params.after) if params.after else None
         except ValueError as error:
             raise ValidationError({"after": str(error)}) from None
-        view = await self._views.of(principal, workspace, params.selection)
+        view = await self._views.authorize(principal, workspace, params.selection)
         last = last_event_id(request, params.last_event_id)
         if last:
             start = await self._position_of(principal, workspace, last)
@@ -187,12 +188,12 @@ class Handlers:
         # The preferred first: whoever adds the caller to a workspace can copy an event's id into it.
         for workspace in sorted(heads, key=principal.rank()) if is_id(event_id) else ():
             try:
-                view = await self._views.of(principal, workspace, EVERYTHING)
+                view = await self._views.authorize(principal, workspace, EVERYTHING)
                 at = await self._log.event(workspace, event_id, view)
             except EventNotFound:
                 continue
             # Events of other workspaces may be of the same microsecond.
-            before = timestamp_of(_timestamp(at.body)) - 1
+            before = timestamp_of(timestamp_in(at.body)) - 1
             return await self._since(heads, before) | {workspace: Position(heads[workspace].epoch, at.seq)}
         return dict.fromkeys(heads, UNKNOWN)
 
@@ -208,7 +209,7 @@ class Handlers:
         if place is not None:
             return place
         if is_id(last):
-            view = await self._views.of(principal, workspace, EVERYTHING)
+            view = await self._views.authorize(principal, workspace, EVERYTHING)
             try:
                 return await self._log.position_of(workspace, last, view)
             except EventNotFound:
@@ -243,11 +244,6 @@ def _positions(text: str) -> dict[str, int] | None:
         return None
     positions.pop(NO_LOG, None)
     return positions
-
-
-def _timestamp(body: bytes) -> str:
-    start = body.rindex(b'"timestamp":"') + len(b'"timestamp":"')
-    return body[start : body.index(b'"', start)].decode()
 
 
 def _answer(events: list[bytes], cursor: str | None, position: str | None = None) -> web.Response:

@@ -20,6 +20,7 @@ from streamer.core.errors import (
     ValidationError,
     WorkspaceNotFound,
 )
+from streamer.core.event import id_in
 from streamer.core.filter import Filter
 from streamer.core.frame import Frame, sse_message
 from streamer.core.ports import Bound, Log
@@ -74,11 +75,6 @@ def parse_place(text: str) -> Position | None:
         return None
 
 
-def _id_of(body: bytes) -> str:
-    """Return an event's id: the first value of its canonical JSON; ids hold nothing that JSON would escape."""
-    return body[7 : body.index(b'"', 7)].decode()
-
-
 @dataclass(frozen=True, slots=True)
 class EvershellWire(SseWire):
     """The events of a workspace of an organisation. Where no event is, the resume point is a position."""
@@ -87,7 +83,7 @@ class EvershellWire(SseWire):
 
     def frames(self, frames: Sequence[Frame]) -> bytes:
         """Encode events."""
-        return self.chunk(b"".join([_block(_id_of(frame.body), frame.body, self.org_id) for frame in frames]))
+        return self.chunk(b"".join([_block(id_in(frame.body), frame.body, self.org_id) for frame in frames]))
 
     def synced(self, position: Position) -> bytes:
         """Encode nothing that the client hears of, but where it stands: before the first event it has no id yet."""
@@ -230,7 +226,7 @@ class OrgStreams:
 
     async def _follow(self, stream: OrgStream, workspace: str, start: Bound) -> Reader:
         principal = stream.principal
-        selection = await self._views.of(principal, workspace, stream.selection)
+        selection = await self._views.authorize(principal, workspace, stream.selection)
         wanted = Subscription(workspace, principal.account, selection, start, principal.links(workspace))
         return await self._feed.follow(wanted)
 

@@ -32,7 +32,6 @@ from streamer.dialects.paperclip.params import (
     ResumeFrom,
 )
 from streamer.edge.answers import POSITION, json_answer, off_loop, shaped
-from streamer.edge.authors import author_of
 from streamer.edge.bodies import JSON_TYPES, MAX_SMALL_BYTES, Bodies, media_type, parse_json
 from streamer.edge.issues import Issues, about_issue
 from streamer.edge.models import BadInput, Bounds, fault
@@ -88,7 +87,7 @@ class Handlers:
         if request.body_exists:
             media_type(request, JSON_TYPES)
         data, principal = await self._bodies.events(request)
-        author = author_of(principal, workspace)
+        author = principal.author(workspace)
         event = event_of(await parse_json(data, self._bodies.max_values) if data else ABSENT, author)
         stored = await self._intake.append(workspace, [event], author, batch=False, no_details=None)
         return json_answer(shape.shape(orjson.loads(stored.events[0].body)), HTTPStatus.CREATED)
@@ -103,7 +102,7 @@ class Handlers:
         self, request: web.Request, workspace: str, wanted: ListParams, selection: Filter, limit: int
     ) -> tuple[Page, Stretch]:
         """Read a page; the newest first, but after an event the oldest first."""
-        view = await self._views.of(request[PRINCIPAL], workspace, selection)
+        view = await self._views.authorize(request[PRINCIPAL], workspace, selection)
         if wanted.cursor is not None:
             stretch = Stretch.behind(Cursor.parse(wanted.cursor))
         elif wanted.resume_from is not None:
@@ -130,7 +129,7 @@ class Handlers:
         if bound is not None and bound.epoch == (await self._log.head(workspace)).epoch:
             return bound
         if is_id(start.text):
-            view = await self._views.of(request[PRINCIPAL], workspace, EVERYTHING)
+            view = await self._views.authorize(request[PRINCIPAL], workspace, EVERYTHING)
             with contextlib.suppress(EventNotFound):
                 return await self._log.position_of(workspace, start.text, view)
             if bound is None:
@@ -180,7 +179,7 @@ class Handlers:
     async def company_events(self, request: web.Request, wanted: LiveParams) -> web.StreamResponse:
         websocket.check(request)
         workspace, principal = request[WORKSPACE], request[PRINCIPAL]
-        view = await self._views.of(principal, workspace, wanted.selection)
+        view = await self._views.authorize(principal, workspace, wanted.selection)
         start = None if wanted.resume_from is None else await self._resume(request, workspace, wanted.resume_from)
         self._feed.check_room(principal.bearer)
         reader = await self._feed.follow(

@@ -2,19 +2,18 @@
 
 import math
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, field_validator
 
-from streamer.core.errors import InvalidCursor, ValidationError
+from streamer.core.errors import ValidationError
 from streamer.core.filter import MAX_VALUE_LENGTH, Condition, Either, Filter, canonical, parse_filter
 from streamer.core.position import MAX_SEQ
 from streamer.dialects.paperclip.errors import TOKEN
 from streamer.edge.models import EMPTY, Params
-from streamer.edge.paging import timestamp_of
+from streamer.edge.paging import decode_cursor, encode_cursor, timestamp_of
 
 MOST = 500
 """Events of one page."""
@@ -40,20 +39,19 @@ class LinkedCursor:
     id: str
 
     def __str__(self) -> str:
-        return urlsafe_b64encode(f"e.{self.created_at}.{self.id}".encode()).decode().rstrip("=")
+        return encode_cursor(f"e.{self.created_at}.{self.id}")
 
     @classmethod
     def parse(cls, text: str) -> "LinkedCursor":
         """Read what `str` wrote. Raises InvalidCursor."""
-        try:
-            kind, moment, id_ = urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().split(".", 2)
-            found = cls(int(moment), id_)
-        except ValueError:
-            kind, found = "", cls(0, "")
-        # Base64 can be written in more than one way.
-        if kind != "e" or str(found) != text or "\0" in found.id or abs(found.created_at) > MAX_SEQ:
-            raise InvalidCursor("not a cursor that this server gave; start again without one")
-        return found
+        return decode_cursor(text, cls._read)
+
+    @classmethod
+    def _read(cls, plain: str) -> "LinkedCursor":
+        kind, moment, id_ = plain.split(".", 2)
+        if kind != "e" or "\0" in id_ or abs(int(moment)) > MAX_SEQ:
+            raise ValueError("not of this form")
+        return cls(int(moment), id_)
 
 
 def _limit(text: str) -> int | None:

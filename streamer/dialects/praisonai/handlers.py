@@ -109,7 +109,7 @@ class Handlers:
         self, request: web.Request, workspace: str, wanted: ActivityParams, selection: Filter
     ) -> tuple[Page, Stretch]:
         """Read a page; the newest first, but behind an id the oldest first."""
-        view = await self._views.of(request[PRINCIPAL], workspace, selection)
+        view = await self._views.authorize(request[PRINCIPAL], workspace, selection)
         if wanted.cursor is not None:
             stretch = Stretch.behind(Cursor.parse(wanted.cursor))
         elif wanted.after_id:
@@ -125,7 +125,7 @@ class Handlers:
             BadInput: it is neither an id nor a position.
             PositionExpired: there is no such activity, or position, in this log (any more).
         """
-        view, text = await self._views.of(request[PRINCIPAL], workspace, EVERYTHING), wanted.after_id or ""
+        view, text = await self._views.authorize(request[PRINCIPAL], workspace, EVERYTHING), wanted.after_id or ""
         if not is_id(text):
             raise BadInput([fault("after_id", "Input should be the id of an activity of this workspace", text)])
         head = await self._log.head(workspace)

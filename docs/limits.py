@@ -15,8 +15,9 @@ from streamer.core import entities as core_entities
 from streamer.core import filter as filters
 from streamer.core import quoting, shares
 from streamer.dialects.paperclip import params as paperclip
-from streamer.edge import bodies, connection, many, reading, unpack
+from streamer.edge import bodies, many, reading, unpack
 from streamer.fanout import pace
+from streamer.server import connection
 from streamer.settings import PREFIX, Settings
 from streamer.store import database, entities, held, pools, readiness
 

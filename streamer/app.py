@@ -33,11 +33,9 @@ from streamer.dialects.evershell.handlers import StreamSeconds
 from streamer.dialects.praisonai.handlers import Zone
 from streamer.edge.answers import PublicUrl
 from streamer.edge.bodies import Bodies
-from streamer.edge.connection import Patience, Runner
 from streamer.edge.issues import Issues
-from streamer.edge.listening import bind, urls
 from streamer.edge.many import Many
-from streamer.edge.middleware import middlewares, set_headers
+from streamer.edge.middleware import malformed_response, middlewares, set_headers
 from streamer.edge.models import Bounds
 from streamer.edge.operation import Operation, Resource, endpoint
 from streamer.edge.reading import Pages
@@ -55,6 +53,8 @@ from streamer.ingest.worker import Worker
 from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.observe.watchdog import Watchdog
+from streamer.server.connection import Patience, Runner
+from streamer.server.listening import bind, urls
 from streamer.settings import Settings
 from streamer.store.credentials import Credentials
 from streamer.store.database import Database
@@ -264,6 +264,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
         runner = Runner(
             application,
             watchdog,
+            malformed_response,
             Patience(settings.stall_seconds),
             handler_cancellation=True,  # how a vanished reader is noticed
         )

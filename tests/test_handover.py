@@ -12,10 +12,11 @@ import pytest
 import uvloop
 from aiohttp import HttpVersion11, web
 
-from streamer.edge.connection import Runner
+from streamer.edge.middleware import malformed_response
 from streamer.observe.metrics import Metrics
 from streamer.observe.watchdog import Watchdog
-from streamer.transports.handover import HandedOver, Outlet
+from streamer.server.connection import Runner
+from streamer.server.handover import HandedOver, Outlet
 from tests.support.tools import require
 from tests.support.waiting import SECONDS, eventually
 
@@ -110,7 +111,7 @@ def run(request: pytest.FixtureRequest, certificate: tuple[Path, Path]) -> Run:
 @asynccontextmanager
 async def _serving(certificate: tuple[Path, Path] | None) -> AsyncIterator[Taken]:
     application = web.Application()
-    runner = Runner(application, Watchdog(Metrics()), handler_cancellation=True)
+    runner = Runner(application, Watchdog(Metrics()), malformed_response, handler_cancellation=True)
     server = client = None
     if certificate is not None:
         server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

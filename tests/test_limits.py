@@ -416,7 +416,7 @@ async def test_a_head_that_never_ends(
     make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, target: str, part: bytes
 ) -> None:
     """A head that comes a byte, or a line, at a time ends with the connection, though it is never quiet."""
-    monkeypatch.setattr("streamer.edge.connection.HEAD_SECONDS", 0.5)
+    monkeypatch.setattr("streamer.server.connection.HEAD_SECONDS", 0.5)
     server = await make_server()
     async with await RawConnection.open(server.url) as connection:
         await connection.send(request_head("GET", target, HANDSHAKE)[:-2])
@@ -426,7 +426,7 @@ async def test_a_head_that_never_ends(
 
 async def test_a_later_head_that_never_ends(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kept connection has its time to the next request, in which bytes of one do not count; a request in time renews it."""
-    monkeypatch.setattr("streamer.edge.connection.KEPT_SECONDS", 0.5)
+    monkeypatch.setattr("streamer.server.connection.KEPT_SECONDS", 0.5)
     server = await make_server()
     async with await RawConnection.open(server.url) as connection:
         for _ in range(3):
@@ -454,7 +454,7 @@ async def test_a_chunked_body_that_never_ends(
 
 async def test_a_body_that_nobody_wants(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that is refused, or takes no body, is answered at once; what dribbles in behind it is not waited for for ever."""
-    monkeypatch.setattr("streamer.edge.connection.LINGER_SECONDS", 0.3)
+    monkeypatch.setattr("streamer.server.connection.LINGER_SECONDS", 0.3)
     server = await make_server()
     async with await RawConnection.open(server.url) as connection:
         await connection.send(request_head("POST", events(WS), {"Content-Length": 1_000_000}))

@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from streamer.edge.listening import bind, urls
+from streamer.server.listening import bind, urls
 from tests.conftest import MakeProcess
 from tests.support.cli import Cli
 from tests.support.databases import sqlite_url

@@ -21,7 +21,7 @@ from streamer.api.params import FILTER_PATTERNS
 from streamer.api.routes import ROUTES
 from streamer.app import Server
 from streamer.core.filter import FILTER_FIELDS, MAX_VALUES
-from streamer.edge.connection import MAX_HEADER
+from streamer.server.connection import MAX_HEADER
 from tests.conftest import ADMIN_KEY
 from tests.support.api import Answer, Api, events, make_event
 from tests.support.waiting import SECONDS

@@ -673,7 +673,7 @@ async def test_a_client_that_sends_no_request(
     make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a head, or nothing at all, does not hold a connection for ever; a stream that waits does."""
-    monkeypatch.setattr("streamer.edge.connection.HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("streamer.server.connection.HEAD_SECONDS", 0.3)
     api = Api(http, (await make_server()).url, ADMIN_KEY)
     (await api.append("w")).expect(201)
     host, port = urlsplit(api.url).hostname, urlsplit(api.url).port

@@ -7,9 +7,10 @@ import pytest
 from aiohttp import web
 
 from streamer.app import Server
-from streamer.edge.connection import Runner
+from streamer.edge.middleware import malformed_response
 from streamer.observe.metrics import Metrics
 from streamer.observe.watchdog import Watchdog
+from streamer.server.connection import Runner
 from tests.support.api import Api
 from tests.support.raw import RawConnection, request_head
 from tests.support.waiting import eventually
@@ -57,7 +58,7 @@ async def test_a_connections_callbacks_are_timed() -> None:
 
     application = web.Application()
     application.router.add_get("/", answer)
-    runner = Runner(application, noting)
+    runner = Runner(application, noting, malformed_response)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     async with await RawConnection.open(f"http://127.0.0.1:{runner.addresses[0][1]}") as connection:

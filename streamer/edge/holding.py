@@ -4,9 +4,7 @@ from aiohttp import web
 
 from streamer.auth.access import PRINCIPAL
 from streamer.core.budget import ANONYMOUS, REQUEST, RESPONSE, SMALL, Budget, Hold
-
-HOLD: web.RequestKey[Hold | None] = web.RequestKey("hold", Hold | None)  # type: ignore[arg-type]
-"""None while the request holds nothing that is counted."""
+from streamer.server.holds import HOLD
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -40,10 +38,3 @@ def hold_answer(request: web.Request, response: web.StreamResponse, budget: Budg
         hold = hold or hold_of(request, budget)
         hold.become(RESPONSE)
         hold.resize(size, force=request.method not in _SAFE_METHODS)
-
-
-def release_hold(request: web.BaseRequest) -> None:
-    """Hold nothing more for a request: its answer is written, or its client is gone."""
-    hold = request.get(HOLD)
-    if hold is not None:
-        hold.release()

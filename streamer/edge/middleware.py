@@ -28,13 +28,14 @@ from streamer.core.errors import (
     ValidationError,
 )
 from streamer.core.quoting import bounded, cut
-from streamer.edge.holding import HOLD, hold_answer, release_hold
+from streamer.edge.holding import hold_answer
 from streamer.edge.operation import Dialect, Operation, RenderError
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
 from streamer.observe.metrics import Metrics
 from streamer.observe.watchdog import OPERATION
-from streamer.transports.handover import HandedOver
+from streamer.server.handover import HandedOver
+from streamer.server.holds import HOLD, release_hold
 
 OnPrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
@@ -207,6 +208,13 @@ def error_content(error: StreamerError, redactor: Redactor | None) -> dict[str, 
 def _quotable(content: Any, redactor: Redactor) -> Any:
     """Return an error's content without secrets. It is cut first: cleaning takes time in proportion to the text."""
     return redactor.redact_texts(bounded(content))
+
+
+def malformed_response(error: StreamerError, request_id: str) -> web.Response:
+    """Answer what was refused before it was a request, with the headers of every answer."""
+    response = error_response(error, request_id)
+    response.headers.update(HEADERS | {"X-Request-Id": request_id, "Cache-Control": "no-store"})
+    return response
 
 
 def error_response(error: StreamerError, request_id: str, redactor: Redactor | None = None) -> web.Response:

@@ -4,22 +4,18 @@ import asyncio
 import contextlib
 import random
 import socket
-import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from streamer.core.budget import SMALL_STREAM, Hold
 from streamer.feed.reasons import Reason
 from streamer.observe.tasks import outlasting
+from streamer.server.tcp import progress
 
 GRACE_SECONDS = 10
 """How long a connection that was closed may take to bring what was written before."""
 RETRY_MS = (1000, 4000)
 """The range of the reconnection time that readers are told: spread, so that they do not all come back at once."""
-
-_INFO_BYTES = 148
-_UNACKED, _ACKED, _UNSENT = 24, 120, 144
-"""Offsets in Linux's `struct tcp_info`: segments in flight, bytes acknowledged so far, bytes not sent."""
 
 
 class SocketSink:
@@ -158,20 +154,6 @@ class SocketSink:
     def abort(self) -> None:
         """Cut the connection."""
         self._transport.abort()
-
-
-def progress(transport: asyncio.Transport, tcp: socket.socket | None) -> int | None:
-    """Return how much a connection's peer has acknowledged; None if nothing waits for it."""
-    pending = transport.get_write_buffer_size()
-    info = b""
-    if tcp is not None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # not TCP, not Linux, or closed
-            info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-    if len(info) < _INFO_BYTES:
-        return pending or None
-    (in_flight,), (unsent,) = struct.unpack_from("I", info, _UNACKED), struct.unpack_from("I", info, _UNSENT)
-    acknowledged: int = struct.unpack_from("Q", info, _ACKED)[0]
-    return acknowledged if pending or in_flight or unsent else None
 
 
 def retry_ms() -> int:

@@ -19,7 +19,7 @@ from streamer.fanout.connection import Reader
 from streamer.fanout.subscribers import Subscribers
 from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
-from streamer.transports.handover import HandedOver, Outlet
+from streamer.server.handover import HandedOver, Outlet
 from streamer.transports.sink import SocketSink, ending, retry_ms
 
 HEADERS = {

@@ -20,8 +20,8 @@ from streamer.fanout.connection import Connection
 from streamer.fanout.subscribers import Subscribers
 from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
+from streamer.server.unfinished import Unfinished
 from streamer.transports.sink import SocketSink, ending, retry_ms
-from streamer.transports.unfinished import Unfinished
 
 MESSAGE_BYTES = 256 * 1024
 """About the longest message; one event may be longer. Common clients refuse messages above one MiB."""

@@ -16,12 +16,14 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
 from streamer.core.errors import ExpectationFailed, InternalError, StreamerError, ValidationError
-from streamer.edge.holding import HOLD, release_hold
-from streamer.edge.middleware import HEADERS, error_response
 from streamer.observe.watchdog import Watchdog
-from streamer.transports.handover import HandedOver, release
-from streamer.transports.sink import progress
-from streamer.transports.unfinished import Unfinished
+from streamer.server.handover import HandedOver, release
+from streamer.server.holds import HOLD, release_hold
+from streamer.server.tcp import progress
+from streamer.server.unfinished import Unfinished
+
+Refuse = Callable[[StreamerError, str], web.Response]
+"""Answers what was refused before it was a request, under this request id."""
 
 HEAD_SECONDS = 30
 """How long a new connection may take to its first request."""
@@ -55,10 +57,11 @@ class Patience:
 class Connection(web.RequestHandler):
     """aiohttp's driver of one connection, with the API's own errors for what never becomes a request, and bounds on what it holds."""
 
-    __slots__ = ("_body", "_body_bytes", "_drops", "_head_timer", "_patience", "_quiet", "_write_timer")
+    __slots__ = ("_answer", "_body", "_body_bytes", "_drops", "_head_timer", "_patience", "_quiet", "_write_timer")
 
-    def __init__(self, manager: web.Server, *, patience: Patience, **options: Any) -> None:
+    def __init__(self, manager: web.Server, *, patience: Patience, refuse: Refuse, **options: Any) -> None:
         super().__init__(manager, **options)
+        self._answer = refuse
         self._msg_queue_resume_size = 0
         self._patience = patience
         self._body: StreamReader | None = None
@@ -248,8 +251,7 @@ class Connection(web.RequestHandler):
             logger.error("connection_failed", request_id=request_id, exc_info=exc)
         if request.writer.output_size:
             raise ConnectionError("an answer has begun; another one cannot follow")
-        response = error_response(error, request_id)
-        response.headers.update(HEADERS | {"X-Request-Id": request_id, "Cache-Control": "no-store"})
+        response = self._answer(error, request_id)
         response.force_close()
         return response
 
@@ -305,8 +307,14 @@ class Runner(web.AppRunner):
     """Runs an application on our connections; aiohttp has no setting for it."""
 
     def __init__(
-        self, application: web.Application, watchdog: Watchdog, patience: Patience = Patience(), **options: Any
+        self,
+        application: web.Application,
+        watchdog: Watchdog,
+        refuse: Refuse,
+        patience: Patience = Patience(),
+        **options: Any,
     ) -> None:
+        """Make the runner; `refuse` answers what is not a request."""
         super().__init__(
             application,
             access_log=None,  # the middleware writes the one line a request, without query strings
@@ -320,6 +328,7 @@ class Runner(web.AppRunner):
             **options,
         )
         self._patience = patience
+        self._refuse = refuse
         self._watchdog = watchdog
 
     def leave_open_requests(self, seconds: float) -> None:
@@ -335,6 +344,7 @@ class Runner(web.AppRunner):
             loop=asyncio.get_running_loop(),
             watchdog=self._watchdog,
             patience=self._patience,
+            refuse=self._refuse,
             **made._kwargs,  # noqa: SLF001
         )
 

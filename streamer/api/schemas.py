@@ -135,9 +135,7 @@ def _filter_value(name: str) -> Any:
 
 _FILTER: Any = {name: _filter_value(name) for name in FILTER_FIELDS}
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-Ref = Annotated[
-    Annotated[str, StringConstraints(max_length=128)] | None, Field(description="Comes back in the answer.")
-]
+Ref = Annotated[Annotated[str, StringConstraints(max_length=128)] | None, Field(description="Returned in the answer.")]
 
 # Made by calls because the filter's fields are listed elsewhere.
 _make: Any = TypedDict

@@ -70,7 +70,7 @@ class Socket:
             self._start(sub, reader)
 
     async def take(self, text: str) -> None:
-        """Do what a message asks for; what is wrong with it is said, and the socket goes on."""
+        """Do what a message asks for. An error is answered, and the socket goes on."""
         echo: dict[str, Any] = {}
         try:
             parsed = await parse_json(text.encode(), self._limits.message_values, "message")

@@ -24,7 +24,7 @@ class Issues:
         self._pages = pages
 
     async def find(self, principal: Principal, reference: str, workspace: str | None = None) -> tuple[str, Entity]:
-        """Return the issue that an id or identifier names, with its workspace: of several workspaces the one that the caller prefers.
+        """Return the issue that an id or identifier names, with its workspace. Of several workspaces the caller's preferred one is taken.
 
         Args:
             principal: who asks.
@@ -50,8 +50,8 @@ class Issues:
     ) -> list[tuple[str, Entity]]:
         """Return the entities that a reference names, with their workspaces: all of the caller's most preferred workspaces that have one.
 
-        Several are returned only if the caller prefers none of their workspaces (`Principal.rank`). Who may read only its own events is
-        told of an entity if it sees one that is `about` its id.
+        Several are returned only if the caller prefers none of their workspaces (`Principal.rank`). Callers limited to
+        their own events find an entity if they see an event that is `about` its id.
         """
         among = principal.readable() if workspace is None else {workspace}
         if "\0" in reference or len(reference) > MAX_REFERENCE or not all(map(is_id, among or ())):

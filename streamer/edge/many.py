@@ -179,7 +179,7 @@ class Many:
         """Return a page over workspaces, by the events' timestamps; of equal ones by their ids.
 
         Args:
-            principal: who reads; it may read in each of them.
+            principal: the reader, which can read in each of them.
             workspaces: which ones.
             selection: what to let through.
             stretch: its order, `skip`, and times as its bounds; with a cursor its order alone counts, which is the cursor's.
@@ -218,7 +218,7 @@ class Many:
         for some in _slices(sources):
             await asyncio.gather(*(self._narrow(principal, source) for source in some))
         parts = max(len(sources), 1)
-        # What is skipped is read, too: a small page far behind is not to take a query for each event before it.
+        # What is skipped is read, too: a small page far behind must not take a query for each event before it.
         share = min(max(LEAST, (limit + stretch.skip) // parts + 1), max(limit, MOST))
         share_bytes = self._pages.max_bytes // parts
         for some in _slices(sources):

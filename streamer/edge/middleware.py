@@ -80,7 +80,7 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
         budget: of the memory for answers that are not taken yet.
     """
     logger = structlog.get_logger("http").bind()
-    # prometheus-client makes a metric's name of its labels anew each time.
+    # prometheus-client builds a metric's name from its labels each time.
     counter, timer = lru_cache(metrics.requests.labels), lru_cache(metrics.request_seconds.labels)
 
     def account(entry: dict[str, object], route: Operation | None, started: float, status: int) -> None:
@@ -139,7 +139,7 @@ def set_headers(routes: Mapping[Any, Operation], origins: Origins, rate: AppendR
     Args:
         routes: the route of each handler.
         origins: whose pages may call.
-        rate: what appends are told of their limit.
+        rate: the rate limit that appends report.
         public_path: the path under which a proxy serves the server: what leads to other routes begins with it.
     """
 
@@ -196,7 +196,7 @@ def _allowed_headers(asked: str) -> str:
 
 
 def error_content(error: StreamerError, redactor: Redactor | None) -> dict[str, Any]:
-    """Return what is said of an error. It may quote the request, which may be a secret, and of any length."""
+    """Return the content of an error. It may quote the request, which can hold a secret and have any length."""
     content: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.details:
         content["details"] = error.details
@@ -229,7 +229,7 @@ def error_response(error: StreamerError, request_id: str, redactor: Redactor | N
 
 
 def _renderer(dialects: Sequence[Dialect], path: str) -> RenderError | None:
-    """Return how errors are said at a path: as the dialect does that the longest prefix belongs to, None: as we do."""
+    """Return the error renderer of the dialect with the longest prefix of a path; None: the native one."""
     found = [(prefix, each.render_error) for each in dialects for prefix in each.prefixes if path.startswith(prefix)]
     return max(found, key=lambda one: len(one[0]))[1] if found else None
 
@@ -238,7 +238,7 @@ def _refuse(error: StreamerError, request: web.Request, render: RenderError | No
     if render is None:
         return error_response(error, request[REQUEST_ID], redactor)
     refusal = render(error, request)
-    # What is said to somebody unknown quotes nothing.
+    # An error for an unknown caller quotes nothing.
     body = refusal.body if isinstance(error, Unauthenticated) else _quotable(refusal.body, redactor)
     text = isinstance(body, str)
     response = web.Response(

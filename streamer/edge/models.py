@@ -219,7 +219,7 @@ def check(
 
 
 def _check_width(value: object, where: str) -> None:
-    """See that what has fixed names has not very many others: to name each of them would take longer than all else.
+    """Require that an object with fixed names has few others: naming each of them would take longer than everything else.
 
     Raises: ValidationError.
     """

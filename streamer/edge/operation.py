@@ -152,6 +152,6 @@ class Dialect(Resource):
     name: str
     """What it is called in the settings."""
     prefixes: tuple[str, ...]
-    """Its errors are said for all paths that begin so, also for those that do not exist."""
+    """Its error format applies to all paths with these prefixes, including paths that do not exist."""
     render_error: RenderError | None
     """None: as the native API does."""

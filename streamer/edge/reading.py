@@ -64,7 +64,7 @@ class Pages:
         """Wait for a turn and have it while the block runs.
 
         Args:
-            account: who reads.
+            account: the reader's.
             selection: what the page lets through; None: it is read in many workspaces, which counts as a scan.
 
         Raises: RateLimited.

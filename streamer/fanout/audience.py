@@ -124,7 +124,7 @@ class Audience:
             return 0, 0
         flushed = self.channel.flushed
         frames = self.channel.tail.between(cohort.at, flushed)
-        if frames is None:  # it was left out for so long that the ring has moved on
+        if frames is None:  # it was left out until the ring had moved on
             return 0, self._fall_back(cohort)
         part, searched = cohort.take(frames)
         if searched:

@@ -80,7 +80,7 @@ class Connection:
         self.closed: Reason | None = None
         """Why the server ended it."""
         self.turn = asyncio.Lock()
-        """Who has it may write what its reader missed."""
+        """Its holder can write what a reader missed."""
         self.slot = 0
         """Its slot in the wheel of heartbeats."""
         self.rotates_at = float("inf")
@@ -103,7 +103,7 @@ class Connection:
         self.sink.write(b"".join(points) or self.sink.heartbeat)
 
     def stalls(self, now: float, seconds: float) -> bool:
-        """Tell whether the peer has taken nothing of what waits for it for so long."""
+        """Return whether the peer has taken none of its pending bytes for that many seconds."""
         mark = self.sink.progress()
         if mark is None or mark != self.mark:
             self.mark, self.marked_at = mark, now

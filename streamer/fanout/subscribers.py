@@ -216,7 +216,7 @@ class Subscribers:
                 if session.position < channel.flushed:
                     await self._hand_out(reader)
                 elif session.position > channel.flushed:
-                    # Events that this node has not heard of were removed already: a new channel is needed.
+                    # Events that are news to this node were removed already: a new channel is needed.
                     raise _Moved
         if not reader.is_synced:
             reader.is_synced = True
@@ -263,7 +263,7 @@ class Subscribers:
 
 
 class _Moved(Exception):
-    """The log is not the one that the channel stands for: a reader that reconnects gets a new channel."""
+    """The channel stands for another log: a reader that reconnects gets a new channel."""
 
 
 def _bytes_counted(selection: Filter) -> int:

@@ -44,7 +44,7 @@ class Channel:
         self.flushed = log.head
         """Where the pass under way, or the last one, brings every listener."""
         self.heard = log.head
-        """The highest seq that was heard of; above `tail.last` there is a hole to fill."""
+        """The highest seq that was heard of; above `tail.last` there is a gap to fill."""
         self.tail = Tail(log.head, ring_bytes)
         self.listeners: list[Listener] = []
         self.followers = 0
@@ -58,7 +58,7 @@ class Channel:
         return LogHead(self.epoch, self.flushed, self.earliest)
 
     def offer(self, frames: Sequence[LiveFrame]) -> bool:
-        """Take news of a commit. Returns False if there is a hole before it, to be filled from the log."""
+        """Take news of a commit. Returns False if there is a gap before it, to be filled from the log."""
         if frames:
             self.heard = max(self.heard, frames[-1].seq)
         return self.tail.offer(frames)

@@ -51,7 +51,7 @@ class Channels:
         loops.start("poll", self.poll)
 
     async def stop(self) -> None:
-        """Stop what fills holes."""
+        """Stop filling gaps."""
         await self._gaps.stop()
 
     # ---- news

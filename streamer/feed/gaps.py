@@ -1,6 +1,6 @@
-"""Finds and fills the holes of this node's channels, so that nothing depends on the bus.
+"""Finds and fills the gaps of this node's channels, so that nothing depends on the bus.
 
-News of a commit may be lost, late or doubled. A hole is filled from the log, once for the node. Every second the log is asked how far the
+News of a commit may be lost, late or doubled. A gap is filled from the log, once for the node. Every second the log is asked how far the
 followed workspaces are.
 """
 
@@ -16,11 +16,11 @@ from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
 
 FILL_EVENTS = 500
-"""The most events that one query returns while a hole is filled; the ring's size bounds their bytes."""
+"""The most events that one query returns while a gap is filled; the ring's size bounds their bytes."""
 
 
 class Gaps:
-    """Fills holes, and compares channels with the log."""
+    """Fills gaps, and compares channels with the log."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Gaps:
 
         Args:
             log: where missing events are read.
-            metrics: counts the holes.
+            metrics: counts the gaps.
             fill_bytes: bytes of events that one query returns.
             filled: called when a channel got missing frames.
             lost: called when a channel cannot go on: its log is another one now, or is gone.
@@ -49,7 +49,7 @@ class Gaps:
         self._logger = structlog.get_logger("feed")
 
     def fill(self, channel: Channel) -> None:
-        """Fill a channel's hole, unless that is under way."""
+        """Fill a channel's gap, unless that is under way."""
         if channel not in self._filling:
             self._metrics.fills.inc()
             self._filling[channel] = asyncio.create_task(self._fill(channel))
@@ -96,7 +96,7 @@ class Gaps:
                     channel.workspace, after=last, limit=FILL_EVENTS, max_bytes=self._fill_bytes
                 )
                 if log.epoch != channel.epoch or log.earliest > last + 1 or not channel.offer(frames):
-                    # Another log, or events were removed that this node had not heard of: a reader that reconnects gets the gap.
+                    # Another log, or events that are news to this node were removed: a reader that reconnects gets the gap.
                     self._lost(channel, Reason.RESET)
                     return
                 self._filled(channel)

@@ -1,9 +1,9 @@
-"""Why the server ends a connection or a subscription, and whether the reader is to come back: one list for all transports."""
+"""Why the server ends a connection or a subscription, and whether the reader should reconnect: one list for all transports."""
 
 from enum import Enum
 
-COME_BACK = range(4000, 4500)
-"""WebSocket close codes (RFC 6455, 7.4.2: private use) that mean: come back with your position. 4500-4999 mean: do not."""
+RECONNECT = range(4000, 4500)
+"""WebSocket close codes (RFC 6455, 7.4.2: private use) that mean: reconnect with your position. 4500-4999 mean: do not."""
 
 
 class Reason(Enum):
@@ -32,5 +32,5 @@ class Reason(Enum):
 
     @property
     def reconnect(self) -> bool:
-        """Tell whether the reader is to come back."""
-        return self.code in COME_BACK
+        """Return whether the reader should reconnect."""
+        return self.code in RECONNECT

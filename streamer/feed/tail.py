@@ -7,7 +7,7 @@ from streamer.core.frame import LiveFrame
 
 
 class Tail:
-    """Frames `first` … `last` without a hole; empty when first is last + 1."""
+    """Frames `first` … `last` without a gap; empty when first is last + 1."""
 
     __slots__ = ("_frames", "_limit", "_size", "last")
 
@@ -26,7 +26,7 @@ class Tail:
         """Take frames (contiguous among themselves) that go on where the ring ends; skip those it has.
 
         Returns:
-            False if there is a hole between the ring and the frames: nothing was taken.
+            False if there is a gap between the ring and the frames: nothing was taken.
         """
         if frames and frames[0].seq > self.last + 1:
             return False

@@ -73,7 +73,7 @@ class Connection(web.RequestHandler):
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; a client that sends no request is not to hold a descriptor for ever."""
+        """Begin. A client that sends no request must not hold a descriptor indefinitely."""
         super().connection_made(transport)
         self._head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._give_up)
 
@@ -128,7 +128,7 @@ class Connection(web.RequestHandler):
             self._check_quiet(len(data))
 
     def _check_heads(self, count: int, size: int) -> None:
-        """See that the requests that have just begun may be handled, and that no more are read than the next one."""
+        """Check the requests that have just begun, and read no more than the next one."""
         messages = self._messages
         for index in range(len(messages) - count, len(messages)):
             message, _ = messages[index]
@@ -144,7 +144,7 @@ class Connection(web.RequestHandler):
             self._pause_reading_for_buffer()
 
     def _check_quiet(self, size: int) -> None:
-        """See that a head, or what comes beside a body, is not endless."""
+        """Bound a head, and what comes beside a body."""
         body = self._body
         if body is not None and body.total_bytes != self._body_bytes:
             self._body_bytes, self._quiet = body.total_bytes, 0
@@ -181,7 +181,7 @@ class Connection(web.RequestHandler):
                 self._watch_writing(transport)
 
     def pause_writing(self) -> None:
-        """Wait for the client to take what was written, but not for ever. Streams and sockets have their own watch (`fanout.connections`)."""
+        """Wait for the client to take what was written, for a limited time. Streams and sockets have their own watch (`fanout.connections`)."""
         super().pause_writing()
         if self._payload_parser is None and self.transport is not None:
             self._watch_writing(self.transport)

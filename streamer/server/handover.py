@@ -11,7 +11,7 @@ from aiohttp import web
 
 
 class Outlet(asyncio.Protocol):
-    """A connection that only brings: what its client says is not heard, that it leaves is."""
+    """A write-only connection: input is ignored, disconnects are detected."""
 
     __slots__ = ("_drained", "_when_lost")
 
@@ -75,6 +75,6 @@ class HandedOver(web.StreamResponse):
 def release(driver: web.RequestHandler, request: web.BaseRequest) -> None:
     """Have aiohttp forget a connection that was taken from it, as if the client had left."""
     request._finish()  # noqa: SLF001
-    driver._task_handler = None  # noqa: SLF001 - it is the one that runs, and ends by itself
+    driver._task_handler = None  # noqa: SLF001 - it runs this code, and ends by itself
     driver.transport = None
     driver.connection_lost(None)

@@ -104,7 +104,7 @@ async def wait(feed: Subscribers, reader: Reader, chain: Sequence[str], *, limit
         the body of a page, an empty one if nothing came in time; None: read the log again.
 
     Raises:
-        Unauthenticated: the credential has ended.
+        Unauthenticated: the credential was revoked or has expired.
         WorkspaceNotFound: the person is no member any more.
     """
     sink = LongPollSink()

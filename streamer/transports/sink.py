@@ -15,7 +15,7 @@ from streamer.server.tcp import progress
 GRACE_SECONDS = 10
 """How long a connection that was closed may take to bring what was written before."""
 RETRY_MS = (1000, 4000)
-"""The range of the reconnection time that readers are told: spread, so that they do not all come back at once."""
+"""The range of the reconnection time that readers get: spread, so that they do not all reconnect at once."""
 
 
 class SocketSink:
@@ -162,5 +162,5 @@ def retry_ms() -> int:
 
 
 def ending(reason: Reason) -> dict[str, object]:
-    """Return what a reader is told of an end."""
+    """Return what announces the end of a connection to a reader."""
     return {"reason": reason.word, "reconnect": reason.reconnect}

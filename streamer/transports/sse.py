@@ -76,7 +76,7 @@ class SseSink(SocketSink):
         self.heartbeat = wire.chunk(SSE_HEARTBEAT)
 
     def close(self, reason: Reason) -> None:
-        """Say why the stream ends, and when to come back."""
+        """Announce why the stream ends, and when to reconnect."""
         retry = b"retry: %d\n" % retry_ms() if reason.reconnect else b""
         self.end(retry + sse_message("closed", ending(reason)))
 
@@ -89,7 +89,7 @@ class SseSink(SocketSink):
 async def begin(request: web.Request) -> tuple[HandedOver, asyncio.Transport | None, Outlet | None]:
     """Answer a request with the head of a stream, and take its connection; both are None if the client has gone meanwhile."""
     response = HandedOver(headers=HEADERS)
-    # Who was told to come back is not to come by this connection: another node may be meant.
+    # A client that should reconnect must not use this connection again: another node may be meant.
     response.force_close()
     try:
         writer = await response.prepare(request)

@@ -171,7 +171,7 @@ async def serve(  # noqa: PLR0913 - what a socket is served with
             received = await response.receive()
             if received.type not in _FRAMES:
                 break
-            # One that sends much is not to keep the others waiting: a second's worth may come at once, then each has its time.
+            # A client that sends much must not keep others waiting: a second's worth may come at once, then each has its time.
             due = max(due, clock() - 1) + 1 / messages_per_second
             await asyncio.sleep(max(due - clock(), 0))
             if connection.closed:
@@ -195,7 +195,7 @@ async def serve(  # noqa: PLR0913 - what a socket is served with
 
 
 def check(request: web.Request) -> None:
-    """See that a request asks for a WebSocket. Raises ValidationError."""
+    """Require that a request asks for a WebSocket. Raises ValidationError."""
     if not web.WebSocketResponse(compress=False).can_prepare(request):
         raise ValidationError(
             {"Upgrade": "this is a WebSocket: connect with a WebSocket client (RFC 6455, version 13)"}

@@ -30,7 +30,7 @@ def _get(
 
 EVERSHELL = Dialect(
     name="evershell",
-    prefixes=(),  # its errors are said as ours are
+    prefixes=(),  # its errors have our format
     operations=(
         _get(f"{_WS}/activity", Handlers.activity, "Page through a workspace's activity", Access(READ), ActivityParams),
         _get(

@@ -183,7 +183,7 @@ class Handlers:
     async def _around(self, principal: Principal, heads: Mapping[str, LogHead], event_id: str) -> dict[str, Bound]:
         """Return where an event stands, exactly in its own workspace; in all others only its time is known.
 
-        An id that is not there leads to a gap and then to all there is: a client that was refused would come back with it for ever.
+        An unknown id leads to a gap and then to the whole log: a client that was refused would retry with the same id indefinitely.
         """
         # The preferred first: whoever adds the caller to a workspace can copy an event's id into it.
         for workspace in sorted(heads, key=principal.rank()) if is_id(event_id) else ():

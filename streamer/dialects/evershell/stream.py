@@ -108,7 +108,7 @@ class EvershellSink(SseSink):
         self.heartbeat = wire.chunk(b": heartbeat\n")
 
     def close(self, reason: Reason) -> None:  # noqa: ARG002 - clients of this dialect know no reasons
-        """End the stream; the client comes back, and is told then if it may not."""
+        """End the stream. The client reconnects, and is refused then if it has lost access."""
         self.end()
 
 
@@ -305,7 +305,7 @@ class OrgStreams:
 
 
 def _turn_away(stream: OrgStream) -> None:
-    """End a stream that cannot bring all that it should: who comes back is told why."""
+    """End a stream that cannot deliver all its events: a client that reconnects gets the reason."""
     if stream.connection is not None:
         stream.connection.close(Reason.RESET)
 

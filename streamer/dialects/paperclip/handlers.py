@@ -140,7 +140,7 @@ class Handlers:
         raise BadInput([fault(start.name, f"Invalid input: expected {expected}", start.text)])
 
     async def _resume(self, request: web.Request, workspace: str, start: ResumeFrom) -> Position | int:
-        """Return where a socket begins. What is gone is said by a gap: a client that was refused would come back with it for ever."""
+        """Return where a socket begins. A gap reports what is gone: a client that was refused would retry indefinitely."""
         try:
             return await self._place(request, workspace, start)
         except PositionExpired:

@@ -36,7 +36,7 @@ class LiveWire:
         return frame(orjson.dumps(head | {"payload": payload}))
 
     def checkpoint(self, _position: Position) -> bytes:
-        """Encode nothing: who comes back names the last event that it had."""
+        """Encode nothing: a client that reconnects names the last event that it has."""
         return b""
 
 

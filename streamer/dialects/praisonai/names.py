@@ -18,7 +18,7 @@ PLATFORM = {
 
 
 def platform_action(action: str) -> str:
-    """Return an action's name in the platform's document: its verb, but for those that have a name of their own."""
+    """Return an action's name in the platform's document: its verb, or the name that it has of its own."""
     return PLATFORM[action][0] if action in PLATFORM else action.rpartition(".")[2]
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -1021,13 +1020,13 @@ async def test_a_log_that_is_opened_anew_while_a_stream_begins(
     client.cut()
     for workspace in ("a", "b"):
         await stored(api, workspace, [f"{workspace}3"])
-    begin = sse.begin
+    open_connection = sse.open_connection
 
-    async def late(request: web.Request) -> Any:
+    async def late(*args: Any, **options: Any) -> Any:
         server.channels.close_workspace("a", Reason.RESET)
-        return await begin(request)
+        return await open_connection(*args, **options)
 
-    monkeypatch.setattr(sse, "begin", late)
+    monkeypatch.setattr(sse, "open_connection", late)
     await client.read(2)
     await client.nothing_more("a", "b")
     exact(client.seen, [f"{workspace}{index}" for workspace in ("a", "b") for index in (1, 2, 3)])

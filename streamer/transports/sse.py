@@ -4,7 +4,6 @@ aiohttp makes the handshake and hands the connection over; from then on the feed
 copy a reader. (aiohttp-sse would add a ping task a reader.)
 """
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from aiohttp import HttpVersion11, web
 
 from streamer.core.frame import SSE_HEARTBEAT, Frame, sse_checkpoint, sse_frames, sse_message
 from streamer.core.position import Position
-from streamer.fanout.connection import Reader
+from streamer.fanout.connection import Connection, Reader
 from streamer.fanout.subscribers import Subscribers
 from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
-from streamer.server.handover import HandedOver, Outlet
+from streamer.server.handover import HandedOver
 from streamer.transports.sink import SocketSink, ending, retry_ms
 
 HEADERS = {
@@ -86,8 +85,29 @@ class SseSink(SocketSink):
         self._transport.close()  # once all is sent
 
 
-async def begin(request: web.Request) -> tuple[HandedOver, asyncio.Transport | None, Outlet | None]:
-    """Answer a request with the head of a stream, and take its connection; both are None if the client has gone meanwhile."""
+async def open_connection(  # noqa: PLR0913 - a stream's parts
+    request: web.Request,
+    feed: Subscribers,
+    chain: Sequence[str],
+    *,
+    wire: SseWire,
+    sink_class: type[SseSink] = SseSink,
+    max_seconds: float = math.inf,
+    opening: bytes = b"",
+    **options: Any,
+) -> tuple[HandedOver, Connection | None]:
+    """Answer a request with the head of a stream, and take its connection; None if the client has gone meanwhile.
+
+    Args:
+        request: the request, checked and parsed.
+        feed: the connection is opened in it, and leaves it when it is lost.
+        chain: the ids of the credentials by which it is open.
+        wire: how events are written.
+        sink_class: how it beats and ends, if not as ours.
+        max_seconds: after which the stream is closed, if nothing closes it before.
+        opening: lines of the first block, after the one that says when to reconnect.
+        options: of the sink (`SocketSink`), `unread` among them.
+    """
     response = HandedOver(headers=HEADERS)
     # A client that should reconnect must not use this connection again: another node may be meant.
     response.force_close()
@@ -97,21 +117,19 @@ async def begin(request: web.Request) -> tuple[HandedOver, asyncio.Transport | N
         writer = None
     transport = request.transport
     if writer is None or transport is None:  # gone during the handshake
-        return response, None, None
+        return response, None
     writer.send_headers()
-    return response, transport, response.take(transport)
+    outlet = response.take(transport)
+    sink = sink_class(transport, outlet.drain, wire=wire, **options)
+    # A line of the first block, whichever that will be: a block of its own makes some clients fire an empty message.
+    sink.write(wire.chunk(b"retry: %d\n%b" % (retry_ms(), opening)))
+    connection = feed.connect(sink, chain, max_seconds)
+    outlet.when_lost(partial(feed.leave_connection, connection))
+    return response, connection
 
 
-async def stream(  # noqa: PLR0913 - a stream's parts
-    request: web.Request,
-    feed: Subscribers,
-    reader: Reader,
-    chain: Sequence[str],
-    *,
-    wire: SseWire | None = None,
-    sink_class: type[SseSink] = SseSink,
-    max_seconds: float = math.inf,
-    **options: Any,
+async def stream(
+    request: web.Request, feed: Subscribers, reader: Reader, chain: Sequence[str], wire: SseWire, **options: Any
 ) -> web.StreamResponse:
     """Answer a request with a workspace's events until either side ends it; returns when the stream has begun.
 
@@ -120,26 +138,17 @@ async def stream(  # noqa: PLR0913 - a stream's parts
         feed: moves the reader on.
         reader: what the request asks for; it is forgotten when the stream ends.
         chain: the ids of the credentials by which it is open.
-        wire: how events are written, if not as ours; `is_chunked` tells whether in chunks.
-        sink_class: how it beats and ends, if not as ours.
-        max_seconds: after which the stream is closed, if nothing closes it before.
-        options: of the sink (`SocketSink`), `unread` among them.
+        wire: how events are written.
+        options: as `open_connection` takes them.
     """
+    connection: Connection | None = None
     try:
-        response, transport, outlet = await begin(request)
-    except BaseException:
-        feed.leave(reader)
-        raise
-    if transport is None or outlet is None:
-        feed.leave(reader)
-        return response
-    wire = wire or SseWire(is_chunked(request))
-    sink = sink_class(transport, outlet.drain, wire=wire, **options)
-    # A line of the first block, whichever that will be: a block of its own makes some clients fire an empty message.
-    sink.write(wire.chunk(b"retry: %d\n" % retry_ms()))
-    connection = feed.connect(sink, chain, max_seconds)
-    outlet.when_lost(partial(feed.leave_connection, connection))
-    feed.start(reader, connection, wire, connection.close)
+        response, connection = await open_connection(request, feed, chain, wire=wire, **options)
+    finally:
+        if connection is None:
+            feed.leave(reader)
+    if connection is not None:
+        feed.start(reader, connection, wire, connection.close)
     return response
 
 

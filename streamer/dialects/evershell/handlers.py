@@ -44,7 +44,6 @@ from streamer.observe.loops import Loops
 from streamer.store.log import SqlLog
 from streamer.store.workspaces import Workspaces
 from streamer.transports import sse
-from streamer.transports.sink import retry_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ class Handlers:
             self._feed,
             await self._feed.follow(wanted),
             principal.chain,
-            wire=EvershellWire(sse.is_chunked(request), org_id),
+            EvershellWire(sse.is_chunked(request), org_id),
             sink_class=EvershellSink,
             max_seconds=self._stream_seconds,
             **self._sink_options.of(principal),
@@ -137,17 +136,20 @@ class Handlers:
         stream = OrgStream(principal, params.selection, sse.is_chunked(request))
         readers = await self._org_streams.prepare(stream, heads, starts)
         try:
-            response, transport, outlet = await sse.begin(request)
-            if transport is None or outlet is None:
-                return response
-            wire = sse.SseWire(stream.is_chunked)
-            sink = EvershellSink(transport, outlet.drain, wire=wire, **self._sink_options.of(principal))
             omitted = b": %d workspaces omitted\n" % left_out if left_out else b""
-            sink.write(wire.chunk(omitted + b"retry: %d\n" % retry_ms() + (GONE if is_gone else b"")))
-            if not readers:
-                sink.write(wire.chunk(NOWHERE))
-            connection = self._feed.connect(sink, principal.chain, self._stream_seconds)
-            outlet.when_lost(partial(self._org_streams.end, stream))
+            response, connection = await sse.open_connection(
+                request,
+                self._feed,
+                principal.chain,
+                wire=sse.SseWire(stream.is_chunked),
+                sink_class=EvershellSink,
+                max_seconds=self._stream_seconds,
+                opening=omitted + (GONE if is_gone else b"") + (b"" if readers else NOWHERE),
+                **self._sink_options.of(principal),
+            )
+            if connection is None or response.outlet is None:
+                return response
+            response.outlet.when_lost(partial(self._org_streams.end, stream))
             self._org_streams.begin(stream, connection, readers)
             readers = []
             return response

@@ -123,4 +123,4 @@ def test_structures_are_bounded() -> None:
     """An error's lists and objects have few items, whatever made them."""
     assert bounded({"a": [1] * 1000, "b" * 1000: None}) == {"a": [1] * (MAX_NAMED + 1), "b" * MAX_QUOTED + "…": None}
     fields = cut_names({str(number): "wrong" for number in range(500)})
-    assert (len(fields), fields["and more"]) == (MAX_NAMED + 1, "at least 500 fields are wrong; these are the first")
+    assert (len(fields), fields["and more"]) == (MAX_NAMED + 1, "at least 500 fields are invalid; these are the first")

@@ -156,7 +156,7 @@ class ModelSink:
     def is_ready(self) -> bool:
         return self.ready.is_set()
 
-    def offer(self, data: bytes) -> bool:
+    def offer(self, data: bytes, share: int) -> bool:
         if self.is_ready():
             self.write(data)
         return self.is_ready()

@@ -110,7 +110,8 @@ class Cohort:
         data = self.wire.frames(passed)
         count = max(TURN_BYTES // (len(data) or 1), 1)
         rest = self.split(count) if len(self.members) > count else None
-        late = [reader for reader in self.members if not reader.sink.offer(data)]
+        share = len(data) // (len(self.members) or 1)
+        late = [reader for reader in self.members if not reader.sink.offer(data, share)]
         for reader in late:
             self._send_back(reader)
         self.at, self.sent = frames[-1].seq, passed[-1].seq

@@ -45,8 +45,12 @@ class Sink(Protocol):
     def is_ready(self) -> bool:
         """Tell whether the connection's buffer is below its mark, so that a write is taken at once."""
 
-    def offer(self, data: bytes) -> bool:
-        """Write if `is_ready`, and tell whether: one call for the one loop that runs for each event and each reader."""
+    def offer(self, data: bytes, share: int) -> bool:
+        """Write if `is_ready` and if the node has memory for it, and return whether it did.
+
+        One call for the one loop that runs for each event and each reader. `share` is the part of the bytes that counts for this reader:
+        all readers of a cohort share them.
+        """
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the connection's buffer. Never waits; a connection that is gone ignores them."""

@@ -59,7 +59,7 @@ class LongPollSink:
         """Tell that one answer can always be taken."""
         return True
 
-    def offer(self, data: bytes) -> bool:
+    def offer(self, data: bytes, share: int) -> bool:  # noqa: ARG002 - the answer is counted when it is written
         """Take the first answer."""
         self.write(data)
         return True

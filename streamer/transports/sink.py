@@ -21,7 +21,7 @@ RETRY_MS = (1000, 4000)
 class SocketSink:
     """The part of a sink that is the same for all transports over a socket."""
 
-    __slots__ = ("_drain", "_draining", "_free", "_high_water", "_looks", "_tcp", "_transport", "_unread")
+    __slots__ = ("_drain", "_draining", "_free", "_high_water", "_looks", "_own", "_tcp", "_transport", "_unread")
 
     def __init__(
         self,
@@ -47,6 +47,8 @@ class SocketSink:
         self._high_water = high_water
         self._free = min(SMALL_STREAM, high_water)
         """Bytes in the buffer that are not counted."""
+        self._own = 0
+        """At most this much of the buffer counts for this reader: what it has alone, and its share of what it has with others."""
         self._looks = False
         """A look at the buffer is due."""
         self._draining: asyncio.Task[None] | None = None
@@ -69,15 +71,19 @@ class SocketSink:
         """Tell whether the buffer is below its mark."""
         return self._transport.get_write_buffer_size() <= self._high_water
 
-    def offer(self, data: bytes) -> bool:
-        """Hand bytes to the transport unless its buffer is above its mark, or the node has no memory for them."""
+    def offer(self, data: bytes, share: int) -> bool:
+        """Hand bytes to the transport unless its buffer is above its mark, or the node has no memory for the share of them."""
         transport = self._transport
         pending = transport.get_write_buffer_size()
-        if pending + len(data) > self._free:
-            if pending > self._high_water or not self._unread.has_room(pending + len(data)):
+        if pending > self._high_water:
+            return False
+        own = min(self._own, pending) + share if pending else share
+        if own > self._free:
+            if not self._unread.has_room(own):
                 return False
-            self._unread.resize(pending + len(data), force=True)
+            self._unread.resize(own, force=True)
             self._look_soon()
+        self._own = own
         if not transport.is_closing():
             transport.write(data)
         return True
@@ -85,6 +91,7 @@ class SocketSink:
     def write(self, data: bytes) -> None:
         """Hand bytes to the transport; one that is closing ignores them."""
         if not self._transport.is_closing():
+            self._own = min(self._own, self._transport.get_write_buffer_size()) + len(data)
             self._transport.write(data)
 
     @contextlib.asynccontextmanager
@@ -130,11 +137,11 @@ class SocketSink:
     def _look(self, _drained: object = None) -> None:
         """Hold what the peer has left in the buffer, until it has taken that."""
         self._looks = False
-        pending = self._transport.get_write_buffer_size()
-        if pending <= self._free:
+        self._own = min(self._own, self._transport.get_write_buffer_size())
+        if self._own <= self._free:
             self._unread.release()
         else:
-            self._unread.resize(pending, force=True)
+            self._unread.resize(self._own, force=True)
             self._start_draining()
 
     def progress(self) -> int | None:

@@ -105,7 +105,7 @@ async def open_connection(  # noqa: PLR0913 - a stream's parts
         wire: how events are written.
         sink_class: how it beats and ends, if not as ours.
         max_seconds: after which the stream is closed, if nothing closes it before.
-        opening: lines of the first block, after a function that says when to reconnect.
+        opening: lines of the first block, after the line with the reconnection time.
         options: of the sink (`SocketSink`), `unread` among them.
     """
     response = HandedOver(headers=HEADERS)

@@ -123,7 +123,7 @@ async def test_the_command_line_says_it(tmp_path: Path) -> None:
     async with scripted(handler) as url:
         ended = await Cli(tmp_path, {"STREAMER_URL": url, "STREAMER_MAX_WAIT": "0.01"})("whoami")
     assert ended.code == 1
-    assert ended.err.count("the server asks to wait for 86400 s; it is tried again after 0 s\n") == 3
+    assert ended.err.count("the server asks to wait for 86400 s; retrying after 0 s\n") == 3
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])

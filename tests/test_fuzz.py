@@ -400,7 +400,8 @@ def test_any_query(made: dict[str, list[str]], header: str | None) -> None:
     models += [model for dialect in DIALECTS for route in dialect.operations if (model := route.params) is not None]
     for model in models:
         found = wrong_fields(partial(read_query, model, query, Bounds(1000, 60)))
-        assert {name.partition("[")[0] for name in found} <= {*made, "filter"}
+        known = {*made, "filter"}
+        assert [name for name in found if name not in known and name.partition("[")[0] not in known] == []
     with contextlib.suppress(ValidationError):
         params = read_query(SseParams, {"after": "x.1"}, Bounds(1000, 60))
         assert wrong_fields(lambda: params.start(header)) <= {"Last-Event-ID"}

@@ -1,5 +1,6 @@
 """The node itself: probes, metrics, the OpenAPI document and the page."""
 
+import asyncio
 from pathlib import Path
 from typing import Literal
 
@@ -87,7 +88,8 @@ class NodeHandlers:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, _request: web.Request) -> web.StreamResponse:
-        return json_answer(self._openapi.document)
+        # Made at the first request, which takes too long for the event loop.
+        return json_answer(await asyncio.to_thread(lambda: self._openapi.document))
 
     async def page(self, _request: web.Request) -> web.StreamResponse:
         return self._files.answer("index.html")

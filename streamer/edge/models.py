@@ -177,7 +177,7 @@ def read_query(model: type[ParamsT], query: Mapping[str, str], bounds: Bounds | 
     try:
         found = model.model_validate(given, context=bounds)
     except PydanticError as error:
-        faults = error.errors(include_url=False)
+        faults = _described(error)
         try:
             model.check_together(given)
         except ValidationError as other:
@@ -215,7 +215,17 @@ def check(
     try:
         return adapter.validate_python(value)
     except PydanticError as error:
-        raise BadInput(error.errors(include_url=False), prefix=prefix, what=what) from None
+        raise BadInput(_described(error), prefix=prefix, what=what) from None
+
+
+def _described(error: PydanticError) -> list[ErrorDetails]:
+    """Return an error's faults without tracebacks, which lead back to the caller's frame: together they would be a cycle."""
+    faults = error.errors(include_url=False)
+    for described in faults:
+        cause = described.get("ctx", {}).get("error")
+        if isinstance(cause, BaseException):
+            cause.__traceback__ = None
+    return faults
 
 
 def _check_width(value: object, where: str) -> None:

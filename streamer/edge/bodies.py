@@ -25,8 +25,8 @@ MAX_SMALL_BYTES = 512 * 1024
 MAX_TYPE = 256
 """Characters of a `Content-Type`."""
 
-LARGE_BYTES = 2**20
-"""A body above this is parsed in a turn of its own: 8 MiB of texts take up to 25 ms."""
+LARGE_BYTES = 128 * 1024
+"""A body above this is parsed in a turn of its own: as many values as are allowed take up to 30 ms, and checking them takes time, too."""
 PIECE_BYTES = 64 * 1024
 """Bytes of a body that are looked at before other tasks have their turn: less than a millisecond."""
 

@@ -1,1 +1,1 @@
-"""The tests. Each states in its docstring what must hold; support/ is how they reach servers, databases and streams."""
+"""The test suite. Each test's docstring states a requirement; support/ gives access to servers, databases and streams."""

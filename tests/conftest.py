@@ -1,6 +1,7 @@
-"""Servers, databases and readers for the tests; and that nothing is left out silently.
+"""Fixtures for servers, databases and readers, and a hook that lets no test be skipped unnoticed.
 
-A test that takes `database_url`, or any server, runs once on SQLite and once on PostgreSQL. Each gets a database of its own.
+A test that takes `database_url` or a server runs once on SQLite and once on PostgreSQL. Each run gets a database of its
+own.
 """
 
 import asyncio
@@ -47,16 +48,16 @@ hypothesis.settings.register_profile("ci", max_examples=100, deadline=None, dera
 hypothesis.settings.register_profile("slow", max_examples=2000, deadline=None, print_blob=True)
 
 
-# ---- the run
+# ---- the test run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --slow."""
+    """Add the --slow option."""
     parser.addoption("--slow", action="store_true", help="run the slow tier too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepare the run: its folder, hypothesis' profile, and no settings from outside."""
+    """Prepare the run: create its folder, load the hypothesis profile, and clear settings from the environment."""
     for name in [name for name in os.environ if name.startswith("STREAMER_")]:
         del os.environ[name]
     if not hasattr(config, "workerinput"):
@@ -68,19 +69,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave nothing behind: in the first process this runs when all workers have ended."""
+    """Remove the run's folder. The first process does this after all workers have ended."""
     forked.remove()
     if not hasattr(config, "workerinput"):
         run_dir.remove()
 
 
 def pytest_report_header() -> list[str]:
-    """Say which tools the tests have."""
+    """Report the tools that are available to the tests."""
     return [f"{tool}: {find(tool) or 'not found, its tests are left out'}" for tool in TOOLS]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the slow tier out unless it is asked for."""
+    """Deselect the slow tier unless --slow is given."""
     if config.getoption("slow") or "slow" in config.option.markexpr:
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
@@ -90,15 +91,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector from visiting all modules and tests again and again: that took a fifth of the tests' CPU."""
+    """Freeze all modules and tests for the garbage collector, whose repeated scans took a fifth of the tests' CPU time."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail what would be skipped where nothing may be left out."""
-    # A report parses source. On Python 3.11 that fails if a finalizer runs meanwhile and formats a traceback, which parses too.
+    """Turn a skipped test into a failure where every tool must be available."""
+    # A report parses source code. On Python 3.11 this fails if a finalizer formats a traceback meanwhile, because that
+    # parses source code, too.
     gc.disable()
     try:
         report = yield
@@ -111,7 +113,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which files took the time, with --durations; repeat what `./run test` found before the tests, where it is seen."""
+    """Print the time per file with --durations, and repeat at the end what `./run test` found before the tests."""
     if terminalreporter.config.getoption("durations"):
         _write_files(terminalreporter)
     failed = os.environ.get("LINT_FAILED")
@@ -136,22 +138,22 @@ def _write_files(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Cluster]:
-    """The run's PostgreSQL."""
+    """Return the PostgreSQL cluster of the run."""
     with closing(shared_cluster(require("postgresql"))) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def postgresql_url(postgresql: Cluster) -> Iterator[str]:
-    """A fresh PostgreSQL database, migrated."""
+    """Create a migrated PostgreSQL database."""
     with fresh_database(postgresql) as url:
         yield url
 
 
 @pytest.fixture
 async def own_cluster() -> AsyncIterator[OwnCluster]:
-    """A PostgreSQL of the test's own, running."""
-    # A short path: a socket's name has about a hundred characters.
+    """Start a PostgreSQL cluster for this test alone."""
+    # The path is short because a socket's path is limited to about a hundred characters.
     cluster = OwnCluster(require("postgresql"), run_dir.run_dir() / f"pg-{uuid.uuid4().hex[:8]}")
     await asyncio.to_thread(cluster.start)
     yield cluster
@@ -163,7 +165,7 @@ async def own_cluster() -> AsyncIterator[OwnCluster]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A fresh database, migrated: the test runs once for each kind."""
+    """Create a migrated database. The test runs once for each kind of database."""
     url = sqlite_url(tmp_path) if request.param == "sqlite" else request.getfixturevalue("postgresql_url")
     assert isinstance(url, str)
     return url
@@ -171,7 +173,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """The test's database, for what no door of the server does yet."""
+    """Open the test's database, for operations that the server does not offer yet."""
     opened = Database(database_url)
     yield opened
     await opened.close()
@@ -182,7 +184,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def make_server(database_url: str, tmp_path: Path) -> AsyncIterator[MakeServer]:
-    """Start servers in this process, on real sockets; keywords are settings. All of a test share its database."""
+    """Start servers in this process, on real sockets; keywords are settings. All servers of a test share its database."""
     async with AsyncExitStack() as stack:
 
         async def make(**settings: Any) -> Server:
@@ -200,13 +202,13 @@ async def make_server(database_url: str, tmp_path: Path) -> AsyncIterator[MakeSe
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server in this process, on a real socket."""
+    """Start a server in this process, on a real socket."""
     return await make_server()
 
 
 @pytest.fixture
 def make_process(database_url: str, tmp_path: Path) -> Iterator[MakeProcess]:
-    """Prepare servers that run as processes of their own; keywords are settings. To be started by the test."""
+    """Prepare servers that run as separate processes; keywords are settings. The test starts them."""
     made: list[ServerProcess] = []
 
     def make(**settings: object) -> ServerProcess:
@@ -224,7 +226,7 @@ def make_process(database_url: str, tmp_path: Path) -> Iterator[MakeProcess]:
 
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[Nginx]:
-    """An nginx as docs/deploy.md sets it up. To be started by the test."""
+    """Prepare an nginx configured as in docs/deploy.md. The test starts it."""
     made = Nginx(tmp_path / "nginx")
     yield made
     made.stop()
@@ -232,7 +234,7 @@ def nginx(tmp_path: Path) -> Iterator[Nginx]:
 
 @pytest.fixture
 def one_hour(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reading of audit events is told once in a test, also if the clock strikes meanwhile."""
+    """Record the reading of audit events once in a test, even if a new hour begins during the test."""
     monkeypatch.setattr("streamer.auth.view.HOUR", 10**18)
 
 
@@ -241,7 +243,7 @@ def one_hour(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    """An HTTP client without cookies and without a limit of connections."""
+    """Create an HTTP client without cookies and without a connection limit."""
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
     ) as session:
@@ -250,18 +252,18 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 def api(http: aiohttp.ClientSession, server: Server) -> Api:
-    """The API of `server`, called with the admin key."""
+    """Call the API of `server` with the admin key."""
     return Api(http, server.url, ADMIN_KEY)
 
 
 @pytest.fixture
 def cli(server: Server, tmp_path: Path) -> Cli:
-    """The command line, set up for the server."""
+    """Run commands against the server."""
     return Cli(tmp_path, {"STREAMER_URL": server.url, "STREAMER_KEY": ADMIN_KEY})
 
 
 @pytest.fixture
 async def browser() -> "AsyncIterator[Browser]":
-    """The system's Chromium."""
+    """Find the system's Chromium."""
     async with chromium() as browser:
         yield browser

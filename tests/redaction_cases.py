@@ -1,6 +1,6 @@
-"""The corpus of redaction: what goes, and what stays, as data. `R` is what stands for a secret.
+"""The redaction corpus: texts with what is redacted and what is kept. `R` is the replacement for a secret.
 
-Tokens are made up, and written so that scanners of repositories do not take them for real ones: `_` joins two halves.
+Tokens are invented. `_` joins two halves, so that repository scanners do not report them as real tokens.
 """
 
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ R = "***REDACTED***"
 
 
 class Case(NamedTuple):
-    """An event's fields as they are appended, what must be gone of them, and how they are stored."""
+    """The fields of an event to append, the secrets that must disappear, and the fields as they are stored."""
 
     name: str
     given: dict[str, Any]
@@ -345,7 +345,7 @@ TEXTS_THAT_LOSE: list[tuple[str, str, tuple[str, ...]]] = [
 ]  # fmt: skip
 NESTED: Any = {"password": "hunter2"}
 NESTED_CLEAN: Any = {"password": R}
-for _level in range(14):  # an object and a list each: 30 levels with details
+for _level in range(14):  # one object and one array per pair: 30 levels with details
     NESTED, NESTED_CLEAN = {"a": [NESTED]}, {"a": [NESTED_CLEAN]}
 
 SERVICE_ACCOUNT = {
@@ -358,7 +358,7 @@ SERVICE_ACCOUNT = {
 }
 
 DETAILS: list[tuple[str, Any, tuple[str, ...], Any]] = [
-    # (name; details given; secrets; details stored)
+    # (name; given details; secrets; stored details)
     ("env, value by value", {"env": {"PLAIN": "x", "DB_PASSWORD": "hunter2", "LANG": "C"}}, ("hunter2",),
      {"env": {"PLAIN": "x", "DB_PASSWORD": R, "LANG": "C"}}),
     ("env as a list", {"env": ["PLAIN=x", "DB_PASSWORD=correct horse battery", "PWD=/srv"]}, ("correct horse", "battery"),

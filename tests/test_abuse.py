@@ -1,7 +1,7 @@
-"""No client stops the others: the largest inputs, in the costliest shapes, while a probe asks and another tenant works.
+"""No client can block the others: the largest and costliest inputs are sent while other clients are served.
 
-The server's watchdog counts the CPU time of each step of its event loop. What it counts is asserted, for CPU time does not depend on how
-busy the machine is.
+The server's watchdog counts the CPU time of each step of its event loop. The tests assert these counts, because CPU
+time does not depend on the load of the machine.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ PATHS = {
 
 @dataclass
 class Bystanders:
-    """A probe and another tenant, at work all the time."""
+    """A health probe and another tenant that send requests throughout the attack."""
 
     statuses: list[tuple[str, int]] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class Bystanders:
             self.statuses.append(("session", (await api.get("/v1/session")).status))
 
     def check(self) -> None:
-        """See that nothing of theirs was refused."""
+        """Require that none of their requests was refused."""
         assert {status for _, status in self.statuses} <= {200, 201}
 
 
@@ -82,7 +82,7 @@ class Abused:
         self._session = session
 
     async def send(self, method: str, path: str, data: bytes, kind: str = "application/json", **headers: str) -> int:
-        """Send a body, whatever becomes of it. Returns the status, 0 if the connection was cut before an answer."""
+        """Send a body. Return the status, or 0 if the connection was closed before a response."""
         sent = {**self.api.headers, "Content-Type": kind, **headers}
         try:
             async with self._session.request(
@@ -95,7 +95,7 @@ class Abused:
             return 0
 
     async def stalls(self) -> tuple[int, int]:
-        """Return how many steps were counted, and how many of them held the loop for too long."""
+        """Return the number of measured steps, and the number of steps that blocked the loop for too long."""
         text = (await self.api.get("/metrics")).body.decode()
         counts = dict(re.findall(r'^streamer_loop_stall_seconds_bucket\{le="([^"]+)"\} ([0-9]+)', text, re.MULTILINE))
         return int(counts["+Inf"]), int(counts["+Inf"]) - int(counts[str(LIMIT_SECONDS)])
@@ -103,7 +103,7 @@ class Abused:
 
 @pytest.fixture
 async def abused(make_process: MakeProcess, http: aiohttp.ClientSession) -> AsyncIterator[Abused]:
-    """A server of its own, and bystanders that must be served all the time; no step may take too long."""
+    """Start a server and bystanders. The bystanders must always be served, and no step may take too long."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -113,7 +113,7 @@ async def abused(make_process: MakeProcess, http: aiohttp.ClientSession) -> Asyn
         abused = Abused(api, session)
         yield abused
         seen = len(bystanders.statuses)
-        await eventually(lambda: {name for name, _ in bystanders.statuses[seen:]} == SERVED)  # and they still are
+        await eventually(lambda: {name for name, _ in bystanders.statuses[seen:]} == SERVED)  # still served
         _, too_long = await abused.stalls()
     stalled = [line for line in process.log.splitlines() if "loop_stalled" in line]
     assert (too_long, stalled) == (0, [])
@@ -136,20 +136,20 @@ async def _bystanders(api: Api) -> AsyncIterator[Bystanders]:
 
 
 def path_of(route: Operation, filler: str | None = None) -> str:
-    """Return a route's path; with a filler in the place of each of its parameters but the workspace."""
+    """Return a route's path with the workspace and a filler for every other parameter."""
     return re.sub(
         r"\{(\w+)\}", lambda match: PATHS[match[1]] if filler is None or match[1] == "ws" else filler, route.path
     )
 
 
 def test_paths_are_complete() -> None:
-    """Each route can be called here."""
+    """Every route can be called by these tests."""
     for route in ALL_ROUTES:
         assert "{" not in path_of(route)
 
 
 async def test_bodies(abused: Abused) -> None:
-    """Every route that takes a body gets it as large as it may be, in each shape, with a credential and without."""
+    """Every route with a body receives the largest allowed body in each shape, with and without a credential."""
     routes = [route for route in ALL_ROUTES if route.method in {"POST", "PUT"}]
     assert len(routes) >= 7
     answered = set()
@@ -167,7 +167,7 @@ async def test_bodies(abused: Abused) -> None:
 
 
 async def test_lines(abused: Abused) -> None:
-    """NDJSON of each shape: many lines, empty ones, and long ones."""
+    """NDJSON bodies of each shape are sent: with many lines, empty lines and long lines."""
     answered = set()
     for unit in (b"1\n", b"\n", b"{}\n", b"[]\n", b'{"action":"a.b"}\n', b" \n\r\n"):
         data = unit * (BODY // len(unit))
@@ -178,7 +178,7 @@ async def test_lines(abused: Abused) -> None:
 
 
 async def test_events(abused: Abused) -> None:
-    """Valid batches at the limit of their size, whose texts cost redaction the most; large events, and many middle ones."""
+    """Valid batches of the maximum size are sent: texts that are costly to redact, large events and many middle-sized ones."""
     for one in (EVENT, 8_000):
         for name, body in shapes.events(BODY - 50_000 if one == EVENT else 2 * shapes.MIB, one):
             status = await abused.send("POST", events(WS), body)
@@ -186,7 +186,7 @@ async def test_events(abused: Abused) -> None:
 
 
 async def test_wide_events(abused: Abused) -> None:
-    """Single events of very many values, names and secrets: within the bound of values, and beyond."""
+    """Single events with very many values, names and secrets are sent, within the limit on values and above it."""
     for count in (15_000, 120_000):
         for name, body in shapes.wide_events(count):
             status = await abused.send("POST", events(WS), body)
@@ -194,7 +194,7 @@ async def test_wide_events(abused: Abused) -> None:
 
 
 async def test_queries(abused: Abused) -> None:
-    """Every route gets long queries over each of its parameters, unknown ones, and long paths."""
+    """Every route receives long queries for each of its parameters, unknown parameters and long paths."""
     answered = set()
     for route in ALL_ROUTES:
         if route.method != "GET" or route.path == "/v1/ws":
@@ -210,7 +210,7 @@ async def test_queries(abused: Abused) -> None:
 
 
 async def test_messages(abused: Abused) -> None:
-    """A WebSocket gets messages as long as they may be, in each shape; some of them invalid, some costly."""
+    """A WebSocket receives messages of the maximum size in each shape, including invalid and costly ones."""
     url = abused.api.url.replace("http", "ws") + "/v1/ws"
     answered = 0
     for size in (BODY - 1000, SMALL):
@@ -232,7 +232,7 @@ async def test_messages(abused: Abused) -> None:
 
 
 async def test_searching_subscriptions(abused: Abused) -> None:
-    """Hundreds of subscriptions that search long texts: the others go on, and each subscription gets its event."""
+    """Hundreds of subscriptions that search long texts do not delay other clients, and each receives its event."""
     needle = "a" * 500
     url = abused.api.url.replace("http", "ws") + "/v1/ws"
     count = 300
@@ -255,7 +255,7 @@ async def test_searching_subscriptions(abused: Abused) -> None:
 
 
 async def test_many_readers(abused: Abused, request: pytest.FixtureRequest) -> None:
-    """Thousands of streams of one workspace open at once, get small and large events, and close at once."""
+    """Thousands of streams of one workspace open at once, receive small and large events, and close at once."""
     count = 8_000 if request.config.getoption("slow") else 1_500
     async with Crowd(abused.api, WS, "sse") as crowd:
         members = await crowd.join(count)
@@ -268,14 +268,14 @@ async def test_many_readers(abused: Abused, request: pytest.FixtureRequest) -> N
 
 
 async def _streams(api: Api) -> Any:
-    """Tell whether no stream is open."""
+    """Check that no stream is open."""
     text = (await api.get("/metrics")).body.decode()
     found = re.search(r'streamer_subscribers\{transport="sse"\} (\S+)', text)
     return found is not None and float(found[1]) == 0
 
 
 async def test_headers_and_packed_bodies(abused: Abused) -> None:
-    """A `Content-Type` as long as a header may be, and packed bodies that unpack to nothing, or to very much."""
+    """A `Content-Type` of the maximum length is sent, and compressed bodies that expand to nothing or to very much."""
     kinds = ("application/json" + ";" * 15_000, "application/json" + "".join(f";a*{n}*=x" for n in range(1_500)))
     for route in ALL_ROUTES:
         if route.method in {"POST", "PUT"}:
@@ -286,7 +286,7 @@ async def test_headers_and_packed_bodies(abused: Abused) -> None:
 
 
 async def test_long_searches(abused: Abused) -> None:
-    """Texts and searches for which a naive search takes steps without number: every event reaches its subscription."""
+    """Texts and search terms on which a naive search needs excessive time still reach every subscription."""
     url = abused.api.url.replace("http", "ws") + "/v1/ws"
     texts = ["a" * (508 - n // 10) + "bcdefghijk"[n % 10] + "aa" for n in range(99)] + ["end"]
     async with abused._session.ws_connect(url, headers=abused.api.headers, max_msg_size=0) as socket:

@@ -1,4 +1,4 @@
-"""Access: who may not is told so before anything else is looked at, in words that give nothing away; and no secret shows anywhere."""
+"""Access control: it is checked before anything else, its errors disclose nothing, and no secret is exposed anywhere."""
 
 import asyncio
 import json
@@ -53,7 +53,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 async def mine(api: Api) -> Api:
-    """The API for a key that may do everything in the workspace `mine` and nothing in `theirs`."""
+    """Create a key that may do everything in the workspace `mine` and nothing in `theirs`."""
     for workspace in ("mine", "theirs"):
         (await api.append(workspace, id="some-id")).expect(201)
     return api.with_key(await api.create_key("mine", scopes=list(SCOPES)))
@@ -65,7 +65,7 @@ def path_of(route: Operation, workspace: str = "mine") -> str:
 
 
 def variations() -> Iterator[dict[str, Any]]:
-    """Ways to send a request of which everything but its access is wrong, beside the right one."""
+    """Return a valid request and requests that are invalid in every respect except access."""
     yield {}
     yield {"params": {"bogus": "1", "limit": "x"}}
     yield {"data": b"\xff{", "headers": {"Content-Type": "text/nonsense"}}
@@ -76,14 +76,14 @@ def variations() -> Iterator[dict[str, Any]]:
 
 
 def stripped(answer: Answer) -> tuple[int, Any]:
-    """Return what an error says, but for its request's id."""
+    """Return an error without its request ID."""
     body = answer.json
     assert body["error"].pop("request_id") == answer.headers["X-Request-Id"]
     return answer.status, body
 
 
 def unauthenticated(answer: Answer) -> bool:
-    """Tell whether this is a 401 as RFC 6750 wants it."""
+    """Check that the response is a 401 as RFC 6750 requires it."""
     return (
         answer.status == 401
         and answer.error == "unauthenticated"
@@ -91,11 +91,11 @@ def unauthenticated(answer: Answer) -> bool:
     )
 
 
-# ---- the walk
+# ---- all routes
 
 
 def test_the_walk_sees_every_route() -> None:
-    """The table holds what the walks below think it does: routes of both kinds, and only known ones without a key."""
+    """The route table holds what the tests below assume: routes of both kinds, and only known public routes."""
     assert {route.operation for route in ROUTES if route.access.public} == {
         "sign_in",
         "livez",
@@ -110,7 +110,7 @@ def test_the_walk_sees_every_route() -> None:
 
 
 async def test_without_a_valid_key(server: Server, api: Api, mine: Api, database: Database) -> None:
-    """No key, garbage, a cut, revoked or expired key, or a secret of another kind: 401, whatever is asked, the same for all."""
+    """Without a valid key, every request gets the same 401, whether the key is missing, malformed, expired or revoked."""
     assert mine.key
     revoked_id, revoked = await store_key(database, "mine", SCOPES)
     (await api.delete(f"/v1/workspaces/mine/keys/{revoked_id}")).expect(204)
@@ -156,11 +156,11 @@ async def test_without_a_valid_key(server: Server, api: Api, mine: Api, database
                 assert unauthenticated(answer), (route.operation, workspace, options, answer.body)
         for name in ("key", "token", "api_key", "access_token", "ticket"):
             assert unauthenticated(await nobody.request(route.method, path_of(route), params={name: mine.key})), name
-    assert len(said) <= 4, said  # nothing in them tells of what is behind
+    assert len(said) <= 4, said  # nothing in them discloses what a valid key would see
 
 
 async def test_public_routes_need_no_key(api: Api) -> None:
-    """A public route answers without a key, and with one that is not valid: none is looked at."""
+    """A public route responds without a key and with an invalid one, because it does not check keys."""
     for key in (None, "garbage"):
         for route in ROUTES:
             if route.access.public:
@@ -172,7 +172,7 @@ async def test_public_routes_need_no_key(api: Api) -> None:
 
 
 async def test_a_key_of_another_workspace(api: Api, mine: Api) -> None:
-    """For who has no grant there, a workspace is not there: the same 404 if it exists or not, whatever else is wrong."""
+    """To callers without a grant in a workspace, it does not exist: they get the same 404, whatever else is wrong."""
     for route in OF_A_WORKSPACE:
         answers = [
             stripped(await mine.request(route.method, path_of(route, workspace), **sent))
@@ -189,7 +189,7 @@ async def test_a_key_of_another_workspace(api: Api, mine: Api) -> None:
 
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_each_single_scope(api: Api, mine: Api, scope: str) -> None:
-    """A scope opens its own routes and no others: 403 before anything else is looked at, for all of the instance too."""
+    """A scope opens only its own routes, instance-wide routes included. Others respond 403 before anything else is checked."""
     assert mine.key
     caller = api.with_key(await api.create_key("mine", scopes=[scope]))
     opened = set()
@@ -198,7 +198,7 @@ async def test_each_single_scope(api: Api, mine: Api, scope: str) -> None:
         enough = {needed, f"{needed}:own"} | ({ADMIN} if needed != OWNER else set())
         allowed = needed is None or ("{ws}" in route.path and scope in enough)
         for sent in variations():
-            if allowed:  # what it does is not the matter here, so it is not to do anything
+            if allowed:  # only access matters here, so the request must change nothing
                 sent["params"] = {"bogus": "1"}
             answer = await caller.request(route.method, path_of(route), **sent)
             if allowed:
@@ -224,7 +224,7 @@ async def test_each_single_scope(api: Api, mine: Api, scope: str) -> None:
 
 
 async def test_what_each_scope_can_do(api: Api, mine: Api) -> None:
-    """A reader reads, a writer appends and cannot read what it wrote, the admin of a workspace administers that one only."""
+    """A reader can read, a writer can append but not read, and a workspace admin can administer that workspace only."""
     assert mine.key
     callers = {scope: api.with_key(await api.create_key("mine", scopes=[scope])) for scope in SCOPES}
     assert (await callers[WRITE].append("mine", id="written")).status == 201
@@ -246,14 +246,14 @@ async def test_what_each_scope_can_do(api: Api, mine: Api) -> None:
 
 @on_sqlite
 async def test_methods_and_paths_that_do_not_exist(api: Api) -> None:
-    """Another method is 405 with those that exist, another path is 404, with a key and without, as JSON."""
+    """An unsupported method gets 405 with the allowed methods and an unknown path gets 404, as JSON, with and without a key."""
     methods: dict[str, set[str]] = {}
     for route in ROUTES:
         found = methods.setdefault(route.path, set())
         found |= {route.method} | ({"HEAD"} if route.method == "GET" and not route.streams else set())
     for caller in (api, api.with_key(None)):
         for route in ROUTES:
-            if route.streams:  # its path is one of the route for a single event, too
+            if route.streams:  # its path also matches the route for a single event
                 continue
             for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - methods[route.path]:
                 answer = await caller.request(method, path_of(route))
@@ -268,7 +268,7 @@ async def test_methods_and_paths_that_do_not_exist(api: Api) -> None:
 
 
 async def test_head_is_get_without_a_body(server: Server, api: Api, mine: Api) -> None:
-    """HEAD has the status and the headers of GET, in good and in bad, and no body."""
+    """HEAD returns the status and headers of GET without a body, for successes and for errors."""
     assert mine.key
     varies = {"date", "x-request-id", "etag"}
     async with await RawConnection.open(server.url) as connection:
@@ -287,15 +287,13 @@ async def test_head_is_get_without_a_body(server: Server, api: Api, mine: Api) -
                     assert {name: value for name, value in head.headers.items() if name not in ignored} == {
                         name: value for name, value in got.headers.items() if name not in ignored
                     }, target
-        await connection.send(
-            request_head("GET", "/livez")
-        )  # a body that came with a HEAD would be read as this answer
+        await connection.send(request_head("GET", "/livez"))  # a body after HEAD would be read as this response
         assert (await connection.answer()).json == {"status": "ok"}
 
 
 @on_sqlite
 async def test_headers_that_are_not_text(server: Server, api: Api) -> None:
-    """Bytes that are no text, in any header that is looked at, are an error of the client, never of the server."""
+    """Bytes that are not text are a client error in every header that the server reads."""
     (await api.append("mine")).expect(201)
     data = json.dumps(make_event()).encode()
     for name, value in (
@@ -327,11 +325,11 @@ async def test_headers_that_are_not_text(server: Server, api: Api) -> None:
             assert status in {201, 400, 401, 415, 417}, (name, value, path, status)
 
 
-# ---- the end of a credential
+# ---- expired and revoked credentials
 
 
 async def test_a_revoked_key_stops_at_once(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A revoked key is 401 from the next request on and its streams end with a reason; at another node, soon."""
+    """A revoked key gets 401 from the next request on, and its streams end with a reason; other nodes follow soon."""
     here, there = [Api(http, (await make_server()).url, ADMIN_KEY) for _ in range(2)]
     (await here.append("w")).expect(201)
     made = (await here.post("/v1/workspaces/w/keys", {"name": "x", "scopes": [READ]})).expect(201)
@@ -364,7 +362,7 @@ async def test_a_revoked_key_stops_at_once(make_server: MakeServer, http: aiohtt
 
 
 async def test_an_expired_key_stops(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A key is 401 from its last moment on, in use or not, and its streams end with the reason."""
+    """An expired key gets 401 at once, even while it is in use, and its streams end with the reason."""
     api = Api(http, (await make_server(heartbeat_seconds=1)).url, ADMIN_KEY)
     (await api.append("w")).expect(201)
     caller = api.with_key(await api.create_key("w", expires_at=format_timestamp(now_us() + 1_500_000)))
@@ -380,7 +378,7 @@ async def test_an_expired_key_stops(make_server: MakeServer, http: aiohttp.Clien
 
 
 async def test_a_deleted_workspace_takes_its_keys_along(api: Api) -> None:
-    """With a workspace its keys and streams end, and one that is made anew under its name knows none of them."""
+    """Deleting a workspace deletes its keys and streams. A new workspace of the same name knows none of its keys."""
     (await api.append("w")).expect(201)
     caller = api.with_key(await api.create_key("w"))
     async with await caller.stream("w") as reader:
@@ -398,7 +396,7 @@ async def test_a_deleted_workspace_takes_its_keys_along(api: Api) -> None:
 
 
 async def test_keys_are_listed_without_their_secrets(api: Api) -> None:
-    """A key's secret is in the answer that made it and nowhere else: not in lists, not in the database's file."""
+    """A key's secret appears only in the response that created it: neither in lists nor in the database file."""
     (await api.append("w")).expect(201)
     wanted = {
         "name": "CI",
@@ -429,7 +427,7 @@ async def test_keys_are_listed_without_their_secrets(api: Api) -> None:
 
 @on_sqlite
 async def test_the_database_holds_no_secret(server: Server, api: Api, tmp_path: Path) -> None:
-    """Of keys, sign-in codes and sessions the database knows only hashes."""
+    """The database stores only hashes of keys, sign-in codes and sessions."""
     (await api.append("w")).expect(201)
     secrets = [ADMIN_KEY, await api.create_key("w", name="known by its name"), await server.keyring.create_sign_in()]
     secrets.append(await server.keyring.sign_in(await server.keyring.create_sign_in()))
@@ -440,7 +438,7 @@ async def test_the_database_holds_no_secret(server: Server, api: Api, tmp_path: 
 
 @on_sqlite
 async def test_keys_are_checked(api: Api) -> None:
-    """What cannot be a key is 400 with the field's name; for a workspace that does not exist there are none."""
+    """An invalid key description gets 400 with the field's name. A workspace that does not exist has no keys."""
     (await api.put("/v1/workspaces/w")).expect(201)
     good = {"name": "x", "template": "read_only"}
     cases: list[tuple[dict[str, Any], set[str]]] = [
@@ -483,14 +481,14 @@ async def test_keys_are_checked(api: Api) -> None:
 
 
 async def test_a_key_is_revoked_in_its_own_workspace_only(api: Api, mine: Api) -> None:
-    """Another workspace's key, the admin key and what is no key at all are 404, and go on working."""
+    """A key of another workspace, the admin key and an unknown id are 404 for the revoke call, and those keys keep working."""
     made = (await api.post("/v1/workspaces/theirs/keys", {"name": "x", "scopes": [READ]})).expect(201)
     session = await mine.get("/v1/session")
     for key_id in (made["id"], "admin", "nothing", "%00", "x" * 200, "%FF"):
         answer = await mine.delete(f"/v1/workspaces/mine/keys/{key_id}")
         assert (answer.status, answer.error) == (404, "not_found"), key_id
     assert (await api.with_key(made["key"]).get(events("theirs"))).status == 200
-    (await mine.delete(f"/v1/workspaces/mine/keys/{session.json['id']}")).expect(204)  # its own it may
+    (await mine.delete(f"/v1/workspaces/mine/keys/{session.json['id']}")).expect(204)  # it may revoke its own
     assert unauthenticated(await mine.get("/v1/session"))
 
 
@@ -498,7 +496,7 @@ async def test_a_key_is_revoked_in_its_own_workspace_only(api: Api, mine: Api) -
 
 
 async def signed_in(api: Api, server: Server) -> tuple[Api, dict[str, str]]:
-    """Sign a browser in. Returns the API for nobody, and the headers that the browser's page sends."""
+    """Sign in a browser. Return the API without a key, and the headers that the browser's page sends."""
     code = (await server.sign_in_link()).partition("#sign-in=")[2]
     answer = await api.with_key(None).post("/v1/session", {"code": code})
     answer.expect(200)
@@ -507,9 +505,9 @@ async def signed_in(api: Api, server: Server) -> tuple[Api, dict[str, str]]:
 
 
 async def test_a_browser_signs_in_once(server: Server, api: Api) -> None:
-    """The link's code makes a session once, also if many try at the same moment; the cookie is for this site's pages only."""
+    """A sign-in link creates one session, even when used concurrently. Its cookie is limited to pages of this site."""
     link = await server.sign_in_link()
-    assert link.startswith(f"{server.url}/#sign-in=")  # behind the #: no server or proxy ever sees it
+    assert link.startswith(f"{server.url}/#sign-in=")  # after the #: neither the server nor a proxy ever sees it
     code = link.partition("#sign-in=")[2]
     nobody = api.with_key(None)
     answers = await asyncio.gather(*(nobody.post("/v1/session", {"code": code}) for _ in range(10)))
@@ -532,7 +530,7 @@ async def test_a_browser_signs_in_once(server: Server, api: Api) -> None:
 
 
 async def test_a_session_is_used_by_its_own_pages_only(server: Server, api: Api) -> None:
-    """With the cookie a page of another origin can change nothing; reading needs no Origin, as browsers send none."""
+    """A page of another origin cannot change anything with the cookie. Reads need no Origin, because browsers omit it."""
     nobody, page = await signed_in(api, server)
     cookie = {"Cookie": page["Cookie"]}
     assert (await nobody.put("/v1/workspaces/w", headers=page)).status == 201
@@ -551,7 +549,7 @@ async def test_a_session_is_used_by_its_own_pages_only(server: Server, api: Api)
 
 
 async def test_sign_out_ends_the_session(server: Server, api: Api) -> None:
-    """After sign-out the cookie is worthless and its streams have ended; other sessions stay."""
+    """Signing out invalidates the cookie and ends the session's streams. Other sessions stay valid."""
     (await api.append("w")).expect(201)
     nobody, page = await signed_in(api, server)
     _, other = await signed_in(api, server)
@@ -591,7 +589,7 @@ async def test_codes_and_sessions_expire(server: Server, api: Api, database_url:
 
 
 def ago(seconds: int) -> int:
-    """Return what a clock showed."""
+    """Return an earlier reading of a clock."""
     return now_us() - seconds * 1_000_000
 
 
@@ -601,7 +599,7 @@ def ago(seconds: int) -> int:
 async def test_the_first_start_makes_an_admin_key(
     make_process: MakeProcess, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """Without a chosen key the first start writes one to `admin.key`, for its user only, and logs only where it is."""
+    """Without a configured key, the first start writes one to `admin.key`, readable by its user only, and logs only the path."""
     process = make_process(admin_key=None)
     await process.start()
     file = tmp_path / "data" / "admin.key"
@@ -623,7 +621,7 @@ async def test_the_first_start_makes_an_admin_key(
 async def test_a_chosen_admin_key_replaces_the_other(
     make_process: MakeProcess, http: aiohttp.ClientSession, database_url: str
 ) -> None:
-    """STREAMER_ADMIN_KEY wins: the key before it stops, with the sessions that were made from it; it stays when it is not said again."""
+    """A new STREAMER_ADMIN_KEY invalidates the old key and its sessions. It stays valid when the setting is removed."""
     old, new = make_process(admin_key="the-old-key-0123456789"), make_process(admin_key="the-new-key-0123456789")
     silent = make_process(admin_key=None)
     await old.start()
@@ -647,7 +645,7 @@ async def test_a_chosen_admin_key_replaces_the_other(
 
 
 async def test_many_requests_of_one_key_look_it_up_once(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those who ask at the same time share one look-up; a failure is told to all of them, and to nobody later."""
+    """Concurrent requests with one key share a single look-up. They share its failure, too, but later requests look it up again."""
     database = Database(database_url)
     await keyring_with_admin(database)
     credentials = Credentials(database)
@@ -674,7 +672,7 @@ async def test_many_requests_of_one_key_look_it_up_once(database_url: str, monke
 
 
 async def test_a_credential_works_only_in_its_own_place(database_url: str) -> None:
-    """A session's secret is no key, also right after it was used as what it is; nor is a key a session."""
+    """A session's secret is not accepted as a key, even right after its use as a session, and a key is not a session."""
     database = Database(database_url)
     keyring = await keyring_with_admin(database)
     session = await keyring.sign_in(await keyring.create_sign_in())
@@ -689,7 +687,7 @@ async def test_a_credential_works_only_in_its_own_place(database_url: str) -> No
 @on_sqlite
 @pytest.mark.parametrize("key", ["short", "x" * 19, "x" * 257])
 async def test_an_admin_key_that_is_too_short(make_process: MakeProcess, key: str) -> None:
-    """An admin key under 20 characters (or over 256) stops the start, and is named but not shown."""
+    """An admin key under 20 or over 256 characters stops the start. The error names the setting without the key."""
     process = make_process(admin_key=key)
     process.spawn()
     assert await process.ended() == 2
@@ -712,7 +710,7 @@ async def test_an_admin_key_that_is_too_short(make_process: MakeProcess, key: st
     ],
 )
 async def test_an_admin_key_that_cannot_be_sent(make_process: MakeProcess, key: str, said: str) -> None:
-    """An admin key that could not be sent (RFC 6750, 2.1), or not as a key, stops the start, and is named but not shown."""
+    """An admin key that no client could send (RFC 6750, 2.1) stops the start. The error names the setting without the key."""
     process = make_process(admin_key=key)
     process.spawn()
     assert await process.ended() == 2
@@ -727,19 +725,19 @@ async def test_an_admin_key_that_cannot_be_sent(make_process: MakeProcess, key: 
     "key", ["x" * 20, "x" * 256, "sk_-._~+/0123456789AZ==", "eyJ-0123456789abcdefgh", "a.b.c.01234567890123456"]
 )
 def test_admin_keys_that_can_be(key: str) -> None:
-    """What a Bearer header can hold is a key (RFC 6750, 2.1), unless it would be read as a token."""
+    """Any value that a Bearer header can carry is a valid admin key (RFC 6750, 2.1), unless it looks like a token."""
     chosen = load({}, {"STREAMER_ADMIN_KEY": key}).admin_key
     assert chosen is not None
     assert chosen.get_secret_value() == key
 
 
-# ---- nothing shows
+# ---- nothing is exposed
 
 
 async def test_no_credential_appears_in_the_log(
     make_process: MakeProcess, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """Whatever a client does with a secret, the log does not hold it: in a header, a cookie, a query, a body, a broken request."""
+    """The log never contains a secret, whether a client sends it in a header, cookie, query, body or malformed request."""
     process = make_process(admin_key=None, log_level="debug", log_format="json")
     await process.start()
     admin = (tmp_path / "data" / "admin.key").read_text().strip()
@@ -792,12 +790,12 @@ async def test_no_credential_appears_in_the_log(
             answer = await connection.answer()
             assert 400 <= answer.status < 500, request[:80]
     assert await process.stop() == 0
-    assert "/v1/workspaces/w/events" in [line.get("path") for line in process.log_lines]  # there is a log
+    assert "/v1/workspaces/w/events" in [line.get("path") for line in process.log_lines]  # the log is not empty
     assert [text for text in shown if text in process.log] == []
 
 
 async def test_a_workspace_is_made_once(api: Api) -> None:
-    """Of many that make the same workspace at once one has made it; the others find it, and it has one epoch."""
+    """Of concurrent requests to create one workspace, one creates it and the others find it. It has one epoch."""
     answers = await asyncio.gather(*(api.put("/v1/workspaces/race", {"name": "race"}) for _ in range(12)))
     assert sorted(answer.status for answer in answers) == [200] * 11 + [201]
     assert len({answer.json["position"] for answer in answers}) == 1

@@ -1,4 +1,4 @@
-"""The registry of actions: whole, documented, and as the server tells it."""
+"""The registry of actions is complete, documented and served."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -81,12 +81,12 @@ def _documented() -> dict[str, list[str]]:
 
 
 def test_every_named_action_is_known() -> None:
-    """The registry has each action that a document names, and no other."""
+    """The registry contains exactly the actions that the documents name."""
     assert set(ACTIONS) == set.union(*NAMED.values())
 
 
 def test_actions_are_documented() -> None:
-    """docs/actions.md lists each action of the registry and no other: its category, and who names it."""
+    """docs/actions.md lists exactly the actions of the registry, with their categories and sources."""
     wanted = {
         name: (action.category, ", ".join(source for source, names in NAMED.items() if name in names))
         for name, action in ACTIONS.items()
@@ -95,7 +95,7 @@ def test_actions_are_documented() -> None:
 
 
 async def test_samples_come_back_as_documented(api: Api) -> None:
-    """Each sample is taken as it is, and gets the category and the sentence of docs/actions.md."""
+    """Each sample is stored unchanged and gets the category and sentence of docs/actions.md."""
     for name, (category, sentence, _) in _documented().items():
         sample = ACTIONS[name].sample
         stored = (await api.post("/v1/workspaces/w/events", sample)).expect(201)
@@ -127,7 +127,7 @@ async def test_samples_come_back_as_documented(api: Api) -> None:
 )
 @on_sqlite
 async def test_sentences(api: Api, event: dict[str, Any], sentence: str) -> None:
-    """An action that is not known is taken, too; sentences name what is there; names stand in them as they are."""
+    """An unknown action is stored, too. Sentences name what is present, and names appear in them unchanged."""
     stored = (await api.append("w", **event)).expect(201)
     assert (stored["category"], stored["description"]) == (
         ACTIONS[event["action"]].category if event["action"] in ACTIONS else "activity",
@@ -137,7 +137,7 @@ async def test_sentences(api: Api, event: dict[str, Any], sentence: str) -> None
 
 @on_sqlite
 async def test_operators_name_audit_actions(make_server: MakeServer, api: Api) -> None:
-    """What STREAMER_AUDIT_ACTIONS names is audit, unless the event says otherwise, and only for who may read audit events."""
+    """Actions in STREAMER_AUDIT_ACTIONS are audit unless the event sets a category. Only callers with audit access see them."""
     server = await make_server(audit_actions=("deploy.approved", "freeze"))
     api = api.at(server.url)
     given: list[dict[str, str]] = [
@@ -154,7 +154,7 @@ async def test_operators_name_audit_actions(make_server: MakeServer, api: Api) -
 
 
 def test_audit_actions_are_a_list() -> None:
-    """STREAMER_AUDIT_ACTIONS is parted by commas; what is no whole action stops the start with its name."""
+    """STREAMER_AUDIT_ACTIONS is a comma-separated list. An invalid action stops the start, and the error names it."""
     assert load({}, {"STREAMER_AUDIT_ACTIONS": "deploy.approved, freeze,"}).audit_actions == (
         "deploy.approved",
         "freeze",

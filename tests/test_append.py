@@ -1,4 +1,4 @@
-"""Appending: what is taken and stored as sent, what is refused by name, and that a request is stored whole, once, or not at all."""
+"""Appending: events are stored as sent, errors name the wrong fields, and a request is stored once or not at all."""
 
 import asyncio
 import gzip
@@ -56,7 +56,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 async def count(api: Api, workspace: str = "w") -> int:
-    """Return how many events the workspace has; 0 also if it does not exist."""
+    """Return the number of events in the workspace; 0 also if it does not exist."""
     answer = await api.get(events(workspace), limit=1000)
     return len(answer.json["events"]) if answer.status == 200 else 0
 
@@ -73,7 +73,7 @@ def fields(answer: Answer) -> dict[str, str]:
 
 @asynccontextmanager
 async def locked_database(url: str) -> AsyncIterator[None]:
-    """Hold what every append needs, as another program at the same database would."""
+    """Hold the database lock that every append needs, as another program would."""
     if url.startswith("sqlite"):
         connection = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
         connection.execute("BEGIN IMMEDIATE")
@@ -89,11 +89,11 @@ async def locked_database(url: str) -> AsyncIterator[None]:
         await engine.dispose()
 
 
-# ---- what is taken
+# ---- accepted events
 
 
 async def test_the_smallest_event(api: Api) -> None:
-    """An event with action and actor is enough: 201 with the whole stored object, all keys in their order."""
+    """An event with only action and actor is accepted. The 201 response holds the whole stored event with its keys in order."""
     answer = await api.post(W, {"action": "issue.created", "actor": {"type": "user", "id": "ann"}})
     stored = answer.expect(201)
     assert answer.headers["Content-Type"] == "application/json"
@@ -121,7 +121,7 @@ async def test_the_smallest_event(api: Api) -> None:
 
 
 async def test_every_field_comes_back_as_sent(api: Api) -> None:
-    """What a client gives is stored as it is, and served the same by every door."""
+    """Every field is stored as the client sent it, and every API serves it unchanged."""
     answer = await api.post(W, FULL)
     stored = answer.expect(201)
     assert {name: stored[name] for name in FULL} == FULL
@@ -134,7 +134,7 @@ async def test_every_field_comes_back_as_sent(api: Api) -> None:
 
 
 async def test_null_is_absent(api: Api) -> None:
-    """An optional field that is null is as good as one that is not there."""
+    """An optional field that is null counts as absent."""
     nothing = dict.fromkeys(name for name in FULL if name not in {"action", "actor"})
     actor = {"type": "user", "id": "ann", "name": None, "role": None, "on_behalf_of": None, "ip": None}
     stored = (await api.post(W, {**nothing, "action": "issue.created", "actor": actor})).expect(201)
@@ -147,12 +147,12 @@ async def test_null_is_absent(api: Api) -> None:
     "kind", ["application/json", "application/x-ndjson", "application/jsonl", "application/ndjson"]
 )
 async def test_a_batch_keeps_its_order(api: Api, kind: str) -> None:
-    """An array and NDJSON are stored in their order, without a hole, with timestamps that only grow; one item is a batch too."""
+    """Arrays and NDJSON are stored in order, without gaps, with timestamps that never decrease. A batch may have one item."""
     batch = [make_event(id=f"e{n}", details={"n": n}) for n in range(20)]
 
     async def send(items: list[dict[str, object]]) -> Any:
         lines = [json.dumps(item).encode() for item in items]
-        # A blank line, and line ends as Windows writes them, are fine in NDJSON.
+        # NDJSON may contain blank lines and Windows line ends.
         data = b"[" + b",".join(lines) + b"]" if kind == "application/json" else b"\n" + b"\r\n".join(lines) + b"\n\n"
         answer = await api.post(W, data=data, headers={"Content-Type": kind + "; charset=UTF-8"})
         found = answer.expect(201)
@@ -171,7 +171,7 @@ async def test_a_batch_keeps_its_order(api: Api, kind: str) -> None:
 @on_sqlite
 @pytest.mark.parametrize("limit", [None, 7])
 async def test_the_largest_batch(make_server: MakeServer, http: aiohttp.ClientSession, limit: int | None) -> None:
-    """A batch may have 1,000 events, or as many as the setting says; one more is 400, and none of them is stored."""
+    """A batch may hold 1,000 events, or the configured number. A larger batch gets 400, and none of it is stored."""
     server = await make_server(**({} if limit is None else {"max_batch_events": limit}))
     api = Api(http, server.url, ADMIN_KEY)
     most = limit or 1000
@@ -183,7 +183,7 @@ async def test_the_largest_batch(make_server: MakeServer, http: aiohttp.ClientSe
 
 @on_sqlite
 async def test_numbers(api: Api) -> None:
-    """Integers of 64 bits are exact, larger ones become the nearest double, and what no double holds is 400."""
+    """64-bit integers are exact and larger ones become the nearest double. A number beyond that range gets 400."""
     exact = [0, -1, 2**53 + 1, 2**63 - 1, 2**64 - 1, -(2**63), 0.1, 1e300, 1.5]
     stored = (await api.append("w", details={"n": exact})).expect(201)
     assert stored["details"]["n"] == exact
@@ -195,7 +195,7 @@ async def test_numbers(api: Api) -> None:
 
 
 async def test_texts(api: Api) -> None:
-    """Any text that JSON can carry comes back as it was, NUL and line separators too, where the field is free."""
+    """A free field returns any text that JSON can carry unchanged, including NUL and line separators."""
     for words in (
         "\0",
         "a\0b",
@@ -219,7 +219,7 @@ async def test_texts(api: Api) -> None:
 
 @on_sqlite
 async def test_of_a_key_that_is_repeated_the_last_counts(api: Api) -> None:
-    """A repeated JSON key is not an error (RFC 8259 leaves it open): the last value counts, everywhere."""
+    """A repeated JSON key is not an error (RFC 8259 leaves it open). The last value counts everywhere."""
     data = b'{"action":1,"action":"a.b","actor":{"type":"x","id":"1","id":"2"},"details":{"k":1,"k":2}}'
     stored = (await api.post(W, data=data)).expect(201)
     assert (stored["action"], stored["actor"]["id"], stored["details"]) == ("a.b", "2", {"k": 2})
@@ -237,7 +237,7 @@ async def test_of_a_key_that_is_repeated_the_last_counts(api: Api) -> None:
 )
 @on_sqlite
 async def test_the_category_is_derived(api: Api, event: dict[str, str], expected: str) -> None:
-    """Without a category the action decides it; a category that is given stands."""
+    """Without a category, the action determines it. A given category is kept."""
     assert (await api.append("w", **event)).expect(201)["category"] == expected
 
 
@@ -256,7 +256,7 @@ async def test_the_category_is_derived(api: Api, event: dict[str, str], expected
 )
 @on_sqlite
 async def test_the_description_is_made(api: Api, event: dict[str, Any], expected: str) -> None:
-    """Without a description one is made of actor, action and entity; one that is given stands."""
+    """Without a description, one is generated from actor, action and entity. A given description is kept."""
     assert (await api.append("w", **event)).expect(201)["description"] == expected
 
 
@@ -277,13 +277,13 @@ async def test_the_description_is_made(api: Api, event: dict[str, Any], expected
 )
 @on_sqlite
 async def test_changes_are_derived(api: Api, event: dict[str, Any], expected: object) -> None:
-    """Without changes they are made of `details._previous`, which stays where it is; changes that are given stand."""
+    """Without changes, they are derived from `details._previous`, which is kept. Given changes are kept."""
     stored = (await api.append("w", **event)).expect(201)
     assert stored["changes"] == expected
     assert stored["details"] == event["details"]
 
 
-# ---- what is refused
+# ---- refused events
 
 LONG = "x" * 513
 NO_WORDS: list[Any] = ["", 5, LONG, "a\0b", []]
@@ -332,7 +332,7 @@ WRONG: list[tuple[dict[str, Any], set[str]]] = [
 
 @on_sqlite
 async def test_each_wrong_field_is_named(api: Api) -> None:
-    """Every wrong value is 400 with the field's path, alone and in a batch, and nothing of the request is stored."""
+    """Every wrong value gets 400 with the field's path, alone and in a batch, and nothing of the request is stored."""
     for change, expected in WRONG:
         event = make_event(**change)
         named = fields(await api.post(W, event))
@@ -345,12 +345,12 @@ async def test_each_wrong_field_is_named(api: Api) -> None:
         assert set(fields(answer)) == in_batch, change
     missing = fields(await api.post(W, [{"actor": {"type": "user", "id": "ann"}}, make_event(), {}, 5]))
     assert set(missing) == {"events[0].action", "events[2].action", "events[3]"}
-    assert (await api.get(W)).error == "workspace_not_found"  # it would have been made with the first event
+    assert (await api.get(W)).error == "workspace_not_found"  # the first event would have created it
 
 
 @on_sqlite
 async def test_a_wrong_field_in_words(api: Api) -> None:
-    """The text says what is wrong, in words for people, with the limit or the choice, and what to do with free data."""
+    """The error explains what is wrong, names the limit or the choices, and says where free data belongs."""
     named = fields(await api.append("w", foo=1, action="", id="stream"))
     assert named["foo"] == "unknown field; free data goes into `details`"
     assert "stream" in named["id"]
@@ -398,7 +398,7 @@ NOT_JSON = [
 
 @on_sqlite
 async def test_what_is_not_json(api: Api) -> None:
-    """A body that is not JSON, nests to death or holds half a surrogate pair is 400, and a line of NDJSON is named by its number."""
+    """Invalid JSON, excessive nesting and lone surrogates get 400. For NDJSON, the error names the line."""
     for data in NOT_JSON:
         assert list(fields(await api.post(W, data=data))) == ["body"], data[:80]
         if b"\n" in data or not data.strip():
@@ -414,7 +414,7 @@ async def test_what_is_not_json(api: Api) -> None:
 
 
 async def test_an_empty_batch_is_refused(api: Api) -> None:
-    """A batch without events is 400, as an array and as NDJSON."""
+    """A batch without events gets 400, as an array and as NDJSON."""
     assert list(fields(await api.post(W, []))) == ["events"]
     for data in (b"", b"\n", b" \r\n\n"):
         answer = await api.post(W, data=data, headers={"Content-Type": "application/x-ndjson"})
@@ -422,14 +422,14 @@ async def test_an_empty_batch_is_refused(api: Api) -> None:
 
 
 async def test_an_id_twice_in_a_batch_is_refused(api: Api) -> None:
-    """The same id twice in a batch is 400, whether or not the two are equal; the later ones are named."""
+    """A repeated id in a batch gets 400 even if the events are equal. The error names the later events."""
     batch = [{"id": "a"}, {"id": "b"}, {"id": "a"}, {}, {"id": "b", "action": "x.y"}]
     assert set(fields(await api.append_all("w", batch))) == {"events[2].id", "events[4].id"}
     assert await count(api) == 0
 
 
 async def test_the_largest_event(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """An event of 256 KiB, as stored, is taken; one byte more is 413, and nothing of its batch is stored."""
+    """An event of 256 KiB as stored is accepted. One byte more gets 413, and nothing of its batch is stored."""
     api = Api(http, (await make_server()).url, ADMIN_KEY)
     answer = await api.append("w", id="a", details={"x": ""})
     empty = len(answer.body) - len("1")  # the digits of seq do not count
@@ -457,7 +457,7 @@ def nested(levels: int, *, lists: bool = False) -> Any:
 
 @on_sqlite
 async def test_the_deepest_details(api: Api) -> None:
-    """`details` and `changes` may nest 32 levels; 33 and any more are 400."""
+    """`details` and `changes` may nest 32 levels; deeper nesting gets 400."""
     for lists in (False, True):
         assert (await api.append("w", details=nested(32, lists=lists))).expect(201)["details"] == nested(
             32, lists=lists
@@ -473,7 +473,7 @@ async def test_the_deepest_details(api: Api) -> None:
 
 @on_sqlite
 async def test_the_largest_body(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A body up to the limit is read; a larger one is 413, whether its length is announced, chunked or unpacked."""
+    """A body up to the limit is read. A larger one gets 413, whether its length is announced, chunked or compressed."""
     limit = 64 * 1024
     server = await make_server(max_body_bytes=limit)
     api = Api(http, server.url, ADMIN_KEY)
@@ -500,7 +500,7 @@ async def test_the_largest_body(make_server: MakeServer, http: aiohttp.ClientSes
 
 @on_sqlite
 async def test_media_types(api: Api) -> None:
-    """Only JSON and NDJSON in UTF-8 are read, plain or gzipped; anything else is 415, a broken packing 400."""
+    """Only JSON and NDJSON in UTF-8 are read, plain or gzipped. Other media types get 415, broken compression gets 400."""
     data = json.dumps(make_event()).encode()
     for kind in ("text/plain", "", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/xml",
                  "application/json; charset=latin-1", "application/json; charset=utf-16", "json", "application/json-seq"):  # fmt: skip
@@ -517,7 +517,7 @@ async def test_media_types(api: Api) -> None:
 
 @on_sqlite
 async def test_parameters_and_reserved_workspaces(api: Api) -> None:
-    """An append takes no parameters; a workspace's id has a form, and `system` is the server's own."""
+    """An append takes no parameters. Workspace ids have a fixed format, and clients cannot append to `system`."""
     assert list(fields(await api.post(W, make_event(), params={"limit": 5}))) == ["limit"]
     for workspace in ("system", "a%20b", "%00", "%C3%A9", "x" * 129, "a%2Fb"):
         assert list(fields(await api.append(workspace))) == ["workspace"], workspace
@@ -529,7 +529,7 @@ async def test_parameters_and_reserved_workspaces(api: Api) -> None:
 
 
 async def test_a_client_id_is_stored_once(api: Api) -> None:
-    """The same id with the same content answers 200 with what was stored, byte by byte; only new events make it 201."""
+    """Repeating an id with the same content returns the stored event, byte for byte, with 200. Only new events return 201."""
     first = await api.append("w", id="a", details={"n": 1})
     first.expect(201)
     again = await api.append("w", id="a", details={"n": 1})
@@ -541,12 +541,12 @@ async def test_a_client_id_is_stored_once(api: Api) -> None:
     repeated = await api.append_all("w", [{"id": "c"}, {"id": "b"}])
     assert repeated.status == 200
     assert [event["seq"] for event in repeated.json["events"]] == [3, 2]
-    assert (await api.append("w")).expect(201)["seq"] == 4  # nothing in between took a number
-    assert (await api.append("other", id="a")).expect(201)["seq"] == 1  # ids are a workspace's own
+    assert (await api.append("w")).expect(201)["seq"] == 4  # nothing between them used a number
+    assert (await api.append("other", id="a")).expect(201)["seq"] == 1  # ids are unique per workspace
 
 
 async def test_a_client_id_with_other_content_is_a_conflict(api: Api) -> None:
-    """The same id with other content is 409, and takes its whole batch with it."""
+    """Repeating an id with different content gets 409 for the whole batch."""
     (await api.append("w", id="a", details={"n": 1})).expect(201)
     for change in ({"details": {"n": 2}}, {"action": "x.y"}, {"run_id": "r"}, {"occurred_at": "2026-11-21T06:22:04Z"}):
         answer = await api.append("w", **{"id": "a", "details": {"n": 1}, **change})
@@ -559,7 +559,7 @@ async def test_a_client_id_with_other_content_is_a_conflict(api: Api) -> None:
 
 @pytest.mark.parametrize("by", ["id", "key"])
 async def test_of_equal_appends_at_once_one_is_stored(api: Api, by: str) -> None:
-    """Many equal requests at the same time, by id or by Idempotency-Key: one is 201, all get the same answer."""
+    """Of concurrent equal requests, by id or by Idempotency-Key, one gets 201, and all get the same response."""
     batch: list[dict[str, object]] = [{"id": "a"}, {"id": "b"}] if by == "id" else [{}, {}]
     headers = {} if by == "id" else {"Idempotency-Key": "k-1"}
     answers = await asyncio.gather(*(api.append_all("w", batch, headers=headers) for _ in range(25)))
@@ -569,7 +569,7 @@ async def test_of_equal_appends_at_once_one_is_stored(api: Api, by: str) -> None
 
 
 async def test_of_different_appends_with_one_id_at_once_one_wins(api: Api) -> None:
-    """Many requests with one id and different contents at the same time: one is stored, the others are 409."""
+    """Of concurrent requests with one id and different contents, one is stored and the others get 409."""
     answers = await asyncio.gather(*(api.append("w", id="a", details={"n": n}) for n in range(25)))
     assert sorted(answer.status for answer in answers) == [201] + [409] * 24
     winner = next(answer.json for answer in answers if answer.status == 201)
@@ -577,7 +577,7 @@ async def test_of_different_appends_with_one_id_at_once_one_wins(api: Api) -> No
 
 
 async def test_the_idempotency_key(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """The same key with the same content answers what the first request did, at every node; with other content it is 409."""
+    """An Idempotency-Key with the same content returns the first response on every node; with other content it gets 409."""
     here, there = [Api(http, (await make_server()).url, ADMIN_KEY) for _ in range(2)]
     key = {"Idempotency-Key": 'any:"visible"{text}' + "x" * 200}
     first = await here.post(W, make_event(), headers=key)
@@ -590,24 +590,24 @@ async def test_the_idempotency_key(make_server: MakeServer, http: aiohttp.Client
             assert (answer.status, answer.error) == (409, "idempotency_conflict")
     assert (await here.post(events("v"), make_event(), headers=key)).expect(201)[
         "seq"
-    ] == 1  # keys are a workspace's own
+    ] == 1  # keys are scoped to a workspace
     batch = await here.append_all("w", [{}, {}], headers={"Idempotency-Key": "k"})
     assert (await there.append_all("w", [{}, {}], headers={"Idempotency-Key": "k"})).body == batch.body
     assert await count(here) == 3
 
 
 async def test_two_principals_do_not_meet(api: Api) -> None:
-    """An Idempotency-Key is the principal's own: another one's equal key finds nothing and is no conflict."""
+    """Idempotency keys are scoped to a principal: another principal's equal key causes no match and no conflict."""
     (await api.put("/v1/workspaces/w")).expect(201)
     callers = [api, *[api.with_key(await api.create_key("w")) for _ in range(2)]]
     header = {"Idempotency-Key": "k"}
     answers = [await caller.post(W, make_event(run_id=str(n % 2)), headers=header) for n, caller in enumerate(callers)]
     assert [answer.status for answer in answers] == [201, 201, 201]
-    assert [answer.json["seq"] for answer in answers] == [3, 4, 5]  # behind the two that tell of the keys
+    assert [answer.json["seq"] for answer in answers] == [3, 4, 5]  # after the two events that record the keys
 
 
 async def test_a_refused_request_leaves_its_idempotency_key_free(api: Api) -> None:
-    """A request that stored nothing is not remembered: the corrected one goes through with the same key."""
+    """A request that stored nothing does not use up its Idempotency-Key. The corrected request succeeds with it."""
     (await api.append("w", id="a")).expect(201)
     header = {"Idempotency-Key": "k"}
     assert (await api.post(W, make_event(foo=1), headers=header)).status == 400
@@ -617,7 +617,7 @@ async def test_a_refused_request_leaves_its_idempotency_key_free(api: Api) -> No
 
 @on_sqlite
 async def test_idempotency_keys_have_a_form(server: Server, api: Api) -> None:
-    """An Idempotency-Key is 1-255 visible ASCII characters."""
+    """An Idempotency-Key has 1 to 255 visible ASCII characters."""
     for value in ("", "x" * 256, "a b", "\xe9", "\xff\xfe"):
         data = json.dumps(make_event()).encode()
         head = request_head(
@@ -633,11 +633,11 @@ async def test_idempotency_keys_have_a_form(server: Server, api: Api) -> None:
     assert await count(api) == 0
 
 
-# ---- who appends
+# ---- the actor
 
 
 async def test_a_bound_key_acts_as_its_actor(api: Api) -> None:
-    """A key bound to an actor fills it in, may repeat it, and is 403 when it claims another; names are free."""
+    """A key bound to an actor fills it in, accepts the same actor, and gets 403 for another. Names are free."""
     (await api.put("/v1/workspaces/w")).expect(201)
     bound = api.with_key(await api.create_key("w", actor={"type": "agent", "id": "bob"}))
     for actor in (None, {}, {"type": "agent"}, {"id": "bob"}, {"type": "agent", "id": "bob"}):
@@ -651,17 +651,17 @@ async def test_a_bound_key_acts_as_its_actor(api: Api) -> None:
             answer = await bound.post(W, body)
             assert (answer.status, answer.error) == (403, "permission_denied")
     assert {event["actor"]["id"] for event in await api.history("w", action="a.b")} == {"bob"}
-    assert await count(api) == 8  # with the one that tells of the key
+    assert await count(api) == 8  # including the event that records the key
 
 
 async def test_the_first_append_makes_the_workspace(api: Api, database: Database) -> None:
-    """A principal that may write everywhere makes a workspace by appending to it; one of a single workspace does not."""
+    """A principal that may write everywhere creates a workspace by appending to it. A principal of a single workspace does not."""
     (await api.append("w")).expect(201)
     made = (await api.get("/v1/workspaces/w")).expect(200)
     assert made["created_by"] == "admin"
     elsewhere = api.with_key(await api.create_key("w", scopes=["admin"]))
     assert (await elsewhere.append("v")).error == "workspace_not_found"
-    # A key may outlive its workspace for a moment; it is no right to make it anew.
+    # A key may outlive its workspace for a moment. It must not recreate the workspace.
     _, secret = await store_key(database, "gone", ["workspace:write"])
     assert (await api.with_key(secret).append("gone")).error == "workspace_not_found"
     listed = (await api.get("/v1/workspaces")).expect(200)["workspaces"]
@@ -669,12 +669,12 @@ async def test_the_first_append_makes_the_workspace(api: Api, database: Database
 
 
 async def test_many_first_appends_at_once_make_one_workspace(api: Api) -> None:
-    """First appends at the same time end up in one log without a hole."""
+    """Concurrent first appends create one log without a gap."""
     answers = await asyncio.gather(*(api.append("w") for _ in range(25)))
     assert sorted(answer.expect(201)["seq"] for answer in answers) == list(range(1, 26))
 
 
-# ---- slow, rude and too many
+# ---- slow, broken and excessive clients
 
 
 def append_head(api: Api, length: int, **headers: str) -> bytes:
@@ -686,7 +686,7 @@ def append_head(api: Api, length: int, **headers: str) -> bytes:
 
 
 async def test_the_body_is_called_for_only_when_it_is_wanted(server: Server, api: Api) -> None:
-    """`Expect: 100-continue`: who may not, or sends what is refused anyway, is told before the body is sent."""
+    """A client that sends `Expect: 100-continue` is refused before it sends the body if the headers are enough to refuse it."""
     data = json.dumps(make_event()).encode()
     refused = [
         (401, append_head(api.with_key(None), len(data), Expect="100-continue")),
@@ -710,7 +710,7 @@ async def test_the_body_is_called_for_only_when_it_is_wanted(server: Server, api
 
 @on_sqlite
 async def test_a_body_that_does_not_come(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A body that is not there in time is 408, however it dawdles, and its connection is not used again."""
+    """A body that does not arrive in time gets 408, however slowly it is sent, and its connection is not reused."""
     server = await make_server(body_timeout=0.2)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append("w")).expect(201)
@@ -722,7 +722,7 @@ async def test_a_body_that_does_not_come(make_server: MakeServer, http: aiohttp.
         async def dribble() -> None:
             while True:
                 await dribbling.send(b" ")
-                await asyncio.sleep(0.02)  # a pace, not a wait: the server is to lose its patience meanwhile
+                await asyncio.sleep(0.02)  # a pace, not a wait: the server must time out meanwhile
 
         task = asyncio.create_task(dribble())
         for connection in (silent, dribbling):
@@ -734,19 +734,19 @@ async def test_a_body_that_does_not_come(make_server: MakeServer, http: aiohttp.
 
 
 async def test_too_many_at_once(make_server: MakeServer, http: aiohttp.ClientSession, database_url: str) -> None:
-    """When the bounded queue is full, appends are 503 at once, and store nothing; those that wait are stored when it goes on."""
+    """When the bounded queue is full, appends get 503 at once and store nothing. Queued appends are stored later."""
     server = await make_server(append_queue_events=10, metrics_public=True)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append("w", id="first")).expect(201)
     async with locked_database(database_url):
         appends = [asyncio.create_task(api.append("w", id=f"e{n}")) for n in range(60)]
-        # 10 wait, and one more if the first was taken before the second came.
+        # 10 are queued, and one more if the first left the queue before the second arrived.
         await eventually(lambda: sum(append.done() for append in appends) >= 49)
         refused = [append.result() for append in appends if append.done()]
         for answer in refused:
             assert (answer.status, answer.error) == (503, "overloaded")
             assert int(answer.headers["Retry-After"]) > 0
-        assert (await api.get(W)).status == 200  # reading goes on
+        assert (await api.get(W)).status == 200  # reads still work
         assert f"streamer_appends_refused_total {len(refused)}.0" in (await api.get("/metrics")).body.decode()
         waiting = [append for append in appends if not append.done()]
         assert waiting
@@ -760,7 +760,7 @@ async def test_too_many_at_once(make_server: MakeServer, http: aiohttp.ClientSes
 
 
 async def test_clients_that_leave(make_process: MakeProcess, http: aiohttp.ClientSession, database_url: str) -> None:
-    """Clients that hang up or vanish in mid-body, or before the answer, leave no traceback, and no half of a batch."""
+    """A client that disconnects before the response or within the body causes no traceback and no partial batch."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -798,7 +798,7 @@ async def test_clients_that_leave(make_process: MakeProcess, http: aiohttp.Clien
         await eventually(queued)
         for connection in connections:
             connection.abort()
-        # The server has noticed: nobody waits for these answers any more.
+        # The server has noticed: no task waits for these responses any more.
         await eventually(lambda: left() == 20)
     (await waiting).expect(201)
     stored = [event["id"] for event in await api.history("w", order="asc")]

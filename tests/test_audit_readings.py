@@ -1,4 +1,4 @@
-"""Whoever reads only audit events, by whatever filter and route, is recorded in the log as `audit.read`, once an hour."""
+"""A reading of audit events alone is recorded once an hour as `audit.read`, by every filter and route."""
 
 from typing import Any
 
@@ -22,19 +22,19 @@ pytestmark = [
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server with an audit action of its operator's."""
+    """Start a server with an audit action of its operator."""
     return await make_server(jwt_secret=SECRET, audit_actions=("vault.opened", "vault.closed"))
 
 
 @pytest.fixture
 async def key(api: Api) -> Api:
-    """A key that may read audit events."""
+    """Create a key that may read audit events."""
     (await api.append(WS)).expect(201)
     return api.with_key(await api.create_key(WS, template="read_only"))
 
 
 async def readings(api: Api) -> int:
-    """Count what is recorded."""
+    """Count the recorded readings."""
     return [event["action"] for event in await api.history(WS)].count("audit.read")
 
 
@@ -56,7 +56,7 @@ FILTERS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("selection", FILTERS, ids=str)
 async def test_any_filter_for_audit_events_alone(api: Api, key: Api, selection: dict[str, Any]) -> None:
-    """A page, a stream and a socket with such a filter are recorded, all of them once."""
+    """Pages, streams and sockets with a filter for audit events alone are recorded once in total."""
     for _ in range(2):
         (await key.get(events(WS), **selection)).expect(200)
         assert await readings(api) == 1
@@ -69,7 +69,7 @@ async def test_any_filter_for_audit_events_alone(api: Api, key: Api, selection: 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 async def test_every_way_of_reading(api: Api, key: Api, kind: Kind) -> None:
-    """It is recorded whichever way the first reading takes: before anything is read."""
+    """The first reading is recorded by every route, before anything is returned."""
     reader = await kind.open(key, WS, after=BEGINNING, action="key.*")
     await reader.synced()
     reader.close()
@@ -77,7 +77,7 @@ async def test_every_way_of_reading(api: Api, key: Api, kind: Kind) -> None:
 
 
 async def test_tickets_subscriptions_and_long_polls(api: Api, key: Api) -> None:
-    """A ticket's filter counts when it is opened, a subscription when it is made, a long poll when it begins to wait."""
+    """A reading is recorded when a ticket is used, when a subscription is created, and when a long poll starts to wait."""
     position = (await key.get(events(WS))).json["position"]
     for step, caller in enumerate((key, api, api.with_key(await api.create_key(WS, template="read_only")))):
         if step == 0:
@@ -95,7 +95,7 @@ async def test_tickets_subscriptions_and_long_polls(api: Api, key: Api) -> None:
 
 
 async def test_an_audit_event_by_its_id(api: Api, key: Api) -> None:
-    """Reading one audit event by its id is recorded, one activity is not; callers without the right to read audit events find nothing."""
+    """Reading an audit event by id is recorded; reading an activity is not. Callers without audit access find nothing."""
     audit = (await api.history(WS, category="audit,activity", action="*"))[0]
     plain = api.with_key(await api.create_key(WS))
     activity = (await api.append(WS)).expect(201)
@@ -122,13 +122,13 @@ async def test_an_audit_event_by_its_id(api: Api, key: Api) -> None:
     ],
 )
 async def test_the_dialects(api: Api, key: Api, path: str, params: dict[str, str]) -> None:
-    """Their own filters are judged in the same way."""
+    """The filters of the dialects follow the same rule."""
     (await key.get(path, **params)).expect(200)
     assert await readings(api) == 1
 
 
 async def test_a_filter_of_activity_is_not_recorded(api: Api, key: Api) -> None:
-    """Evershell's streams bring activity only, whatever they filter for."""
+    """Evershell's streams return activity only, so no filter of theirs is recorded."""
     (await key.get(f"{PATH}/activity", event_type="issue.created")).expect(200)
     async with await SseReader.open(f"{api.url}{PATH}/activity/stream", headers=key.headers):
         pass

@@ -1,4 +1,4 @@
-"""Every change of access is told in the log, together with the change; and so is the reading of what was told."""
+"""Every change of access is recorded in the log in the same transaction, and so is the reading of these records."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens."""
+    """Start a server that accepts tokens."""
     return await make_server(jwt_secret=SECRET)
 
 
@@ -35,7 +35,7 @@ async def trail(api: Api, workspace: str = WS) -> list[dict[str, Any]]:
 
 
 def told(event: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return some of an event."""
+    """Return some fields of an event."""
     return {name: event[name] for name in names}
 
 
@@ -43,7 +43,7 @@ ADMIN = {"type": "key", "id": "admin", "name": "admin", "role": None, "on_behalf
 
 
 async def test_each_change_is_told(api: Api) -> None:
-    """Keys, members, roles and settings: who changed what, from what to what, in the workspace's own log, with a sentence."""
+    """A change of keys, members, roles or settings is recorded in the workspace with its author and the old and new values."""
     (await api.put(PATH, {"name": "W", "settings": {"a": 1, "b": 2}})).expect(201)
     ann = await join(api, WS, "ann", "owner")
     made = (
@@ -90,7 +90,7 @@ async def test_each_change_is_told(api: Api) -> None:
 
 
 async def test_what_changes_nothing_tells_nothing(api: Api) -> None:
-    """The same role, the same values, a refused change or one of what is not there: no event."""
+    """A change that has no effect, is refused or has no target is not recorded."""
     (await api.put(PATH, {"name": "W"})).expect(201)
     ann = await join(api, WS, "ann", "owner")
     before = await trail(api)
@@ -108,7 +108,7 @@ async def test_what_changes_nothing_tells_nothing(api: Api) -> None:
 
 
 async def test_the_instance_tells_in_its_own_log(api: Api) -> None:
-    """Workspaces that are made and deleted are told in `system`, which nobody else can write to and only who administers all can read."""
+    """Created and deleted workspaces are recorded in `system`, which only instance admins can read and nobody can write."""
     (await api.put(PATH, {"name": "W", "org_id": "acme"})).expect(201)
     ann = await join(api, WS, "ann", "owner")
     (await ann.delete(PATH)).expect(204)
@@ -125,7 +125,7 @@ async def test_the_instance_tells_in_its_own_log(api: Api) -> None:
 
 
 async def test_another_admin_key_is_told(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """A start with another admin key tells so, without the key; the same key again, and the first one, are no change."""
+    """A start with a different admin key is recorded, without the key. The first key and an unchanged key are not."""
     for key, expected in (("a-first-admin-key-012", 0), ("a-first-admin-key-012", 0), ("another-admin-key-345", 1)):
         process = make_process(admin_key=key)
         await process.start()
@@ -139,7 +139,7 @@ async def test_another_admin_key_is_told(make_process: MakeProcess, http: aiohtt
 
 
 async def test_a_change_and_its_event_are_one(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """Whenever the process is killed, there are as many keys and members as the log tells of: neither is there without the other."""
+    """Wherever the process is killed, there are as many keys and members as the log records."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -168,7 +168,7 @@ async def test_a_change_and_its_event_are_one(make_process: MakeProcess, http: a
 
 
 async def test_changes_reach_readers(api: Api) -> None:
-    """A change of access is an event like any other: a live reader gets it, in its place among the rest."""
+    """A live reader receives a change of access like any other event, in log order."""
     (await api.put(PATH)).expect(201)
     async with await api.stream(WS, category="audit") as stream:
         await stream.next("synced")
@@ -178,16 +178,16 @@ async def test_changes_reach_readers(api: Api) -> None:
         assert actions == ["key.created"]
 
 
-# ---- readings
+# ---- readings of audit events
 
 
 async def test_reading_audit_events_is_told_once_an_hour(api: Api) -> None:
-    """Who asks for audit events alone is told of in the log, before they get them: once for each principal, whatever the route."""
+    """A request for audit events alone is recorded before it is answered, once an hour for each principal, on any route."""
     (await api.append(WS, id="e")).expect(201)
     made = (await api.post(f"{PATH}/keys", {"name": "k", "template": "read_only"})).expect(201)
     key, ann = api.with_key(made["key"]), await join(api, WS, "ann", "admin")
     first = await key.history(WS, category="audit")
-    assert first[0]["action"] == "audit.read"  # it is among what they get
+    assert first[0]["action"] == "audit.read"  # the record is part of the response
     for caller in (key, key, ann, api, api):
         await caller.history(WS, category="audit")
         async with await caller.stream(WS, category="audit") as stream:
@@ -225,7 +225,7 @@ async def test_reading_audit_events_is_told_once_an_hour(api: Api) -> None:
     ],
 )
 async def test_what_asks_for_audit_events_alone(api: Api, asked: list[str], is_told: bool) -> None:
-    """However it is said that only audit events are wanted, it is told; in a query, and in a ticket's filter."""
+    """Every filter that selects audit events alone is recorded, in a query and in a ticket."""
     (await api.append(WS)).expect(201)
     await api.history(WS, category=asked)
     body = {"workspace": WS} | ({"category": asked} if asked else {})
@@ -239,7 +239,7 @@ async def test_what_asks_for_audit_events_alone(api: Api, asked: list[str], is_t
 @on_sqlite
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 async def test_every_way_to_read_audit_events_is_told(api: Api, kind: Kind) -> None:
-    """The first reading is told whichever way it takes, a ticket's too."""
+    """The first reading is recorded on every route, including those with a ticket."""
     (await api.append(WS)).expect(201)
     key = api.with_key(await api.create_key(WS, template="read_only"))
     reader = await kind.open(key, WS, after=BEGINNING, category="audit")
@@ -248,7 +248,7 @@ async def test_every_way_to_read_audit_events_is_told(api: Api, kind: Kind) -> N
 
 
 async def test_mixed_history_is_not_told(api: Api) -> None:
-    """A reading that does not ask for audit events alone is no matter for the log, whatever it brings."""
+    """A reading that does not ask for audit events alone is not recorded, whatever it returns."""
     (await api.append_all(WS, [{"action": "key.created"}, {}])).expect(201)
     for params in (
         {},
@@ -267,12 +267,12 @@ async def test_mixed_history_is_not_told(api: Api) -> None:
         await api.history(WS, **params)
     assert [event["action"] for event in await trail(api)] == ["key.created"]
     plain = api.with_key(await api.create_key(WS, scopes=["workspace:read"]))
-    assert await plain.history(WS, category="audit") == []  # who may not read them has not read them
+    assert await plain.history(WS, category="audit") == []  # a caller that may not read audit events has not read them
     assert [event["action"] for event in await trail(api)] == ["key.created", "key.created"]
 
 
 async def test_many_nodes_tell_a_reading_once(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """However many readings begin at once, on however many nodes, one event tells of them."""
+    """Concurrent readings on several nodes are recorded in one event."""
     nodes = [Api(http, (await make_server()).url, ADMIN_KEY) for _ in range(2)]
     (await nodes[0].append(WS)).expect(201)
     await asyncio.gather(*(node.get(events(WS), category="audit") for node in nodes for _ in range(20)))
@@ -282,14 +282,14 @@ async def test_many_nodes_tell_a_reading_once(make_server: MakeServer, http: aio
 async def test_an_hour_later_it_is_told_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each hour has its own event."""
     (await api.append(WS)).expect(201)
-    for hour in (10**18, 10**15, 10**14):  # of each another one begins the present
+    for hour in (10**18, 10**15, 10**14):  # each value puts the present into another hour
         monkeypatch.setattr("streamer.auth.view.HOUR", hour)
         await api.history(WS, category="audit")
     assert [event["action"] for event in await trail(api)] == ["audit.read"] * 3
 
 
 async def test_the_servers_own_events_have_their_ids(api: Api) -> None:
-    """What the server tells has an id that no client can give to an event, so nobody can imitate it, take its place or probe for it."""
+    """The server's events have ids that clients cannot use, so nobody can forge, block or probe for them."""
     (await api.put(PATH)).expect(201)
     await join(api, WS, "ann", "member")
     key = api.with_key(await api.create_key(WS, template="submit_observe"))
@@ -308,7 +308,7 @@ async def test_the_servers_own_events_have_their_ids(api: Api) -> None:
 
 
 async def test_a_workspace_made_anew_tells_anew(api: Api) -> None:
-    """What was told in a log that is gone is told again in the next one of that name."""
+    """A recreated workspace records readings again, because its new log is empty."""
     for _ in range(2):
         (await api.append(WS)).expect(201)
         await api.history(WS, category="audit")
@@ -317,7 +317,7 @@ async def test_a_workspace_made_anew_tells_anew(api: Api) -> None:
 
 
 async def test_what_a_key_changes_is_the_keys(api: Api) -> None:
-    """A change of access by a key that acts as a person is told of the key, not of the person."""
+    """A change by a key that acts as a person is attributed to the key, not to the person."""
     (await api.put(PATH)).expect(201)
     body = {"name": "as-ann", "scopes": ["admin"], "actor": {"type": "user", "id": "ann"}}
     made = (await api.post(f"{PATH}/keys", body)).expect(201)
@@ -330,7 +330,7 @@ async def test_what_a_key_changes_is_the_keys(api: Api) -> None:
 async def test_a_reading_that_cannot_be_told_is_refused(
     make_server: MakeServer, http: aiohttp.ClientSession, database_url: str
 ) -> None:
-    """While nothing can be stored, audit events alone are not shown: there is no reading without its event."""
+    """While nothing can be stored, requests for audit events alone are refused, because they could not be recorded."""
     api = Api(http, (await make_server(append_queue_events=1)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
 

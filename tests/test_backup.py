@@ -1,4 +1,4 @@
-"""`streamer backup` and `streamer restore`: beside a running server, verified, whole or not at all, on both databases."""
+"""`streamer backup` and `streamer restore` work beside a running server, verify their result and are atomic, on both databases."""
 
 # ruff: noqa: ASYNC240 - a few small files
 
@@ -29,7 +29,7 @@ on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect
 
 @pytest.fixture
 def here(tmp_path: Path, database_url: str) -> Cli:
-    """The command line, for the test's database, with PostgreSQL's own programs on the PATH."""
+    """Run commands on the test's database, with PostgreSQL's programs on the PATH."""
     programs = find("postgresql")
     path = os.environ["PATH"] if programs is None else f"{programs}:{os.environ['PATH']}"
     return Cli(tmp_path, {"STREAMER_DATABASE_URL": database_url, "PATH": path})
@@ -37,7 +37,7 @@ def here(tmp_path: Path, database_url: str) -> Cli:
 
 @pytest.fixture
 def empty_url(database_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """Another database of the same kind, in which nothing is."""
+    """Create an empty database of the same kind."""
     if database_url.startswith("sqlite"):
         yield f"sqlite:///{tmp_path / 'restored.db'}"
         return
@@ -52,14 +52,14 @@ def file_of(url: str) -> Path:
 
 
 def rows(file: Path, query: str) -> list[Any]:
-    """Ask an SQLite file."""
+    """Query an SQLite file."""
     with closing(sqlite3.connect(file)) as opened:
         return opened.execute(query).fetchall()
 
 
 @asynccontextmanager
 async def appending(api: Api) -> AsyncIterator[list[int]]:
-    """Append events all the time while the block runs; gives the seqs that were acknowledged."""
+    """Append events while the block runs. Yields the list of acknowledged seqs."""
     acknowledged: list[int] = []
     over = asyncio.Event()
 
@@ -79,7 +79,7 @@ async def appending(api: Api) -> AsyncIterator[list[int]]:
 async def test_a_backup_beside_a_server_that_takes_appends(
     make_process: MakeProcess, http: aiohttp.ClientSession, here: Cli, empty_url: str, tmp_path: Path
 ) -> None:
-    """It holds all that was acknowledged before, is whole, and is restored elsewhere; a reader of the lost tail is told of the gap."""
+    """A backup beside a busy server is complete and can be restored elsewhere; readers of the lost tail receive a gap."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -91,7 +91,7 @@ async def test_a_backup_beside_a_server_that_takes_appends(
         made = await here("backup", "copy")
         during = max(acknowledged)
     assert made.code == 0, made.err
-    assert during > before, "appends go on"
+    assert during > before, "the appends continue"
     copy = tmp_path / "copy"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.glob("copy*")] == ["copy"]
@@ -123,7 +123,7 @@ async def test_a_backup_beside_a_server_that_takes_appends(
 async def test_a_database_is_replaced_on_demand_and_kept(
     make_process: MakeProcess, http: aiohttp.ClientSession, here: Cli, database_url: str, tmp_path: Path
 ) -> None:
-    """`restore` refuses while a server runs, and a database that is not empty; with --force that one is kept aside."""
+    """`restore` refuses a database that is in use or not empty. With --force, it keeps a copy of the replaced database."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -162,7 +162,7 @@ async def test_a_database_is_replaced_on_demand_and_kept(
 
 
 async def gone(database_url: str) -> bool:
-    """Tell whether PostgreSQL has noticed that a server is no more."""
+    """Check whether PostgreSQL has noticed that a server has ended."""
     if database_url.startswith("sqlite"):
         return True
     database = Database(database_url)

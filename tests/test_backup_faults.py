@@ -1,4 +1,4 @@
-"""Backups that are damaged, killed half-way, out of room, too new, or restored by hand beside the old database's log."""
+"""Backups that are damaged, interrupted, out of disk space, too new, or restored by hand next to an old log."""
 
 # ruff: noqa: ASYNC240 - a few small files
 
@@ -33,28 +33,28 @@ on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect
 
 @pytest.fixture(scope="module")
 def all_commands() -> Iterator[Commands]:
-    """The process that runs them."""
+    """Start the process that runs the commands."""
     with killable_commands() as run:
         yield run
 
 
 @pytest.fixture
 def commands(all_commands: Commands, tmp_path: Path) -> Iterator[Commands]:
-    """Commands on an empty `streamer.db` in the test's folder; none of them ends with a traceback."""
+    """Run commands on an empty `streamer.db` in the test's folder. None of them may end with a traceback."""
     run = all_commands.at(tmp_path, STREAMER_DATABASE_URL=sqlite_url(tmp_path))
     yield run
     assert "Traceback" not in run.said
 
 
 def opened(file: Path) -> sqlite3.Connection:
-    """Open an SQLite file as a server has it."""
+    """Open an SQLite file as a server does."""
     connection = sqlite3.connect(file, isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")
     return connection
 
 
 def put_events(connection: sqlite3.Connection, count: int, size: int = 100) -> None:
-    """Store events with the next seqs of one log, each in a transaction of its own."""
+    """Store events with the next seqs of one log, one transaction each."""
     known = "id, epoch, head, earliest, last_timestamp, org_id, settings, created_at, created_by"
     connection.execute(
         f"INSERT OR IGNORE INTO workspaces ({known}) VALUES ('{WS}', 'old', 0, 1, 0, 'o', '{{}}', 1, 'ann')"
@@ -71,7 +71,7 @@ def put_events(connection: sqlite3.Connection, count: int, size: int = 100) -> N
 
 
 def state(file: Path) -> tuple[Any, ...]:
-    """Return what an SQLite file holds, which must be whole: the log's head, its events, whether its epoch is the old one."""
+    """Require that an SQLite file is intact. Return the log's head, its events, and whether its epoch is the old one."""
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         query = "SELECT head, (SELECT count(*) FROM events), epoch = 'old' FROM workspaces"
@@ -80,7 +80,7 @@ def state(file: Path) -> tuple[Any, ...]:
 
 @pytest.fixture
 def killed_server(tmp_path: Path) -> Path:
-    """A folder as a killed server leaves it: a backup of 5 events, `copy`; a database of 8, of which SQLite's log holds the last."""
+    """Create the files of a killed server: a backup of 5 events, `copy`, and a database of 8 with the last ones in its WAL."""
     folder = tmp_path / "killed"
     folder.mkdir()
     database = tmp_path / "streamer.db"
@@ -95,7 +95,7 @@ def killed_server(tmp_path: Path) -> Path:
 
 
 def lay_out(folder: Path, target: Path) -> None:
-    """Put a killed server's files in the place of what is there."""
+    """Replace the current files with those of the killed server."""
     for path in target.glob("streamer.db*"):
         path.unlink()
     for path in folder.glob("streamer.db*"):
@@ -106,7 +106,7 @@ def lay_out(folder: Path, target: Path) -> None:
 
 
 def test_damage_is_found(commands: Commands, tmp_path: Path) -> None:
-    """Any changed byte, a missing end, and what is no backup: exit code 8, by `--verify` and by `restore`, which changes nothing."""
+    """Any changed byte, truncation or foreign file makes `--verify` and `restore` exit with code 8 and change nothing."""
     database, copy, wrong = tmp_path / "streamer.db", tmp_path / "copy", tmp_path / "wrong"
     with closing(opened(database)) as connection:
         put_events(connection, 5)
@@ -148,7 +148,7 @@ def test_damage_is_found(commands: Commands, tmp_path: Path) -> None:
 
 
 def test_a_damaged_database_is_not_backed_up(commands: Commands, tmp_path: Path) -> None:
-    """A log that lacks a seq, and a file whose structure is broken, are said at once; `migrate --restored` refuses them, too."""
+    """A log with a missing seq and a corrupt file are not backed up; `migrate --restored` refuses them, too."""
     database = tmp_path / "streamer.db"
     with closing(opened(database)) as connection:
         put_events(connection, 50, size=3000)
@@ -169,11 +169,11 @@ def test_a_damaged_database_is_not_backed_up(commands: Commands, tmp_path: Path)
     assert not list(tmp_path.glob("copy*"))
 
 
-# ---- killed
+# ---- killed commands
 
 
 def test_a_backup_is_killed(commands: Commands, tmp_path: Path) -> None:
-    """At whatever moment: there is no file of that name, or a whole one. The next one removes what is left."""
+    """A backup that is killed at any time leaves no file or a complete one. The next backup removes the remains."""
     copy = tmp_path / "copy"
     with closing(opened(tmp_path / "streamer.db")) as connection:
         put_events(connection, 5)
@@ -193,7 +193,7 @@ def test_a_backup_is_killed(commands: Commands, tmp_path: Path) -> None:
 
 
 def test_a_restore_is_killed(commands: Commands, killed_server: Path, tmp_path: Path) -> None:
-    """At whatever moment: the old database is there, whole, or the new one; the same command again ends the work."""
+    """A restore that is killed at any time leaves the old or the new database intact. Repeating the command completes it."""
     copy, database = tmp_path / "copy", tmp_path / "streamer.db"
     shutil.copyfile(killed_server / "plain", database)
     assert commands("backup", copy) == 0
@@ -218,7 +218,7 @@ def test_a_restore_is_killed(commands: Commands, killed_server: Path, tmp_path: 
 
 
 def test_no_room(commands: Commands, tmp_path: Path) -> None:
-    """Where a file cannot be written to its end, the command fails and leaves nothing of it; the database stays."""
+    """If the disk fills up, the command fails and leaves no partial file, and the database is unchanged."""
     database, copy = tmp_path / "streamer.db", tmp_path / "copy"
     with closing(opened(database)) as connection:
         put_events(connection, 100, size=10_000)
@@ -238,7 +238,7 @@ def test_no_room(commands: Commands, tmp_path: Path) -> None:
 async def test_the_log_of_another_database(
     make_process: MakeProcess, http: aiohttp.ClientSession, database_url: str, tmp_path: Path
 ) -> None:
-    """A copy that is put over the file of a killed server: the old `-wal` does not undo the restore, it is refused and set aside."""
+    """If a copy replaces the file of a killed server, the old `-wal` does not undo the restore: it is refused and set aside."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -262,7 +262,7 @@ async def test_the_log_of_another_database(
 
 
 def test_a_log_that_is_kept(commands: Commands, killed_server: Path, tmp_path: Path) -> None:
-    """A `-wal` that was restored with its file is read; one that fits another file is found by what it destroys."""
+    """A `-wal` restored with its file is read. A `-wal` of another file is recognized by the damage it would do."""
     database = tmp_path / "streamer.db"
     lay_out(killed_server, tmp_path)
     assert commands("migrate", "--restored") == 1
@@ -284,11 +284,11 @@ def test_a_log_that_is_kept(commands: Commands, killed_server: Path, tmp_path: P
     assert not database.exists()
 
 
-# ---- what fits
+# ---- compatibility
 
 
 def test_backups_of_other_versions(commands: Commands, tmp_path: Path) -> None:
-    """An older one is migrated, a newer one is refused, and one of the other kind of database, too."""
+    """Older backups are migrated. Newer backups and backups of another kind of database are refused."""
     database = tmp_path / "streamer.db"
     database.unlink()
     engine = create_engine(f"sqlite:///{database}")
@@ -316,7 +316,7 @@ def test_backups_of_other_versions(commands: Commands, tmp_path: Path) -> None:
 
 
 def test_the_newest_backups_are_kept(commands: Commands, tmp_path: Path) -> None:
-    """`--keep` removes older backups of the folder by their names, and what killed ones left, and nothing else."""
+    """`--keep` removes older backups of the folder by name and the remains of killed backups, and nothing else."""
     folder = tmp_path / "kept"
     folder.mkdir()
     left = [f"streamer-2025010{day}T000000Z.db" for day in (1, 2, 3)]
@@ -354,7 +354,7 @@ def put_program(folder: Path, name: str, script: str) -> None:
 def test_programs_learn_the_password_by_their_environment(
     all_commands: Commands, postgresql: Cluster, database_url: str, tmp_path: Path
 ) -> None:
-    """Neither pg_dump nor psql has it on the command line. One that is missing or too old is named, with the next step."""
+    """pg_dump and psql never get the password on the command line. A missing or too old program is named with the next step."""
     first = tmp_path / "programs"
     for name in ("pg_dump", "pg_restore", "psql"):
         real = postgresql.programs / name
@@ -385,7 +385,7 @@ def test_programs_learn_the_password_by_their_environment(
 async def test_a_restore_of_postgresql_is_cut_off(
     all_commands: Commands, postgresql: Cluster, database_url: str, tmp_path: Path
 ) -> None:
-    """Nothing of it is committed, whether pg_restore fails half-way or the command is killed there; the same command again works."""
+    """If pg_restore fails or the command is killed midway, nothing is committed, and the same command succeeds later."""
     columns = "id, epoch, head, earliest, last_timestamp, org_id, settings, created_at, created_by"
     database = Database(database_url)
     await run_sql(

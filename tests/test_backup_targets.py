@@ -1,4 +1,4 @@
-"""Where a backup may go, and what may be read as one: regular files that are not the server's own."""
+"""Backups are written to and read from regular files only, and never replace the server's own files."""
 
 import os
 import stat
@@ -13,14 +13,14 @@ from tests.support.kill_points import Commands, killable_commands
 
 @pytest.fixture(scope="module")
 def all_commands() -> Iterator[Commands]:
-    """The process that runs them."""
+    """Start the process that runs the commands."""
     with killable_commands() as run:
         yield run
 
 
 @pytest.fixture
 def commands(all_commands: Commands, tmp_path: Path) -> Commands:
-    """Commands on an empty database in `data`."""
+    """Run commands on an empty database in `data`."""
     (tmp_path / "data").mkdir()
     sqlite_url(tmp_path / "data")
     return all_commands.at(tmp_path)
@@ -30,7 +30,7 @@ OWN = ("streamer.db", "streamer.db-wal", "streamer.db-shm", "streamer.db.lock", 
 
 
 def test_the_servers_own_files_are_refused(commands: Commands, tmp_path: Path) -> None:
-    """A backup replaces none of them, under whichever name, and takes the place of none that is not there now."""
+    """A backup replaces none of the server's files under any name, and does not take the name of a missing one."""
     data = tmp_path / "data"
     for name in ("streamer.lock", "streamer.db.lock", "admin.key"):
         (data / name).write_text("own")
@@ -46,7 +46,7 @@ def test_the_servers_own_files_are_refused(commands: Commands, tmp_path: Path) -
 
 
 def test_what_is_no_file_is_not_replaced_or_read(commands: Commands, tmp_path: Path) -> None:
-    """A pipe is refused at once: as a target it stays, and `--verify` and `restore` do not wait for its other end."""
+    """A pipe is refused at once as a target and stays. `--verify` and `restore` do not block on it."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     os.mkfifo(tmp_path / "copy.partial")
@@ -61,7 +61,7 @@ def test_what_is_no_file_is_not_replaced_or_read(commands: Commands, tmp_path: P
 
 
 def test_a_folder_is_made(commands: Commands, tmp_path: Path) -> None:
-    """TARGET with a / at its end is a folder: it is made, and `--keep` counts what is in it."""
+    """A TARGET that ends with / is a folder. The command creates it, and `--keep` counts its backups."""
     for _ in range(2):
         assert commands("backup", "mnt/backups/", "--keep", 1, "--force") == 0
         (backup,) = (tmp_path / "mnt" / "backups").iterdir()

@@ -1,4 +1,4 @@
-"""`streamer keys`, `members` and `whoami` as users have them: processes, pipes, terminals, exit codes."""
+"""`streamer keys`, `members` and `whoami` as users run them: processes, pipes, terminals and exit codes."""
 
 import asyncio
 import json
@@ -33,24 +33,24 @@ MEMBERS = "/v1/workspaces/my/members"
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: the commands see none."""
+    """Run on one kind of database only, because the commands never see it."""
     return sqlite_url(tmp_path)
 
 
 @pytest.fixture(autouse=True)
 async def my(api: Api) -> None:
-    """A workspace."""
+    """Create a workspace."""
     (await api.append("my")).expect(201)
 
 
 async def keys_of(api: Api) -> list[dict[str, Any]]:
-    """Return the workspace's keys in the order in which they were made."""
+    """Return the workspace's keys in order of creation."""
     keys = (await api.get(KEYS)).expect(200)["keys"]
     return sorted(keys, key=lambda key: (key["created_at"], key["id"]))
 
 
 def in_seconds(moment: str | None) -> float:
-    """Return how far off a timestamp is."""
+    """Return the seconds until a timestamp."""
     assert moment is not None
     return (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()
 
@@ -59,7 +59,7 @@ def in_seconds(moment: str | None) -> float:
 
 
 async def test_the_secret_alone_goes_to_stdout(cli: Cli, api: Api) -> None:
-    """`KEY=$(streamer keys create …)` has a key that works and nothing else; what it is stands on stderr, without the secret."""
+    """`KEY=$(streamer keys create …)` captures a working key and nothing else. The description goes to stderr."""
     scopes = ["--scope", "workspace:read", "--scope", "workspace:write"]
     actor = ["--actor-type", "agent", "--actor-id", "bob"]
     ended = await cli("keys", "create", "my", "--name", "Bob\x1b[31m", *scopes, *actor, "--expires", "30d")
@@ -88,7 +88,7 @@ async def test_the_secret_alone_goes_to_stdout(cli: Cli, api: Api) -> None:
 
 
 async def test_a_key_as_json(cli: Cli, api: Api) -> None:
-    """`-o json` prints all that the server says, the secret too, and says nothing else."""
+    """`-o json` prints the server's whole response, including the secret, and nothing else."""
     ended = await cli("keys", "create", "my", "--name", "ci", "--template", "read_only", "-o", "json")
     made = json.loads(ended.out)
     assert (ended.code, ended.err) == (0, "")
@@ -98,7 +98,7 @@ async def test_a_key_as_json(cli: Cli, api: Api) -> None:
 
 
 async def test_a_secret_that_nobody_reads(cli: Cli, api: Api) -> None:
-    """A secret that could not be written is a failure that says which key to revoke."""
+    """If the secret cannot be written, the command fails and names the key to revoke."""
     async with cli.started("keys", "create", "my", "--name", "ci", "--template", "read_only") as process:
         assert process.stdout is not None
         process.stdout._transport.close()  # type: ignore[attr-defined]
@@ -112,7 +112,7 @@ async def test_a_secret_that_nobody_reads(cli: Cli, api: Api) -> None:
 
 
 async def test_a_key_is_made_once(server: Server, cli: Cli, api: Api) -> None:
-    """When the answer is lost the call is not repeated, and where the key may be is said."""
+    """If the response is lost, the call is not repeated, and the error says how to find the key."""
     async with proxy_to(server.url) as proxy:
         proxy.cut_after = 1
         ended = await cli("keys", "create", "my", "--name", "ci", "--template", "read_only", "--url", proxy.url)
@@ -126,7 +126,7 @@ async def test_a_key_is_made_once(server: Server, cli: Cli, api: Api) -> None:
 
 
 async def test_keys_as_a_table(cli: Cli, api: Api, database: Database) -> None:
-    """On a terminal: a line a key, with what people look for; not the secret, and nothing that could steer the terminal."""
+    """On a terminal, keys are a table of one line each, without secrets and without control characters."""
     secret = await api.create_key(
         "my", name="ci \x1b[31m", template="submit_observe", actor={"type": "user", "id": "ann"}
     )
@@ -148,7 +148,7 @@ async def test_keys_as_a_table(cli: Cli, api: Api, database: Database) -> None:
 
 
 async def test_keys_for_programs(cli: Cli, api: Api) -> None:
-    """In a pipe: what the server says, one JSON object a line; `-o` chooses the form."""
+    """In a pipe, keys are JSON lines as the server returns them. `-o` selects the format."""
     for name in ("one", "two"):
         await api.create_key("my", name=name)
     keys = await keys_of(api)
@@ -162,7 +162,7 @@ async def test_keys_for_programs(cli: Cli, api: Api) -> None:
 
 
 async def test_revoke_keys(cli: Cli, api: Api) -> None:
-    """Without a terminal nothing is asked; those that are there end, and one that is not is a failure with the next step."""
+    """Without a terminal, nothing is asked. Existing keys are revoked, and a missing one is an error with the next step."""
     secret = await api.create_key("my", name="one")
     await api.create_key("my", name="two")
     one, two = (key["id"] for key in await keys_of(api))
@@ -175,7 +175,7 @@ async def test_revoke_keys(cli: Cli, api: Api) -> None:
 
 
 async def test_revoke_the_calling_key(cli: Cli, api: Api) -> None:
-    """The key that calls can end itself with others: it goes last, wherever it is named."""
+    """The calling key can revoke itself together with others. It is revoked last, wherever it is named."""
     cli.variables["STREAMER_KEY"] = await api.create_key("my", name="own", scopes=["admin"])
     for name in ("one", "two"):
         await api.create_key("my", name=name)
@@ -190,7 +190,7 @@ async def test_revoke_the_calling_key(cli: Cli, api: Api) -> None:
     ("answer", "code", "left"), [("y\n", 0, 0), ("n\n", 1, 1), ("\n", 1, 1), ("\x04", 1, 1), ("\x03", 130, 1)]
 )
 async def test_revoke_asks_on_a_terminal(cli: Cli, api: Api, answer: str, code: int, left: int) -> None:
-    """It shows what would end and asks; only a yes revokes, and Ctrl-C is an interrupt here, too."""
+    """On a terminal, the command shows the keys and asks. Only a yes revokes them, and Ctrl-C interrupts the command."""
     await api.create_key("my", name="of the robot")
     (key,) = await keys_of(api)
     async with cli.on_terminal("keys", "revoke", "my", key["id"]) as terminal:
@@ -205,7 +205,7 @@ async def test_revoke_asks_on_a_terminal(cli: Cli, api: Api, answer: str, code: 
 
 @pytest.mark.parametrize(("flag", "variable"), [("--yes", "NOTHING"), ("--url", "AI_AGENT")])
 async def test_nobody_is_asked(server: Server, cli: Cli, api: Api, flag: str, variable: str) -> None:
-    """With --yes there is no question, and none for an AI agent, even on a terminal."""
+    """`--yes` suppresses the question, and AI agents are never asked, even on a terminal."""
     await api.create_key("my")
     (key,) = await keys_of(api)
     cli.variables[variable] = "1"
@@ -220,7 +220,7 @@ async def test_nobody_is_asked(server: Server, cli: Cli, api: Api, flag: str, va
 
 
 async def test_members_of_any_name(cli: Cli, api: Api) -> None:
-    """A person is added, changed, listed and removed, whatever characters their id has."""
+    """Members are added, changed, listed and removed, whatever characters their ids contain."""
     users = ["a/b", "ann@example.com", "auth0|12", "ä ?#%2F&+"]
     for user in users:
         assert (await cli("members", "set", "my", user, "--role", "viewer")).out == f"{user} is now viewer in my\n"
@@ -237,7 +237,7 @@ async def test_members_of_any_name(cli: Cli, api: Api) -> None:
 
 
 async def test_members_on_a_terminal(cli: Cli, api: Api) -> None:
-    """A table of them, words where there are none, and a question before one is removed."""
+    """On a terminal, members are a table, an empty list is explained, and a removal is confirmed first."""
     async with cli.on_terminal("members", "list", "my") as terminal:
         assert await terminal.ended() == 0
     assert "my has no members" in terminal.shown
@@ -256,7 +256,7 @@ async def test_members_on_a_terminal(cli: Cli, api: Api) -> None:
 
 
 async def test_all_pages_of_members(make_server: MakeServer, cli: Cli) -> None:
-    """A list that has several pages is given whole, each member once."""
+    """A list of several pages is printed completely, with each member once."""
     server = await make_server(max_page_events=2)
     users = ["a&limit=1", "b+ c", "c/d", "d%", "é"]
     async with Client(server.url, ADMIN_KEY) as client:
@@ -271,7 +271,7 @@ async def test_all_pages_of_members(make_server: MakeServer, cli: Cli) -> None:
 
 
 async def test_whoami(server: Server, cli: Cli, api: Api) -> None:
-    """People see the server, who they are, what they may do and until when; programs what the server says. Never the key."""
+    """People see the server, the caller, the grants and the expiry; programs get the response. The key is never printed."""
     cli.variables["STREAMER_KEY"] = secret = await api.create_key(
         "my", name="robot", scopes=["workspace:read", "audit:read"], actor={"type": "agent", "id": "bob"},
         expires_at="2999-01-01T12:00:00Z",
@@ -292,7 +292,7 @@ async def test_whoami(server: Server, cli: Cli, api: Api) -> None:
 
 
 async def test_whoami_of_the_admin(cli: Cli) -> None:
-    """The grant for every workspace is said in words."""
+    """The grant for every workspace is put in words."""
     ended = await cli("whoami", "-o", "table")
     assert "expires  never\n" in ended.out
     assert ended.lines[-1].split("  ")[0] == "* (every workspace)"
@@ -300,7 +300,7 @@ async def test_whoami_of_the_admin(cli: Cli) -> None:
 
 
 async def test_whoami_with_roles(cli: Cli) -> None:
-    """Memberships are told with their role, beside what is granted."""
+    """Memberships are listed with their roles, next to the grants."""
 
     async def session(_request: web.Request) -> web.Response:
         about = {"id": "user:ann", "name": "Ann", "actor": {"type": "user", "id": "ann"}, "expires_at": None}
@@ -311,7 +311,7 @@ async def test_whoami_with_roles(cli: Cli) -> None:
     assert [line.split() for line in ended.lines[-2:]] == [["one", "viewer", "admin"], ["two", "owner"]]
 
 
-# ---- what goes wrong
+# ---- errors
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ async def test_whoami_with_roles(cli: Cli) -> None:
     ],
 )
 async def test_exit_codes(cli: Cli, api: Api, arguments: str, code: int, text: str) -> None:
-    """Each way to fail has its code and says the next step, in the words of the command line."""
+    """Each failure has its exit code and names the next step in terms of the command line."""
     for name, scope in (("READER", "workspace:read"), ("MANAGER", "admin")):
         if name in arguments:
             arguments = arguments.replace(name, await api.create_key("my", scopes=[scope]))
@@ -353,7 +353,7 @@ async def test_exit_codes(cli: Cli, api: Api, arguments: str, code: int, text: s
 
 @pytest.mark.parametrize("command", ["whoami", "tail my", "publish my", "keys list my", "members list my"])
 async def test_a_password_in_the_url(server: Server, cli: Cli, command: str) -> None:
-    """A URL with a user or a password, or that is none, is wrong usage: where the key goes is said, the password is not."""
+    """A URL with a user or password, or an invalid one, is a usage error. It says where the key goes and hides the password."""
     del cli.variables["STREAMER_KEY"]
     with_password = server.url.replace("//", "//ann:hunter2@")
     for url in (with_password, with_password.removeprefix("http://"), "http://ann:hunter2@h\u2100st"):
@@ -366,7 +366,7 @@ async def test_a_password_in_the_url(server: Server, cli: Cli, command: str) -> 
 
 
 async def test_the_last_owner(cli: Cli) -> None:
-    """A workspace's last owner stays, and what to do first is said."""
+    """The last owner of a workspace cannot be removed. The error says what to do first."""
 
     async def refuse(_request: web.Request) -> web.Response:
         return web.json_response({"error": {"code": "last_owner", "message": "without an owner"}}, status=409)
@@ -378,13 +378,13 @@ async def test_the_last_owner(cli: Cli) -> None:
 
 
 async def test_an_empty_user_is_no_member(cli: Cli, api: Api) -> None:
-    """A variable that is not set removes nobody."""
+    """An empty variable as the user removes nobody."""
     assert (await cli("members", "remove", "my", "")).code == 2
     assert (await api.get(MEMBERS)).status == 200
 
 
 async def test_ctrl_c(cli: Cli) -> None:
-    """A call that takes long is ended by Ctrl-C, with 130 and without a word."""
+    """Ctrl-C ends a slow call with exit code 130 and without output."""
     called, never = asyncio.Event(), asyncio.Event()
 
     async def wait(_request: web.Request) -> web.Response:
@@ -402,7 +402,7 @@ async def test_ctrl_c(cli: Cli) -> None:
 
 
 async def test_a_revocation_is_asked_once() -> None:
-    """A second attempt could not tell what the first has done: there is none."""
+    """A revocation is never retried, because a second attempt could not tell what the first one did."""
     calls: list[str] = []
 
     async def busy(request: web.Request) -> web.Response:
@@ -422,11 +422,11 @@ async def test_a_revocation_is_asked_once() -> None:
     assert calls == ["DELETE", "DELETE"]
 
 
-# ---- parts
+# ---- details
 
 
 def test_a_group_is_loaded_when_it_runs() -> None:
-    """The commands' own help imports none of their modules."""
+    """The help of the command line imports no module of its command groups."""
     code = (
         "import sys; from streamer.cli import main; main(['--help'], standalone_mode=False);"
         "assert not {'streamer.cli.keys', 'streamer.cli.members', 'aiohttp'} & sys.modules.keys()"
@@ -436,7 +436,7 @@ def test_a_group_is_loaded_when_it_runs() -> None:
 
 
 def test_when_a_key_ends() -> None:
-    """A span counts from now, a time is itself; what is neither is none, what is too far is the end of time."""
+    """A span counts from now and a time is absolute. Invalid values are refused, and values too far away become the latest time."""
     assert 0 <= 30 * 86400 - in_seconds(expiry_of("30d")) < 60
     assert expiry_of("2027-01-01T00:00:00Z") == "2027-01-01T00:00:00.000000Z"
     assert expiry_of("99999999w") == "9999-12-31T23:59:59.999999Z"

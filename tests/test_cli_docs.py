@@ -1,4 +1,4 @@
-"""Nothing of the command line is undocumented."""
+"""The whole command line is documented."""
 
 import click
 import pytest
@@ -9,7 +9,7 @@ from tests.support.tools import ROOT
 
 @pytest.mark.parametrize(("name", "command"), [*commands()])
 def test_every_command_and_option_is_documented(name: str, command: click.Command) -> None:
-    """docs/cli.md names each command and each of its options; those of `serve` are the settings, documented elsewhere."""
+    """docs/cli.md names each command and option. The options of `serve` are settings and documented elsewhere."""
     text = (ROOT / "docs" / "cli.md").read_text()
     assert f"`{name}`" in text
     options = [option for parameter in command.params for option in parameter.opts if option.startswith("-")]

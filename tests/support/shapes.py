@@ -2,7 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 
 MIB = 2**20
 
@@ -59,10 +60,30 @@ def json_bodies(size: int) -> Iterator[tuple[str, bytes]]:
 
 def events(size: int, one: int) -> Iterator[tuple[str, bytes]]:
     """Yield names and batches of about `size` bytes of valid events of about `one` byte each, with texts that cost redaction the most."""
-    for name, unit in REPEATED.items():
-        event = json.dumps(event_with({"output": text_of(unit, one * len(unit) // (len(json.dumps(unit)) - 2))}))
-        count = max(size // len(event), 1)
-        yield name, ("[" + ",".join([event] * count) + "]").encode()
+    for name, event in _costly_events(one).items():
+        yield name, _batch([event], size)
+
+
+def mixed_events(size: int, one: int) -> bytes:
+    """Return a batch of at most `size` bytes of these events, with all shapes in turn."""
+    return _batch(list(_costly_events(one).values()), size)
+
+
+def _costly_events(one: int) -> dict[str, str]:
+    lengths = {name: one * len(unit) // (len(json.dumps(unit)) - 2) for name, unit in REPEATED.items()}
+    return {name: json.dumps(event_with({"output": text_of(unit, lengths[name])})) for name, unit in REPEATED.items()}
+
+
+def _batch(made: Sequence[str], size: int) -> bytes:
+    """Repeat these events until `size` bytes are full. Returns the batch, which has at least one event."""
+    batch = [made[0]]
+    left = size - len(made[0]) - 2
+    for event in cycle([*made[1:], made[0]]):
+        left -= len(event) + 1
+        if left < 0:
+            break
+        batch.append(event)
+    return f"[{','.join(batch)}]".encode()
 
 
 def wide_events(count: int) -> Iterator[tuple[str, bytes]]:

@@ -481,7 +481,7 @@ async def test_keys_are_checked(api: Api) -> None:
 
 
 async def test_a_key_is_revoked_in_its_own_workspace_only(api: Api, mine: Api) -> None:
-    """A key of another workspace, the admin key and an unknown id are 404 for the revoke call, and those keys keep working."""
+    """Revoking another workspace's key, the admin key or an unknown id gets 404, and these keys keep working."""
     made = (await api.post("/v1/workspaces/theirs/keys", {"name": "x", "scopes": [READ]})).expect(201)
     session = await mine.get("/v1/session")
     for key_id in (made["id"], "admin", "nothing", "%00", "x" * 200, "%FF"):

@@ -1,4 +1,4 @@
-"""Commands whose arguments are not text and whose output cannot be written: one line and an exit code, never a traceback."""
+"""Commands with undecodable arguments or unwritable output end with one line and an exit code, never a traceback."""
 
 import asyncio
 import json
@@ -20,11 +20,11 @@ from tests.support.waiting import SECONDS
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough."""
+    """Run on one kind of database only."""
     return sqlite_url(tmp_path)
 
 
-# Forks for each case: to import the commands costs more than to run them.
+# Each case runs in a fork, because importing the commands takes longer than running them.
 WALK = r"""
 import importlib, json, os, sys
 import bench.cli
@@ -68,7 +68,7 @@ json.dump(found, sys.stdout)
 
 
 def test_every_command(tmp_path: Path) -> None:
-    """Each command's help goes onto a full disk, and each gets an argument that is not UTF-8: one line, and 1 or 2."""
+    """With a full disk as output or an argument that is not UTF-8, every command prints one line and exits with 1 or 2."""
     names = ["", *(name for name, _ in commands())]
     done = subprocess.run(
         [sys.executable, "-P", "-c", WALK, json.dumps(names)],
@@ -106,7 +106,7 @@ def test_every_command(tmp_path: Path) -> None:
 async def test_with_a_server(  # noqa: PLR0917 - what is given and expected
     server: Server, api: Api, tmp_path: Path, command: str, redirect: str, code: int, said: str
 ) -> None:
-    """The same for what commands print of a server's answers."""
+    """The same holds for commands that print a server's responses."""
     (await api.append("my")).expect(201)
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", f'exec "$@" {redirect}', "sh", sys.executable, "-P", "-m", "streamer", *command.split()),
@@ -122,7 +122,7 @@ async def test_with_a_server(  # noqa: PLR0917 - what is given and expected
 
 
 async def test_a_server_without_standard_streams(make_process: MakeProcess) -> None:
-    """A server whose descriptors 0 to 2 are closed uses their numbers for nothing of its own, serves and stops as it should."""
+    """A server without standard streams never reuses descriptors 0 to 2. It serves and stops as usual."""
     process = make_process()
     await process.start("0<&- >&- 2>&-")
     assert {os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)} == {"/dev/null"}  # noqa: PTH115

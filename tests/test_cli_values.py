@@ -1,4 +1,4 @@
-"""Values that mean nothing: exit code 2 and the name of what is wrong, before any server is asked."""
+"""Invalid values exit with code 2 and the name of the option, before any request is sent."""
 
 import pytest
 from click.testing import CliRunner
@@ -22,7 +22,7 @@ from streamer.cli import main
     ],
 )
 def test_is_refused(arguments: list[str], said: str) -> None:
-    """Each is refused by name."""
+    """Each invalid value is refused by name."""
     result = CliRunner(env={"STREAMER_URL": "http://127.0.0.1:9"}).invoke(main, arguments)
     assert result.exit_code == 2, result.output
     assert said in result.output

@@ -1,4 +1,4 @@
-"""The client heals its streams, repeats its appends safely, and says clearly what went wrong."""
+"""The client repairs its streams, repeats appends safely and reports errors clearly."""
 
 import asyncio
 import contextlib
@@ -42,34 +42,34 @@ EVENT = {"action": "issue.created", "actor": {"type": "user", "id": "ann"}}
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: the client sees none."""
+    """Run on one kind of database only, because the client never sees it."""
     return sqlite_url(tmp_path)
 
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[Client]:
-    """A client of the server, straight."""
+    """Create a client with a direct connection to the server."""
     async with Client(server.url, ADMIN_KEY, timing=FAST) as client:
         yield client
 
 
 @pytest.fixture
 async def proxy(server: Server) -> AsyncIterator[Proxy]:
-    """A proxy in front of the server."""
+    """Start a proxy in front of the server."""
     async with proxy_to(server.url) as proxy:
         yield proxy
 
 
 @pytest.fixture
 async def shaky(proxy: Proxy) -> AsyncIterator[Client]:
-    """A client of the server, through the proxy."""
-    patient = replace(FAST, attempts=1000)  # how many the proxy spoils is a matter of chance
+    """Create a client that connects through the proxy."""
+    patient = replace(FAST, attempts=1000)  # the number of attempts that the proxy spoils is random
     async with Client(proxy.url, ADMIN_KEY, timing=patient) as client:
         yield client
 
 
 async def seqs(messages: AsyncIterator[StreamMessage], last: int, into: list[int] | None = None) -> list[int]:
-    """Return the seqs of the events up to the one with `last`; `into` has them at once."""
+    """Return the seqs of the events up to the one with `last`; `into` receives them at once."""
     found = [] if into is None else into
     async with asyncio.timeout(SECONDS):
         async for message in messages:
@@ -93,7 +93,7 @@ async def following(message: AsyncIterator[StreamMessage], kind: type[StreamMess
 
 
 async def test_append_returns_what_is_stored(client: Client) -> None:
-    """One event comes back as an event, a batch as a list, in order and with their seqs."""
+    """An appended event is returned as an event and a batch as a list, in order and with seqs."""
     one = await client.append("ws", EVENT)
     many = await client.append("ws", [EVENT, EVENT | {"action": "issue.updated"}])
     assert one["seq"] == 1
@@ -102,7 +102,7 @@ async def test_append_returns_what_is_stored(client: Client) -> None:
 
 
 async def test_a_lost_answer_stores_nothing_twice(proxy: Proxy, shaky: Client) -> None:
-    """When the answer is cut off the append is repeated under its key: each event is stored once."""
+    """If the response is lost, the append is repeated with the same Idempotency-Key, so each event is stored once."""
     proxy.cut_after = 20
     appending = asyncio.create_task(shaky.append("ws", [EVENT, EVENT]))
     await eventually(lambda: proxy.connections >= 2)
@@ -112,7 +112,7 @@ async def test_a_lost_answer_stores_nothing_twice(proxy: Proxy, shaky: Client) -
 
 
 async def test_an_overloaded_server_is_asked_again() -> None:
-    """503 and 429 are tried again under the same key, and the wait that the server asks for is kept."""
+    """503 and 429 are retried with the same Idempotency-Key after the wait that the server asks for."""
     keys: list[str] = []
     times: list[float] = []
 
@@ -132,7 +132,7 @@ async def test_an_overloaded_server_is_asked_again() -> None:
 
 
 async def test_a_wrong_event_is_refused_at_once(proxy: Proxy, shaky: Client) -> None:
-    """What is wrong is not repeated, and the error names the fields."""
+    """An invalid event is not retried, and the error names the fields."""
     with pytest.raises(ApiError) as caught:
         await shaky.append("ws", [EVENT, EVENT | {"colour": "red"}])
     assert (caught.value.status, caught.value.code) == (400, "validation_error")
@@ -142,7 +142,7 @@ async def test_a_wrong_event_is_refused_at_once(proxy: Proxy, shaky: Client) -> 
 
 
 async def test_nobody_there_is_unreachable() -> None:
-    """When all attempts meet nobody, that is what the error says."""
+    """If no attempt reaches a server, the error is Unreachable."""
     url = f"http://127.0.0.1:{free_port()}"
     async with Client(url, None, timing=FAST) as client:
         with pytest.raises(Unreachable, match="Connection refused"):
@@ -150,7 +150,7 @@ async def test_nobody_there_is_unreachable() -> None:
 
 
 async def test_another_server_is_told_apart() -> None:
-    """An answer that this API does not give is not taken for one."""
+    """A response from another server is recognized as foreign."""
 
     async def page(_request: web.Request) -> web.Response:
         return web.Response(text="<h1>It works!</h1>", content_type="text/html")
@@ -169,7 +169,7 @@ async def test_another_server_is_told_apart() -> None:
 
 
 def test_what_cannot_be_a_server_or_a_key() -> None:
-    """A URL or key that could never work is refused before anything is sent."""
+    """An impossible URL or key is refused before anything is sent."""
     for url in ("localhost:8080", "ftp://host", "http://", "", "http://h:80000", "http://u:hunter2", "http://[::1"):
         with pytest.raises(ValueError, match=r"^not the URL of a server, such as [a-z0-9.:/]+$"):
             Client(url, None)
@@ -181,7 +181,7 @@ def test_what_cannot_be_a_server_or_a_key() -> None:
 
 
 async def test_without_a_context_manager(server: Server, proxy: Proxy) -> None:
-    """Calls and streams work at once, each over a connection that ends with it; with one, the calls share theirs."""
+    """Without a context manager, each call opens and closes its own connection. With one, calls share their connections."""
     client = Client(proxy.url, ADMIN_KEY, timing=FAST)
     for _ in range(2):
         await client.append("ws", EVENT)
@@ -201,7 +201,7 @@ async def test_without_a_context_manager(server: Server, proxy: Proxy) -> None:
 
 
 async def test_history_over_all_pages(client: Client) -> None:
-    """All pages are read, in either order, with filters; the events are the bytes that the server stores."""
+    """All pages are read in either order, with filters. The events are the bytes that the server stores."""
     await client.append("ws", [EVENT | {"details": {"n": n / 7, "t": "é\u2028😀"}} for n in range(25)])
     newest = [activity.seq async for activity in client.history("ws", limit=10)]
     oldest = [activity async for activity in client.history("ws", order="asc", limit=10)]
@@ -214,7 +214,7 @@ async def test_history_over_all_pages(client: Client) -> None:
 
 
 async def test_a_stream_goes_on_behind_a_page(client: Client) -> None:
-    """A stream that starts at a page's position has neither a hole nor a double."""
+    """A stream that starts at a page's position neither misses nor repeats an event."""
     await client.append("ws", [EVENT] * 5)
     page = await client.page("ws", limit=3)
     await client.append("ws", [EVENT] * 2)
@@ -226,14 +226,14 @@ async def test_a_stream_goes_on_behind_a_page(client: Client) -> None:
 
 
 async def test_replay_joins_live(client: Client) -> None:
-    """What was there comes first, then `synced`, then what comes in."""
+    """The client yields the history first, then `synced`, then live events."""
     await client.append("ws", [EVENT] * 3)
     stream = client.stream("ws", after="1970-01-01T00:00:00Z")
     assert await seqs(stream, 3) == [1, 2, 3]
 
 
 async def test_a_cut_stream_misses_nothing(proxy: Proxy, shaky: Client, client: Client) -> None:
-    """Over many cuts in mid-stream each event comes exactly once, in order."""
+    """Over many disconnections in mid-stream, each event arrives exactly once and in order."""
     await client.append("ws", EVENT)
     connected: list[bool] = []
     enough = asyncio.Event()
@@ -265,15 +265,15 @@ async def test_a_cut_stream_misses_nothing(proxy: Proxy, shaky: Client, client: 
 
 @pytest.mark.parametrize("cut_after", [400, 1023, 2500])
 async def test_a_stream_cut_within_a_block(proxy: Proxy, shaky: Client, client: Client, cut_after: int) -> None:
-    """A connection that never lives beyond a number of bytes brings each event once all the same."""
+    """Each event arrives once, even if no connection survives more than a few bytes."""
     await client.append("ws", [EVENT | {"description": "x" * 50} for _ in range(12)])
-    proxy.cut_after = cut_after + 600  # the head of the answer, and one event
+    proxy.cut_after = cut_after + 600  # the head of the response and one event
     assert await seqs(shaky.stream("ws", after="1970-01-01T00:00:00Z"), 12) == list(range(1, 13))
     assert proxy.connections > 1
 
 
 async def test_a_restarted_server(proxy: Proxy, shaky: Client, client: Client) -> None:
-    """A stream outlives a server that is away for a while, for as many attempts as it takes."""
+    """A stream survives a server restart for the configured number of attempts."""
     await client.append("ws", EVENT)
     lost: list[Lost] = []
     stream = shaky.stream("ws", notice=lambda notice: lost.append(notice) if isinstance(notice, Lost) else None)
@@ -290,7 +290,7 @@ async def test_a_restarted_server(proxy: Proxy, shaky: Client, client: Client) -
 
 
 async def test_giving_up(proxy: Proxy, shaky: Client, client: Client) -> None:
-    """With a number of attempts the stream ends as unreachable; connections that were made do not count."""
+    """After the maximum number of failed attempts, the stream ends as Unreachable. Successful connections do not count."""
     await client.append("ws", EVENT)
     stream = shaky.stream("ws", attempts=3)
     await following(stream, Synced)
@@ -302,7 +302,7 @@ async def test_giving_up(proxy: Proxy, shaky: Client, client: Client) -> None:
 
 
 async def test_a_silent_connection_is_dead(proxy: Proxy, client: Client) -> None:
-    """When not even a heartbeat comes, the client lets go and comes back."""
+    """If not even a heartbeat arrives, the client disconnects and reconnects."""
     await client.append("ws", EVENT)
     timing = Timing(unit=0.001, connect=10_000, silence=300)
     async with Client(proxy.url, ADMIN_KEY, timing=timing) as impatient:
@@ -319,7 +319,7 @@ async def test_a_silent_connection_is_dead(proxy: Proxy, client: Client) -> None
 
 
 async def test_another_log_is_a_gap(client: Client) -> None:
-    """A position of a log that was made anew is answered with a gap, and the new log is read from its start."""
+    """If the log was recreated, an old position gets a gap, and the new log is read from its start."""
     await client.append("ws", [EVENT] * 3)
     stream = client.stream("ws", after="zzzzzz.7")
     gap = await following(stream, Gap)
@@ -329,7 +329,7 @@ async def test_another_log_is_a_gap(client: Client) -> None:
 
 
 async def test_no_grant_and_no_workspace(server: Server, client: Client) -> None:
-    """What cannot become better is not tried again."""
+    """Permanent errors are not retried."""
     with pytest.raises(ApiError) as missing:
         await seqs(client.stream("nowhere"), 1)
     assert missing.value.status == 404
@@ -340,7 +340,7 @@ async def test_no_grant_and_no_workspace(server: Server, client: Client) -> None
 
 
 async def test_a_deleted_workspace_ends_the_stream(server: Server, client: Client) -> None:
-    """`closed` without `reconnect` is the end."""
+    """`closed` without `reconnect` ends the stream."""
     await client.append("ws", EVENT)
     stream = client.stream("ws")
     await following(stream, Synced)
@@ -362,7 +362,7 @@ async def _delete_workspace(server: Server, workspace: str) -> None:
 
 
 async def test_what_the_server_asks_for_is_kept() -> None:
-    """`retry:` of the stream and `Retry-After` of an error lie under the jitter; the resume point is sent back."""
+    """`retry:` and `Retry-After` are the minimum below the jitter, and the client sends its resume point."""
     requests: list[tuple[str | None, str | None]] = []
     activity = b'id: e.%d\nevent: activity\ndata: {"seq":%d}\n\n'
 
@@ -375,7 +375,7 @@ async def test_what_the_server_asks_for_is_kept() -> None:
         if len(requests) == 1:
             await response.write(b"retry: 50000\n" + activity % (1, 1) + activity % (2, 2) + b"id: e.7\n\n")
         else:
-            # An old event again, and a message of a kind that this client does not know.
+            # A repeated event, and a message of a kind that this client does not know.
             await response.write(activity % (7, 7) + b"event: new\ndata: x\n\n" + activity % (8, 8))
         return response
 
@@ -388,7 +388,7 @@ async def test_what_the_server_asks_for_is_kept() -> None:
 
 
 async def test_a_stream_that_is_closed_to_reconnect() -> None:
-    """`closed` with `reconnect` is no failure: the client comes back exactly when it was asked to, however often."""
+    """`closed` with `reconnect` is no failure: the client reconnects after the requested delay, without limit."""
     resumed: list[str | None] = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -413,7 +413,7 @@ async def test_a_stream_that_is_closed_to_reconnect() -> None:
 
 @given(st.integers(0, 100), st.floats(0, 100))
 def test_the_delays(failures: int, least: float) -> None:
-    """A delay lies between what the server asked for and that plus the ceiling, which doubles from 0.5 s to 30 s."""
+    """A delay is at least what the server asked for, plus jitter up to a ceiling that doubles from 0.5 s to 30 s."""
     backoff = Backoff(Timing())
     for number in range(failures):
         assert 0 <= backoff.delay(0) <= min(30, 0.5 * 2**number)

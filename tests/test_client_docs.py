@@ -1,4 +1,4 @@
-"""What docs/client.md shows is true: its programs run as they stand there, and it names everything there is."""
+"""The examples of docs/client.md run as printed, and the page is complete."""
 
 import asyncio
 from pathlib import Path
@@ -22,13 +22,13 @@ ANN = {"type": "user", "id": "ann", "name": "Ann"}
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: a program sees none."""
+    """Run on one kind of database only, because a program never sees it."""
     return sqlite_url(tmp_path)
 
 
 @pytest.fixture
 def variables(server: Server) -> dict[str, str]:
-    """What the programs read."""
+    """Return the environment variables that the programs read."""
     return {"STREAMER_URL": server.url, "STREAMER_KEY": ADMIN_KEY}
 
 
@@ -40,12 +40,12 @@ async def following(process: asyncio.subprocess.Process, lines: int) -> list[str
 
 
 def test_every_program_is_run() -> None:
-    """The page shows no program that is not run below."""
+    """Every program on the page is run below."""
     assert set(PROGRAMS) == {"append.py", "sync.py", "quick_start.py", "poll.py"}
 
 
 def test_everything_is_named() -> None:
-    """The page names the calls of the clients, their messages and their errors."""
+    """The page names all calls, messages and errors of the clients."""
     page = (ROOT / "docs" / "client.md").read_text()
     helpers = {"ActivityFilters", "Event", "Filters", "Page", "StreamMessage", "host_of", "seq_of"}
     calls = {name for kind in (Client, PlatformClient) for name in vars(kind) if not name.startswith("_")}
@@ -53,7 +53,7 @@ def test_everything_is_named() -> None:
 
 
 async def test_append(variables: dict[str, str], tmp_path: Path) -> None:
-    """One event and a batch are stored, the history is filtered, and a wrong event names its field."""
+    """An event and a batch are stored, the history is filtered, and an invalid event names its field."""
     ended = await programs.run(PROGRAMS["append.py"], tmp_path, variables)
     assert (ended.code, ended.err) == (0, "")
     assert ended.lines == [
@@ -65,7 +65,7 @@ async def test_append(variables: dict[str, str], tmp_path: Path) -> None:
 
 
 async def test_sync(variables: dict[str, str], api: Api, tmp_path: Path) -> None:
-    """The page comes oldest first, and the stream goes on behind it."""
+    """The page is printed oldest first, and the stream continues after it."""
     for number in range(3):
         (await api.append("my", action="issue.created", actor=ANN, description=f"n{number}")).expect(201)
     async with programs.started(PROGRAMS["sync.py"], tmp_path, variables) as process:
@@ -76,7 +76,7 @@ async def test_sync(variables: dict[str, str], api: Api, tmp_path: Path) -> None
 
 
 async def test_quick_start(variables: dict[str, str], api: Api, tmp_path: Path) -> None:
-    """The document's first sample shows who did what, newest first."""
+    """The first sample prints who did what, newest first."""
     issue = {"type": "issue", "id": "i1", "identifier": "PAP-42"}
     for action in ("issue.created", "issue.assigned"):
         (await api.append("my", action=action, actor=ANN, entity=issue)).expect(201)
@@ -92,7 +92,7 @@ async def test_quick_start(variables: dict[str, str], api: Api, tmp_path: Path) 
 
 
 async def test_poll(variables: dict[str, str], api: Api, tmp_path: Path) -> None:
-    """The loop begins with the newest ten, oldest first, and shows all that came since, each once."""
+    """The loop starts with the newest ten events, oldest first, and prints every later event once."""
     for number in range(12):
         (await api.append("my", action="issue.created", actor=ANN, description=f"n{number}")).expect(201)
     program = PROGRAMS["poll.py"].replace("sleep(5)", "sleep(0.05)")

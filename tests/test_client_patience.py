@@ -1,4 +1,4 @@
-"""What a client does while it waits: waits that are cancelled take nothing, and a server cannot make it wait for ever in silence."""
+"""Waiting clients: a cancelled wait loses nothing, and a server cannot silently delay a client indefinitely."""
 
 import asyncio
 import random
@@ -25,12 +25,12 @@ BEGINNING = "1970-01-01T00:00:00Z"
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: clients see none."""
+    """Run on one kind of database only, because clients never see it."""
     return sqlite_url(tmp_path)
 
 
 async def test_waits_that_are_cancelled(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """However often a wait is cancelled, while it connects or reads, each event comes once and in order; closing twice is no matter."""
+    """However often connects and reads are cancelled, each event arrives once and in order. Closing twice is harmless."""
     server = make_process()
     await server.start()
     api = Api(http, server.url, ADMIN_KEY)
@@ -73,7 +73,7 @@ async def cancelling(client: Client, api: Api, workspace: str) -> None:
 
 
 async def test_closing_twice(server: Server) -> None:
-    """A client that is closed again does nothing."""
+    """Closing a client a second time does nothing."""
     for client in (Client(server.url, ADMIN_KEY), PlatformClient(server.url, ADMIN_KEY)):
         async with client:
             pass
@@ -95,7 +95,7 @@ async def test_closing_twice(server: Server) -> None:
     ],
 )
 async def test_what_a_server_asks_for(retry_after: str, said: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """A long wait is cut and told; what is no time is no wait."""
+    """A long requested delay is capped and reported. An invalid delay is ignored."""
     if retry_after == "a day":
         retry_after = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
     calls = 0
@@ -115,7 +115,7 @@ async def test_what_a_server_asks_for(retry_after: str, said: bool, caplog: pyte
 
 
 async def test_the_command_line_says_it(tmp_path: Path) -> None:
-    """A command says on stderr that it is asked to wait, and waits as long as its option lets it."""
+    """A command reports on stderr that it must wait, and waits no longer than its option allows."""
 
     async def handler(_request: web.Request) -> web.Response:
         return web.Response(status=503, headers={"Retry-After": "86400"})
@@ -128,7 +128,7 @@ async def test_the_command_line_says_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 async def test_no_escape_sequences(cli: Cli, api: Api, variables: dict[str, str]) -> None:
-    """Where they are not wanted no command writes them, on a terminal neither."""
+    """Where escape sequences are disabled, no command prints any, even on a terminal."""
     (await api.append("my")).expect(201)
     plain = Cli(cli._folder, cli.variables | variables)
     for command in ("tail my -f --count 1", "keys list my", "whoami"):
@@ -154,7 +154,7 @@ asyncio.run(main())
 async def test_a_program_that_ends_within_a_stream(
     make_process: MakeProcess, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """It ends in silence, with its own exit code."""
+    """A program that exits while a stream is open prints nothing and keeps its exit code."""
     server = make_process()
     await server.start()
     (await Api(http, server.url, ADMIN_KEY).append("w")).expect(201)

@@ -1,4 +1,4 @@
-"""The garbage collector's pauses stay short, and what connections leave behind needs none."""
+"""The garbage collector's pauses stay short, and connections leave no garbage for it."""
 
 import gc
 
@@ -17,7 +17,7 @@ READERS = 50
 
 @pytest.mark.parametrize("kind", [SSE, WEBSOCKET], ids=lambda kind: kind.name)
 async def test_connections_leave_no_cycles(api: Api, server: Server, kind: Kind) -> None:
-    """With the collector off, nothing of a connection is left once it has ended: frozen ones are freed like all others."""
+    """With the collector disabled, an ended connection leaves no objects. Frozen objects are freed, too."""
     (await api.append(WS)).expect(201)
 
     async def come_and_go() -> None:
@@ -25,7 +25,7 @@ async def test_connections_leave_no_cycles(api: Api, server: Server, kind: Kind)
             await crowd.join(READERS)
         await eventually(lambda: not server.subscribers._places._by_account)
 
-    await come_and_go()  # what is made once
+    await come_and_go()  # objects that are created once
     gc.collect()
     gc.disable()
     try:
@@ -37,7 +37,7 @@ async def test_connections_leave_no_cycles(api: Api, server: Server, kind: Kind)
 
 
 async def test_requests_leave_no_cycles(api: Api, http: aiohttp.ClientSession) -> None:
-    """Nor do requests, those included that are refused, and those whose client leaves."""
+    """Requests leave no cycles, including refused ones and those of clients that disconnect."""
 
     async def call() -> None:
         for _ in range(READERS):

@@ -1,4 +1,4 @@
-"""What a browser may do: pages of listed origins, of others and our own; with keys, tickets and cookies; and the headers that say so."""
+"""Browsers: what pages of listed, unlisted and own origins may do with keys, tickets and cookies, and the response headers."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -51,13 +51,13 @@ UPGRADE = {
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """SQLite alone: no browser knows the database."""
+    """Run on SQLite only, because browsers never see the database."""
     return sqlite_url(tmp_path)
 
 
 @pytest.fixture
 async def listing(make_server: MakeServer, http: aiohttp.ClientSession) -> Api:
-    """The API of a server that lists one origin; the workspace has an event."""
+    """Start a server that lists one origin and has an event in the workspace."""
     api = Api(http, (await make_server(cors_origins=f"{APP}, http://127.0.0.1:1")).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     return api
@@ -69,12 +69,12 @@ def words(text: str) -> set[str]:
 
 
 def cors(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return what an answer says of CORS, by names in lower case."""
+    """Return the CORS headers of a response, with lower-case names."""
     return {name.lower(): value for name, value in headers.items() if name.lower().startswith("access-control-")}
 
 
 def has_cors(headers: Mapping[str, str], origin: str | None) -> bool:
-    """Check that an answer is for scripts of an origin, or of none; and that caches are told that others get another."""
+    """Check that the response allows this origin's scripts, or none, and that `Vary` separates cached copies."""
     lower = {name.lower(): value for name, value in headers.items()}
     assert "origin" in words(lower["vary"].lower())
     found = cors(headers)
@@ -86,7 +86,7 @@ def has_cors(headers: Mapping[str, str], origin: str | None) -> bool:
 
 
 async def preflight(api: Api, path: str, origin: str = APP, method: str = "GET", **headers: str) -> Any:
-    """Ask as a browser does before it sends a request for a page."""
+    """Send a preflight request as a browser does before a page's request."""
     sent = {"Origin": origin, "Access-Control-Request-Method": method, **headers}
     return await api.with_key(None).request("OPTIONS", path, headers=sent)
 
@@ -109,7 +109,7 @@ async def preflight(api: Api, path: str, origin: str = APP, method: str = "GET",
     ],
 )
 def test_origins_are_read(text: str, listed: set[str]) -> None:
-    """A list of origins, or a star, is taken as it is."""
+    """A list of origins, or a star, is accepted unchanged."""
     assert parse_origins(text) == Origins(frozenset(listed))
     assert load({}, {SETTING: text}).origins == Origins(frozenset(listed))
 
@@ -147,7 +147,7 @@ def test_origins_are_read(text: str, listed: set[str]) -> None:
     ],
 )
 def test_what_is_no_origin_stops_the_start(text: str, said: str) -> None:
-    """A browser would never send it, so nothing would ever match: the start stops, names the setting and says what to write."""
+    """An origin that no browser sends stops the start, because it would never match. The error names the setting and the fix."""
     with pytest.raises(SettingsError, match=f"^{SETTING}: .*{said}"):
         load({}, {SETTING: text})
 
@@ -156,12 +156,12 @@ def test_what_is_no_origin_stops_the_start(text: str, said: str) -> None:
 
 
 def path_of(route: Operation, workspace: str = WS) -> str:
-    """Return a path that is the route's."""
+    """Return a path that matches the route."""
     return route.path.format(ws=workspace, id="nothing", user="nobody", file="app.js", type="issue", entity="none")
 
 
 async def test_a_preflight_of_a_listed_origin(listing: Api) -> None:
-    """Every path of the API tells a listed origin its methods, without a key, and the same whether the workspace exists."""
+    """A preflight from a listed origin gets the methods of every API path, without a key, even if no workspace exists."""
     for route in ROUTES:
         methods = {each.method for each in ROUTES if each.path == route.path}
         if any(each.method == "GET" and not each.streams for each in ROUTES if each.path == route.path):
@@ -194,7 +194,7 @@ async def test_a_preflight_of_a_listed_origin(listing: Api) -> None:
     ],
 )
 async def test_a_preflight_is_answered_with_what_it_asks_for(listing: Api, asked: str) -> None:
-    """Libraries and tracers add headers of their own: a listed origin may send them, an unlisted one nothing."""
+    """Listed origins may send the additional headers of libraries and tracers. Unlisted origins may send none."""
     answer = await preflight(listing, events(WS) + "/stream", **{"Access-Control-Request-Headers": asked})
     allowed = {name.lower() for name in words(cors(answer.headers)["access-control-allow-headers"])}
     assert allowed == {*words(asked.lower()), "authorization", "content-type", "idempotency-key", "last-event-id"}
@@ -203,7 +203,7 @@ async def test_a_preflight_is_answered_with_what_it_asks_for(listing: Api, asked
 
 
 async def test_what_is_no_name_of_a_header_is_not_repeated(listing: Api) -> None:
-    """Only names that a header can have are allowed; the others are as if they were not asked for."""
+    """Only valid header names are allowed. Invalid names are ignored."""
     odd = 'ok, "quoted", a b, (x), é, , <script>'
     answer = await preflight(listing, events(WS), **{"Access-Control-Request-Headers": odd})
     names = words(cors(answer.headers)["access-control-allow-headers"])
@@ -211,7 +211,7 @@ async def test_what_is_no_name_of_a_header_is_not_repeated(listing: Api) -> None
 
 
 async def test_pages_of_applications(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Applications whose pages have a scheme of their own are origins as others are, and never this server's own page."""
+    """Origins with an application's own scheme work like others, and never count as this server's page."""
     listed = "capacitor://localhost, ionic://localhost, app://localhost, tauri://localhost, chrome-extension://abcdefgh"
     api = Api(http, (await make_server(cors_origins=listed)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -229,12 +229,12 @@ async def test_pages_of_applications(make_server: MakeServer, http: aiohttp.Clie
 
 
 def has_vary(headers: Mapping[str, str]) -> bool:
-    """Tell whether caches are told that the answer depends on the origin."""
+    """Check that caches are told that the response depends on the origin."""
     return "Origin" in words(headers.get("Vary", ""))
 
 
 async def test_what_is_no_preflight_of_a_listed_origin(listing: Api, server: Server) -> None:
-    """To any other origin, without the question, or where no origin is listed, OPTIONS is a method that is not there."""
+    """From unlisted origins, without a requested method or without listed origins, OPTIONS is an unsupported method."""
     for origin in (
         OTHER,
         "null",
@@ -261,7 +261,7 @@ async def test_what_is_no_preflight_of_a_listed_origin(listing: Api, server: Ser
 
 
 async def test_answers_are_for_listed_origins(listing: Api) -> None:
-    """Successes, errors and streams say whose scripts may read them; a cache is told that others get another answer."""
+    """Responses, errors and streams name the origin whose scripts may read them, and caches keep origins apart."""
     for origin, shown in ((APP, APP), (OTHER, None), ("null", None), (None, None)):
         sent = {} if origin is None else {"Origin": origin}
         for answer, status in (
@@ -283,7 +283,7 @@ async def test_answers_are_for_listed_origins(listing: Api) -> None:
 
 
 async def test_a_star_lists_every_origin(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """With `*` any page may call with a key or ticket; credentials that a browser sends by itself are still not for it."""
+    """With `*`, any page may use a key or ticket, but never credentials that the browser adds."""
     server = await make_server(cors_origins="*")
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -303,7 +303,7 @@ async def test_a_star_lists_every_origin(make_server: MakeServer, http: aiohttp.
 
 
 async def cookie_of(server: Server, api: Api) -> dict[str, str]:
-    """Sign a browser in; return the header that it sends by itself."""
+    """Sign in a browser; return the header that it sends automatically."""
     code = (await server.sign_in_link()).partition("#sign-in=")[2]
     answer = await api.with_key(None).post("/v1/session", {"code": code})
     answer.expect(200)
@@ -311,7 +311,7 @@ async def cookie_of(server: Server, api: Api) -> dict[str, str]:
 
 
 async def test_sockets_are_for_listed_origins(listing: Api) -> None:
-    """A page opens a socket, with whatever credential, from our own origin or a listed one; who is no page says no origin."""
+    """With any credential, only pages of our own or listed origins may open sockets. Other programs send no origin."""
     for workspace in (WS, None):
         for origin in (None, APP, listing.url, "http://127.0.0.1:1"):
             async with await open_socket(listing, workspace, headers={"Origin": origin} if origin else {}) as socket:
@@ -321,7 +321,7 @@ async def test_sockets_are_for_listed_origins(listing: Api) -> None:
             assert (answer.status, answer.error) == (403, "permission_denied"), origin
             assert SETTING in answer.json["error"]["message"]
             assert not origin or origin not in answer.json["error"]["message"]
-            # Who may not call at all is told that first.
+            # A caller without access gets that error first.
             answer = await (await open_socket(listing.with_key("sk_x"), workspace, headers={"Origin": origin})).answer()
             assert answer.status == 401
     for origin, status in ((APP, 101), (OTHER, 403)):
@@ -332,7 +332,7 @@ async def test_sockets_are_for_listed_origins(listing: Api) -> None:
 
 
 async def test_the_cookie_is_for_our_own_page(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """With the cookie no page of another origin gets anything, listed or not, by any method; a browser's own requests do."""
+    """With the cookie, no page of another origin gets a response, even if listed. A browser's own requests do."""
     server = await make_server(cors_origins=APP)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -356,7 +356,7 @@ async def test_the_cookie_is_for_our_own_page(make_server: MakeServer, http: aio
         ):
             answer = await nobody.request(method, path, headers=cookie | sent)
             assert answer.status == expected, (sent, method)
-        for workspace in (WS, "nowhere"):  # the answer says nothing of the workspace
+        for workspace in (WS, "nowhere"):  # the response does not mention the workspace
             answer = await nobody.get(events(workspace), headers=cookie | sent)
             assert answer.status == (403 if expected == 403 else 200 if workspace == WS else 404)
         async with await nobody.stream(WS, headers=cookie | sent) as stream:
@@ -366,7 +366,7 @@ async def test_the_cookie_is_for_our_own_page(make_server: MakeServer, http: aio
         socket = await open_socket(nobody, WS, headers=cookie | sent)
         assert socket.status == (101 if changing == 201 else 403), sent
         socket.close()
-        # Next to a key it is passed over: browsers send it along to other ports of the same host.
+        # Next to a key the cookie is ignored, because browsers send it to other ports of the same host, too.
         assert (await api.get(events(WS), headers=cookie | sent)).status == 200
     ticket = (await api.post("/v1/tickets", {"workspace": WS})).expect(201)["ticket"]
     async with await nobody.stream(WS, ticket=ticket, headers=cookie | {"Origin": APP}) as stream:
@@ -374,11 +374,11 @@ async def test_the_cookie_is_for_our_own_page(make_server: MakeServer, http: aio
     assert (await nobody.get(events(WS), headers={"Cookie": "streamer_session=x", "Origin": OTHER})).status == 401
 
 
-# ---- headers of every answer
+# ---- headers of every response
 
 
 async def test_headers_of_every_answer(listing: Api) -> None:
-    """Whatever the answer, a browser is told to guess no type, tell no address, embed nothing and, of the API, keep nothing."""
+    """Every response forbids type guessing, referrers and embedding. API responses also forbid caching."""
     (await listing.append("x")).expect(201)
     found: list[tuple[str, Mapping[str, str]]] = []
     for route in ROUTES:
@@ -405,7 +405,7 @@ async def test_headers_of_every_answer(listing: Api) -> None:
 
 
 async def test_the_page_is_alone(server: Server, api: Api) -> None:
-    """The page shares no window with those that opened it, and asks a browser for nothing."""
+    """The page shares no window with its opener, and requests no permissions."""
     for path in ("/", "/static/app.js"):
         headers = (await api.with_key(None).get(path)).headers
         assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
@@ -467,7 +467,7 @@ LIVE = """async ([url, streaming, talking, workspace]) => {
 
 
 async def attempts(page: "Page", server: Server, api: Api) -> dict[str, Any]:
-    """Have a page try all that the API is for; return what came of it."""
+    """Let a page try every kind of API call; return the results."""
     tickets = [(await api.post("/v1/tickets", {"workspace": WS})).expect(201)["ticket"] for _ in range(2)]
     found: dict[str, Any] = await page.evaluate(SCRIPT, [server.url, api.key, WS])
     live: dict[str, Any] = await page.evaluate(LIVE, [server.url, *tickets, WS])
@@ -478,7 +478,7 @@ async def attempts(page: "Page", server: Server, api: Api) -> dict[str, Any]:
 async def test_pages_of_other_origins_in_a_browser(
     make_server: MakeServer, http: aiohttp.ClientSession, browser: "Browser", host: str
 ) -> None:
-    """A page of a listed origin reads, appends, follows and talks with keys and tickets; of another one, nothing of it; neither by cookie."""
+    """Pages of a listed origin can read, append and stream with keys and tickets. Others cannot, and none can use the cookie."""
     async with origin(host) as listed, origin(host) as unlisted:
         server = await make_server(cors_origins=listed)
         api = Api(http, server.url, ADMIN_KEY)
@@ -486,7 +486,7 @@ async def test_pages_of_other_origins_in_a_browser(
         (await api.append(WS)).expect(201)
         profile = await browser.new_context()
         own = await profile.new_page()
-        await own.goto(await server.sign_in_link())  # so that there is a cookie that the browser might send
+        await own.goto(await server.sign_in_link())  # gives the browser a cookie to send
         await own.locator("#view").wait_for()
         page = await profile.new_page()
 
@@ -504,7 +504,8 @@ async def test_pages_of_other_origins_in_a_browser(
             "session": "TypeError", "blind": "TypeError", "stream": 1, "socket": 1, "by_cookie": "refused",
         }  # fmt: skip
         assert len(await api.history(WS)) == 3
-        # What stopped the cookie: to a page of another site the browser does not send it, to one of the same site we give nothing.
+        # To a page of another site, the browser does not send the cookie; to a page of the same site, the server gives
+        # nothing.
         statuses = [entry["status"] for entry in entries if entry.get("path") == "/v1/session"]
         assert statuses == [401 if host == "localhost" else 403] * 2
         (status,) = [
@@ -515,7 +516,7 @@ async def test_pages_of_other_origins_in_a_browser(
 
 
 async def test_no_violation_is_reported_on_the_page(server: Server, api: Api, browser: "Browser") -> None:
-    """Under its policies the page works and the browser complains of nothing; what they forbid is stopped."""
+    """The page works under its policies without violations, and forbidden actions are blocked."""
     (await api.append(WS)).expect(201)
     page = await (await browser.new_context()).new_page()
     complaints: list[str] = []
@@ -526,7 +527,7 @@ async def test_no_violation_is_reported_on_the_page(server: Server, api: Api, br
     (await api.append(WS)).expect(201)
     await eventually(lambda: has_rows(page, 2))
     assert complaints == []
-    assert await page.evaluate("crossOriginIsolated") is False  # it needs no such powers
+    assert await page.evaluate("crossOriginIsolated") is False  # the page does not need it
     await page.evaluate("""() => {
         const script = document.createElement("script");
         script.textContent = "window.broken = true";
@@ -538,5 +539,5 @@ async def test_no_violation_is_reported_on_the_page(server: Server, api: Api, br
 
 
 async def has_rows(page: "Page", count: int) -> bool:
-    """Tell whether the page shows so many events."""
+    """Check whether the page shows this many events."""
     return await page.locator(".row").count() == count

@@ -1,4 +1,4 @@
-"""One process uses a data directory and an SQLite file; a second one says which process has them, and writes nothing."""
+"""A data directory or SQLite file is used by one process. A second process names the first and writes nothing."""
 
 import asyncio
 from pathlib import Path
@@ -12,15 +12,15 @@ from tests.support.cli import Cli
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return what the files are that a start writes."""
+    """Return the contents of the files that a start writes."""
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in {".key", ".db"}}
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_second_process_is_refused(make_process: MakeProcess, tmp_path: Path) -> None:
-    """Whatever names the data, the second process ends with one line that names the first; key and database stay as they are.
+    """A second process exits with one line that names the first, and the key and database stay unchanged.
 
-    The lock ends with its process, also when that is killed.
+    The lock is released when its process ends, even if it is killed.
     """
     server = make_process(database_url=None, admin_key=None)
     await server.start()
@@ -43,7 +43,7 @@ async def test_a_second_process_is_refused(make_process: MakeProcess, tmp_path: 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_nodes_share_a_folder(make_process: MakeProcess, http: aiohttp.ClientSession, tmp_path: Path) -> None:
-    """Nodes on one PostgreSQL may share a data directory, and commands run beside them; a server on SQLite may not join."""
+    """Nodes on one PostgreSQL database may share a data directory with commands. A server on SQLite may not join them."""
     one, two = make_process(), make_process()
     await asyncio.gather(one.start(), two.start())
     (await Api(http, one.url, ADMIN_KEY).append("w")).expect(201)

@@ -1,4 +1,4 @@
-"""The demo: a git history becomes a story in which nobody can be recognized, and the workspace lives on."""
+"""The demo turns a git history into an anonymous story, and then generates new events."""
 
 import asyncio
 import json
@@ -48,12 +48,12 @@ REAL = re.compile(
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: the demo's own is SQLite."""
+    """Run on one kind of database only, because the demo uses its own SQLite database."""
     return sqlite_url(tmp_path)
 
 
 class Repository:
-    """A git repository to be told."""
+    """A git repository for the demo to read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -81,7 +81,7 @@ class Repository:
         return done.stdout.decode().strip()
 
     def commit(self, message: str | bytes, *, who: Identity = JANE, hours: float = 3, **files: bytes) -> None:
-        """Commit files (a name to its bytes) some hours after the last commit."""
+        """Commit files (a dict of names and bytes) some hours after the last commit."""
         self.time += int(hours * 3600)
         for name, content in files.items():
             (self.folder / name).write_bytes(content)
@@ -100,7 +100,7 @@ class Repository:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    """A repository with everything that is awkward: merges, renames, odd names, binary files, trailers, odd bytes."""
+    """Create a repository with difficult content: merges, renames, unusual names, binary files, trailers and invalid bytes."""
     made = Repository(tmp_path / "repository")
     made.commit("Begin\n\nSigned-off-by: Jane Doeberman <jane.doeberman@acme-rockets.example>", a=b"1\n2\n")
     made.commit(
@@ -124,7 +124,7 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def text_of(events: Sequence[dict[str, Any]]) -> str:
-    """Return all that the events say."""
+    """Return the text of all events."""
     return json.dumps(list(events), ensure_ascii=False)
 
 
@@ -132,7 +132,7 @@ def text_of(events: Sequence[dict[str, Any]]) -> str:
 
 
 def test_commits_are_read_as_they_are(repository: Repository) -> None:
-    """Counts, parents and authors are git's own, whatever the files are called and hold."""
+    """Counts, parents and authors match git's, whatever the files' names and contents."""
     commits = list(read_commits(repository.folder, limit=100))
     assert len(commits) == int(repository.git("rev-list", "--count", "HEAD")) == 10
     by_message = {commit.message.partition("\n")[0]: commit for commit in commits}
@@ -153,14 +153,14 @@ def test_commits_are_read_as_they_are(repository: Repository) -> None:
 
 
 def test_a_long_history_is_left_in_the_middle(repository: Repository) -> None:
-    """Who stops reading stops git, too."""
+    """When the reader stops early, git stops, too."""
     commits = read_commits(repository.folder, limit=100)
     assert next(commits).sha
     commits.close()
 
 
 def test_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No repository, no commit and no git are one kind of error, with the reason."""
+    """A missing repository, commit or git raises one kind of error with the reason."""
     with pytest.raises(GitError, match="not a git repository"):
         history(tmp_path, seed=1)
     Repository(tmp_path / "empty")
@@ -175,7 +175,7 @@ def test_no_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_single_commit_is_a_story(tmp_path: Path) -> None:
-    """One commit is enough for people, an issue from its report to its end, and times that do not lie in the future."""
+    """A single commit is enough for people, an issue's whole life, and times that are not in the future."""
     repository = Repository(tmp_path / "one")
     repository.commit("Begin")
     past = history(repository.folder, seed=1)
@@ -188,7 +188,7 @@ def test_a_single_commit_is_a_story(tmp_path: Path) -> None:
 
 
 def test_the_story_of_a_repository(repository: Repository) -> None:
-    """Every commit but the merge that ends a branch is told once, at its own time, in the order of times."""
+    """Each commit appears once at its own time, in order of time. The merge that ends a branch is left out."""
     past = history(repository.folder, seed=1)
     commits = list(read_commits(repository.folder, limit=100))
     pushed = [event for event in past.events if event["action"] == "commit.pushed"]
@@ -203,7 +203,7 @@ def test_the_story_of_a_repository(repository: Repository) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_nobody_can_be_recognized(repository: Repository, seed: int) -> None:
-    """No name, address, handle, link, branch or real hash of the repository is in any event."""
+    """No event contains a name, address, handle, link, branch or real hash of the repository."""
     past = history(repository.folder, seed=seed)
     text = text_of([*past.events, *islice(living(past.cast), 500)])
     assert REAL.findall(text) == []
@@ -213,7 +213,7 @@ def test_nobody_can_be_recognized(repository: Repository, seed: int) -> None:
 
 
 def test_the_seed_decides(repository: Repository) -> None:
-    """The same seed tells the same story, another one has other people."""
+    """The same seed produces the same story, another seed produces other people."""
     one, again, other = (history(repository.folder, seed=seed) for seed in (1, 1, 2))
     assert one.events == again.events
     assert {person.name for person in one.cast.people} != {person.name for person in other.cast.people}
@@ -223,7 +223,7 @@ def test_the_seed_decides(repository: Repository) -> None:
 @given(seed=st.integers())
 @settings(max_examples=20)
 def test_the_api_takes_every_event(seed: int) -> None:
-    """What the living write has what is required and no key that the API does not know; all kinds of actors are at work."""
+    """Generated events have the required keys and no unknown ones, and all kinds of actors occur."""
     cast = Cast(seed)
     events = list(islice(living(cast, first_issue=7), 400))
     assert [check(schemas.EVENT, event) for event in events] == events
@@ -246,7 +246,7 @@ PEOPLE = st.lists(st.builds(Identity, NAMES, st.emails()), min_size=1, max_size=
 @given(people=PEOPLE, seed=st.integers(0, 9), data=st.data())
 @example(people=[Identity("Small", "changes@x.org")], seed=0, data=None)
 def test_no_name_gets_past_the_cast(people: list[Identity], seed: int, data: st.DataObject | None) -> None:
-    """However a message is made of names and addresses, its title has none of them as a word, and no address."""
+    """Whatever names and addresses a message contains, its title has none of them."""
     cast = Cast(seed, people)
     words = [word for person in people for word in (*person.name.split(), person.name, person.email, "@" + person.name)]
     pieces = st.lists(st.sampled_from([*words, "fix", "the", "for", "'s", "_", "-", ",", "(", "\n", "\x1b", " "]))
@@ -256,14 +256,14 @@ def test_no_name_gets_past_the_cast(people: list[Identity], seed: int, data: st.
     assert title.isprintable()
     assert "@" not in title
     names = {word for person in people for word in person.name.split()}
-    if title != "Small changes":  # what stands for a title without a word
+    if title != "Small changes":  # what replaces a title without a word
         assert not {name for name in names if name.casefold() in shown and name in title}
     members = " ".join(member.name for member in cast.people)
     assert not {name for name in names if re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", members)}
 
 
 async def test_a_server_stores_the_whole_story(repository: Repository, api: Api) -> None:
-    """History and life go through the API, and nothing of them is taken for a secret."""
+    """History and generated events pass through the API, and nothing in them is redacted as a secret."""
     past = history(repository.folder, seed=3)
     events = [*past.events, *islice(living(past.cast), 300)]
     async with Client(api.url, api.key) as client:
@@ -277,7 +277,7 @@ async def test_a_server_stores_the_whole_story(repository: Repository, api: Api)
 
 
 async def test_the_demo(repository: Repository, tmp_path: Path) -> None:
-    """One command: the history, then life; a page, a curl and a tail that work; SIGTERM ends it and leaves nothing."""
+    """One command starts the demo with history, live events, a page, and a working curl and tail. SIGTERM removes everything."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     cli = Cli(tmp_path, {"TMPDIR": str(temporary)})
@@ -307,7 +307,7 @@ async def test_the_demo(repository: Repository, tmp_path: Path) -> None:
 
 
 async def has_events(client: Client, count: int) -> bool:
-    """Tell whether the demo's workspace has so many events."""
+    """Check whether the demo's workspace has this many events."""
     try:
         return seq_of((await client.workspace("demo"))["position"]) >= count
     except ApiError:
@@ -315,7 +315,7 @@ async def has_events(client: Client, count: int) -> bool:
 
 
 async def test_the_page_signs_in(tmp_path: Path, http: aiohttp.ClientSession) -> None:
-    """The link's code is good for one session."""
+    """The link's code is valid for one session."""
     async with Cli(tmp_path, {}).started("demo", "--port", 0) as process:
         found = re.search(r"(http://127\.0\.0\.1:\d+)/#sign-in=(\S+)", await read_until(process.stdout, "Ctrl-C"))
         assert found
@@ -329,7 +329,7 @@ async def test_the_page_signs_in(tmp_path: Path, http: aiohttp.ClientSession) ->
 
 
 async def test_without_a_repository(tmp_path: Path) -> None:
-    """What is no repository is an error if it was asked for; the folder that was made is gone."""
+    """A path that is not a repository is an error if it was given explicitly. The created folder is removed."""
     (tmp_path / "tmp").mkdir()
     cli = Cli(tmp_path, {"TMPDIR": str(tmp_path / "tmp")})
     ended = await cli("demo", "--port", 0, "--from-git", tmp_path)
@@ -338,7 +338,7 @@ async def test_without_a_repository(tmp_path: Path) -> None:
 
 
 async def test_a_port_in_use(tmp_path: Path) -> None:
-    """A port that somebody else has is named, with the way out."""
+    """A port in use is reported, with a solution."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -350,7 +350,7 @@ async def test_a_port_in_use(tmp_path: Path) -> None:
 
 
 async def test_going_on_in_a_folder(repository: Repository, tmp_path: Path) -> None:
-    """In a folder of an earlier demo life goes on with new issues; the environment's database is never touched."""
+    """In the folder of an earlier demo, events continue with new issues. The environment's database is never touched."""
     cli = Cli(tmp_path, {"STREAMER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"})
     demo = (
         "demo",
@@ -385,7 +385,7 @@ async def test_going_on_in_a_folder(repository: Repository, tmp_path: Path) -> N
 
 
 async def read_until(stream: asyncio.StreamReader | None, text: str) -> str:
-    """Return what a process printed up to a line with this text."""
+    """Return a process's output up to a line with this text."""
     assert stream is not None
     read = ""
     async with asyncio.timeout(SECONDS):

@@ -17,7 +17,7 @@ from tests.support.tools import ROOT
 
 OWN = {"bench", "position", "streamer", "tests"}
 """Our packages, and a module that docs/streaming.md shows."""
-# `./run bench` starts with the packages of the server alone.
+# `./run bench` starts with the server's packages only.
 RUNTIME = ("streamer", "bench")
 DEVELOPMENT = ("tests", "docs")
 NOT_IMPORTED = {
@@ -45,7 +45,7 @@ def _sources(folder: str) -> Iterator[tuple[str, str]]:
 
 
 def _modules(text: str) -> Iterator[str]:
-    """Yield the top-level modules that a program imports, wherever the import stands."""
+    """Yield the top-level modules that a program imports, at any level of the code."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -87,7 +87,7 @@ def _packages(module: str) -> set[str]:
 
 @pytest.mark.parametrize("folder", [*RUNTIME, *DEVELOPMENT])
 def test_imports_are_declared(folder: str) -> None:
-    """The server and the measurements import packages of the server only; tests and documents those for development, too."""
+    """The server and the measurements import only the server's packages. Tests and documents may import others, too."""
     runtime, development = _declared()
     declared = runtime if folder in RUNTIME else runtime | development
     missing = {module: files for module, files in _imported(folder).items() if not _packages(module) & declared}
@@ -95,7 +95,7 @@ def test_imports_are_declared(folder: str) -> None:
 
 
 def test_declared_packages_are_used() -> None:
-    """A package of the server is imported by the server, one for development by a test or a document."""
+    """The server imports each of its packages, and a test or document imports each development package."""
     runtime, development = _declared()
     for declared, folders in ((runtime, RUNTIME[:1]), (development, DEVELOPMENT)):
         used = {package for folder in folders for module in _imported(folder) for package in _packages(module)}

@@ -1,4 +1,4 @@
-"""The released clients of the dialects, unchanged, at this server: PraisonAI's, Paperclip's command line and MCP server, and `ws`."""
+"""Released clients of the dialects run unchanged: PraisonAI's client, Paperclip's command line and MCP server, and `ws`."""
 
 import asyncio
 import json
@@ -45,13 +45,13 @@ RUN_KEYS = {
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: a client sees none."""
+    """Run on one kind of database only, because a client never sees it."""
     return sqlite_url(tmp_path)
 
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens of persons."""
+    """Start a server that accepts users' tokens."""
     return await make_server(jwt_secret=SECRET)
 
 
@@ -59,7 +59,7 @@ async def server(make_server: MakeServer) -> Server:
 
 
 async def test_praisonai_client(server: Server, api: Api) -> None:
-    """PraisonAI's client lists a workspace and an issue, newest first, by limit and offset, with and without a pool of connections."""
+    """PraisonAI's client lists a workspace and an issue, newest first, by limit and offset, with and without a connection pool."""
     update = {"action": "issue.updated", "entity": ISSUE, "details": {"fields": {"status": "done"}}}
     batch = [
         {"action": "issue.created", "actor": BOB, "entity": ISSUE, "details": {"title": "Fix login bug"}},
@@ -88,7 +88,7 @@ async def test_praisonai_client(server: Server, api: Api) -> None:
 
 
 async def test_praisonai_client_is_refused(server: Server, api: Api) -> None:
-    """PraisonAI's client raises what it raises at its own server: for no token, a bad one, another's workspace, an unknown issue."""
+    """For a missing or invalid token, a foreign workspace or an unknown issue, PraisonAI's client raises its usual errors."""
     (await api.append("ws")).expect(201)
     await join(api, "ws", "ann", "member")
     ann, stranger = (PlatformClient(server.url, token=token(user)) for user in ("ann", "zoe"))
@@ -111,7 +111,7 @@ async def test_praisonai_client_is_refused(server: Server, api: Api) -> None:
 
 
 class Paperclip:
-    """The command `paperclipai`, as one holder of a key calls it."""
+    """The command `paperclipai`, run with one key."""
 
     def __init__(self, url: str, key: str, folder: Path) -> None:
         self._url = url
@@ -127,7 +127,7 @@ class Paperclip:
 
 
 async def test_paperclip_command_line(server: Server, api: Api, tmp_path: Path) -> None:
-    """`paperclipai` lists a company's and an issue's activity, makes an event, and shows runs of an issue and issues of a run."""
+    """`paperclipai` lists activity of a company and an issue, creates an event, and shows an issue's runs and a run's issues."""
     batch: list[Mapping[str, object]] = [
         {"action": "issue.created", "actor": BOB, "entity": ISSUE, "details": {"status": "todo", "priority": "high"}},
         {"action": "heartbeat.invoked", "actor": BOB, "entity": {"type": "run", "id": "run_1"}, "run_id": "run_1"},
@@ -174,13 +174,13 @@ async def test_paperclip_command_line(server: Server, api: Api, tmp_path: Path) 
 
 
 def _decoded(ended: Ended) -> Any:
-    """Return what a command printed; it must have ended well."""
+    """Return the output of a command, which must have succeeded."""
     assert ended.code == 0, ended
     return json.loads(ended.out)
 
 
 async def test_paperclip_command_line_is_refused(server: Server, api: Api, tmp_path: Path) -> None:
-    """`paperclipai` says the status and the text of an error and exits with 1, as at its own server."""
+    """`paperclipai` prints the status and text of an error and exits with 1, as with its own server."""
     (await api.append(COMPANY, entity=ISSUE)).expect(201)
     (await api.append("company_abc", entity=ISSUE)).expect(201)
     (await api.put("/v1/workspaces/another")).expect(201)
@@ -216,7 +216,7 @@ async def test_paperclip_command_line_is_refused(server: Server, api: Api, tmp_p
 
 
 class Mcp:
-    """Calls of the Model Context Protocol, by standard input and output."""
+    """Model Context Protocol calls over standard input and output."""
 
     def __init__(self, program: Running) -> None:
         self._program = program
@@ -232,7 +232,7 @@ class Mcp:
         return answer["result"]
 
     async def get(self, path: str) -> Any:
-        """Return what a path of Paperclip's API answers."""
+        """Return the response of Paperclip's API for a path."""
         called = {"name": "paperclipApiRequest", "arguments": {"method": "GET", "path": path}}
         (content,) = (await self.call("tools/call", **called))["content"]
         return json.loads(content["text"])
@@ -247,7 +247,7 @@ def _rpc(method: str, parameters: Mapping[str, object], **fields: object) -> str
 
 
 async def test_paperclip_mcp_server(server: Server, api: Api, tmp_path: Path) -> None:
-    """Paperclip's MCP server gets the newest activity for an assistant, and tells it why it is refused."""
+    """Paperclip's MCP server returns the newest activity to an assistant, and reports the reason for a refusal."""
     (await api.append_all(COMPANY, [{"entity": ISSUE}, {"action": "issue.updated", "entity": ISSUE}])).expect(201)
     script = require("node_modules") / "@paperclipai" / "mcp-server" / "dist" / "stdio.js"
     key = await api.create_key(COMPANY)
@@ -274,7 +274,7 @@ async def test_paperclip_mcp_server(server: Server, api: Api, tmp_path: Path) ->
 
 
 async def test_paperclip_socket(server: Server, api: Api, tmp_path: Path) -> None:
-    """`ws` gets what is appended by either API at once, with its credential in the header or in the URL, and what it missed by `after`."""
+    """`ws`, with its credential in header or URL, receives events appended through either API, and missed ones by `after`."""
     (await api.append(COMPANY, id="first")).expect(201)
     key = await api.create_key(COMPANY)
     board = api.with_key(key)
@@ -310,7 +310,7 @@ async def test_paperclip_socket(server: Server, api: Api, tmp_path: Path) -> Non
 
 
 async def test_paperclip_socket_is_refused(server: Server, api: Api, tmp_path: Path) -> None:
-    """`ws` is refused with 403 before its socket opens: without a credential, with a bad one, at another company."""
+    """Without a credential, with an invalid one or for a foreign company, `ws` is refused with 403 before the socket opens."""
     (await api.append(COMPANY)).expect(201)
     key = await api.create_key(COMPANY)
     program = Path(__file__).parent / "node" / "ws.mjs"
@@ -331,7 +331,7 @@ async def test_paperclip_socket_is_refused(server: Server, api: Api, tmp_path: P
 
 
 async def test_evershell_event_source(server: Server, api: Api, tmp_path: Path) -> None:
-    """`EventSource`, with its key in the URL, follows a workspace and all workspaces; cut off, it goes on exactly where it was."""
+    """`EventSource` with a key in the URL streams one or all workspaces, and resumes exactly after a disconnection."""
     (await api.append("ws", action="task_submitted", task_id="t1")).expect(201)
     key = await api.create_key("ws")
     require("node_modules")

@@ -1,6 +1,7 @@
-"""Exchanges that were recorded at the released servers of the dialects, played against this one: status, body and headers.
+"""Exchanges recorded with the dialects' released servers are replayed here: status, body and headers must match.
 
-Where we differ on purpose, the answer here is ours, and `instead_of` says what theirs is and why ours is another.
+Where this server differs on purpose, the exchange holds its own response. `instead_of` holds the original response and
+the reason.
 """
 
 import json
@@ -20,7 +21,7 @@ from tests.support.tokens import SECRET, join
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens of persons."""
+    """Start a server that accepts users' tokens."""
     return await make_server(jwt_secret=LONG_SECRET)
 
 
@@ -38,7 +39,7 @@ NO_CHALLENGE = {"WWW-Authenticate": None}
 
 
 def _signed(*, key: str = LONG_SECRET, algorithm: str = "HS256", **claims: Any) -> str:
-    """Return the header of a token that may be wrong in any way; a claim that is None is left out."""
+    """Return the header for a token that may be invalid in any way. A claim that is None is left out."""
     now = int(time.time())
     given = {"sub": "ann", "email": "ann@example.com", "name": "Ann", "iat": now, "exp": now + 3600, **claims}
     payload = json.dumps({name: value for name, value in given.items() if value is not None}).encode()
@@ -54,7 +55,7 @@ def _as(authorization: str) -> dict[str, str]:
 
 
 def _issue(kind: str, name: str, message: str, value: str, **context: object) -> dict[str, object]:
-    """Return one of pydantic's findings about a parameter."""
+    """Return one of pydantic's errors about a parameter."""
     found: dict[str, object] = {"type": kind, "loc": ["query", name], "msg": message, "input": value}
     return found | {"ctx": context} if context else found
 
@@ -219,7 +220,7 @@ PRAISONAI_FILTERS = [
 
 
 async def test_praisonai(server: Server, api: Api, http: aiohttp.ClientSession) -> None:
-    """PraisonAI: the tables of tokens and of activity calls, and the parameters that only its documents have."""
+    """PraisonAI: the tables of tokens, of activity calls, and of parameters that exist only in its documents."""
     issue = {"type": "issue", "id": "issue-1", "identifier": "ISS-1"}
     other = {"type": "issue", "id": "deleted"}
     (await api.append("foreign", entity={"type": "issue", "id": "of-foreign"})).expect(201)
@@ -254,7 +255,7 @@ PLATFORM_ACTIVITY = [
 
 
 async def test_praisonai_platform_activity(api: Api) -> None:
-    """PraisonAI: with `view=platform` each action of its document is found under the names of action and resource that it has there."""
+    """PraisonAI: with `view=platform`, each action is found under its documented names of action and resource."""
     (await api.put("/v1/workspaces/ws", {"name": "Before"})).expect(201)
     await join(api, "ws", "ann", "member")
     ann = api.with_key(_signed().removeprefix("Bearer "))
@@ -297,7 +298,7 @@ def _invalid(*issues: dict[str, object]) -> dict[str, object]:
 
 
 def _not_a(expected: str, received: str, *path: str) -> dict[str, object]:
-    """Return zod's finding about a value of another type."""
+    """Return zod's error about a value of another type."""
     message = f"Invalid input: expected {expected}, received {received}"
     return {"expected": expected, "code": "invalid_type", "path": list(path), "message": message}
 
@@ -494,7 +495,7 @@ PAPERCLIP_WRITES = [
 
 
 async def test_paperclip(server: Server, api: Api, http: aiohttp.ClientSession) -> None:
-    """Paperclip: the tables of its lists, of access and of what it says about a body."""
+    """Paperclip: the tables of lists, of access and of errors about bodies."""
     issue = {"type": "issue", "id": "issue_abc123", "identifier": "PAP-42"}
     foreign = {"type": "issue", "id": "issue_of_abc", "identifier": "ABC-1"}
     ben = {"type": "user", "id": "ben"}
@@ -526,7 +527,7 @@ async def test_paperclip(server: Server, api: Api, http: aiohttp.ClientSession) 
 
 
 async def test_paperclip_lists_lead_on(api: Api) -> None:
-    """Paperclip: `Link` and `X-Next-Cursor` lead through all of a list; who has an answer already is not sent it again."""
+    """Paperclip: `Link` and `X-Next-Cursor` lead through the whole list. A repeated request gets 304 without a body."""
     (await api.append_all("company_xyz", [{}] * 250)).expect(201)
     board = api.with_key(await api.create_key("company_xyz"))
     first = await board.get(COMPANY)
@@ -543,7 +544,7 @@ async def test_paperclip_lists_lead_on(api: Api) -> None:
 
 
 async def test_paperclip_keeps_what_it_is_sent(api: Api) -> None:
-    """Paperclip: POST sets what it is known to set and drops the rest; `details` stays as it is, `{}` and absent too."""
+    """Paperclip: POST sets the known fields and ignores others. `details` is kept as sent, including `{}` and absence."""
     (await api.put("/v1/workspaces/company_xyz")).expect(201)
     board = api.with_key(await api.create_key("company_xyz"))
     dropped = {"id": "mine", "companyId": "company_abc", "runId": "run_9", "createdAt": "2020-01-01T00:00:00Z", "x": 1}
@@ -619,7 +620,7 @@ EVERSHELL = [
 
 
 async def test_evershell(server: Server, api: Api, http: aiohttp.ClientSession) -> None:
-    """Evershell: what its calls answer, and the slug and the named fields of each error."""
+    """Evershell: the responses of its calls, and each error's slug and field names."""
     (await api.append("foreign")).expect(201)
     batch = [{"action": "task_submitted", "task_id": "t1"}, {"action": "task_completed", "task_id": "t1"}]
     (await api.append_all("ws", batch)).expect(201)

@@ -1,4 +1,4 @@
-"""What holds for all dialects: they read the same log, lose nothing of it, and show nobody what is not theirs."""
+"""All dialects read the same log, lose no data, and expose no foreign workspace."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +30,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens."""
+    """Start a server that accepts tokens."""
     return await make_server(jwt_secret=SECRET)
 
 
@@ -38,7 +38,7 @@ async def server(make_server: MakeServer) -> Server:
 
 
 def from_praisonai(one: Event) -> dict[str, Any]:
-    """Return the native event that PraisonAI's shape stands for."""
+    """Return the native event for an event in PraisonAI's shape."""
     rest = one["event"]
     return {
         **rest,
@@ -55,7 +55,7 @@ def from_praisonai(one: Event) -> dict[str, Any]:
 
 
 def from_paperclip(one: Event) -> dict[str, Any]:
-    """Return the native event that Paperclip's shape stands for."""
+    """Return the native event for an event in Paperclip's shape."""
     rest = one["event"]
     entity = {
         "type": one["entityType"],
@@ -78,7 +78,7 @@ def from_paperclip(one: Event) -> dict[str, Any]:
 
 
 def from_evershell(one: Event) -> dict[str, Any]:
-    """Return the native event that Evershell's shape stands for."""
+    """Return the native event for an event in Evershell's shape."""
     own = {
         "id",
         "org_id",
@@ -162,7 +162,7 @@ natives = st.fixed_dictionaries(
 
 
 async def test_nothing_is_lost(api: Api) -> None:
-    """Whatever an event has, each dialect shows all of it: from its shape the event can be made again, as the native API has it."""
+    """Each dialect returns every value of an event: the native event can be rebuilt from its shape."""
     loop = asyncio.get_running_loop()
 
     async def check(sent: Event) -> None:
@@ -186,7 +186,7 @@ async def test_nothing_is_lost(api: Api) -> None:
 
 
 async def test_what_paperclip_writes(api: Api) -> None:
-    """An event that is written by Paperclip's API has all that was sent, in the native API and in the other dialects."""
+    """An event written through Paperclip's API keeps every sent value, in the native API and the other dialects."""
     sent = {
         "actorType": "agent",
         "actorId": "eng1",
@@ -209,7 +209,7 @@ async def test_what_paperclip_writes(api: Api) -> None:
 
 
 async def test_all_learn_of_it_at_once(api: Api) -> None:
-    """What is appended natively or by Paperclip's API reaches the streams of all dialects, and their lists have it then."""
+    """An event appended natively or through Paperclip's API reaches all dialects' streams, and their lists contain it then."""
     (await api.append(WS)).expect(201)
     native = await api.stream(WS)
     shell = await SseReader.open(f"{api.url}/v1/workspaces/{WS}/activity/stream", headers=api.headers)
@@ -218,7 +218,7 @@ async def test_all_learn_of_it_at_once(api: Api) -> None:
     async with native, shell, org, socket:
         await native.next("synced")
         for reader in (shell, org):
-            await reader.next()  # retry, and where it stands
+            await reader.next()  # retry, and the position
         sent = (await api.append(WS)).expect(201)["id"]
         posted = (
             await api.post(
@@ -239,7 +239,7 @@ async def test_all_learn_of_it_at_once(api: Api) -> None:
 
 
 async def test_filters_that_name_all_there_is(api: Api) -> None:
-    """A filter that excludes nothing lets everything pass, one that leaves nothing to pass finds nothing; neither is a database's failure."""
+    """A filter that excludes nothing returns everything, and one that allows nothing returns nothing, without a database error."""
     stored = [
         (await api.append(WS, action=action, entity={"type": "issue", "id": "i-1"})).expect(201)["id"]
         for action in ("issue.created", "agent.created", "policy_decision")
@@ -297,12 +297,12 @@ ACROSS = {
 
 
 def path_of(route: Operation, workspace: str) -> str:
-    """Return a path of a route, to things that are in the foreign workspace."""
+    """Return the path of a route, with ids that exist in the foreign workspace."""
     return route.path.format(ws=workspace, id=f"event-of-{THEIRS}", issue=f"issue-of-{THEIRS}", run=f"run-of-{THEIRS}")
 
 
 def requests_of(route: Operation, workspace: str) -> Iterator[dict[str, Any]]:
-    """Return requests to a route, right ones and wrong ones."""
+    """Return valid and invalid requests to a route."""
     plain: dict[str, Any] = {"method": route.method, "path": path_of(route, workspace)}
     if route.method == "POST":
         body = {"actorId": "a", "action": "b", "entityType": "c", "entityId": "d"}
@@ -320,14 +320,14 @@ def requests_of(route: Operation, workspace: str) -> Iterator[dict[str, Any]]:
 
 
 async def said(caller: Api, request: dict[str, Any]) -> tuple[int, Any]:
-    """Return an answer but for what is of the one request."""
+    """Return a response without its request-specific parts."""
     answer: Answer = await caller.request(**request)
     text = answer.body.decode().replace(answer.headers["X-Request-Id"], "")
     return answer.status, text
 
 
 async def furnish(api: Api, workspace: str, mark: str) -> None:
-    """Fill a workspace."""
+    """Fill a workspace with events."""
     for number, action in enumerate(("issue.created", "heartbeat.invoked", "policy_decision")):
         (
             await api.append(
@@ -344,7 +344,7 @@ async def furnish(api: Api, workspace: str, mark: str) -> None:
 
 
 async def strangers(api: Api) -> dict[str, Api]:
-    """Return those who may do all in `w` and nothing in `theirs`."""
+    """Return callers that may do everything in `w` and nothing in `theirs`."""
     everything = list(SCOPES)
     return {
         "a key": api.with_key(await api.create_key(WS, scopes=everything)),
@@ -359,7 +359,7 @@ async def strangers(api: Api) -> dict[str, Api]:
 
 
 def test_the_walk_has_a_value_for_everything() -> None:
-    """Each parameter has a value, and each route a test: one that is new without makes this fail. All dialects can be named in the settings."""
+    """Each parameter has a value, each route has a test, and all dialects can be named in the settings. New ones fail here."""
     for _, route in ROUTES:
         assert list(requests_of(route, WS))
     assert {route.operation for _, route in ROUTES if "{ws}" not in route.path} == ACROSS
@@ -367,7 +367,7 @@ def test_the_walk_has_a_value_for_everything() -> None:
 
 
 async def test_no_route_shows_a_foreign_workspace(api: Api) -> None:
-    """Whatever is asked of a foreign workspace, by whomever: the dialect's one refusal, the same for one that does not exist; nothing is changed."""
+    """Every request for a foreign workspace gets the dialect's one refusal, as for a missing workspace, and changes nothing."""
     await furnish(api, WS, "plain")
     await furnish(api, THEIRS, MARK)
     before = await api.history(THEIRS)
@@ -391,7 +391,7 @@ async def test_no_route_shows_a_foreign_workspace(api: Api) -> None:
 
 
 async def test_nobody_is_refused_as_nobody(api: Api) -> None:
-    """Without a credential, or with one that is none, every route of every dialect is 401 (on Paperclip's socket 403), whatever else is asked."""
+    """Without a valid credential, every route of every dialect responds 401, or 403 on Paperclip's socket."""
     await furnish(api, WS, "plain")
     for caller in (api.with_key(None), api.with_key("nonsense")):
         for _, route in ROUTES:
@@ -404,7 +404,7 @@ async def test_nobody_is_refused_as_nobody(api: Api) -> None:
 
 
 async def test_routes_over_many_workspaces_show_ones_own(api: Api) -> None:
-    """Where no workspace is named, what is in a foreign one does not exist; with a grant it does."""
+    """Routes without a workspace never return a foreign workspace. With a grant, they do."""
     await furnish(api, WS, "plain")
     await furnish(api, THEIRS, MARK)
     paths = [
@@ -427,10 +427,10 @@ async def test_routes_over_many_workspaces_show_ones_own(api: Api) -> None:
 
 
 async def test_the_org_wide_stream_shows_ones_own(api: Api) -> None:
-    """The stream over all workspaces brings only those that the caller may read; also for who resumes at an event of a foreign one."""
+    """The stream of all workspaces contains only readable workspaces, even if the caller resumes at a foreign event."""
     await furnish(api, WS, "plain")
     await furnish(api, THEIRS, MARK)
-    blind = {"a key that reads its own", "a person with grants alike"}  # they see nothing of this at all
+    blind = {"a key that reads its own", "a person with grants alike"}  # they see none of this
     for name, caller in (await strangers(api)).items():
         path = f"{api.url}/v1/activity/stream"
         resumed = caller.headers | {"Last-Event-ID": f"event-of-{THEIRS}"}
@@ -438,7 +438,7 @@ async def test_the_org_wide_stream_shows_ones_own(api: Api) -> None:
             assert reader.status in {200, 403}
             if reader.status == 403:  # no workspace at all
                 continue
-            first = await reader.next()  # as for an id that never was; with no workspace there is nothing to miss
+            first = await reader.next()  # as for an unknown id; without a workspace, nothing can be missed
             assert first.event == "gap" or first.id == "0.0"
             assert THEIRS not in (first.data or "")
         async with await SseReader.open(
@@ -464,7 +464,7 @@ async def test_the_org_wide_stream_shows_ones_own(api: Api) -> None:
     "path", [f"/api/v1/workspaces/{WS}/activity", f"/api/companies/{WS}/activity", f"/v1/workspaces/{WS}/activity"]
 )
 async def test_pages_fit_while_others_append(api: Api, path: str) -> None:
-    """Every dialect's pages, by its own link or cursor, have each event once, though events come in between."""
+    """In every dialect, pages by link or cursor contain each event once while other events are appended."""
     stored = [event["id"] for event in (await api.append_all(WS, [make_event()] * 17)).expect(201)["events"]]
     answer = await api.get(path, limit=5)
     seen: list[str] = []

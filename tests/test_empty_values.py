@@ -1,4 +1,4 @@
-"""An empty value is an error everywhere, but where a stream resumes; and where `Last-Event-ID` may come from."""
+"""An empty value is an error, except where a stream resumes. Also, where `Last-Event-ID` is accepted."""
 
 import pytest
 
@@ -33,12 +33,12 @@ NAMES = ("lastEventId", "last_event_id", "Last-Event-ID")
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens."""
+    """Start a server that accepts tokens."""
     return await make_server(jwt_secret=SECRET)
 
 
 async def test_an_empty_value_is_an_error(api: Api) -> None:
-    """Every parameter of every list and the filters of every stream: 400, or 422 where PraisonAI's clients expect it."""
+    """Empty parameters of lists and empty filters of streams get 400, or 422 where PraisonAI's clients expect it."""
     (await api.append(WS, entity={"type": "issue", "id": "i1"})).expect(201)
     for path, names in (LISTS | STREAMS).items():
         for name in names:
@@ -48,7 +48,7 @@ async def test_an_empty_value_is_an_error(api: Api) -> None:
 
 
 async def test_where_a_stream_resumes_empty_is_absent(api: Api) -> None:
-    """As an empty `Last-Event-ID` is, which is what a client has that has seen nothing yet."""
+    """An empty resume point counts as absent, because a client that has seen nothing sends an empty `Last-Event-ID`."""
     (await api.append(WS, id="old")).expect(201)
     for path in STREAMS:
         for name in ("after", *NAMES):
@@ -59,7 +59,7 @@ async def test_where_a_stream_resumes_empty_is_absent(api: Api) -> None:
 
 
 async def test_last_event_id_in_the_query(api: Api) -> None:
-    """Every stream takes it there, by each of its names; the header wins, and `after` does not."""
+    """Every stream accepts it in the query under each of its names. The header takes precedence, and `after` does not."""
     for name in ("e1", "e2", "e3"):
         (await api.append(WS, id=name)).expect(201)
     epoch = (await api.get(events(WS))).json["position"].partition(".")[0]
@@ -82,7 +82,7 @@ async def test_last_event_id_in_the_query(api: Api) -> None:
 
 
 async def test_a_ticket_resumes_by_the_query(api: Api) -> None:
-    """A browser's library that resumes by the URL goes on with its ticket, too."""
+    """A browser library that resumes through the URL can continue with its ticket."""
     for name in ("e1", "e2"):
         (await api.append(WS, id=name)).expect(201)
     position = (await api.get(events(WS))).json["position"]

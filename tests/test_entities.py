@@ -1,4 +1,4 @@
-"""What the log tells of entities: read by the API, kept as the fold of the log, made anew."""
+"""Entities: they are derived from the log, served by the API, and can be rebuilt."""
 
 import asyncio
 import itertools
@@ -44,18 +44,18 @@ async def entity(api: Api, type_: str, id_: str, workspace: str = WS) -> Answer:
 
 
 async def told(api: Api, type_: str, id_: str, *batch: dict[str, Any]) -> dict[str, Any]:
-    """Append events one by one and return what is known of an entity then."""
+    """Append events one by one and return the resulting entity."""
     for event in batch:
         (await api.append(WS, **event)).expect(201)
     found: dict[str, Any] = (await entity(api, type_, id_)).expect(200)
     return found
 
 
-# ---- what events tell
+# ---- from events to entities
 
 
 async def test_an_issue_is_what_its_events_told_last(api: Api) -> None:
-    """Identifier, name, status and priority are those of the last event that told them, however it told them."""
+    """An issue has the identifier, name, status and priority of the last event that set them, in any form."""
     first = (await api.append(WS, action="issue.created", entity=ISSUE, details={"status": "todo"})).expect(201)
     found = (await entity(api, "issue", "i1")).expect(200)
     assert found == {
@@ -82,7 +82,7 @@ async def test_an_issue_is_what_its_events_told_last(api: Api) -> None:
 
 
 async def test_a_deleted_entity_stays_known(api: Api) -> None:
-    """`deleted` sets the time of the deletion, later events leave it, `created` takes it back."""
+    """`deleted` sets the time of deletion, later events keep it, and `created` removes it."""
     deleted = (await api.append(WS, action="issue.deleted", entity=ISSUE)).expect(201)
     assert (await entity(api, "issue", "i1")).expect(200)["deleted_at"] == deleted["timestamp"]
     found = await told(api, "issue", "i1", {"action": "issue.comment_added", "entity": ISSUE})
@@ -91,7 +91,7 @@ async def test_a_deleted_entity_stays_known(api: Api) -> None:
 
 
 async def test_what_is_deleted_of_an_entity_is_not_the_entity(api: Api) -> None:
-    """A comment's or a label's end, told as something that was done to the issue, leaves the issue; its beginning does not bring one back."""
+    """Deleting a comment or label of an issue does not delete the issue, and creating one does not restore it."""
     (await api.append(WS, action="issue.created", entity=ISSUE)).expect(201)
     for action in ("comment.deleted", "issue.comment.deleted", "deleted", "issue.label_deleted"):
         assert (await told(api, "issue", "i1", {"action": action, "entity": ISSUE}))["deleted_at"] is None, action
@@ -103,14 +103,14 @@ async def test_what_is_deleted_of_an_entity_is_not_the_entity(api: Api) -> None:
 
 
 async def test_audit_events_tell_nothing(api: Api) -> None:
-    """What only some may read is in no entity."""
+    """Audit events never change an entity, because not all readers may see them."""
     (await api.append(WS, action="x.y", category="audit", entity=ISSUE, run_id="r1")).expect(201)
     assert (await entity(api, "issue", "i1")).error == "entity_not_found"
     assert (await entity(api, "run", "r1")).error == "entity_not_found"
 
 
 async def test_secrets_are_not_told(api: Api) -> None:
-    """An entity holds what was stored: what was redacted is redacted here, too."""
+    """An entity is derived from stored events, so redacted values stay redacted."""
     secret = "ghp_" + "a1B2" * 9
     found = await told(api, "issue", "i1", {"entity": ISSUE, "details": {"title": f"use {secret}", "status": secret}})
     assert secret not in str(found)
@@ -125,7 +125,7 @@ def at(event: dict[str, Any]) -> str:
 
 
 async def test_the_life_of_a_run(api: Api) -> None:
-    """A run is queued, runs from its first deed on, ends once, and knows agent, person, issue, source, error and times."""
+    """A run is queued, starts with its first action, ends once, and has an agent, person, issue, source, error and times."""
     run = {"type": "heartbeat_run", "id": "r1"}
     details = {"agentId": "a1", "invocationSource": "assignment", "issueId": "i1", "retryOfRunId": "r0"}
     found = await told(api, "run", "r1", {"action": "heartbeat.invoked", "entity": run, "details": details})
@@ -168,7 +168,7 @@ async def test_the_life_of_a_run(api: Api) -> None:
     ],
 )
 def test_the_action_tells_the_status_of_a_run(action: str, status: str | None) -> None:
-    """The last word of a run's action is its status, but where the details say it themselves."""
+    """The last word of a run's action is its status, unless the details contain a status."""
     event = complete(action=action, entity={"type": "run", "id": "r"})
     (trace,) = traces(event)
     assert fold(None, trace, 1, 1).status == status
@@ -177,7 +177,7 @@ def test_the_action_tells_the_status_of_a_run(action: str, status: str | None) -
 
 
 def test_times_of_a_run_that_the_event_gives_win() -> None:
-    """`startedAt` and `finishedAt` stand as one form of RFC 3339; what is no time is passed over."""
+    """`startedAt` and `finishedAt` are stored in one RFC 3339 form. Invalid times are ignored."""
     event = complete(action="run.succeeded", entity={"type": "run", "id": "r"})
     given_times = {"startedAt": "2026-11-21T06:22:04+01:00", "finishedAt": "yesterday"}
     (trace,) = traces(event | {"details": given_times})
@@ -190,7 +190,7 @@ def test_times_of_a_run_that_the_event_gives_win() -> None:
 
 
 def test_a_heartbeat_about_an_agent_is_about_its_run() -> None:
-    """What it says of status and source is the run's; the agent is the one that is woken."""
+    """A heartbeat event sets status and source of its run. The agent is the one that is woken."""
     event = complete(
         action="heartbeat.invoked", entity={"type": "agent", "id": "a2", "name": "Two"}, run_id="r",
         details={"status": "queued", "source": "timer"},
@@ -202,7 +202,7 @@ def test_a_heartbeat_about_an_agent_is_about_its_run() -> None:
 
 
 def test_the_name_of_an_agent_goes_with_its_id() -> None:
-    """When the run's agent turns out to be another one, the name of the former is not kept."""
+    """When a run's agent changes, the name of the former agent is dropped."""
     one = complete(run_id="r", actor=AGENT, entity=ISSUE)
     other = complete(run_id="r", agent_id="a2", entity=ISSUE)
     known = None
@@ -228,12 +228,12 @@ def test_the_name_of_an_agent_goes_with_its_id() -> None:
     ],
 )
 def test_the_issue_that_an_event_belongs_to(event: dict[str, Any], issue: str | None) -> None:
-    """Details name it in three ways; an event about an issue is about that one."""
+    """Details can name the issue in three ways. An event about an issue belongs to that issue."""
     assert issue_of(complete(**event)) == issue
 
 
 def complete(**event: Any) -> dict[str, Any]:
-    """Return an event with all the keys of the canonical form that matter here."""
+    """Return an event with all keys of the canonical form that these tests use."""
     bare = {"category": "activity", "action": "x.y", "actor": {"type": "user", "id": "ann"}, "entity": None}
     return {**bare, "agent_id": None, "run_id": None, "details": {}, "changes": None, **event}
 
@@ -242,7 +242,7 @@ def complete(**event: Any) -> dict[str, Any]:
 
 
 async def test_an_entity_may_be_called_anything(api: Api) -> None:
-    """Ids with slashes, dots, percent signs, spaces and other letters are found; what no id can be is 404."""
+    """Ids with slashes, dots, percent signs, spaces and other letters are found. Impossible ids get 404."""
     ids = ["a/b", ".a", "a%2Fb", "ä €", "1?x=1#y", "x" * 512, "é" * 256]
     for id_ in ids:
         (await api.append(WS, entity={"type": "pull/request", "id": id_}, run_id=id_)).expect(201)
@@ -261,7 +261,7 @@ async def test_an_entity_may_be_called_anything(api: Api) -> None:
 
 
 async def test_who_reads_only_its_own_may_not_ask(make_server: MakeServer, api: Api) -> None:
-    """The answer is made of everybody's events: `workspace:read:own` is not enough, but in a workspace of one's own."""
+    """An entity is derived from all events, so `workspace:read:own` is not enough, except in the caller's own workspace."""
     (await api.append(WS, entity=ISSUE)).expect(201)
     own = api.with_key(await api.create_key(WS, scopes=["workspace:read:own", "audit:read:own"]))
     refused = await entity(own, "issue", "i1")
@@ -281,7 +281,7 @@ async def test_who_reads_only_its_own_may_not_ask(make_server: MakeServer, api: 
     assert (await entity(narrow, "issue", "i1", "only-appended")).status == 403
 
 
-# ---- the fold
+# ---- the derived rows
 
 
 IDS = st.sampled_from(["1", "2"])
@@ -327,7 +327,7 @@ async def stored(database: Database, workspace: str) -> Rows:
 
 
 def folded(log: Sequence[dict[str, Any]]) -> Rows:
-    """Return what the rows have to be: the fold of the events as they are served."""
+    """Return the expected rows, derived from the events as they are served."""
     known: dict[tuple[str, str], Entity] = {}
     links = set()
     for event in log:
@@ -341,7 +341,7 @@ def folded(log: Sequence[dict[str, Any]]) -> Rows:
 
 
 async def test_the_rows_are_the_fold_of_the_log(api: Api, database: Database) -> None:
-    """Whatever happens, in whatever groups, in one workspace or two: rows are the fold of the log, and made anew they are the same."""
+    """After any events in any groups, in one workspace or two, the rows match the log. A rebuild yields the same rows."""
     loop = asyncio.get_running_loop()
     count = itertools.count()
     entities = Entities(database)
@@ -350,7 +350,7 @@ async def test_the_rows_are_the_fold_of_the_log(api: Api, database: Database) ->
         number = next(count)
         names = f"fold-{number}-a", f"fold-{number}-b"
         appends = [api.append_all(names[there], batch) for there, batch in batches]
-        for answer in await asyncio.gather(*appends):  # they meet in groups
+        for answer in await asyncio.gather(*appends):  # they share groups
             answer.expect(201)
         expected = {names[there]: folded(await api.history(names[there], order="asc")) for there, _ in batches}
         for name, rows in expected.items():
@@ -374,7 +374,7 @@ async def test_the_rows_are_the_fold_of_the_log(api: Api, database: Database) ->
 async def test_nodes_that_take_turns_fold_the_same(
     make_server: MakeServer, http: Any, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a node remembers of entities counts only while nobody else wrote: two that take turns keep the fold of the log."""
+    """A node's cached entities expire when another node writes. Two alternating nodes keep the rows correct."""
     monkeypatch.setattr("streamer.store.statements.KEPT_ROWS", 6)
     monkeypatch.setattr("streamer.store.statements.KEPT_LOGS", 2)
     nodes = [Api(http, (await make_server()).url, ADMIN_KEY) for _ in range(2)]
@@ -389,7 +389,7 @@ async def test_nodes_that_take_turns_fold_the_same(
 
 
 async def test_changes_of_access_tell_of_entities_too(api: Api) -> None:
-    """Events that the server tells itself go the same way: those of them that are activity."""
+    """Activity events that the server records itself change entities, too."""
     (await api.append(WS)).expect(201)
     await api.create_key(WS)
     told_ = await api.history(WS, action="key.created")
@@ -401,7 +401,7 @@ async def test_changes_of_access_tell_of_entities_too(api: Api) -> None:
 
 
 async def test_a_reference_is_an_id_or_an_identifier(api: Api, database: Database) -> None:
-    """An id wins over an identifier, the newest of a workspace over older ones; deleted ones and other workspaces are left out."""
+    """An id takes precedence over an identifier, the newest identifier wins, and deleted and foreign entities are left out."""
     entities = Entities(database)
 
     async def found(ref: str, among: set[str] | None = None, type_: str = "issue") -> list[tuple[str, str]]:
@@ -433,7 +433,7 @@ async def test_a_reference_is_an_id_or_an_identifier(api: Api, database: Databas
 
 
 async def test_runs_and_issues_know_each_other(api: Api, database: Database) -> None:
-    """An event in a run about an issue, by its entity or its details, links the two; the newest come first."""
+    """An event of a run about an issue links the two, by its entity or its details. The newest come first."""
     entities = Entities(database)
     about = {"type": "issue", "id": "i1"}
     for number in (1, 2, 3):
@@ -455,7 +455,7 @@ async def test_runs_and_issues_know_each_other(api: Api, database: Database) -> 
 
 
 async def test_events_are_found_by_the_issue_they_belong_to(api: Api, database: Database) -> None:
-    """The store filters by the issue of events about something else, in memory and in SQL alike."""
+    """The store filters events by the issue they belong to, in memory and in SQL alike."""
     (await api.append(WS, id="one", details={"issueId": "i1"})).expect(201)
     (await api.append(WS, id="two", entity=ISSUE, details={"issueId": "i1"})).expect(201)
     (await api.append(WS, id="three", action="project.created", details={"sourceIssueId": "i1"})).expect(201)
@@ -469,12 +469,12 @@ async def test_events_are_found_by_the_issue_they_belong_to(api: Api, database: 
     assert (refused.status, refused.error) == (400, "validation_error"), "it is no filter of the API"
 
 
-# ---- made anew
+# ---- rebuild
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_a_rebuild_while_events_are_appended(api: Api, database: Database, cli: Cli, database_url: str) -> None:
-    """`streamer rebuild` runs beside a server that takes appends all the time: afterwards the rows are the fold of the log."""
+    """`streamer rebuild` runs beside a server that accepts appends all the time. Afterwards, the rows match the log."""
     batch = [
         {"entity": {"type": "issue", "id": f"i{n % 50}"}, "run_id": f"r{n % 7}", "details": {"n": n}}
         for n in range(500)
@@ -508,7 +508,7 @@ async def test_a_rebuild_while_events_are_appended(api: Api, database: Database,
 async def test_the_command_says_what_is_wrong(
     make_process: MakeProcess, http: aiohttp.ClientSession, database: Database, database_url: str, tmp_path: Path
 ) -> None:
-    """One workspace alone may be named; one that is not there, and a folder without a database, are failures in words."""
+    """A rebuild may name one workspace. A missing workspace and a folder without a database are clear errors."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -530,7 +530,7 @@ async def test_the_command_says_what_is_wrong(
 
 
 async def test_of_two_rebuilds_the_later_one_goes_on(api: Api, database: Database) -> None:
-    """One that begins while another is at work takes its place; the other says so. What one that broke off has left is no harm."""
+    """A later rebuild replaces a running one, which reports it. Remains of an interrupted rebuild are harmless."""
     batch = [{"entity": {"type": "issue", "id": f"i{number}"}} for number in range(STEP_EVENTS + 1)]
     (await api.append_all(WS, batch)).expect(201)
     first, second = Entities(database), Entities(database)
@@ -562,7 +562,7 @@ async def test_of_two_rebuilds_the_later_one_goes_on(api: Api, database: Databas
 async def test_a_deleted_workspace_takes_its_entities_along(
     api: Api, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are gone at once for readers and soon from the tables, those of a rebuild that broke off too; others' stay."""
+    """A deleted workspace's entities vanish at once for readers and soon from the tables. Other workspaces keep theirs."""
     monkeypatch.setattr("streamer.store.entities.CUT_ROWS", 3)
     for name in (WS, "other"):
         batch = [{"entity": {"type": "issue", "id": f"i{n}"}, "run_id": f"r{n}"} for n in range(10)]
@@ -587,7 +587,7 @@ async def test_a_deleted_workspace_takes_its_entities_along(
 async def test_a_database_without_entities_goes_on(
     database_url: str, database: Database, make_server: MakeServer, http: Any
 ) -> None:
-    """A database of revision 0005 with events is upgraded: new events are folded, and a rebuild brings the old ones in."""
+    """After a migration from revision 0005, new events update entities, and a rebuild adds the old events."""
     made = await make_server()
     api = Api(http, made.url, ADMIN_KEY)
     old: list[dict[str, object]] = [
@@ -613,7 +613,7 @@ async def test_a_database_without_entities_goes_on(
     await database.write(downgrade)
     assert await migrate(database)
     again = Api(http, (await make_server()).url, ADMIN_KEY)
-    assert await again.history(WS, order="asc") == log, "nothing of the events was changed"
+    assert await again.history(WS, order="asc") == log, "the events were not changed"
     assert (await entity(again, "issue", "i1")).error == "entity_not_found"
     (await again.append(WS, entity={"type": "issue", "id": "i1"}, details={"status": "done"})).expect(201)
     found = (await entity(again, "issue", "i1")).expect(200)
@@ -621,11 +621,11 @@ async def test_a_database_without_entities_goes_on(
     await Entities(database).rebuild(WS, lambda _reached, _head: None)
     assert await stored(database, WS) == folded(await again.history(WS, order="asc"))
     found = await told(again, "issue", "i1", {"entity": {"type": "issue", "id": "i1"}})
-    assert (found["status"], found["name"]) == ("done", "Fix login"), "also for a writer that knew less before"
+    assert (found["status"], found["name"]) == ("done", "Fix login"), "also for a writer with an outdated cache"
 
 
 async def test_what_is_told_of_a_document_is_not_the_issues_name(api: Api) -> None:
-    """The title of an issue's document and the name of its file are not its own; its own `issue.updated` renames it."""
+    """A document's title and a file's name are not the issue's name. `issue.updated` renames the issue."""
     issue = {"type": "issue", "id": "i1"}
     told_ = [
         ("issue.created", {"title": "Fix login"}, "Fix login"),

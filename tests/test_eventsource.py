@@ -1,4 +1,4 @@
-"""The event stream parser keeps to the specification, however the bytes are cut."""
+"""The event stream parser follows the specification, wherever the byte stream is split."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from streamer.eventsource import EventStreamParser, Item, Message, ResumePoint, 
 
 
 def parse(stream: bytes, start: str = "") -> list[Item]:
-    """Return the items of a stream that arrives in one piece."""
+    """Parse a stream that arrives in one piece."""
     return EventStreamParser(start).feed(stream)
 
 
@@ -57,7 +57,7 @@ def test_the_specification(stream: bytes, items: list[Item]) -> None:
 
 
 def test_the_resume_point_lives_on_over_connections() -> None:
-    """A message without an id leaves the resume point where the last connection left it."""
+    """A message without an id keeps the resume point of the previous connection."""
     assert parse(b"data: a\n\n", "e.5") == [Message("message", "a", "e.5")]
     assert parse(b"id: e.5\n\n", "e.5") == []
 
@@ -86,7 +86,7 @@ STREAMS = st.builds(
 
 @given(stream=STREAMS | st.binary(), data=st.data())
 def test_any_chunking_gives_the_same_items(stream: bytes, data: st.DataObject) -> None:
-    """Where the network cuts the bytes makes no difference."""
+    """The result does not depend on where the network splits the bytes."""
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)))))
     parser = EventStreamParser()
     chunks = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
@@ -95,7 +95,7 @@ def test_any_chunking_gives_the_same_items(stream: bytes, data: st.DataObject) -
 
 @given(st.lists(st.tuples(st.text(), st.sampled_from(["activity", "gap"])), max_size=5))
 def test_what_a_server_writes_is_read_back(messages: list[tuple[str, str]]) -> None:
-    """Data of any lines comes back whole (line ends become LF)."""
+    """Data of any number of lines is read as it was written, except that line ends become LF."""
     stream = b""
     expected = []
     for number, (text, event) in enumerate(messages):

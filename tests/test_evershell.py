@@ -1,4 +1,4 @@
-"""Evershell's activity API: lists, filters, audit and streams, each line of its contract; and the stream of many workspaces."""
+"""Evershell's activity API: lists, filters, audit, streams and the stream of all workspaces follow the contract."""
 
 import asyncio
 import contextlib
@@ -43,13 +43,13 @@ pytestmark = pytest.mark.usefixtures("one_hour", "often")
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens."""
+    """Start a server that accepts tokens."""
     return await make_server(jwt_secret=SECRET)
 
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """New workspaces are looked for so often that no test waits for it."""
+    """Look for new workspaces often, so that no test has to wait."""
     monkeypatch.setattr("streamer.dialects.evershell.handlers.LOOK_SECONDS", 0.05)
 
 
@@ -88,14 +88,14 @@ def ids(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 async def stored(api: Api, workspace: str, names: Sequence[str], **event: object) -> list[Event]:
-    """Append an event of each id."""
+    """Append an event for each id."""
     answer = await api.append_all(workspace, [{"id": name, **event} for name in names])
     found: list[Event] = answer.expect(201)["events"]
     return found
 
 
 def fields(answer: Answer) -> set[str]:
-    """Return the names of what was wrong, of an error as the contract has it."""
+    """Return the names of the wrong fields of an error in the contract's form."""
     error = answer.expect(400)["error"]
     assert error["code"] == "validation_error"
     assert error["message"]
@@ -128,7 +128,7 @@ PROXY = {
 
 
 async def test_an_audit_event_in_its_published_order(api: Api) -> None:
-    """The fields of the contract in its order; what a proxy says is lifted out of `details`, ours stands under `event`."""
+    """An AuditEvent has the contract's fields in order, a proxy's values lifted from `details`, and our event under `event`."""
     (await api.put(f"/v1/workspaces/{WS}", {"org_id": "acme"})).expect(201)
     (
         await api.append(
@@ -204,7 +204,7 @@ _NAMES = st.sampled_from([*FITS, "id", "detail", "event", "org_id", "task_id"]) 
 @example(details={"latency_ms": True, "transforms_applied": False, "validations_applied": 1})
 @given(details=st.none() | st.dictionaries(_NAMES, _VALUES, max_size=12))
 def test_nothing_of_the_details_is_lost(details: dict[str, Any] | None) -> None:
-    """Whatever the details: what is lifted fits the contract's schema, what is not stands in `detail`, both together are all."""
+    """Lifted details match the contract's schema, others are in `detail`, and together they are complete."""
     actor = {"type": "user", "id": "u", "on_behalf_of": None}
     fixed = ("entity", "agent_id", "run_id", "task_id", "description", "changes", "occurred_at", "traceparent")
     known = {"id": "e", "seq": 1, "timestamp": "t", "action": "a", "category": "activity", "workspace_id": "w"}
@@ -220,7 +220,7 @@ def test_nothing_of_the_details_is_lost(details: dict[str, Any] | None) -> None:
     assert (event["id"], event["org_id"]) == ("e", "o")
 
 
-# ---- whose an event is
+# ---- users and actors
 
 _PEOPLE = st.sampled_from(["ann", "bob", "system", ""])
 _TYPES = st.sampled_from(["user", "agent", "policy-engine", "control-plane", "key", "system", "robot"])
@@ -239,7 +239,7 @@ _TYPES = st.sampled_from(["user", "agent", "policy-engine", "control-plane", "ke
 def test_the_filters_of_users_and_actors_are_what_is_answered(
     *, kind: str, name: str, behalf: str | None, users: set[str], actors: set[str], exclude: bool
 ) -> None:
-    """An event passes `user_id` and `actor`, listed or excluded, exactly if the answer's own values say so."""
+    """An event passes `user_id` and `actor`, included or excluded, exactly if the values in the response pass."""
     facets = Facets("audit", "a", kind, name, None, None, None, None, None, behalf, None, "")
     user = user_of({"type": kind, "id": name, "on_behalf_of": behalf})
     assert user == (behalf if behalf is not None else "system" if kind in {"key", "system"} else name)
@@ -266,7 +266,7 @@ POOLS: Mapping[str, Sequence[str]] = {
 
 
 def column_of(event: Event, column: str) -> str | None:
-    """Return what an answered event has in a column."""
+    """Return an event's value in a column."""
     own = event["event"]
     value: str | None
     if column in {"actor_type", "actor_id"}:
@@ -279,7 +279,7 @@ def column_of(event: Event, column: str) -> str | None:
 
 
 def lets_through(text: str, event: Event) -> bool:
-    """Judge an event by one filter, as the contract says it."""
+    """Apply one filter to an event as the contract defines it."""
     column, _, rest = text.partition("=")
     value = column_of(event, column.removesuffix("!"))
     if column.endswith("!") and not rest:
@@ -297,7 +297,7 @@ def _filters() -> st.SearchStrategy[list[str]]:
 
 
 async def test_filters_agree_with_the_answers(api: Api) -> None:
-    """Whatever filters are combined, the answer has exactly the events whose own values pass all of them, page by page."""
+    """For any combination of filters, the pages contain exactly the events whose own values pass all filters."""
     rng = random.Random(7)
     batch = [
         {
@@ -314,7 +314,7 @@ async def test_filters_agree_with_the_answers(api: Api) -> None:
     ]
     (await api.append_all(WS, batch)).expect(201)
     everything = await listed(api, audit(), limit=1000)
-    assert len(everything) == len(batch) + 1, "and that they were read"
+    assert len(everything) == len(batch) + 1, "plus the record of the reading"
 
     async def check(made: list[str]) -> None:
         expected = [event["id"] for event in everything if all(lets_through(text, event) for text in made)]
@@ -326,7 +326,7 @@ async def test_filters_agree_with_the_answers(api: Api) -> None:
 
 
 async def test_filters_that_cannot_be(api: Api) -> None:
-    """What is no filter, names no column, has no value or too many is 400, each named by its place."""
+    """An invalid filter, unknown column, missing value or excessive value gets 400 with the name of its parameter."""
     (await api.append(WS)).expect(201)
     for wrong in ("", "x", "task_id", "nope=1", "Task_id=1", "=a", "!=a", "user_id=", "user_id=a,,b", "user_id=a%00",
                   "actor=ann", "actor!=x", "user_id=" + "x" * 513, "user_id=" + ",".join(map(str, range(101)))):  # fmt: skip
@@ -339,7 +339,7 @@ async def test_filters_that_cannot_be(api: Api) -> None:
 
 
 async def test_the_most_that_filters_may_hold(api: Api) -> None:
-    """As many values as there may be, however they are spread over the columns, are a query that the database takes."""
+    """The maximum number of filter values, in any distribution over the columns, is a valid database query."""
     (await api.append(WS, action="policy_decision", actor={"type": "user", "id": "u0"})).expect(201)
     everything = await listed(api, audit())
     starts = ("user_id=u0", "user_id!=u0", "event_type=policy_decision", "event_type!=never")
@@ -359,7 +359,7 @@ async def test_the_most_that_filters_may_hold(api: Api) -> None:
 
 
 async def test_pages_of_activity(api: Api) -> None:
-    """Newest first by default; `cursor` only where the page filled the limit; it keeps the order, and what comes meanwhile stays out of it."""
+    """Pages are newest first by default. A full page has a `cursor`, which keeps the order and leaves out later events."""
     names = [f"e{index}" for index in range(7)]
     await stored(api, WS, names)
     page = (await api.get(activity(), limit=3)).expect(200)
@@ -386,7 +386,7 @@ async def test_pages_of_activity(api: Api) -> None:
 
 
 async def test_after_is_a_loose_beginning(api: Api) -> None:
-    """Strictly behind a time, oldest first unless asked otherwise; with a cursor it is refused; an empty cursor is malformed."""
+    """`after` means strictly after a time, oldest first by default. It excludes a cursor, and an empty cursor is malformed."""
     found = await stored(api, WS, ["a", "b", "c", "d"])
     second = found[1]["timestamp"]
     assert ids((await api.get(activity(), after=second)).expect(200)["events"]) == ["c", "d"]
@@ -404,7 +404,7 @@ async def test_after_is_a_loose_beginning(api: Api) -> None:
 
 
 async def test_limits_and_orders(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1 is the least, more than 10000 is 10000, the default 100; an order is asc or desc; what is unknown or repeated is refused."""
+    """A limit is 1 to 10000, by default 100. Orders other than asc and desc, and unknown parameters, are refused."""
     assert params.MAX_LIMIT == 10_000
     monkeypatch.setattr(params, "MAX_LIMIT", 150)
     (await api.append_all(WS, [{}] * 200)).expect(201)
@@ -423,7 +423,7 @@ async def test_limits_and_orders(api: Api, monkeypatch: pytest.MonkeyPatch) -> N
 
 @on_sqlite
 async def test_cursors_that_are_none_of_ours(api: Api) -> None:
-    """A malformed cursor is 400 `invalid_cursor`, wherever; so is one of another kind of list."""
+    """A malformed cursor, or one of another kind of list, gets 400 `invalid_cursor` on every route."""
     for workspace in ("a", "b"):
         (await api.append_all(workspace, [{"action": "policy_decision"}] * 3)).expect(201)
     one = (await api.get(audit("a"), limit=1)).expect(200)["cursor"]
@@ -437,7 +437,7 @@ async def test_cursors_that_are_none_of_ours(api: Api) -> None:
 
 
 async def test_activity_and_audit_are_apart(api: Api) -> None:
-    """`/activity` has the activity of its task or type, `/audit` the rest; no list has both."""
+    """`/activity` returns activity of its task or type, and `/audit` returns the rest. No event is in both."""
     await stored(api, WS, ["a1", "a2"], task_id="t1", action="task_submitted")
     await stored(api, WS, ["a3"], task_id="t2", action="task_completed")
     await stored(api, WS, ["x1", "x2"], task_id="t1", action="policy_decision")
@@ -455,7 +455,7 @@ async def test_activity_and_audit_are_apart(api: Api) -> None:
 
 
 async def test_from_and_to_are_within(api: Api) -> None:
-    """Both ends of the time belong to the list, in one workspace and in all; a cursor keeps them."""
+    """`from` and `to` are inclusive, in one workspace and in all. A cursor keeps them."""
     found = await stored(api, WS, [f"e{index}" for index in range(6)], action="policy_decision")
     ends = {"from": found[1]["timestamp"], "to": found[4]["timestamp"]}
     kept = {"filter": "event_type=policy_decision"}
@@ -473,16 +473,16 @@ async def test_from_and_to_are_within(api: Api) -> None:
                 assert fields(await api.get(path, **{name: wrong})) == {name}
 
 
-# ---- who may
+# ---- access
 
 
 async def key_with(api: Api, *scopes: str, workspace: str = WS) -> Api:
-    """Make a key of these scopes; return the API as it calls."""
+    """Create a key with these scopes; return the API with it."""
     return api.with_key(await api.create_key(workspace, scopes=list(scopes)))
 
 
 async def test_scopes(api: Api) -> None:
-    """Activity needs `workspace:read` or its `:own`, audit that and `audit:read` or its `:own`; a lack is 403, a foreign workspace 404."""
+    """Activity needs `workspace:read` or its `:own`; audit needs `audit:read` or its `:own`, too. Others get 403 or 404."""
     (await api.append(WS)).expect(201)
     (await api.append("other")).expect(201)
     reads = (activity(), f"{activity()}/stream", ORG_STREAM)
@@ -530,7 +530,7 @@ async def test_scopes(api: Api) -> None:
 
 
 async def test_own_events_in_lists_and_streams(api: Api) -> None:
-    """`:own` shows what the caller did or others for it, of activity and of audit events, in every list and stream."""
+    """`:own` returns activity and audit events by the caller or on the caller's behalf, in every list and stream."""
     for name, actor in (
         ("mine", {"type": "user", "id": "ann"}),
         ("for", {"type": "agent", "id": "g", "on_behalf_of": "ann"}),
@@ -551,7 +551,7 @@ async def test_own_events_in_lists_and_streams(api: Api) -> None:
 
 
 async def test_audit_rights_of_some_workspaces_only(api: Api) -> None:
-    """Who may read everything, and the audit events of one workspace, gets the audit events of that one."""
+    """A caller with audit access in one workspace only gets the audit events of that workspace alone."""
     for workspace in ("a", "b"):
         await stored(api, workspace, [f"x-{workspace}"], action="policy_decision")
     both = person(api, "ann", grants={"*": ["workspace:read"], "a": ["audit:read"]})
@@ -565,7 +565,7 @@ async def test_audit_rights_of_some_workspaces_only(api: Api) -> None:
 
 
 async def test_the_frames_of_a_stream(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Each event is `event`, `id`, `data`; a quiet stream says `: heartbeat`; nothing else is said, and it ends in good order."""
+    """A stream sends `event`, `id` and `data`, `: heartbeat` while it is idle, and nothing else, and it ends cleanly."""
     server = await make_server(heartbeat_seconds=1, evershell_stream_seconds=2)
     api = Api(http, server.url, ADMIN_KEY)
     await stored(api, WS, ["first"])
@@ -586,7 +586,7 @@ async def test_the_frames_of_a_stream(make_server: MakeServer, http: aiohttp.Cli
             assert {line for line in rest if not line.startswith(b"id: ")} == {b"", b": heartbeat"}
 
     async def end(path: str) -> None:
-        """Read as a client that minds how an answer ends."""
+        """Read like a client that checks how a response ends."""
         async with http.get(api.url + path, headers=api.headers) as response:
             assert b"closed" not in await response.read()
 
@@ -594,7 +594,7 @@ async def test_the_frames_of_a_stream(make_server: MakeServer, http: aiohttp.Cli
 
 
 async def test_a_stream_resumes_by_event_id(api: Api) -> None:
-    """The id of an event is the event's own, and `Last-Event-ID` leads on exactly behind it; types and tasks are kept apart."""
+    """`Last-Event-ID` is the event's own id, and the stream continues exactly after it. Types and tasks stay separate."""
     await stored(api, WS, ["a", "b", "c"], task_id="t1")
     await stored(api, WS, ["x"], action="policy_decision")
     await stored(api, WS, ["d"], action="task_failed")
@@ -606,7 +606,7 @@ async def test_a_stream_resumes_by_event_id(api: Api) -> None:
     async with await follow(api, last="a", after=BEGINNING, task_id="t1") as stream:
         assert ids(await stream.events(2)) == ["b", "c"]
     async with await follow(api, last="x", event_type="task_failed") as stream:
-        assert ids(await stream.events(1)) == ["d"], "also behind an event that the stream does not bring"
+        assert ids(await stream.events(1)) == ["d"], "also after an event that the stream filters out"
     async with await follow(api, last="", after=(await api.get(f"{events(WS)}/c")).json["timestamp"]) as stream:
         assert ids(await stream.events(2)) == ["d", "e"]
     position = (await api.get(activity(), limit=1)).json["position"]
@@ -619,7 +619,7 @@ async def test_a_stream_resumes_by_event_id(api: Api) -> None:
 
 
 async def test_an_unknown_id_is_a_gap_and_then_everything(api: Api) -> None:
-    """An id that no event has, or not one that the caller may see: that is said, and then comes all there is."""
+    """An unknown or invisible id is reported as a gap, followed by all events."""
     await stored(api, WS, ["a", "b"], actor={"type": "user", "id": "ann"})
     await stored(api, WS, ["hidden"], actor={"type": "user", "id": "bob"})
     ann = person(api, "ann", grants={WS: ["workspace:read:own"]})
@@ -641,7 +641,7 @@ async def test_an_unknown_id_is_a_gap_and_then_everything(api: Api) -> None:
 
 
 async def test_removed_events_are_a_gap(api: Api, database: Database) -> None:
-    """Events that were removed are said, and a resume point behind them is given."""
+    """Removed events are reported as a gap with the resume point after them."""
     await stored(api, WS, ["a", "b", "c", "d"])
     place = place_of(Position((await api.get(activity())).json["position"].partition(".")[0], 1))
     await trim(database, below=4)
@@ -653,7 +653,7 @@ async def test_removed_events_are_a_gap(api: Api, database: Database) -> None:
 
 
 async def test_where_nothing_comes_the_resume_point_moves(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A stream that lets nothing through moves its client's resume point on, to what no event's id can be."""
+    """When a filter stops all events, the stream advances the client's resume point by an id that no event can have."""
     server = await make_server(heartbeat_seconds=1)
     api = Api(http, server.url, ADMIN_KEY)
     await stored(api, WS, ["a"])
@@ -664,7 +664,7 @@ async def test_where_nothing_comes_the_resume_point_moves(make_server: MakeServe
         second = await stream.next()
     assert first.id is not None
     assert second.id is not None
-    assert "/" in first.id, "which an event's id never has"
+    assert "/" in first.id, "event ids never have it"
     async with await follow(api, last=first.id) as stream:
         assert ids(await stream.events(1)) == ["b"]
     async with await follow(api, last=second.id) as stream:
@@ -674,7 +674,7 @@ async def test_where_nothing_comes_the_resume_point_moves(make_server: MakeServe
 
 @on_sqlite
 async def test_where_nothing_comes_from_many_workspaces(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """The resume point of a stream of all moves on in the same way, told once for all workspaces that moved."""
+    """The stream of all workspaces advances its resume point in the same way, with one frame for all changed workspaces."""
     api = Api(http, (await make_server(heartbeat_seconds=1)).url, ADMIN_KEY)
     workspaces = ("a", "b", "c", "d")
     for workspace in workspaces:
@@ -688,7 +688,7 @@ async def test_where_nothing_comes_from_many_workspaces(make_server: MakeServer,
             head = {(await api.get(activity(workspace))).json["position"] for workspace in workspaces}
             while not told[-1] or set(told[-1].split(",")) != head:
                 told.append((await stream.next()).id)
-    assert len(set(told)) == len(told), "nothing is told twice"
+    assert len(set(told)) == len(told), "nothing is repeated"
     for workspace in workspaces:
         await stored(api, workspace, [f"late-{workspace}"], action="late")
     async with await follow(api, ORG_STREAM, last=told[-1]) as stream:
@@ -697,7 +697,7 @@ async def test_where_nothing_comes_from_many_workspaces(make_server: MakeServer,
 
 @on_sqlite
 async def test_an_event_whose_id_looks_like_a_position(api: Api) -> None:
-    """Who writes cannot make readers skip anything by what it calls an event."""
+    """A writer cannot choose event ids that make readers skip events."""
     await stored(api, WS, ["a", "b"])
     epoch = (await api.get(activity())).json["position"].partition(".")[0]
     await stored(api, WS, [f"{epoch}.6", f"{epoch}.0", "c", "d", "e", "f"])
@@ -708,7 +708,7 @@ async def test_an_event_whose_id_looks_like_a_position(api: Api) -> None:
 
 @given(st.from_regex(r"[a-z0-9]{1,32}", fullmatch=True), st.integers(0, MAX_SEQ), st.text(max_size=20))
 def test_places_are_read_as_written(epoch: str, seq: int, text: str) -> None:
-    """What is written as a place is read as the same; anything else is none."""
+    """A position is parsed as it is written. Any other text is not a position."""
     assert parse_place(place_of(Position(epoch, seq))) == Position(epoch, seq)
     assert parse_place(f"{epoch}.{seq}") is None
     parse_place(text)
@@ -717,7 +717,7 @@ def test_places_are_read_as_written(epoch: str, seq: int, text: str) -> None:
 
 @on_sqlite
 async def test_a_stream_resumes_after_a_kill(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """Whatever dies under it: with the last id that it saw, a stream goes on exactly, of one workspace and of all."""
+    """After a killed process, streams of one and of all workspaces continue exactly after the last id received."""
     server = make_process()
     await server.start()
     api = Api(http, server.url, ADMIN_KEY)
@@ -746,7 +746,7 @@ async def test_a_stream_resumes_after_a_kill(make_process: MakeProcess, http: ai
 async def test_a_key_in_the_url(
     make_server: MakeServer, http: aiohttp.ClientSession, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Streams take `?api_key=` with a key, never a token, and one credential only; lists and native routes never; and no log has it."""
+    """Only streams accept `?api_key=`, with a key, not a token, and with no second credential. No log contains the key."""
     server = await make_server(jwt_secret=SECRET)
     api = Api(http, server.url, ADMIN_KEY)
     nobody = api.with_key(None)
@@ -773,7 +773,7 @@ async def test_a_key_in_the_url(
 
 
 async def test_streams_end_with_what_opened_them(api: Api) -> None:
-    """A key's end ends its streams, also one of many workspaces; what comes later never arrives there."""
+    """When a key is revoked, its streams end, including those of many workspaces, and receive no later events."""
     await stored(api, WS, ["a"])
     made = (await api.post(f"/v1/workspaces/{WS}/keys", {"name": "k", "template": "read_only"})).expect(201)
     streams = [
@@ -795,7 +795,7 @@ MARK = "test.mark"
 
 
 class Client:
-    """What an EventSource does: it keeps the last id, and comes back with it when it is cut off."""
+    """A model of EventSource: it stores the last id and sends it when it reconnects."""
 
     def __init__(self, api: Api, **options: Any) -> None:
         self.api = api
@@ -807,18 +807,18 @@ class Client:
 
     @property
     def last(self) -> str | None:
-        """Return the last id that it saw."""
+        """Return the last id received."""
         return self._stream.position if self._stream and self._stream.position else self._last
 
     def cut(self) -> None:
-        """Cut the connection."""
+        """Drop the connection."""
         if self._stream is not None:
             self._last = self.last
             self._stream.abort()
             self._stream = None
 
     async def opened(self) -> SseReader:
-        """Return the connection, made if there is none."""
+        """Return the connection; open it if necessary."""
         if self._stream is None:
             start = {"after": BEGINNING} if self._last is None else {}
             self._stream = await follow(self.api, ORG_STREAM, last=self._last, **start, **self._options)
@@ -826,13 +826,13 @@ class Client:
         return self._stream
 
     async def read(self, count: int) -> None:
-        """Read so many events more, marks not counted, over however many connections that takes."""
+        """Read this many more events, not counting marks, over as many connections as necessary."""
         wanted = len(self.seen) + count
         while len(self.seen) < wanted:
             await self._next()
 
     async def nothing_more(self, *workspaces: str) -> None:
-        """See that nothing is left to be read in these workspaces: what comes next are marks that are appended now."""
+        """Require that these workspaces have no unread events: only the marks that are appended now may follow."""
         marks = set()
         for workspace in workspaces:
             marks |= set(ids((await self.writer.append_all(workspace, [{"action": MARK}])).expect(201)["events"]))
@@ -850,7 +850,7 @@ class Client:
             return
         assert block.event in {None, "activity"} or block.json["from"] is None, block
         if block.event == "gap":
-            return  # of a workspace that was deleted
+            return  # of a deleted workspace
         if block.event and block.json["event_type"] == MARK:
             self._marks.add(block.json["id"])
         elif block.event:
@@ -858,23 +858,23 @@ class Client:
 
     @property
     def writer(self) -> Api:
-        """Return the API as the admin calls it."""
+        """Return the API with the admin key."""
         return self.api.with_key(ADMIN_KEY)
 
 
 def exact(found: Sequence[Event], expected: Collection[str]) -> None:
-    """See that each of these events is there once, in its workspace's order."""
+    """Require that each of these events occurs once and in the order of its workspace."""
     counted = Counter(ids(found))
     assert not set(expected) - set(counted), f"missed {sorted(set(expected) - set(counted))[:5]}"
     assert not set(counted) - set(expected), f"not to be read: {sorted(set(counted) - set(expected))[:5]}"
-    assert not [name for name, count in counted.items() if count > 1], "read twice"
+    assert not [name for name, count in counted.items() if count > 1], "duplicates"
     for workspace in {event["workspace_id"] for event in found}:
         seqs = [event["event"]["seq"] for event in found if event["workspace_id"] == workspace]
         assert seqs == sorted(seqs), workspace
 
 
 async def test_every_event_of_every_workspace_once(api: Api) -> None:
-    """However often a stream of all is cut, while many workspaces are written and others are made: each event comes once, in order."""
+    """While workspaces are written to and created, an often interrupted stream of all brings each event once and in order."""
     rng = random.Random(11)
     expected: list[str] = []
 
@@ -908,7 +908,7 @@ async def test_every_event_of_every_workspace_once(api: Api) -> None:
 
 
 async def test_each_id_holds_a_place_in_every_workspace(api: Api) -> None:
-    """Cut behind any event and come back: exactly what is behind it in all workspaces comes, also where nothing had come."""
+    """A client that reconnects after any event receives exactly the later events of all workspaces, even silent ones."""
     for workspace in ("a", "b", "c"):
         await stored(api, workspace, [f"{workspace}{index}" for index in range(4)])
     async with await follow(api, ORG_STREAM, after=BEGINNING) as stream:
@@ -926,7 +926,7 @@ async def test_each_id_holds_a_place_in_every_workspace(api: Api) -> None:
     client.cut()
     async with await follow(api, ORG_STREAM) as stream:
         first = await stream.next()
-        assert first.event is None, "from now on: where that is is said at once"
+        assert first.event is None, "from now on: the position is sent at once"
         await stored(api, "b", ["b4"])
         live = await stream.next("activity")
     await stored(api, "c", ["c4"])
@@ -939,7 +939,7 @@ async def test_each_id_holds_a_place_in_every_workspace(api: Api) -> None:
 
 
 async def test_a_stream_of_all_is_loose_by_event_and_by_time(api: Api) -> None:
-    """By an event's id: exact in its workspace, and nothing missed elsewhere; by a time: what came later; any other id is a gap."""
+    """An event's id resumes exactly in its workspace and loses nothing elsewhere. A time resumes after it; other ids are gaps."""
     await stored(api, "a", ["a1"])
     await stored(api, "b", ["b1"])
     (middle,) = await stored(api, "a", ["a2"])
@@ -959,7 +959,7 @@ async def test_a_stream_of_all_is_loose_by_event_and_by_time(api: Api) -> None:
 
 
 async def test_an_event_of_the_same_moment_elsewhere_is_not_missed(api: Api) -> None:
-    """Events of two workspaces may have one timestamp: by the id of one of them, the other one comes."""
+    """Two events of different workspaces may share a timestamp. Resuming at one of them still delivers the other."""
 
     async def twins() -> list[Event]:
         answers = await asyncio.gather(*(api.append(f"w{index}") for index in range(8)))
@@ -975,7 +975,7 @@ async def test_an_event_of_the_same_moment_elsewhere_is_not_missed(api: Api) -> 
 
 
 async def test_roles_given_and_taken_while_it_is_open(api: Api) -> None:
-    """A person's stream follows their roles: a workspace given is read from its beginning, taken it is silent, given again it goes on."""
+    """A person's stream follows their roles: a granted workspace is read from its start, and resumes after a new grant."""
     await stored(api, "a", ["a1"])
     await stored(api, "b", ["b1", "b2"])
     ann = await join(api, "a", "ann", "viewer")
@@ -993,7 +993,7 @@ async def test_roles_given_and_taken_while_it_is_open(api: Api) -> None:
     await client.nothing_more("a")
     await join(api, "b", "ann", "member")
     await client.read(1)
-    assert client.seen[-1]["id"] == "secret", "which may be read by now"
+    assert client.seen[-1]["id"] == "secret", "the second grant makes it readable"
     await client.nothing_more("a", "b")
     client.cut()
     await client.nothing_more("a", "b")
@@ -1004,7 +1004,7 @@ async def test_roles_given_and_taken_while_it_is_open(api: Api) -> None:
     await stored(api, "a", ["after-all"])
     (await api.post("/v1/workspaces/c/events", make_event())).expect(201)
     await join(api, "c", "ann", "viewer")
-    assert (await stream.events(1))[0]["workspace_id"] == "c", "who lost everything may be given something"
+    assert (await stream.events(1))[0]["workspace_id"] == "c", "a caller without a workspace may get one later"
     client.cut()
 
 
@@ -1012,7 +1012,7 @@ async def test_roles_given_and_taken_while_it_is_open(api: Api) -> None:
 async def test_a_log_that_is_opened_anew_while_a_stream_begins(
     api: Api, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A workspace's channel that closes before its reader starts is opened again, and read from where the client stood."""
+    """If a workspace's channel closes before its reader starts, it is reopened and read from the client's position."""
     for workspace in ("a", "b"):
         await stored(api, workspace, [f"{workspace}1", f"{workspace}2"])
     client = Client(api)
@@ -1037,7 +1037,7 @@ async def test_a_log_that_is_opened_anew_while_a_stream_begins(
 async def test_a_place_is_kept_where_nobody_reads_just_now(
     make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the end of a workspace's reader and the next one's start, ids hold its place: who comes back misses and doubles nothing."""
+    """Ids keep a workspace's position while it has no reader, so a reconnecting client neither misses nor repeats events."""
     monkeypatch.setattr("streamer.dialects.evershell.handlers.LOOK_SECONDS", 3600)
     api = Api(http, (await make_server(jwt_secret=SECRET)).url, ADMIN_KEY)
     for workspace in ("a", "b"):
@@ -1058,7 +1058,7 @@ async def test_a_place_is_kept_where_nobody_reads_just_now(
 
 
 async def test_a_workspace_deleted_and_made_again(api: Api) -> None:
-    """Its stream ends, the others go on; the new one is read from its beginning, through cuts at any time."""
+    """A deleted workspace's stream ends and the others continue. A recreated workspace is read from its start."""
     for workspace in ("a", "b"):
         await stored(api, workspace, [f"{workspace}1"])
     open_, cut = Client(api), Client(api)
@@ -1082,7 +1082,7 @@ async def test_a_workspace_deleted_and_made_again(api: Api) -> None:
 
 
 async def test_a_slow_reader_of_all_loses_nothing(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Who does not read for a while, and then is cut in the middle, gets each event once."""
+    """A client that stops reading and is then disconnected receives each event once."""
     server = await make_server(ring_bytes=16 * 1024, write_buffer_bytes=4 * 1024)
     api = Api(http, server.url, ADMIN_KEY)
     workspaces = [f"w{index}" for index in range(6)]
@@ -1112,7 +1112,7 @@ async def test_a_slow_reader_of_all_loses_nothing(make_server: MakeServer, http:
 
 @on_sqlite
 async def test_more_workspaces_than_one_stream_brings(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too many workspaces are 400 and say so; a stream that is open when there come to be too many ends, and so is told."""
+    """Too many workspaces get 400. An open stream that exceeds the maximum later ends with the reason."""
     monkeypatch.setattr("streamer.edge.many.MAX_WORKSPACES", 3)
     for workspace in ("a", "b"):
         await stored(api, workspace, [workspace])
@@ -1132,7 +1132,7 @@ async def test_more_workspaces_than_one_stream_brings(api: Api, monkeypatch: pyt
 
 @on_sqlite
 async def test_who_has_no_room_left_holds_up_nobody(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A stream whose account may open no more ends when it should; streams of others go on to workspaces made later."""
+    """If an account may open no more readers, its stream ends. Streams of other accounts continue with new workspaces."""
     server = await make_server(jwt_secret=SECRET, max_streams_per_key=3)
     api = Api(http, server.url, ADMIN_KEY)
     for workspace in ("a", "b", "c"):
@@ -1158,7 +1158,7 @@ async def test_who_has_no_room_left_holds_up_nobody(make_server: MakeServer, htt
 
 
 async def test_organisations_of_events(api: Api) -> None:
-    """Each event says the organisation of its workspace, in lists and streams of all."""
+    """Each event contains its workspace's organisation, in lists and streams of all workspaces."""
     for workspace, org in (("a", "acme"), ("b", "other")):
         (await api.put(f"/v1/workspaces/{workspace}", {"org_id": org})).expect(201)
         await stored(api, workspace, [f"x-{workspace}"], action="policy_decision")
@@ -1171,7 +1171,7 @@ async def test_organisations_of_events(api: Api) -> None:
 
 
 async def test_a_stream_that_vanishes_leaves_nothing_behind(api: Api, server: Server) -> None:
-    """When the last stream of all is gone, so is what it read by."""
+    """When the last stream of all workspaces ends, its shared reader is removed."""
     for workspace in ("a", "b", "c"):
         await stored(api, workspace, [workspace])
 

@@ -1,4 +1,4 @@
-"""One account that appends as fast as it can takes no more than its share of the queues, and the others have their turns."""
+"""An account that appends as fast as it can gets only its share of the queues, and the others take their turns."""
 
 import asyncio
 import threading
@@ -33,7 +33,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 class Queued:
-    """A writer whose loop runs when the test says so."""
+    """A writer whose loop runs only when the test says so."""
 
     def __init__(self, database: Database) -> None:
         self.news: list[Committed] = []
@@ -56,14 +56,14 @@ class Queued:
     async def append(
         self, account: str, name: str = "", *, workspace: str = "w", count: int = 1, size: int = 0
     ) -> None:
-        """Append, and note when it is stored."""
+        """Append, and record when it is stored."""
         event = make_event(details={"x": "y" * size} if size else {})
-        drafts = [self._intake.tell(workspace, event) for _ in range(count)]  # at once: no other task comes between
+        drafts = [self._intake.tell(workspace, event) for _ in range(count)]  # no other task runs in between
         await self._writer.append(Append(workspace, drafts, creator=account, account=account))
         self.order.append(name or account)
 
     async def change(self, account: str, name: str, *workspaces: str) -> None:
-        """Make a change of nothing, and note when it is stored."""
+        """Make an empty change, and record when it is stored."""
 
         def apply(_connection: Connection, _found: Collection[str]) -> tuple[None, list[Told]]:
             return None, []
@@ -72,15 +72,15 @@ class Queued:
         self.order.append(name)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begin something that waits for the writer."""
+        """Start something that waits for the writer."""
         self.tasks.append(asyncio.create_task(work))
 
     async def waits(self, count: int) -> None:
-        """Wait until so many events are in the queue."""
+        """Wait until this many events are in the queue."""
         await eventually(lambda: f"streamer_append_queue_events {count}.0" in self._metrics.render().decode())
 
     async def run(self) -> None:
-        """Let the writer work until everything is answered."""
+        """Run the writer until every request has a response."""
         self._loops.start("writer", self._writer.turn)
         await asyncio.gather(*self.tasks)
         await self._writer.close()
@@ -89,13 +89,13 @@ class Queued:
 
 @pytest.fixture
 def queued(database: Database) -> Queued:
-    """A writer that stands still."""
+    """Create a writer that is paused."""
     return Queued(database)
 
 
 @on_sqlite
 async def test_one_account_fills_half_of_the_queue(queued: Queued) -> None:
-    """Its appends over its share are refused, in events and in bytes; those of the others wait and are stored."""
+    """Appends above an account's share are refused, by events and by bytes. Those of other accounts are queued and stored."""
     for _ in range(6):
         queued.start(queued.append("busy", count=500))
     await queued.waits(3000)
@@ -115,7 +115,7 @@ async def test_one_account_fills_half_of_the_queue(queued: Queued) -> None:
 
 @on_sqlite
 async def test_two_accounts_do_not_fill_the_queue(queued: Queued) -> None:
-    """What is left when two take all they can is for the others."""
+    """Two accounts at their limits leave room in the queue for others."""
     for account in ("a", "b"):
         for _ in range(5):
             queued.start(queued.append(account, count=640))
@@ -132,7 +132,7 @@ async def test_two_accounts_do_not_fill_the_queue(queued: Queued) -> None:
 
 @on_sqlite
 async def test_accounts_take_turns(queued: Queued) -> None:
-    """A lone append behind a long queue of another account is in the first group; each account's own order stays."""
+    """A lone append after another account's long queue is in the first group. Each account's own order is kept."""
     for number in range(3000):
         queued.start(queued.append("busy", f"busy{number}"))
     await queued.waits(3000)
@@ -146,7 +146,7 @@ async def test_accounts_take_turns(queued: Queued) -> None:
 
 @on_sqlite
 async def test_nothing_overtakes_a_change(queued: Queued) -> None:
-    """Appends and changes in a change's workspaces come after it, whoever makes them; those in other workspaces do not wait."""
+    """Appends and changes in the workspaces of a queued change come after it. Those in other workspaces do not wait."""
     for _ in range(4 * LOOP_GROUP_EVENTS // 3):
         queued.start(queued.append("busy", "busy", workspace="v"))
     queued.start(queued.change("busy", "change", "w", SYSTEM_WORKSPACE))
@@ -164,7 +164,7 @@ async def test_nothing_overtakes_a_change(queued: Queued) -> None:
 
 
 async def test_one_account_fills_half_of_the_workers_queue() -> None:
-    """Large events of one account that wait to be searched leave room for those of the others."""
+    """Large events of one account that wait for the redaction worker leave room for other accounts."""
     worker, go = Worker(1000), threading.Event()
     tasks = [asyncio.create_task(worker.run("busy", 100, partial(go.wait, 10))) for _ in range(5)]
     await asyncio.sleep(0)
@@ -181,7 +181,7 @@ async def test_one_account_fills_half_of_the_workers_queue() -> None:
 async def test_a_busy_key_refuses_nobody_else(
     make_server: MakeServer, http: aiohttp.ClientSession, database_url: str
 ) -> None:
-    """While one key's batches fill its share, only that key is refused; another key's appends are stored."""
+    """While one key's batches fill its share, only that key is refused. Another key's appends are stored."""
     api = Api(http, (await make_server(append_queue_events=2000)).url, ADMIN_KEY)
     (await api.append("w")).expect(201)
     busy, calm = [api.with_key(await api.create_key("w")) for _ in range(2)]
@@ -198,5 +198,5 @@ async def test_a_busy_key_refuses_nobody_else(
 
 
 async def waits(api: Api, count: int) -> bool:
-    """Tell whether so many events wait to be stored."""
+    """Check whether this many events wait to be stored."""
     return f"streamer_append_queue_events {count}.0".encode() in (await api.get("/metrics")).body

@@ -1,4 +1,4 @@
-"""Anything at all, sent to every door and parser: the answer is an error of the client, in time, and nothing stays behind."""
+"""Any input to any interface or parser gets a client error in time, and leaves nothing behind."""
 
 import asyncio
 import contextlib
@@ -50,12 +50,12 @@ CODES = {1000, 1002, 1007, 1009}
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens, and short messages."""
+    """Start a server that accepts tokens and short messages."""
     return await make_server(jwt_secret=SECRET, max_body_bytes=MAX_MESSAGE)
 
 
 async def examined(case: Callable[[Any], Coroutine[Any, Any, None]], strategy: st.SearchStrategy[Any]) -> None:
-    """Have hypothesis call a coroutine function with what a strategy makes, on this event loop."""
+    """Let hypothesis call a coroutine function with examples of a strategy, on this event loop."""
     loop = asyncio.get_running_loop()
 
     @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -67,7 +67,7 @@ async def examined(case: Callable[[Any], Coroutine[Any, Any, None]], strategy: s
 
 
 async def gauges(api: Api) -> dict[str, float]:
-    """Return what the server holds now, as its metrics say it."""
+    """Return what the server holds, according to its metrics."""
     text = (await api.get("/metrics")).body.decode()
     names = r"streamer_(?:tasks|feeds|append_queue_events|subscribers\{.*?\})"
     return {name: float(value) for name, value in re.findall(rf"^({names}) (\S+)$", text, re.MULTILINE)}
@@ -83,13 +83,13 @@ async def rests(api: Api, before: dict[str, float]) -> None:
     await eventually(settled)
 
 
-# ---- what the document describes
+# ---- the OpenAPI document
 
 
 @on_sqlite
 @pytest.mark.parametrize("who", ["a key", "an admin", "a viewer"])
 async def test_documented_answers_only(make_server: MakeServer, http: aiohttp.ClientSession, who: str) -> None:
-    """Whatever schemathesis sends in the name of a key or a member: no 5xx, and only answers that the document has."""
+    """Whatever schemathesis sends as a key or a member, there is no 5xx and every response is documented."""
     server = await make_server(jwt_secret=SECRET)
     await examine_as(server, Api(http, server.url, ADMIN_KEY), who, **{"max-examples": 4, "seed": 1})
 
@@ -99,13 +99,13 @@ async def test_documented_answers_only(make_server: MakeServer, http: aiohttp.Cl
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("who", ["a key", "an admin", "a viewer"])
 async def test_documented_answers_only_for_long(make_server: MakeServer, http: aiohttp.ClientSession, who: str) -> None:
-    """The same with many more examples."""
+    """The same holds with many more examples."""
     server = await make_server(jwt_secret=SECRET)
     await examine_as(server, Api(http, server.url, ADMIN_KEY), who, **{"max-examples": 200, "seed": 21})
 
 
 async def examine_as(server: Server, api: Api, who: str, **generation: Any) -> None:
-    """Examine a server in somebody's name."""
+    """Test a server with one principal's credential."""
     (await api.append("w", id="known")).expect(201)
     if who == "a key":
         key = await api.create_key("w", scopes=["workspace:read", "workspace:write", "audit:read"])
@@ -143,7 +143,7 @@ def frame(
     mask: bytes | None,
     payload: bytes,
 ) -> bytes:
-    """Return a frame as it may not be; `length` is what it announces, None: what it has."""
+    """Return a frame that may be invalid; `length` is the announced length, None means the actual one."""
     announced = len(payload) if length is None else length
     masked = 0x80 if mask is not None else 0
     if announced < 126:
@@ -173,7 +173,7 @@ _CONVERSATIONS = st.lists(_FRAMES | _FRAMES | _CUT | _WHOLE | st.binary(max_size
 
 @on_sqlite
 async def test_any_frames(server: Server, api: Api) -> None:
-    """Whatever bytes follow the handshake: the socket ends with a code that fits, the others go on, and nothing stays behind."""
+    """Any bytes after the handshake close the socket with a fitting code. Other sockets continue, and nothing is left behind."""
     (await api.append("w")).expect(201)
     ended: set[int | None] = set()
     said: set[str] = set()
@@ -200,7 +200,7 @@ async def test_any_frames(server: Server, api: Api) -> None:
 
 
 async def said_at_the_end(socket: WsReader, pieces: list[bytes], said: set[str]) -> int | None:
-    """Send bytes, read what comes, and hang up if nothing ends it. Returns the close frame's code, None if there was none."""
+    """Send bytes, read the responses, and disconnect if nothing closes the socket. Return the close code, or None."""
     reading = asyncio.create_task(_read_on(socket, said))
     async with asyncio.timeout(SECONDS):
         with contextlib.suppress(ConnectionError):
@@ -212,12 +212,12 @@ async def said_at_the_end(socket: WsReader, pieces: list[bytes], said: set[str])
 
 
 async def _read_on(socket: WsReader, said: set[str]) -> int | None:
-    """Read to the end, and note what sort of messages came."""
+    """Read to the end, and record the types of messages."""
     code = None
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
             found = await socket.frame()
-            assert code is None, "something came after the close frame"
+            assert code is None, "data after the close frame"
             if found.opcode == CLOSE:
                 code = struct.unpack(">H", found.payload[:2])[0] if found.payload else 1005
                 assert code in CODES, (code, found.payload)
@@ -256,7 +256,7 @@ _BODIES = st.sampled_from([b"", b"{}", b"0\r\n\r\n", b"5\r\nabc", b"ffffffffffff
 
 
 def head(method: str, target: str, version: str, headers: list[tuple[str, str]], rest: tuple[bytes, bytes]) -> bytes:
-    """Return what may be a request, of any texts."""
+    """Return possible requests made of arbitrary texts."""
     lines = [f"{method} {target} {version}", *(f"{name}: {value}" for name, value in headers)]
     return "".join(f"{line}\r\n" for line in lines).encode("latin-1", "replace") + b"".join(rest)
 
@@ -286,7 +286,7 @@ _HEADS = _FORMED | _FORMED | _ODD
 
 @on_sqlite
 async def test_any_head(server: Server, api: Api) -> None:
-    """Whatever bytes come in place of a request: no 5xx, no connection that stays, and the next request is answered."""
+    """Any bytes in place of a request cause no 5xx and leave no open connection, and the next request is answered."""
     (await api.append("w", id="known")).expect(201)
     before = await gauges(api)
     answered: set[bytes] = set()
@@ -310,13 +310,13 @@ async def test_any_head(server: Server, api: Api) -> None:
     (await api.append("w", id="after")).expect(201)
 
 
-# ---- texts, through the door
+# ---- texts in requests
 
 _TEXT = st.text(max_size=60) | st.binary(max_size=20).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 
 
 def quoted(text: str) -> str:
-    """Return any text as a part of a URL."""
+    """Return any text, quoted for a URL."""
     return quote(
         text.encode("utf-8", "surrogateescape" if "\udc80" <= max(text, default="") <= "\udcff" else "replace"), safe=""
     )
@@ -324,7 +324,7 @@ def quoted(text: str) -> str:
 
 @on_sqlite
 async def test_any_text_in_every_place(server: Server, api: Api) -> None:
-    """Any text as a credential, an id, a header or a parameter is refused as an error of the client, or is taken for what it is."""
+    """Any text as a credential, id, header or parameter is a client error or is taken literally."""
     (await api.append("w", id="known")).expect(201)
     before = await gauges(api)
     authorized = dict(api.headers)
@@ -382,7 +382,7 @@ _QUERIES = st.dictionaries(
 
 
 def wrong_fields(parse: Callable[[], object]) -> set[str]:
-    """Return the fields that a parser finds wrong; what else it raises is no answer of an API."""
+    """Return the fields that a parser rejects. Any other exception is a bug."""
     try:
         parse()
     except InvalidCursor:
@@ -394,7 +394,7 @@ def wrong_fields(parse: Callable[[], object]) -> set[str]:
 
 @given(made=_QUERIES, header=st.none() | st.text(max_size=10))
 def test_any_query(made: dict[str, list[str]], header: str | None) -> None:
-    """The parsers of parameters return what was meant, or say which fields are wrong; nothing else comes out of them."""
+    """Query parsers return a value or name the wrong fields, and raise nothing else."""
     query = URL("/").with_query([(name, value) for name, values in made.items() for value in values]).query
     models: list[type[Params]] = [HistoryParams, StreamParams, SseParams, ListParams, WorkspaceListParams, NoParams]
     models += [model for dialect in DIALECTS for route in dialect.operations if (model := route.params) is not None]
@@ -416,7 +416,7 @@ def test_any_query(made: dict[str, list[str]], header: str | None) -> None:
 def test_cursors_are_read_as_they_are_written(
     order: Any, epoch: str, numbers: tuple[int, ...], given_: tuple[bool, bool]
 ) -> None:
-    """A cursor is what its text says, and there is one text for each."""
+    """A cursor is parsed as it is written, and each cursor has one text."""
     seq, floor, ceiling, head = numbers
     cursor = Cursor(order, epoch, seq, floor if given_[0] else None, ceiling if given_[1] else None, head)
     assert Cursor.parse(str(cursor)) == cursor
@@ -426,14 +426,14 @@ def test_cursors_are_read_as_they_are_written(
 @example(text="=")
 @example(text="YS5hLjAuLi4wLg==")
 def test_any_cursor(text: str) -> None:
-    """What is no cursor is said to be none; what is one is written as it was read."""
+    """An invalid cursor is rejected. A valid cursor is written as it was read."""
     with contextlib.suppress(InvalidCursor):
         assert str(Cursor.parse(text)) == text
 
 
 @given(text=st.text(max_size=40) | st.from_regex(r"[a-z0-9]{0,33}\.\d{0,20}", fullmatch=True))
 def test_any_position(text: str) -> None:
-    """A position has one text; all others are none."""
+    """A position has exactly one text. All other texts are invalid."""
     try:
         assert str(Position.parse(text)) == text
     except ValueError:
@@ -453,7 +453,7 @@ _WORD = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 
 @st.composite
 def _conditions(draw: st.DrawFn) -> tuple[FilterCondition, str]:
-    """Make a condition and the text that means it."""
+    """Return a condition and its text."""
     field = draw(st.sampled_from([name for name in FILTER_FIELDS if name != "q"]))
     values = draw(st.frozensets(st.sampled_from(CATEGORIES) if field == "category" else _WORD, min_size=1, max_size=4))
     prefixes = tuple(sorted(draw(st.frozensets(_WORD, max_size=2)))) if field == "action" else ()
@@ -466,7 +466,7 @@ def _conditions(draw: st.DrawFn) -> tuple[FilterCondition, str]:
 
 @given(made=st.lists(_conditions(), max_size=5, unique_by=lambda made: (made[0].field, made[0].exclude)))
 def test_filters_are_read_as_they_are_written(made: list[tuple[FilterCondition, str]]) -> None:
-    """A filter is the conditions that its text was made of."""
+    """A filter consists of the conditions that its text was made of."""
     parameters: dict[str, list[str]] = {}
     for condition, text in made:
         parameters.setdefault(condition.field, []).append(text)
@@ -477,7 +477,7 @@ def test_filters_are_read_as_they_are_written(made: list[tuple[FilterCondition, 
     parameters=st.dictionaries(st.sampled_from(FILTER_FIELDS), st.lists(st.text(max_size=30), max_size=4), max_size=5)
 )
 def test_any_filter(parameters: dict[str, list[str]]) -> None:
-    """What is no filter is refused by its field."""
+    """An invalid filter is refused with its field."""
     assert wrong_fields(lambda: parse_filter(parameters)) <= {*parameters, "filter"}
 
 
@@ -486,7 +486,7 @@ def test_any_filter(parameters: dict[str, list[str]]) -> None:
 
 @on_sqlite
 async def test_refused_requests_leave_nothing(server: Server, api: Api) -> None:
-    """After thousands of refused requests the process holds what it held before: no object for each of them, no task, no place."""
+    """Thousands of refused requests leave no additional objects, tasks or buffers in the process."""
     (await api.append("w")).expect(201)
     stranger = api.with_key(await api.create_key("w", scopes=["workspace:read"]))
     nobody = api.with_key(None)
@@ -525,7 +525,7 @@ async def test_refused_requests_leave_nothing(server: Server, api: Api) -> None:
 async def test_what_is_remembered_of_credentials_is_bounded(
     server: Server, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many valid tokens come, only so many look-ups are kept; of those that are refused, none."""
+    """A bounded number of look-ups of valid tokens is cached; refused tokens are not cached."""
     monkeypatch.setattr(keys, "CACHE_ENTRIES", 50)
     remembered = server.keyring._cache
     for number in range(200):

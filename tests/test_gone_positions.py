@@ -1,4 +1,4 @@
-"""Places in logs that are gone, and places in logs that are empty: every client is told how to go on, and then misses nothing."""
+"""Positions in deleted or empty logs: every client is told how to continue, and then misses no event."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ PRAISONAI, PAPERCLIP = f"/api/v1/workspaces/{WS}/activity", f"/api/companies/{WS
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens."""
+    """Start a server that accepts tokens."""
     return await make_server(jwt_secret=SECRET)
 
 
@@ -37,18 +37,18 @@ async def follow(api: Api, last: str | None, **params: object) -> SseReader:
 
 
 async def last_id(api: Api) -> str:
-    """Return the id of a stream of all workspaces that has brought everything."""
+    """Return the id of a stream of all workspaces that has delivered everything."""
     async with await follow(api, None) as stream:
         found = (await stream.next()).id
         assert found
         return found
 
 
-# ---- gone
+# ---- deleted logs
 
 
 async def test_a_restored_log_starts_a_stream_of_all_again(api: Api, database: Database) -> None:
-    """With ids of before a restore, in any form, each workspace says a gap and then brings all it has; the next id is good again."""
+    """After a restore, old ids in any form make each workspace send a gap and its whole history. The next id is valid again."""
     for workspace in ("a", "b"):
         await stored(api, workspace, [f"{workspace}1", f"{workspace}2"])
     before = await last_id(api)
@@ -74,7 +74,7 @@ async def test_a_restored_log_starts_a_stream_of_all_again(api: Api, database: D
 
 
 async def test_a_workspace_that_is_gone_from_an_id(api: Api) -> None:
-    """Of a deleted workspace, or one that the caller left, a gap is said once; the others go on exactly, made again or not."""
+    """A deleted or inaccessible workspace is reported as one gap, even if it was recreated. The others continue exactly."""
     for workspace in ("a", "b"):
         await stored(api, workspace, [f"{workspace}1"])
     before = await last_id(api)
@@ -93,7 +93,7 @@ async def test_a_workspace_that_is_gone_from_an_id(api: Api) -> None:
 
 
 async def test_polling_from_what_is_gone(api: Api, database: Database) -> None:
-    """PraisonAI's and Paperclip's lists say 410 to an id or position that is not in the log; their texts say to start again."""
+    """PraisonAI's and Paperclip's lists return 410 for an id or position that is not in the log, and say to start again."""
     await stored(api, WS, ["e1"])
     old = (await api.get(events(WS))).json["position"]
     await Workspaces(database).renew_epochs()
@@ -116,7 +116,7 @@ async def test_polling_from_what_is_gone(api: Api, database: Database) -> None:
 
 
 async def test_a_socket_from_what_is_gone(api: Api, database: Database) -> None:
-    """Paperclip's socket says a gap and brings everything: a refusal would be answered by the same attempt for ever."""
+    """Paperclip's socket reports a gap and sends everything, because the client would repeat a refused attempt indefinitely."""
     await stored(api, WS, ["e1"])
     old = (await api.get(events(WS))).json["position"]
     await Workspaces(database).renew_epochs()
@@ -128,7 +128,7 @@ async def test_a_socket_from_what_is_gone(api: Api, database: Database) -> None:
 
 
 async def test_a_cursor_over_many_logs_that_are_gone(api: Api, database: Database) -> None:
-    """It is refused, and does not look like the end of the list."""
+    """The cursor is refused instead of looking like the end of the list."""
     for workspace in ("a", "b"):
         for _ in range(3):
             (await api.append(workspace, actor={"type": "user", "id": "ann"})).expect(201)
@@ -140,11 +140,11 @@ async def test_a_cursor_over_many_logs_that_are_gone(api: Api, database: Databas
     assert (await ann.get("/v1/audit", cursor=cursor)).error == "invalid_cursor"
 
 
-# ---- empty
+# ---- empty logs
 
 
 async def test_polling_from_an_empty_log(api: Api) -> None:
-    """Whoever polls from a log without events has a place to go on from, and then gets each of very many, once."""
+    """A client that polls an empty log gets a position to continue from, and then each of very many events once."""
     (await api.put(f"/v1/workspaces/{WS}")).expect(201)
     names = [f"e{index:03}" for index in range(120)]
     places = {
@@ -169,7 +169,7 @@ async def test_polling_from_an_empty_log(api: Api) -> None:
 
 
 async def test_the_platform_client_polls_from_an_empty_log(api: Api) -> None:
-    """The loop of the platform's document, which knows ids alone, misses nothing when it begins before the first event."""
+    """The documented polling loop of the platform, which uses only ids, misses nothing if it starts before the first event."""
     (await api.put(f"/v1/workspaces/{WS}")).expect(201)
     names = [f"e{index:03}" for index in range(120)]
     last, found = None, []
@@ -184,7 +184,7 @@ async def test_the_platform_client_polls_from_an_empty_log(api: Api) -> None:
 
 
 async def test_a_stream_of_no_workspaces_resumes(api: Api) -> None:
-    """A stream of all that began before there was a workspace goes on with the first event of each."""
+    """A stream of all that opened before any workspace existed continues with the first event of each."""
     async with await follow(api, None) as stream:
         last = (await stream.next()).id
     assert last
@@ -195,7 +195,7 @@ async def test_a_stream_of_no_workspaces_resumes(api: Api) -> None:
 
 
 async def test_every_way_of_following_an_empty_log(api: Api) -> None:
-    """Streams, sockets and long polls tell a place before the first event, too."""
+    """Streams, sockets and long polls return a position before the first event, too."""
     (await api.put(f"/v1/workspaces/{WS}")).expect(201)
     async with await api.stream(WS) as stream:
         by_stream = (await stream.next("synced")).id

@@ -1,4 +1,4 @@
-"""Connections that a handler takes from aiohttp: on each event loop, bare and by TLS, nothing of aiohttp is left, and nothing is lost."""
+"""A connection taken over from aiohttp keeps no aiohttp state and loses no data, on each event loop, with and without TLS."""
 
 import asyncio
 import ssl
@@ -25,7 +25,7 @@ GREETING = b"hello"
 
 @dataclass
 class Taken:
-    """A server whose handler takes every connection, and what it took."""
+    """A server whose handler takes over every connection, and the connections."""
 
     runner: Runner
     port: int
@@ -37,7 +37,7 @@ class Taken:
     """The most bytes that a transport's buffer held when it was about to be given more."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Begin an answer and take its connection."""
+        """Start a response and take over its connection."""
         response = HandedOver()
         writer = await response.prepare(request)
         assert writer is not None
@@ -55,7 +55,7 @@ class Taken:
         self.lost += 1
 
     async def ask(self, version: str = "1.1", more: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open a connection, send a request and read its answer up to the greeting."""
+        """Open a connection, send a request and read its response up to the greeting."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=self.client)
         writer.write(f"GET / HTTP/{version}\r\nHost: tests\r\n\r\n".encode() + more)
         async with asyncio.timeout(SECONDS):
@@ -66,7 +66,7 @@ class Taken:
         return reader, writer
 
     async def settled(self) -> int:
-        """Wait until no connection is aiohttp's; returns how many tasks there are."""
+        """Wait until aiohttp holds no connection; return the number of tasks."""
 
         async def none_left() -> bool:
             return not self.runner.server.connections  # type: ignore[union-attr]
@@ -78,7 +78,7 @@ class Taken:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Make a certificate of localhost; returns it and its key."""
+    """Create a certificate for localhost; return it and its key."""
     folder = tmp_path_factory.mktemp("tls")
     key, made = folder / "key.pem", folder / "certificate.pem"
     options = "-x509 -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -subj /CN=localhost"
@@ -93,7 +93,7 @@ Run = Callable[[Scenario], None]
 
 @pytest.fixture(params=["asyncio", "uvloop", "asyncio-tls", "uvloop-tls"])
 def run(request: pytest.FixtureRequest, certificate: tuple[Path, Path]) -> Run:
-    """Run a scenario with a server on a loop of its own."""
+    """Run a scenario with a server on its own event loop."""
     loop, _, tls = request.param.partition("-")
 
     def run_it(scenario: Scenario) -> None:
@@ -133,7 +133,7 @@ async def _serving(certificate: tuple[Path, Path] | None) -> AsyncIterator[Taken
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_nothing_of_aiohttp_is_left(run: Run, version: str) -> None:
-    """A connection that was taken is none of aiohttp's and has no task; its end comes behind all that was written."""
+    """A connection that was taken over has no aiohttp object and no task. It closes after all data is written."""
 
     async def scenario(taken: Taken) -> None:
         before = len(asyncio.all_tasks())
@@ -153,7 +153,7 @@ def test_nothing_of_aiohttp_is_left(run: Run, version: str) -> None:
 
 
 def test_its_client_is_not_outrun(run: Run) -> None:
-    """`drain` waits while the client takes nothing, and goes on when it does; no byte is lost or doubled."""
+    """`drain` waits while the client reads nothing and continues when it reads. No byte is lost or repeated."""
     chunk, count = b"%07d\n" * 8192, 300
 
     async def scenario(taken: Taken) -> None:
@@ -181,7 +181,7 @@ def test_its_client_is_not_outrun(run: Run) -> None:
             return 0 < written == stalled == before
 
         await eventually(has_stalled)
-        assert written < count, "what nobody takes is not piled up"
+        assert written < count, "unread data does not accumulate"
         data = await reader.read()
         await writing
         assert data == b"".join(chunk.replace(b"%07d", b"%07d" % number) for number in range(count))
@@ -191,7 +191,7 @@ def test_its_client_is_not_outrun(run: Run) -> None:
 
 
 def test_a_client_that_leaves_is_noticed(run: Run) -> None:
-    """Whether it closes, aborts or half-closes; who waits for it to take something is told."""
+    """A client that closes, aborts or half-closes is noticed, and a task that waits in `drain` gets an exception."""
 
     async def scenario(taken: Taken) -> None:
         for number, leave in enumerate(("close", "abort", "write_eof")):
@@ -205,7 +205,7 @@ def test_a_client_that_leaves_is_noticed(run: Run) -> None:
             writer.transport.abort()
         calls: list[int] = []
         taken.outlets[0].when_lost(lambda: calls.append(1))
-        assert calls == [1], "who asks late is told at once"
+        assert calls == [1], "a late call fails at once"
         _, writer = await taken.ask()
         transport, outlet = taken.transports[3], taken.outlets[3]
         while transport.get_write_buffer_size() < 2**20:
@@ -221,7 +221,7 @@ def test_a_client_that_leaves_is_noticed(run: Run) -> None:
 
 
 def test_what_a_client_goes_on_to_say_is_not_heard(run: Run) -> None:
-    """Requests behind the first, a body and nonsense are no requests any more; the stream goes on, and its end is noticed."""
+    """Later requests, a body and invalid data are ignored. The stream continues, and the client's disconnection is noticed."""
 
     async def scenario(taken: Taken) -> None:
         more = b"GET / HTTP/1.1\r\nHost: tests\r\n\r\n" * 200 + b"\x00\xff" * 300_000

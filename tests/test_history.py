@@ -1,4 +1,4 @@
-"""History: order, ranges, filters and pages. Whatever is asked, each event that fits is there once, and nothing else is."""
+"""History: order, ranges, filters and pages. The pages contain each matching event exactly once, and no other event."""
 
 import asyncio
 import random
@@ -40,7 +40,7 @@ def seqs(answer: Answer) -> list[int]:
 
 
 def wrong(answer: Answer) -> set[str]:
-    """Return the names that a 400 complains of."""
+    """Return the field names of a 400."""
     answer.expect(400)
     assert answer.error == "validation_error"
     return set(answer.json["error"]["details"]["fields"])
@@ -56,7 +56,7 @@ async def epoch_of(api: Api, workspace: str = "w") -> str:
 
 
 async def test_order_and_limit(api: Api) -> None:
-    """Newest first by default and 100 at a time; `asc` with `after`; an order that is given stands; at most 1,000."""
+    """Pages are newest first with 100 events, ascending with `after`, in the given order if any, and at most 1,000 events long."""
     await fill(api, 1000)
     await fill(api, 5)
     epoch = await epoch_of(api)
@@ -71,7 +71,7 @@ async def test_order_and_limit(api: Api) -> None:
 
 
 async def test_an_empty_log(api: Api) -> None:
-    """A workspace without events has a page without events, and a position from which nothing is missed."""
+    """An empty workspace returns an empty page and a position from which no event is missed."""
     (await api.put("/v1/workspaces/w")).expect(201)
     for order in ("asc", "desc"):
         page = (await api.get(W, order=order)).expect(200)
@@ -81,7 +81,7 @@ async def test_an_empty_log(api: Api) -> None:
 
 
 async def test_ranges_by_position(api: Api) -> None:
-    """`after` and `before` exclude their own event, alone and together, whichever way the page is read."""
+    """`after` and `before` exclude their own event, alone and together, in both orders."""
     await fill(api, 6)
     epoch = await epoch_of(api)
     for low in range(7):
@@ -94,7 +94,7 @@ async def test_ranges_by_position(api: Api) -> None:
 
 
 async def test_ranges_by_timestamp(api: Api) -> None:
-    """A timestamp in a range is exact: behind it is behind that event and no other, and the microsecond before it is not."""
+    """A timestamp bound is exact: it excludes that event only, and a bound one microsecond earlier includes it."""
     stored = await fill(api, 6)
     for event in stored:
         at = datetime.fromisoformat(event["timestamp"])
@@ -119,7 +119,7 @@ async def test_ranges_by_timestamp(api: Api) -> None:
 
 
 async def test_ways_to_write_a_timestamp(api: Api) -> None:
-    """Any RFC 3339 form of the same moment means the same: other zones, small letters, more digits, `+` escaped or not."""
+    """All RFC 3339 forms of one moment are equal: time zones, lower case, more digits, `+` escaped or not."""
     stored = await fill(api, 3)
     at = datetime.fromisoformat(stored[1]["timestamp"])
     plain = at.strftime("%Y-%m-%dT%H:%M:%S.%f")
@@ -205,10 +205,10 @@ FILTERS: list[tuple[Params, list[int]]] = [
 
 
 async def test_each_filter(api: Api) -> None:
-    """A filter's values are alternatives, its fields are conditions; `!` excludes a list; letters count but in `q`."""
+    """Values of a filter are alternatives, filters are combined, `!` excludes a list, and only `q` ignores case."""
     (await api.append_all("w", CORPUS)).expect(201)
     for params, expected in FILTERS:
-        # Behind the corpus the log tells that its audit events were read.
+        # After the corpus, the log records the reading of its audit events.
         found = [seq for seq in seqs(await api.get(W, order="asc", **params)) if seq <= len(CORPUS)]
         assert found == expected, params
 
@@ -271,7 +271,7 @@ ACTIONS = [
 
 
 def random_event(rng: random.Random) -> dict[str, object]:
-    """Return an event of few and awkward values, so that filters meet."""
+    """Return an event of few, awkward values, so that filters match."""
 
     def word() -> str:
         return rng.choice(WORDS)
@@ -292,7 +292,7 @@ def random_event(rng: random.Random) -> dict[str, object]:
 
 
 def facets_of(event: Event) -> Facets:
-    """Return what filters look at in a stored event."""
+    """Return the values of a stored event that filters use."""
     entity = event["entity"] or {}
     return Facets(
         event["category"], event["action"], event["actor"]["type"], event["actor"]["id"], entity.get("type"),
@@ -302,7 +302,7 @@ def facets_of(event: Event) -> Facets:
 
 
 def lists_of(field: str) -> st.SearchStrategy[str]:
-    """Values of one filter parameter, as they stand in the query."""
+    """Return values of one filter parameter, as written in the query."""
     if field == "category":
         items = st.sampled_from(CATEGORIES)
     elif field == "q":
@@ -322,13 +322,13 @@ QUERIES = st.lists(st.sampled_from(FILTER_FIELDS), max_size=3, unique=True).flat
 
 
 async def with_the_reading_told(api: Api) -> list[Event]:
-    """Return the log in order, once it tells that audit events were read: no reading adds another event then."""
+    """Return the log in order, including the record of the reading of audit events, so that later readings add no event."""
     (await api.get(W, category="audit")).expect(200)
     return await api.history("w", order="asc", limit=1000)
 
 
 async def test_sql_and_memory_agree(api: Api) -> None:
-    """For any events and any filter, range, order and limit, history gives what the filter lets pass in memory, page by page."""
+    """For any events, filter, range, order and limit, history equals the in-memory filter, page by page."""
     rng = random.Random(7)
     (await api.append_all("w", [random_event(rng) for _ in range(299)])).expect(201)
     corpus = await with_the_reading_told(api)
@@ -380,7 +380,7 @@ async def test_sql_and_memory_agree(api: Api) -> None:
 
 
 async def test_memory_agrees_with_a_naive_reading(api: Api) -> None:
-    """Each value alone, on each field, selects the events that have exactly it; excluded, all others."""
+    """Each value of each field selects exactly the events with this value; when excluded, all others."""
     rng = random.Random(11)
     (await api.append_all("w", [random_event(rng) for _ in range(60)])).expect(201)
     corpus = await with_the_reading_told(api)
@@ -403,7 +403,7 @@ async def test_memory_agrees_with_a_naive_reading(api: Api) -> None:
     [({}, {"r1", "r2", None}), ({"run_id": "r1"}, {"r1"}), ({"run_id": "r1,r2", "action": "!x.*"}, {"r1", "r2"})],
 )
 async def test_pages_while_events_are_appended(api: Api, order: str, filters: Params, runs: set[str | None]) -> None:
-    """Page by page each event comes once, though more are appended in between: backwards those that were, forwards all."""
+    """While events are appended, paging returns each event once: backward without the new events, forward with them."""
     more: list[Params] = [{"run_id": "r1"}, {"run_id": "r2"}, {"action": "x.y"}]
     (await api.append_all("w", more * 10)).expect(201)
     page = (await api.get(W, order=order, limit=4, **filters)).expect(200)
@@ -427,7 +427,7 @@ async def test_pages_while_events_are_appended(api: Api, order: str, filters: Pa
 
 
 async def test_a_cursor_keeps_the_range(api: Api) -> None:
-    """A cursor carries order, `after` and `before` of the first page, also when the range was given as timestamps."""
+    """A cursor keeps the order, `after` and `before` of the first page, even if they were timestamps."""
     stored = await fill(api, 40)
     epoch = await epoch_of(api)
     for low, high in ((f"{epoch}.5", f"{epoch}.30"), (stored[4]["timestamp"], stored[29]["timestamp"])):
@@ -438,7 +438,7 @@ async def test_a_cursor_keeps_the_range(api: Api) -> None:
 
 
 async def test_the_position_forwards(api: Api) -> None:
-    """Forwards, the position is the last seq that was looked at, so that following from it misses and repeats nothing."""
+    """In ascending order, the position is the last seq examined, so a client that continues there misses and repeats nothing."""
     await fill(api, 5, run_id="r1")
     await fill(api, 5, run_id="r2")
     epoch = await epoch_of(api)
@@ -451,7 +451,7 @@ async def test_the_position_forwards(api: Api) -> None:
     assert await position() == 10
     assert await position(limit=3) == 3
     assert await position(limit=3, run_id="r2") == 8
-    assert await position(run_id="r1") == 10  # looked at all, though the last five did not fit
+    assert await position(run_id="r1") == 10  # it examined all, though the last five did not match
     assert await position(run_id="nobody") == 10
     assert await position(limit=5, run_id="r1") == 5
     assert await position(before=f"{epoch}.4") == 3
@@ -461,7 +461,7 @@ async def test_the_position_forwards(api: Api) -> None:
 
 
 async def test_the_position_backwards(api: Api) -> None:
-    """Backwards, the position is the head when the first page was read, on all its pages: what comes after it is new."""
+    """In descending order, every page's position is the head at the time of the first page, so it precedes all later events."""
     await fill(api, 10)
     epoch = await epoch_of(api)
     first = (await api.get(W, limit=4)).expect(200)
@@ -477,7 +477,7 @@ async def test_the_position_backwards(api: Api) -> None:
 
 
 async def test_a_page_ends_at_its_bytes(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A page has at most `STREAMER_MAX_PAGE_BYTES` of events, or one; cursor, link and position lead on exactly."""
+    """A page holds `STREAMER_MAX_PAGE_BYTES` of events, or one event. Cursor, link and position continue exactly."""
     server = await make_server(max_page_bytes=2048)
     api = Api(http, server.url, ADMIN_KEY)
     rng = random.Random(3)
@@ -512,7 +512,7 @@ async def test_a_page_ends_at_its_bytes(make_server: MakeServer, http: aiohttp.C
 
 
 async def test_the_cursor_comes_with_a_full_page(api: Api) -> None:
-    """There is a cursor when the page filled its limit, and the page behind the last event is empty and has none."""
+    """A full page has a cursor. The page after the last event is empty and has none."""
     await fill(api, 6)
     assert "cursor" not in (await api.get(W)).expect(200)
     assert "cursor" not in (await api.get(W, limit=7)).expect(200)
@@ -521,7 +521,7 @@ async def test_the_cursor_comes_with_a_full_page(api: Api) -> None:
         last = (await api.get(W, limit=6, cursor=page["cursor"])).expect(200)
         assert last["events"] == []
         assert "cursor" not in last
-    assert re.fullmatch(r"[A-Za-z0-9_-]+", page["cursor"])  # goes into a URL as it is
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", page["cursor"])  # needs no quoting in a URL
 
 
 @pytest.mark.parametrize(
@@ -535,7 +535,7 @@ async def test_the_cursor_comes_with_a_full_page(api: Api) -> None:
     ],
 )
 async def test_the_link_leads_on(api: Api, params: Params) -> None:
-    """`Link: rel="next"` is there with the cursor and can be followed as it is, filters and limit included."""
+    """`Link: rel="next"` accompanies the cursor, and can be requested unchanged, with its filters and limit."""
     await fill(api, 10, run_id="r&=+ %/é")
     await fill(api, 3)
     epoch = await epoch_of(api)
@@ -554,12 +554,12 @@ async def test_the_link_leads_on(api: Api, params: Params) -> None:
     assert len(got) > 4
 
 
-# ---- what is refused
+# ---- refused requests
 
 
 @on_sqlite
 async def test_parameters_are_checked(api: Api) -> None:
-    """Unknown, repeated, empty and impossible parameters are 400, each by its name, never ignored."""
+    """Unknown, repeated, empty and invalid parameters get 400 with their names and are never ignored."""
     await fill(api, 3)
     epoch = await epoch_of(api)
     cursor = (await api.get(W, limit=1)).expect(200)["cursor"]
@@ -603,7 +603,7 @@ async def test_parameters_are_checked(api: Api) -> None:
 
 
 async def test_cursors_that_this_server_did_not_give(api: Api) -> None:
-    """Garbage and cut-off cursors are `invalid_cursor`; no cursor, whatever it is, is more than a 4xx."""
+    """An invalid or truncated cursor gets `invalid_cursor`, and no cursor causes more than a 4xx."""
     stored = await fill(api, 30)
     firsts: list[Params] = [{}, {"order": "asc"}, {"after": stored[1]["timestamp"], "before": stored[25]["timestamp"]}]
     for params in firsts:
@@ -631,7 +631,7 @@ async def test_cursors_that_this_server_did_not_give(api: Api) -> None:
 
 
 async def test_positions_that_are_not_in_the_log(api: Api) -> None:
-    """A position of another epoch or beyond the head is 410 `position_expired`, and says where the log begins."""
+    """A position of another epoch or after the head gets 410 `position_expired` with the start of the log."""
     await fill(api, 3)
     epoch = await epoch_of(api)
     other = "a" * 10 if epoch != "a" * 10 else "b" * 10
@@ -656,7 +656,7 @@ async def test_positions_that_are_not_in_the_log(api: Api) -> None:
 
 
 async def test_a_log_that_was_made_anew(api: Api) -> None:
-    """After a workspace was deleted and made again, old positions and cursors are 410, and nothing old is found."""
+    """After a workspace is deleted and recreated, old positions and cursors get 410, and no old event is found."""
     stored = await fill(api, 5)
     page = (await api.get(W, limit=2)).expect(200)
     (await api.delete("/v1/workspaces/w")).expect(204)
@@ -670,11 +670,11 @@ async def test_a_log_that_was_made_anew(api: Api) -> None:
     assert await api.history("w", order="asc") == new
 
 
-# ---- one event, and who may see it
+# ---- one event, and access to it
 
 
 async def test_one_event(api: Api) -> None:
-    """An event is found by its id in its workspace, whatever characters the id has; another's or none is 404."""
+    """An event is found by its id in its workspace, whatever characters the id has. Foreign and unknown ids get 404."""
     for event_id in ("A.b_c:d~e@f-9", "0", "x" * 128, "...", "null"):
         stored = (await api.append("w", id=event_id)).expect(201)
         assert (await api.get(f"{W}/{event_id}")).expect(200) == stored
@@ -688,7 +688,7 @@ async def test_one_event(api: Api) -> None:
 
 
 async def test_workspaces_that_cannot_be(api: Api) -> None:
-    """A workspace whose id no workspace can have is one that does not exist: 404, on every database."""
+    """A workspace with an impossible id does not exist: it gets 404 on every database."""
     for workspace in ("nowhere", "%00", "a%00b", "%FF", "%ED%A0%80", "a%2Fb", "x" * 500, "%20", "%C3%A9"):
         for path in ("", "/events", "/events/x", "/events/stream", "/keys"):
             answer = await api.get(f"/v1/workspaces/{workspace}{path}")
@@ -696,7 +696,7 @@ async def test_workspaces_that_cannot_be(api: Api) -> None:
 
 
 async def test_audit_events_are_for_who_may_read_them(api: Api) -> None:
-    """Without `audit:read` audit events are not there: in no page, filter, search or stream, and not by their id."""
+    """Without `audit:read`, audit events appear in no page, filter, search or stream, and not by id."""
     for n in range(4):
         (await api.append("w", id=f"open{n}")).expect(201)
         (await api.append("w", id=f"hidden{n}", action="policy_decision", description="a decision")).expect(201)
@@ -706,7 +706,7 @@ async def test_audit_events_are_for_who_may_read_them(api: Api) -> None:
     admin = api.with_key(await api.create_key("w", scopes=["admin"]))
 
     async def found(caller: Api, **params: object) -> int:
-        # Beside what the server tells itself: of the keys, and of this reading.
+        # In addition to the server's own records of the keys and of this reading.
         return sum(event["id"].startswith(("open", "hidden")) for event in await caller.history("w", **params))
 
     for caller, sees in ((plain, False), (auditor, True), (admin, True), (api, True)):
@@ -720,7 +720,7 @@ async def test_audit_events_are_for_who_may_read_them(api: Api) -> None:
         assert (await caller.get(f"{W}/open1")).status == 200
         head = (await api.get("/v1/workspaces/w")).expect(200)["position"]
         page = (await caller.get(W, order="asc", limit=1000)).expect(200)
-        assert page["position"] == head  # looked at all, seen or not
+        assert page["position"] == head  # all were examined, visible or not
         async with await caller.stream("w", after=f"{epoch}.0") as reader:
             got = await reader.events(8 if sees else 4)
             assert {event["category"] for event in got} == ({"activity", "audit"} if sees else {"activity"})
@@ -731,7 +731,7 @@ async def test_audit_events_are_for_who_may_read_them(api: Api) -> None:
 
 
 async def test_audit_events_stay_hidden_live(api: Api) -> None:
-    """A live stream without `audit:read` gets what follows an audit event, but not the event."""
+    """A live stream without `audit:read` continues after an audit event without showing it."""
     (await api.put("/v1/workspaces/w")).expect(201)
     plain = api.with_key(await api.create_key("w", scopes=["workspace:read"]))
     async with await plain.stream("w") as reader, await api.stream("w") as whole:
@@ -739,14 +739,14 @@ async def test_audit_events_stay_hidden_live(api: Api) -> None:
         await whole.next("synced")
         for action in ("policy_decision", "issue.created", "agent.key_created", "issue.updated"):
             (await api.append("w", action=action)).expect(201)
-        # The first event of the log tells of the key.
+        # The first event of the log records the key.
         assert [event["seq"] for event in await reader.events(2)] == [3, 5]
         assert [event["seq"] for event in await whole.events(4)] == [2, 3, 4, 5]
     assert b"audit" not in reader.raw
 
 
 async def test_workspaces_are_apart(api: Api) -> None:
-    """A workspace's history holds its own events only, whatever filter, id or cursor is brought from another."""
+    """A workspace's history contains only its own events, with any filter, id or cursor from another workspace."""
     mine, others = await fill(api, 5, "w", run_id="r"), await fill(api, 7, "v", run_id="r")
     assert await api.history("w", run_id="r", order="asc") == mine
     assert await api.history("v", q="ann", order="asc") == others

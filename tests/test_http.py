@@ -1,4 +1,4 @@
-"""HTTP as the RFCs say it, where clients and what stands between could see different requests; and packed bodies."""
+"""HTTP according to the RFCs where clients and proxies could read a request differently, and compressed bodies."""
 
 import gzip
 import json
@@ -22,12 +22,12 @@ AUTH = f"Authorization: Bearer {ADMIN_KEY}\r\nContent-Type: application/json\r\n
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """No database is asked about this."""
+    """Run on one kind of database only, because the server answers without it."""
     return sqlite_url(tmp_path)
 
 
 def post(version: str, lines: str, body: bytes = b"") -> bytes:
-    """Return an append's bytes."""
+    """Return the bytes of an append."""
     return f"POST {W} HTTP/{version}\r\nHost: x\r\n{AUTH}{lines}\r\n".encode() + body
 
 
@@ -37,25 +37,25 @@ def chunked(*parts: bytes, last: bytes = b"0\r\n\r\n") -> bytes:
 
 
 async def ask(server: Server, data: bytes) -> RawAnswer:
-    """Send bytes and return the first answer."""
+    """Send bytes and return the first response."""
     async with await RawConnection.open(server.url) as connection:
         await connection.send(data)
         return await connection.answer()
 
 
 async def ended(connection: RawConnection) -> bool:
-    """Tell whether the server ends the connection without another word."""
+    """Check that the server ends the connection without sending more."""
     try:
         return await connection.rest() == b""
-    except ConnectionError:  # it did not wait for all that was sent
+    except ConnectionError:  # it did not wait for all the data sent
         return True
 
 
-# ---- packed bodies (RFC 9110, 8.4.1; RFC 1950 to 1952)
+# ---- compressed bodies (RFC 9110, 8.4.1; RFC 1950 to 1952)
 
 
 def raw_deflate(data: bytes) -> bytes:
-    """Return deflate without a header, as some clients send it."""
+    """Return deflate data without a header, as some clients send it."""
     packer = zlib.compressobj(wbits=-15)
     return packer.compress(data) + packer.flush()
 
@@ -72,7 +72,7 @@ def raw_deflate(data: bytes) -> bytes:
     ],
 )
 async def test_packed_bodies(server: Server, encoding: str, data: bytes) -> None:
-    """Gzip of one member or several, deflate with and without zlib's header; at once, chunked, or byte by byte."""
+    """Gzip of one or several members and deflate with or without zlib's header are read at once, chunked or byte by byte."""
     head = f"Content-Encoding: {encoding}\r\n"
     sized = f"{head}Content-Length: {len(data)}\r\n"
     parts = [data[n : n + 1] for n in range(len(data))]
@@ -107,7 +107,7 @@ async def test_packed_bodies(server: Server, encoding: str, data: bytes) -> None
     ],
 )
 async def test_packed_bodies_that_are_broken(server: Server, encoding: str, data: bytes) -> None:
-    """What is cut off, damaged or followed by something is 400, and the connection goes on: its framing was right."""
+    """Truncated or damaged data, or data with a suffix, gets 400. The connection stays open, because its framing was valid."""
     async with await RawConnection.open(server.url) as connection:
         await connection.send(post("1.1", f"Content-Encoding: {encoding}\r\nContent-Length: {len(data)}\r\n", data))
         answer = await connection.answer()
@@ -118,7 +118,7 @@ async def test_packed_bodies_that_are_broken(server: Server, encoding: str, data
 
 
 async def test_encodings_in_two_lines(server: Server) -> None:
-    """Two codings are two, whether in one line or two."""
+    """Two codings are two, on one header line or on two."""
     lines = f"Content-Encoding: gzip\r\nContent-Encoding: gzip\r\nContent-Length: {len(PACKED)}\r\n"
     assert (await ask(server, post("1.1", lines, PACKED))).status == 415
 
@@ -165,7 +165,7 @@ CHUNKED = chunked(BODY)
     ],
 )  # fmt: skip
 async def test_requests_that_could_be_read_in_two_ways(server: Server, data: bytes) -> None:
-    """A doubtful framing, or a head without an end, is 400, and what follows is not taken for a request."""
+    """Ambiguous framing or an unterminated head gets 400, and later data is not read as a request."""
     async with await RawConnection.open(server.url) as connection:
         await connection.send(data)
         answer = await connection.answer()
@@ -175,7 +175,7 @@ async def test_requests_that_could_be_read_in_two_ways(server: Server, data: byt
 
 
 async def test_the_longest_head(server: Server) -> None:
-    """A head may have almost 64 KiB, in one piece or many, and so may each that follows on the connection."""
+    """A head may have almost 64 KiB, in one piece or many, and so may each later head on the connection."""
     head = request_head("GET", "/livez", {f"X-{n}": "y" * 15_000 for n in range(4)})
     async with await RawConnection.open(server.url) as connection:
         await connection.send(head * 8)
@@ -186,13 +186,13 @@ async def test_the_longest_head(server: Server) -> None:
 
 
 async def test_trailers_and_chunk_extensions(server: Server) -> None:
-    """Those of a usual size are passed over."""
+    """Trailers and chunk extensions of a usual size are ignored."""
     body = b"%x;name=value\r\n%b\r\n0;x\r\nX-Check: abc\r\n\r\n" % (len(BODY), BODY)
     assert (await ask(server, post("1.1", "Transfer-Encoding: Chunked\r\n", body))).status == 201
 
 
 async def test_many_small_chunks(server: Server) -> None:
-    """Chunks cost more than their data; that is no reason to refuse them."""
+    """Small chunks have more framing than data, and are accepted."""
     parts = [b" "] * 30_000 + [BODY]
     assert (await ask(server, post("1.1", "Transfer-Encoding: chunked\r\n", chunked(*parts)))).status == 201
 
@@ -201,17 +201,17 @@ async def test_many_small_chunks(server: Server) -> None:
 
 
 async def test_what_is_expected(server: Server) -> None:
-    """Only `100-continue` is met, of HTTP/1.1 and of a body that is still to come."""
+    """Only `100-continue` is honoured, in HTTP/1.1 and before the body arrives."""
     length = f"Content-Length: {len(BODY)}\r\n"
     async with await RawConnection.open(server.url) as connection:
         await connection.send(post("1.1", f"Expect: 100-Continue\r\n{length}"))
         assert (await connection.answer(has_body=False)).status == 100
         await connection.send(BODY)
         assert (await connection.answer()).status == 201
-    # The body is there, or there is none.
+    # The body has arrived, or there is none.
     assert (await ask(server, post("1.1", f"Expect: 100-continue\r\n{length}", BODY))).status == 201
     assert (await ask(server, post("1.1", "Expect: 100-continue\r\nContent-Length: 0\r\n"))).status == 400
-    # An interim answer would be taken for the answer.
+    # An interim response would be taken for the final one.
     async with await RawConnection.open(server.url) as connection:
         await connection.send(post("1.0", f"Expect: 100-continue\r\n{length}"))
         assert await connection.some(0.2) == b""
@@ -227,7 +227,7 @@ async def test_what_is_expected(server: Server) -> None:
 
 
 async def test_an_upgrade_with_a_body(server: Server) -> None:
-    """What comes behind an upgrade that is refused is read as what it is."""
+    """Data after a refused upgrade is read according to its framing."""
     upgrade: dict[str, str | int] = {**UPGRADE, "Content-Length": 5, "Authorization": f"Bearer {ADMIN_KEY}"}
     async with await RawConnection.open(server.url) as connection:
         await connection.send(request_head("GET", "/livez", upgrade) + b"abcde" + request_head("GET", "/livez"))

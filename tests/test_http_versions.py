@@ -1,4 +1,4 @@
-"""Requests are HTTP/1.1 or HTTP/1.0: anything else is 400, in an answer of a version that exists."""
+"""Requests use HTTP/1.1 or HTTP/1.0. Others get 400, in a response with a valid version."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.support.raw import RawConnection, request_head
     "line", ["GET /livez HTTP/2.0", "GET /livez HTTP/0.9", "GET /livez HTTP/1.2", "GET /livez", "GET /livez HTTP/3.0"]
 )
 async def test_no_other_version(server: Server, line: str) -> None:
-    """It is refused, and the connection ends."""
+    """Other versions are refused, and the connection ends."""
     async with await RawConnection.open(server.url) as connection:
         await connection.send(f"{line}\r\nHost: tests\r\n\r\n".encode())
         said = await connection.rest()
@@ -20,7 +20,7 @@ async def test_no_other_version(server: Server, line: str) -> None:
 
 
 async def test_a_websocket_needs_http_1_1(server: Server) -> None:
-    """The upgrade is refused in HTTP/1.0, whose proxies would not hand it on; in HTTP/1.1 it is made."""
+    """HTTP/1.0 cannot be upgraded to a WebSocket, because its proxies would not forward the upgrade. HTTP/1.1 can."""
     upgrade: dict[str, str | int] = {
         "Connection": "Upgrade",
         "Upgrade": "WebSocket",

@@ -1,4 +1,4 @@
-"""An Idempotency-Key lives for its time, whatever happens to the clock."""
+"""An Idempotency-Key is valid for its full lifetime, whatever happens to the clock."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ YEAR_US = 365 * 86_400 * 1_000_000
 
 
 async def test_a_clock_that_is_set_forgets_no_key(tmp_path: Path) -> None:
-    """Set ahead or back between two attempts, also over a restart: the second answers as the first did."""
+    """If the clock is set forward or back between two attempts, even across a restart, the second gets the first's response."""
     url = f"sqlite:///{tmp_path / 'clock.db'}"
     database = Database(url)
     await migrate(database)
@@ -32,7 +32,7 @@ async def test_a_clock_that_is_set_forgets_no_key(tmp_path: Path) -> None:
 
 
 def test_ages_pass() -> None:
-    """The clock follows the monotonic one, and the other one within a minute."""
+    """The clock follows the monotonic clock, and adopts changes of the wall clock within a minute."""
     at = [0.0]
     clock = SteadyClock(lambda: at[0])
     clock.start(1_000_000)

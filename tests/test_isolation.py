@@ -1,6 +1,7 @@
-"""Isolation: nobody learns anything of a workspace that they have no grant for, nor keeps what they had; tried at every route there is.
+"""Isolation: on every route, callers learn nothing about workspaces without a grant, and lose access when a grant ends.
 
-The walks are made from the route table. A route, parameter, header or body that is new has to be given a value here, or the walk fails.
+The tests are generated from the route table. A new route, parameter, header or body needs a value here; without one, a
+test fails.
 """
 
 import asyncio
@@ -51,13 +52,13 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens."""
+    """Start a server that accepts tokens."""
     return await make_server(jwt_secret=SECRET)
 
 
 @dataclass(frozen=True)
 class Things:
-    """What a workspace holds, by name: real ones, or such as could be."""
+    """The contents of a workspace by name: existing ones or possible ones."""
 
     event: str
     audit_event: str
@@ -90,12 +91,12 @@ MADE_UP = Things(
 
 
 class Witness(Api):
-    """An API that keeps every byte that it was answered."""
+    """An API that keeps every byte of its responses."""
 
     seen: list[bytes]
 
     async def request(self, method: str, path: str, **options: Any) -> Answer:
-        """Send a request, and keep the answer. One that goes on is an error."""
+        """Send a request and keep the response. An endless response is an error."""
         async with asyncio.timeout(SECONDS):
             answer = await super().request(method, path, **options)
         self.seen.append(repr(sorted(answer.headers.items())).encode() + answer.body)
@@ -103,7 +104,7 @@ class Witness(Api):
 
 
 def witness(api: Api, key: str | None, seen: list[bytes]) -> Witness:
-    """Return the API for a credential; what it answers is kept in `seen`."""
+    """Return the API with a credential; its responses are collected in `seen`."""
     made = Witness(api._session, api.url, key)
     made.seen = seen
     return made
@@ -111,7 +112,7 @@ def witness(api: Api, key: str | None, seen: list[bytes]) -> Witness:
 
 @dataclass
 class World:
-    """Two workspaces with the same kinds of things, the admin, and those who have no grant in `theirs`."""
+    """Two workspaces with the same kinds of things, the admin, and callers without a grant in `theirs`."""
 
     admin: Api
     theirs: Things
@@ -121,7 +122,7 @@ class World:
     """All that the strangers were answered."""
 
     async def state(self) -> Any:
-        """Return all there is in the foreign workspace."""
+        """Return the whole contents of the foreign workspace."""
         path = f"/v1/workspaces/{THEIRS}"
         found = [(await self.admin.get(path + part)).expect(200) for part in ("", "/keys", "/members")]
         listed = (await self.admin.get("/v1/workspaces")).expect(200)["workspaces"]
@@ -163,7 +164,7 @@ async def furnish(api: Api, workspace: str, mark: str) -> Things:
 
 @pytest.fixture
 async def world(api: Api) -> World:
-    """Two furnished workspaces, and everybody who may be in the one and not in the other."""
+    """Create two furnished workspaces, and every kind of caller that may use only one of them."""
     mine, theirs = await furnish(api, MINE, "plain"), await furnish(api, THEIRS, MARK)
     everything = list(SCOPES)
     keys = {
@@ -197,7 +198,7 @@ def path_of(route: Operation, workspace: str, things: Things) -> str:
 
 
 def values(name: str, things: Things) -> Any:
-    """Return what a parameter can be, with a thing in it where it can hold one."""
+    """Return possible values of a parameter, including a foreign id where it accepts one."""
     return {
         "order": "asc",
         "limit": "1",
@@ -222,12 +223,12 @@ def values(name: str, things: Things) -> Any:
 
 
 def header(name: str, things: Things) -> str:
-    """Return what a header can be."""
+    """Return a valid value of a header."""
     return {"Idempotency-Key": things.idempotency, "Last-Event-ID": things.position}[name]
 
 
 def body(route: Operation, workspace: str, things: Things) -> Any:
-    """Return a body that is right."""
+    """Return a valid body."""
     return {
         "append_events": make_event(id=things.event),
         "create_ticket": {"workspace": workspace, "entity_id": things.entity},
@@ -239,7 +240,7 @@ def body(route: Operation, workspace: str, things: Things) -> Any:
 
 
 def requests_of(route: Operation, workspace: str, things: Things) -> Iterator[dict[str, Any]]:
-    """Return requests to a route, right ones and wrong ones, that name these things in every place where one can be named."""
+    """Return valid and invalid requests to a route that name these things wherever it accepts a name."""
     path = path_of(route, workspace, things)
     right = {"body": body(route, workspace, things)} if route.body is not None else {}
     plain = {"method": route.method, "path": path}
@@ -266,7 +267,7 @@ def requests_of(route: Operation, workspace: str, things: Things) -> Iterator[di
 
 
 async def said(caller: Api, request: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
-    """Return all of an answer but what is of the one request: its id and the time."""
+    """Return a response without its request id and time."""
     answer = await caller.request(**request)
     headers = {name.lower(): value for name, value in answer.headers.items()}
     del headers["date"], headers["x-request-id"]
@@ -276,11 +277,11 @@ async def said(caller: Api, request: dict[str, Any]) -> tuple[int, dict[str, str
     return answer.status, headers, content
 
 
-# ---- the walk
+# ---- all routes
 
 
 def test_the_walk_has_a_value_for_everything() -> None:
-    """Each route has its place in a walk, and each parameter, header and body a value: a new one without makes this fail."""
+    """Each route is tested, and each parameter, header and body has a value. A new one without a value fails here."""
     for route in GUARDED:
         assert list(requests_of(route, MINE, MADE_UP)), route
         values("after", MADE_UP)
@@ -288,14 +289,14 @@ def test_the_walk_has_a_value_for_everything() -> None:
     assert without_workspace == {
         *{"open_shared_socket", "create_ticket"},  # the messages, and the bodies, below
         *{"list_workspaces", "get_session"},  # test_the_list_of_workspaces
-        *{"sign_out", "metrics"},  # nothing of a workspace is in them
+        *{"sign_out", "metrics"},  # contain nothing about a workspace
     }
     public = {route.operation for route in ROUTES if route.access.public}
-    assert public == {"sign_in", "livez", "readyz", "openapi", "page", "static_file"}  # they know of no workspace
+    assert public == {"sign_in", "livez", "readyz", "openapi", "page", "static_file"}  # know of no workspace
 
 
 async def test_every_route_to_a_foreign_workspace(world: World) -> None:
-    """Each route, caller and way to ask: one 404, the same for what is there and what is not; nothing is changed, nothing seen."""
+    """Every request to a foreign workspace gets the same 404, whether its target exists or not, and has no effect."""
     before = await world.state()
     count = 0
     for route in GUARDED:
@@ -313,13 +314,13 @@ async def test_every_route_to_a_foreign_workspace(world: World) -> None:
                 assert all(answer == answers[0] for answer in answers), (route.operation, name, alike, answers)
                 status, _, content = answers[0]
                 if route.operation == "create_ticket" and status in {400, 415}:
-                    continue  # the body names the workspace: it is read first
+                    continue  # the body names the workspace, so it is read first
                 assert status == 404, (route.operation, name, alike[0], answers[0])
                 assert content is None or content["error"]["code"] == "workspace_not_found"
-    assert count > 4000, "the walk has become short"
+    assert count > 4000, "too few requests"
     assert await world.state() == before
     assert MARK.encode() not in b"".join(world.seen)
-    # The walk is worth something: with a grant, the same requests show what is there.
+    # Control: with a grant, the same requests return data.
     shown = witness(world.admin, ADMIN_KEY, [])
     for route in GUARDED:
         if route.method == "GET" and "{ws}" in route.path and not route.streams:
@@ -328,9 +329,9 @@ async def test_every_route_to_a_foreign_workspace(world: World) -> None:
 
 
 async def test_foreign_things_at_home(world: World) -> None:
-    """Foreign ids, cursors, positions and filters are in one's own workspace what made-up ones are, and taken by nobody."""
+    """In the caller's own workspace, foreign ids, cursors, positions and filters behave like made-up ones."""
     before = await world.state()
-    made_up_things = replace(MADE_UP, timestamp=world.theirs.timestamp)  # a time is nobody's
+    made_up_things = replace(MADE_UP, timestamp=world.theirs.timestamp)  # a time belongs to nobody
     for name in ("a owner", "a key", "a key that acts as their owner"):
         caller = world.strangers[name]
         for route in GUARDED:
@@ -345,7 +346,7 @@ async def test_foreign_things_at_home(world: World) -> None:
                     assert answers[0][0] in {400, 404}, route.operation
     owner = world.strangers["a key"]
     (await owner.post(events(MINE), make_event(id=world.theirs.event, action="other.content"))).expect(201)
-    # One of the server's own ids is nobody's, whether it exists or not.
+    # The server's own ids belong to nobody, whether they exist or not.
     for own_id in (world.theirs.audit_event, "streamer:made-up"):
         assert (await owner.post(events(MINE), make_event(id=own_id))).error == "validation_error"
     headers = {"Idempotency-Key": world.theirs.idempotency}
@@ -362,7 +363,7 @@ async def test_foreign_things_at_home(world: World) -> None:
 
 
 async def test_the_list_of_workspaces(world: World) -> None:
-    """It shows one's own, whatever is asked for; and who one is says nothing of others."""
+    """The list of workspaces contains only the caller's own, and the session describes the caller only."""
     for name, caller in world.strangers.items():
         full = (await caller.get("/v1/workspaces")).expect(200)["workspaces"]
         assert {found["id"] for found in full} <= {MINE}, name
@@ -375,7 +376,7 @@ async def test_the_list_of_workspaces(world: World) -> None:
 
 
 async def test_messages_about_a_foreign_workspace(world: World) -> None:
-    """On a socket, every message that names a foreign workspace is refused with the words for one that does not exist."""
+    """On a socket, every message about a foreign workspace gets the same error as for a missing workspace."""
     before = await world.state()
     for name, caller in world.strangers.items():
         for place in (None, MINE):
@@ -397,7 +398,7 @@ async def test_messages_about_a_foreign_workspace(world: World) -> None:
                     assert code in expected, (name, message, answers)
                     if not place and "bogus" not in message:
                         assert code == "workspace_not_found", (name, message, answers)
-                await socket.send({"type": "unsubscribe", "sub": "x"})  # none of them was made
+                await socket.send({"type": "unsubscribe", "sub": "x"})  # none of them was created
                 assert (await socket.next("error"))["error"]["details"]["fields"] == {
                     "sub": "there is no such subscription on this socket"
                 }
@@ -424,7 +425,7 @@ def messages(world: World) -> Iterator[dict[str, Any]]:
 
 
 async def test_a_ticket_opens_its_workspace_only(world: World) -> None:
-    """A ticket of one workspace is at every other one what no grant is, and is not used up by that; elsewhere it is no credential."""
+    """A ticket is no grant in other workspaces and is not used up there. On other routes, it is not a credential."""
     nobody = witness(world.admin, None, world.seen)
     for route in GUARDED:
         if route.access.ticket:
@@ -452,7 +453,7 @@ async def test_a_ticket_opens_its_workspace_only(world: World) -> None:
 
 @on_sqlite
 async def test_what_is_not_ones_own_is_not_there(world: World) -> None:
-    """Who reads only their own finds others' events of the same workspace as little as such that do not exist."""
+    """For a caller limited to its own events, others' events of the same workspace do not exist."""
     grants = {THEIRS: [READ_OWN, "audit:read:own"]}
     own = witness(world.admin, person(world.admin, "own", grants=grants).key, [])
     for things in (world.theirs, MADE_UP):
@@ -469,12 +470,12 @@ async def test_what_is_not_ones_own_is_not_there(world: World) -> None:
     assert (await own.get(f"/v1/workspaces/{THEIRS}/keys")).error == "permission_denied"
 
 
-# ---- nothing is asked
+# ---- no queries
 
 
 @contextlib.contextmanager
 def statements() -> Iterator[list[tuple[str, str]]]:
-    """Note what the databases of this process are asked meanwhile."""
+    """Record the statements that this process sends to the databases."""
     asked: list[tuple[str, str]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
@@ -488,7 +489,7 @@ def statements() -> Iterator[list[tuple[str, str]]]:
 
 
 async def test_a_refusal_asks_nothing_of_the_workspace(server: Server, world: World) -> None:
-    """A refused request makes the same statements whether the workspace exists, and none names it: there is nothing to be timed."""
+    """A refused request runs the same statements whether the workspace exists or not, so its timing discloses nothing."""
     for route in GUARDED:
         if "{ws}" not in route.path and route.operation != "create_ticket":
             continue
@@ -496,14 +497,14 @@ async def test_a_refusal_asks_nothing_of_the_workspace(server: Server, world: Wo
             made = []
             for workspace, things in ((THEIRS, world.theirs), (NOWHERE, MADE_UP)):
                 request = next(requests_of(route, workspace, things))
-                server.keyring.forget()  # so that each of them looks the credential up
+                server.keyring.forget()  # so that each request looks up the credential
                 with statements() as asked:
                     assert (await caller.request(**request)).status == 404
                 assert not any(text in parameters for _, parameters in asked for text in (workspace, things.event))
                 made.append([statement for statement, _ in asked if "FROM" in statement])
             assert made[0] == made[1], (route.operation, name)
             assert len(made[0]) == 1, (route.operation, name, made)  # the credential, or the person's roles
-    with statements() as asked:  # it does see what is asked
+    with statements() as asked:  # the recording works
         (await world.admin.get(events(THEIRS))).expect(200)
     assert any(THEIRS in parameters for _, parameters in asked)
 
@@ -515,7 +516,7 @@ OLD, NEW, UNPUBLISHED = issuer_key("RS256", "old", 1), issuer_key("RS256", "new"
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """Return what a token of an owner says; None takes a claim away."""
+    """Return the claims of an owner's token; None removes a claim."""
     now = int(time.time())
     said = {"sub": "ann", "iat": now, "exp": now + 600, "iss": ISSUER, "aud": AUDIENCE} | changes
     return {name: value for name, value in said.items() if value is not None}
@@ -528,13 +529,13 @@ def encoded(value: bytes | object) -> str:
 
 
 def by_hand(header: object, payload: object, secret: bytes | None = None) -> str:
-    """Write a token that no library would; signed with HS256, or not at all."""
+    """Create a token that no library would create, signed with HS256 or unsigned."""
     text = f"{encoded(header)}.{encoded(payload)}"
     return f"{text}.{encoded(hmac.digest(secret, text.encode(), 'sha256')) if secret is not None else ''}"
 
 
 def forged_tokens() -> Iterator[tuple[str, str]]:
-    """Return tokens that are not to be taken, by what is wrong with them."""
+    """Return invalid tokens, by what is wrong with them."""
     good = jwt.encode(claims(), SECRET, "HS256")
     head, payload, signature = good.split(".")
     for alg in ("none", "None", "NONE", "nOnE", "", None):
@@ -564,7 +565,7 @@ def forged_tokens() -> Iterator[tuple[str, str]]:
 
 
 def forged_keys(key: str) -> Iterator[tuple[str, str]]:
-    """Return what is nearly a key."""
+    """Return texts that resemble a key."""
     for cut in (1, 2, 10, len(key) - 3, len(key) - 4):
         yield f"a key, {cut} characters less", key[:-cut]
     for place in (0, 3, 20, len(key) - 1):
@@ -580,13 +581,13 @@ def forged_keys(key: str) -> Iterator[tuple[str, str]]:
 async def test_every_route_with_a_bad_credential(
     make_server: MakeServer, http: aiohttp.ClientSession, database: Database
 ) -> None:
-    """Each route with each credential that is none: 401 with a text that depends on the credential alone, whatever it is for."""
+    """On each route, an invalid credential gets 401 with a text that depends on the credential alone."""
     async with Issuer(OLD, NEW) as issuer:
         options = {"jwt_secret": SECRET, "jwks_url": issuer.url, "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
         first = Api(http, (await make_server(**options)).url, ADMIN_KEY)
         (await first.with_key(OLD.sign(claims())).get("/v1/session")).expect(200)
         issuer.keys.remove(OLD)
-        server = await make_server(**options)  # knows only the keys of now
+        server = await make_server(**options)  # accepts only current keys
         api = Api(http, server.url, ADMIN_KEY)
         things = await furnish(api, "w", MARK)
         (await api.put("/v1/workspaces/w/members/ann", {"role": "owner"})).expect(201)
@@ -597,7 +598,7 @@ async def test_every_route_with_a_bad_credential(
         code = await server.keyring.create_sign_in()
         session = await server.keyring.sign_in(await server.keyring.create_sign_in())
         good = {"secret": jwt.encode(claims(), SECRET, "HS256"), "issuer": NEW.sign(claims()), "key": made["key"]}
-        for name, credential in good.items():  # what is forged below is nearly this
+        for name, credential in good.items():  # the forged tokens are variations of this
             assert (await api.with_key(credential).get(events("w"))).status == 200, name
         others = {"revoked": revoked, "expired": expired, "code": code, "session": session, "ticket": things.ticket}
         bad = [*forged_tokens(), *forged_keys(made["key"]), *others.items(), ("id", made["id"]), ("admin", "admin")]
@@ -633,7 +634,7 @@ async def test_every_route_with_a_bad_credential(
 
 @on_sqlite
 async def test_a_credential_is_looked_at_first(server: Server, api: Api) -> None:
-    """Without one, no body is waited for and no handshake looked at: the answer is there when the head is."""
+    """A request without a credential is refused after its head, before its body arrives and its handshake is read."""
     for route in GUARDED:
         async with await RawConnection.open(server.url) as connection:
             sent: dict[str, str | int] = {"Content-Type": "x", "Content-Length": 100, "Expect": "100-continue"}
@@ -646,7 +647,7 @@ async def test_a_credential_is_looked_at_first(server: Server, api: Api) -> None
             assert "sec-websocket-version" not in answer.headers
 
 
-# ---- many at once
+# ---- concurrent clients
 
 WAYS = ("asking", *(kind.name for kind in CONNECTED))
 HELD = 100
@@ -654,7 +655,7 @@ HELD = 100
 
 
 class Crowd:
-    """Many who ask and follow at a node, again and again, in the name of a credential that is to end."""
+    """Clients that send requests and open streams at a node, with a credential that is about to end."""
 
     def __init__(self, api: Api, name: str, refusal: str) -> None:
         self._api = api
@@ -673,11 +674,11 @@ class Crowd:
         self._tasks += [asyncio.create_task(self._open(kind)) for kind in CONNECTED for _ in range(3)]
 
     async def until(self, condition: Callable[["Crowd"], bool]) -> None:
-        """Wait until the crowd is as the condition says."""
+        """Wait until the crowd fulfils the condition."""
         await eventually(lambda: condition(self))
 
     async def stop(self) -> None:
-        """Stop, when what was begun is answered."""
+        """Stop after pending requests have a response."""
         self.is_over = True
         await asyncio.gather(*self._tasks)
 
@@ -719,7 +720,7 @@ class Crowd:
 
     @staticmethod
     async def _follow(reader: Reader, begun: asyncio.Event) -> list[Any]:
-        """Return what a reader gets until the server ends it. Raises Refused: it is not let in."""
+        """Return what a reader receives until the server ends it. Raises Refused if it is not accepted."""
         found: list[Any] = []
         try:
             found += await reader.synced()
@@ -733,7 +734,7 @@ class Crowd:
 
 
 def has_refused(counts: dict[str, int], crowd: Crowd) -> bool:
-    """Tell whether a crowd was refused so often."""
+    """Check that this many requests of a crowd were refused."""
     return all(crowd.refused[way] > count for way, count in counts.items())
 
 
@@ -749,7 +750,7 @@ async def remove(admin: Api) -> None:
 
 
 async def make_anew(admin: Api) -> None:
-    """Delete the workspace, and have somebody else make one of the same id."""
+    """Delete the workspace and let somebody else create one with the same id."""
     (await admin.delete("/v1/workspaces/w")).expect(204)
     other = person(admin, "somebody else", grants={"*": ["admin"]})
     (await other.put("/v1/workspaces/w", {"name": "another"})).expect(201)
@@ -759,7 +760,7 @@ async def make_anew(admin: Api) -> None:
 async def test_a_crowd_at_the_moment_of_the_end(
     make_server: MakeServer, http: aiohttp.ClientSession, end: Callable[[Api], Awaitable[None]]
 ) -> None:
-    """Access ends amid many requests and streams on two nodes: nothing begun later is let in, and no reader gets what came later."""
+    """When access ends amid many requests and streams on two nodes, later ones are refused and readers get no later events."""
     admin, other = [Api(http, (await make_server(jwt_secret=SECRET)).url, ADMIN_KEY) for _ in range(2)]
     (await admin.put("/v1/workspaces/w")).expect(201)
     if end is remove:
@@ -774,7 +775,7 @@ async def test_a_crowd_at_the_moment_of_the_end(
     await end(admin)
     here.has_ended = True
     (await admin.append("w", id="too-late")).expect(201)
-    # There it takes up to two seconds. What was refused once stays so.
+    # The other node takes up to two seconds. A refusal is final.
     for crowd in (here, there):
         await crowd.until(lambda crowd: all(crowd.refused[way] for way in WAYS))
         crowd.has_ended = True
@@ -793,7 +794,7 @@ async def test_a_crowd_at_the_moment_of_the_end(
 
 @pytest.mark.parametrize("end", [revoke, remove, make_anew])
 async def test_a_body_that_comes_after_the_end(server: Server, api: Api, end: Callable[[Api], Awaitable[None]]) -> None:
-    """Who was let in with a request whose body is yet to come, and lost access meanwhile, stores nothing with it."""
+    """If access ends after the head and before the body of an append, nothing is stored."""
     (await api.put("/v1/workspaces/w")).expect(201)
     await join(api, "w", "ann", "owner")
     caller = (
@@ -815,7 +816,7 @@ async def test_a_body_that_comes_after_the_end(server: Server, api: Api, end: Ca
             data = json.dumps(content).encode()
             sent: dict[str, str | int] = {"Content-Type": "application/json", "Content-Length": len(data)}
             await connection.send(request_head(method, path, {**caller.headers, **sent, "Expect": "100-continue"}))
-            assert (await connection.answer(has_body=False)).status == 100  # access was decided
+            assert (await connection.answer(has_body=False)).status == 100  # access was granted
             begun.append((path, connection, data))
         await end(api)
         for path, connection, data in begun:
@@ -838,7 +839,7 @@ async def test_a_body_that_comes_after_the_end(server: Server, api: Api, end: Ca
 async def test_access_that_ends_while_a_stream_opens(
     server: Server, api: Api, end: Callable[[Api], Awaitable[None]], kind: Kind, by: str
 ) -> None:
-    """Who was let in, and lost access before their stream was open, gets nothing of what comes then."""
+    """If access ends between the request and the opening of the stream, the stream delivers no later event."""
     (await api.put("/v1/workspaces/w")).expect(201)
     caller = await join(api, "w", "crowd", "member") if end is remove else api.with_key(await api.create_key("w"))
     options = {}
@@ -872,7 +873,7 @@ async def test_access_that_ends_while_a_stream_opens(
 async def test_a_socket_that_outlives_its_key_for_a_moment(
     make_server: MakeServer, http: aiohttp.ClientSession
 ) -> None:
-    """On the socket for many, each message counts by the credential as it is then: a workspace that was made anew is not its key's."""
+    """On a multiplexed socket, each message uses the current credential. A recreated workspace does not accept the old key."""
     server = await make_server(jwt_secret=SECRET)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.put("/v1/workspaces/w")).expect(201)
@@ -889,7 +890,7 @@ async def test_a_socket_that_outlives_its_key_for_a_moment(
 
 
 async def test_a_ticket_for_many_at_once(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Of two hundred that open with one ticket at the same moment, as streams and sockets on two nodes, one is let in."""
+    """Of two hundred streams and sockets that open concurrently with one ticket on two nodes, one is accepted."""
     nodes = [Api(http, (await make_server()).url, ADMIN_KEY) for _ in range(2)]
     (await nodes[0].append("w")).expect(201)
     ticket = (await nodes[0].post("/v1/tickets", {"workspace": "w"})).expect(201)["ticket"]

@@ -1,4 +1,4 @@
-"""Tokens of an issuer's published keys, through the server's doors: from the first request to the end of its streams."""
+"""Tokens signed with an issuer's published keys, tested through the server from the first request to the end of the streams."""
 
 import time
 from collections.abc import AsyncIterator
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 async def issuer() -> AsyncIterator[Issuer]:
-    """An issuer with a key of each kind."""
+    """Start an issuer with a key of each kind."""
     async with Issuer(*(issuer_key(alg, alg) for alg in ("RS256", "ES256", "EdDSA"))) as issuer:
         yield issuer
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys are asked for as often as a token wants it."""
+    """Fetch keys as often as tokens ask for it."""
     made = Jwks.__init__
 
     def init(self: Jwks, *given: object, **named: object) -> None:
@@ -37,7 +37,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def signed(key: IssuerKey, user: str = "ann", **claims: object) -> str:
-    """Return a token that an issuer's key signed."""
+    """Return a token that is signed with an issuer's key."""
     return key.sign(
         {"sub": user, "exp": int(time.time()) + 600, "iss": "https://id.example", "aud": "streamer", **claims}
     )
@@ -46,7 +46,7 @@ def signed(key: IssuerKey, user: str = "ann", **claims: object) -> str:
 async def test_from_the_first_token_to_the_last(
     make_server: MakeServer, http: aiohttp.ClientSession, issuer: Issuer
 ) -> None:
-    """Each algorithm's token is its person; another issuer's or audience's is none; when a key is no longer published its streams end."""
+    """Each algorithm's token identifies its person, foreign tokens are refused, and streams end when their key is withdrawn."""
     server = await make_server(jwks_url=issuer.url, jwt_issuer="https://id.example", jwt_audience="streamer")
     api = Api(http, server.url, ADMIN_KEY)
     (await api.put(f"/v1/workspaces/{WS}")).expect(201)
@@ -57,7 +57,7 @@ async def test_from_the_first_token_to_the_last(
         for wrong in ({"aud": "another"}, {"iss": "https://evil.example"}, {"exp": 1}):
             assert (await api.with_key(signed(key, **wrong)).get(events(WS))).error == "unauthenticated"
     staying = issuer.keys[1]
-    going = api.with_key(signed(issuer.keys[0]))  # one token throughout: its look-up is remembered
+    going = api.with_key(signed(issuer.keys[0]))  # one token throughout: its look-up is cached
     nobody = api.with_key(None)
     ticket = (await going.post("/v1/tickets", {"workspace": WS})).expect(201)["ticket"]
     later = (await going.post("/v1/tickets", {"workspace": WS})).expect(201)["ticket"]
@@ -70,7 +70,7 @@ async def test_from_the_first_token_to_the_last(
         new = issuer_key("RS256", "new", 1)
         issuer.keys[0] = new
         (await going.get(events(WS))).expect(200)
-        (await api.with_key(signed(new)).get(events(WS))).expect(200)  # an unknown key is asked for at once
+        (await api.with_key(signed(new)).get(events(WS))).expect(200)  # an unknown key is fetched at once
         assert (await going.get(events(WS))).error == "unauthenticated"
         for reader in (stream, by_ticket):
             assert (await reader.next("closed")).json == {"reason": "credential_revoked", "reconnect": False}
@@ -78,7 +78,7 @@ async def test_from_the_first_token_to_the_last(
         assert (await nobody.get(f"{events(WS)}/stream", ticket=later)).error == "unauthenticated"
         (await api.append(WS, id="after")).expect(201)
         assert "after" in [event["id"] for event in await other.events(1)]
-        issuer.answer = says(500)  # an outage ends nothing
+        issuer.answer = says(500)  # an outage ends no stream
         (await api.with_key(signed(new)).get(events(WS))).expect(200)
         assert (await api.with_key(signed(issuer_key("ES256", "never", 2))).get(events(WS))).error == "unauthenticated"
         (await api.append(WS, id="in")).expect(201)
@@ -88,7 +88,7 @@ async def test_from_the_first_token_to_the_last(
 async def test_a_server_that_starts_in_an_outage(
     make_server: MakeServer, http: aiohttp.ClientSession, issuer: Issuer
 ) -> None:
-    """It starts and takes keys; tokens are 503 until the issuer is back, and then what they are."""
+    """A server that starts while the issuer is down accepts keys. Tokens get 503 until the issuer recovers."""
     issuer.answer = says(503)
     server = await make_server(jwks_url=issuer.url, jwt_audience="streamer")
     api = Api(http, server.url, ADMIN_KEY)

@@ -1,4 +1,4 @@
-"""Tokens: who may come in with one, who may not, and where the keys come from."""
+"""Tokens: which are accepted, which are refused, and where the keys come from."""
 
 import asyncio
 import datetime as dt
@@ -60,7 +60,7 @@ REFUSED = "the token is malformed, or no key of this server verifies it with a s
 
 
 class Clock:
-    """A wall clock that stands until it is moved."""
+    """A wall clock that the test moves."""
 
     def __init__(self, seconds: float = SECONDS_NOW) -> None:
         self.seconds = seconds
@@ -71,19 +71,19 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """The time of the test."""
+    """Create the test's clock."""
     return Clock()
 
 
 @pytest.fixture
 def metrics() -> Metrics:
-    """The metrics of the test."""
+    """Create the test's metrics."""
     return Metrics()
 
 
 @pytest.fixture
 async def issuer() -> AsyncIterator[Issuer]:
-    """An issuer with a key for each algorithm."""
+    """Start an issuer with a key for each algorithm."""
     async with Issuer(*(issuer_key(alg, alg.lower()) for alg in PUBLISHED)) as issuer:
         yield issuer
 
@@ -93,7 +93,7 @@ MakeTokens = Callable[..., Tokens]
 
 @pytest.fixture
 def make_tokens(issuer: Issuer, metrics: Metrics, clock: Clock) -> MakeTokens:
-    """Make what verifies tokens of the secret and of the issuer. Keywords are options of the fetching."""
+    """Create verifiers of the secret's and the issuer's tokens. Keywords are options of the fetching."""
 
     def make(rules: Rules | None = None, **options: float) -> Tokens:
         jwks = Jwks(issuer.url, metrics, clock=clock, **{"refresh_seconds": 300, **options})
@@ -104,12 +104,12 @@ def make_tokens(issuer: Issuer, metrics: Metrics, clock: Clock) -> MakeTokens:
 
 @pytest.fixture
 def tokens(make_tokens: MakeTokens) -> Tokens:
-    """What verifies tokens of the secret and of the issuer."""
+    """Create a verifier of the secret's and the issuer's tokens."""
     return make_tokens()
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """Return what a token says; None takes a claim away."""
+    """Return the claims of a token; None removes a claim."""
     said = {"sub": "user-123", "exp": SECONDS_NOW + 60, **changes}
     return {name: value for name, value in said.items() if value is not None}
 
@@ -134,12 +134,12 @@ def sign(header: bytes | object, payload: bytes | object, secret: str | bytes = 
 
 
 def only_by_secret(now: int = SECONDS_NOW * SECOND, **rules: Any) -> Tokens:
-    """Return what verifies tokens of the secret alone."""
+    """Return a verifier of the secret's tokens alone."""
     return Tokens(secret_key(SECRET), None, Rules(**rules), lambda: now)
 
 
 def text_of(tokens: Tokens, token: str) -> str | None:
-    """Return the text by which a token of the secret is refused, None if it is not."""
+    """Return the error's text for a token of the secret, or None if the token is valid."""
     try:
         asyncio.run(tokens.verify(token))
     except Unauthenticated as error:
@@ -148,18 +148,18 @@ def text_of(tokens: Tokens, token: str) -> str | None:
 
 
 async def refusal(tokens: Tokens, token: str) -> str:
-    """Return the text by which a token is refused."""
+    """Return the text with which a token is refused."""
     with pytest.raises(Unauthenticated) as caught:
         await tokens.verify(token)
     assert SECRET not in caught.value.message
     return caught.value.message
 
 
-# ---- what is verified
+# ---- valid tokens
 
 
 async def test_a_secret_verifies(tokens: Tokens) -> None:
-    """A token of HS256 says who calls, what for, and until when; `kid` means nothing there."""
+    """An HS256 token identifies the caller, the grants and the expiry; its `kid` is ignored."""
     found = await tokens.verify(by_secret(claims(name="Ada", grants={"ws_1": [SCOPES[0]], "*": []}), kid="any"))
     assert found == Claims(
         subject="user-123",
@@ -175,7 +175,7 @@ async def test_a_secret_verifies(tokens: Tokens) -> None:
 
 @pytest.mark.parametrize("alg", PUBLISHED)
 async def test_a_published_key_verifies(tokens: Tokens, issuer: Issuer, alg: str) -> None:
-    """A token of RS256, ES256 or EdDSA is verified by the key that it names, which the issuer publishes."""
+    """An RS256, ES256 or EdDSA token is verified with the published key that it names."""
     found = await tokens.verify(issuer_key(alg, alg.lower()).sign(claims()))
     assert (found.subject, found.name, found.grants) == ("user-123", None, {})
     assert tokens.stands(found.signer)
@@ -184,7 +184,7 @@ async def test_a_published_key_verifies(tokens: Tokens, issuer: Issuer, alg: str
 
 
 async def test_nothing_is_fetched_for_known_keys(tokens: Tokens, issuer: Issuer, clock: Clock) -> None:
-    """Verifying by a key that is known asks nobody, whatever the time, whether the token is good or bad."""
+    """Tokens with a known key are verified without fetching, at any time, whether they are valid or not."""
     key = issuer_key("RS256", "rs256")
     await tokens.verify(key.sign(claims()))
     clock.seconds += 1000
@@ -196,7 +196,7 @@ async def test_nothing_is_fetched_for_known_keys(tokens: Tokens, issuer: Issuer,
 
 
 async def test_without_a_kid(tokens: Tokens, issuer: Issuer, clock: Clock) -> None:
-    """A token that names no key is verified if exactly one key fits its algorithm."""
+    """A token without `kid` is verified if exactly one key fits its algorithm."""
     nameless = issuer_key("ES256", None)
     assert (await tokens.verify(nameless.sign(claims()))).subject == "user-123"
     issuer.keys.append(issuer_key("ES256", None, 1))
@@ -207,7 +207,7 @@ async def test_without_a_kid(tokens: Tokens, issuer: Issuer, clock: Clock) -> No
 
 
 async def test_a_kid_that_two_keys_have(tokens: Tokens, issuer: Issuer) -> None:
-    """A `kid` tells keys of different algorithms apart by the algorithm; two keys of one algorithm not at all."""
+    """Two keys with one `kid` are distinguished by algorithm. Two with the same algorithm are ambiguous and unused."""
     issuer.keys = [issuer_key(alg) for alg in PUBLISHED] + [issuer_key("EdDSA", number=1)]
     await tokens.verify(issuer_key("RS256").sign(claims()))
     await tokens.verify(issuer_key("ES256").sign(claims()))
@@ -215,7 +215,7 @@ async def test_a_kid_that_two_keys_have(tokens: Tokens, issuer: Issuer) -> None:
 
 
 async def test_neither_is_the_others(issuer: Issuer, metrics: Metrics) -> None:
-    """Without the secret no HS256 is taken, without the issuer nothing else; nobody is asked then."""
+    """Without the secret, HS256 is refused; without the issuer, the other algorithms are. Neither causes a fetch."""
     jwks = Jwks(issuer.url, metrics, refresh_seconds=300)
     only_jwks, only_secret = Tokens(None, jwks, Rules()), only_by_secret()
     assert await refusal(only_jwks, by_secret(claims())) == REFUSED
@@ -227,7 +227,7 @@ async def test_neither_is_the_others(issuer: Issuer, metrics: Metrics) -> None:
 
 
 def test_thumbprints() -> None:
-    """A key's identity is its thumbprint: the examples of RFC 7638, section 3.1, and of RFC 8037, appendix A.3."""
+    """A key's identity is its thumbprint, as in the examples of RFC 7638, section 3.1, and RFC 8037, appendix A.3."""
     modulus = (
         "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMs"
         "tn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91"
@@ -241,7 +241,7 @@ def test_thumbprints() -> None:
     assert okp.identity == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
 
 
-# ---- what is forged
+# ---- forged tokens
 
 
 def _pem(key: IssuerKey) -> bytes:
@@ -251,7 +251,7 @@ def _pem(key: IssuerKey) -> bytes:
 
 
 def _der_signed(key: IssuerKey) -> str:
-    """Sign by ES256 with the signature in ASN.1's form, which JWS does not take."""
+    """Sign with ES256 and encode the signature as ASN.1, which JWS does not allow."""
     signed, _, signature = key.sign(claims()).rpartition(".")
     raw = urlsafe_b64decode(signature + "==")
     der = encode_dss_signature(int.from_bytes(raw[:32]), int.from_bytes(raw[32:]))
@@ -259,14 +259,14 @@ def _der_signed(key: IssuerKey) -> str:
 
 
 def _with_header(token: str, **changes: Any) -> str:
-    """Change a token's header and leave its signature."""
+    """Change a token's header and keep its signature."""
     header, payload, signature = token.split(".")
     said = json.loads(urlsafe_b64decode(header + "==")) | changes
     return f"{encode(said)}.{payload}.{signature}"
 
 
 def _foreign(alg: str, kind: str, curve: str) -> str:
-    """Sign by an algorithm's name with a key of another curve."""
+    """Sign under an algorithm's name with a key of another curve."""
     private = private_key(kind)
     signed = f"{encode({'alg': alg, 'kid': alg.lower()})}.{encode(claims())}"
     algorithm: Any = get_algorithm_by_name(curve)
@@ -331,13 +331,13 @@ FORGED: dict[str, Callable[[], str]] = {
 
 @pytest.mark.parametrize("name", FORGED)
 async def test_a_forged_token(tokens: Tokens, name: str) -> None:
-    """A token that no key of ours signed as its algorithm asks is 401, with one text for all."""
+    """A token that is not signed with a trusted key and its algorithm gets 401, always with the same text."""
     await tokens.verify(RSA.sign(claims()))  # the keys are known
     assert await refusal(tokens, FORGED[name]()) == REFUSED
 
 
 async def test_keys_that_a_token_brings_along(tokens: Tokens, issuer: Issuer) -> None:
-    """What a header says of where its key is, is not looked at: nothing is fetched, and a good token is no worse for it."""
+    """A key or key URL in the header is ignored: nothing is fetched, and a valid token stays valid."""
     async with Issuer(MINE) as other:
         pointing = {"jku": other.url, "x5u": other.url}
         assert await refusal(tokens, MINE.sign(claims(), **pointing)) == REFUSED
@@ -348,7 +348,7 @@ async def test_keys_that_a_token_brings_along(tokens: Tokens, issuer: Issuer) ->
 
 @pytest.mark.parametrize("key", [None, RSA, EC, OKP], ids=["HS256", *PUBLISHED])
 async def test_a_damaged_token(tokens: Tokens, key: IssuerKey | None) -> None:
-    """A token that lost its end, or a bit anywhere, is refused: no two texts are the same token."""
+    """A truncated token or one with any changed bit is refused, so no two texts are the same token."""
     token = by_secret(claims()) if key is None else key.sign(claims())
     await tokens.verify(token)
     for end in range(len(token)):
@@ -360,7 +360,7 @@ async def test_a_damaged_token(tokens: Tokens, key: IssuerKey | None) -> None:
 
 
 async def test_an_endless_token(tokens: Tokens) -> None:
-    """Above 8 KiB a token is refused, whoever signed it."""
+    """A token above 8 KiB is refused, whoever signed it."""
     (fits, too_long) = (by_secret(claims(x="a" * length)) for length in (MAX_TOKEN * 3 // 4 - 150, MAX_TOKEN))
     assert len(fits) <= MAX_TOKEN < len(too_long)
     await tokens.verify(fits)
@@ -369,7 +369,7 @@ async def test_an_endless_token(tokens: Tokens) -> None:
 
 @pytest.mark.parametrize("typ", [None, "JWT", "jwt", "at+jwt", "application/at+jwt"])
 async def test_types_of_tokens(tokens: Tokens, typ: str | None) -> None:
-    """A token may say that it is one, or an access token, or nothing."""
+    """The `typ` of a token may be JWT, access token or absent."""
     await tokens.verify(sign({"alg": "HS256", **({"typ": typ} if typ else {})}, claims()))
 
 
@@ -393,7 +393,7 @@ async def test_types_of_tokens(tokens: Tokens, typ: str | None) -> None:
     ids=itertools.count(),
 )
 def test_what_looks_like_a_token(text: str, is_one: bool) -> None:
-    """Tokens are told apart from keys by their form."""
+    """Tokens and keys are distinguished by their form."""
     assert looks_like_jwt(text) is is_one
 
 
@@ -438,7 +438,7 @@ WRONG_CLAIMS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("changes", "said"), WRONG_CLAIMS)
 async def test_a_wrong_claim(tokens: Tokens, changes: dict[str, Any], said: str) -> None:
-    """A signed token with a claim that is missing, malformed or does not hold is 401, and its holder learns which."""
+    """A signed token with a missing, malformed or invalid claim gets 401, and the error names the claim."""
     token = sign({"alg": "HS256"}, claims(**changes))
     assert said in await refusal(tokens, token)
     header, payload, _ = token.split(".")
@@ -467,7 +467,7 @@ async def test_null_is_not_absence(tokens: Tokens, claim: str) -> None:
     ],
 )
 async def test_issuer_and_audience(make_tokens: MakeTokens, changes: dict[str, Any], taken: bool) -> None:
-    """With the settings a token must come from the issuer and be meant for us, alone or among others."""
+    """If configured, the issuer must match and the audience must contain this server."""
     tokens = make_tokens(Rules(issuer="them", audience="us"))
     if taken:
         await tokens.verify(by_secret(claims(**changes)))
@@ -478,12 +478,12 @@ async def test_issuer_and_audience(make_tokens: MakeTokens, changes: dict[str, A
 
 @pytest.mark.parametrize("name", [1, "", "a" * 257, "a\0", ["Ada"], None])
 async def test_a_name_that_is_none(tokens: Tokens, name: object) -> None:
-    """What cannot be a name is ignored: nothing depends on it."""
+    """An invalid name is ignored, because nothing depends on it."""
     assert (await tokens.verify(sign({"alg": "HS256"}, claims() | {"name": name}))).name is None
 
 
 def test_many_grants() -> None:
-    """There are at most 1,000 workspaces in a token."""
+    """A token may grant at most 1,000 workspaces."""
     for count, is_taken in ((MAX_GRANTS, True), (MAX_GRANTS + 1, False)):
         payload = claims(grants={f"ws{number}": list(SCOPES) for number in range(count)})
         if is_taken:
@@ -505,7 +505,7 @@ def test_many_grants() -> None:
 @example(now=10 * SECOND, exp=11, nbf=11, iat=None, leeway=1)
 @example(now=10 * SECOND, exp=11, nbf=None, iat=11, leeway=0)
 def test_times(now: int, exp: int, nbf: int | None, iat: int | None, leeway: int) -> None:
-    """A token holds from its `nbf` and `iat` to before its `exp`, give or take the leeway; what it opens ends later than now."""
+    """A token is valid from its `nbf` and `iat` until its `exp`, with the leeway. Its expiry is always in the future."""
     holds = now < (exp + leeway) * SECOND and all(
         at is None or at * SECOND <= now + leeway * SECOND for at in (nbf, iat)
     )
@@ -520,13 +520,13 @@ def test_times(now: int, exp: int, nbf: int | None, iat: int | None, leeway: int
 
 
 def test_the_last_second() -> None:
-    """The year 9999 can be said, and written; the second after it cannot."""
+    """The last second of the year 9999 is accepted as an expiry; the next second is not."""
     assert check_claims(claims(exp=LAST // SECOND), 0, Rules(), "key").expires_at <= LAST
     with pytest.raises(Unauthenticated):
         check_claims(claims(exp=LAST // SECOND + 1), 0, Rules(), "key")
 
 
-# ---- anything at all
+# ---- arbitrary tokens
 
 
 PAYLOAD_TEXT = "the token's payload must be a JSON object in UTF-8 without duplicate members"
@@ -560,7 +560,7 @@ PAYLOAD_TEXT = "the token's payload must be a JSON object in UTF-8 without dupli
     ],
 )
 async def test_a_payload_that_two_readers_may_understand_differently(tokens: Tokens, payload: bytes) -> None:
-    """A signed payload that is no JSON object, or is one in a way that is not the same to all, is 401."""
+    """A signed payload that is not a JSON object, or that parsers may read differently, gets 401."""
     assert await refusal(tokens, sign({"alg": "HS256"}, payload)) == PAYLOAD_TEXT
 
 
@@ -576,20 +576,20 @@ CLAIMS = ("sub", "exp", "nbf", "iat", "iss", "aud", "name", "grants")
 @example("\ud800.\ud800.\ud800")
 @example("eyJ.e.A")
 def test_any_text(text: str) -> None:
-    """Whatever is sent as a token is 401, and nothing else happens."""
+    """Any text as a token gets 401 and nothing else happens."""
     assert text_of(only_by_secret(), text) == REFUSED
 
 
 @given(st.binary() | anything, st.binary(min_size=1) | anything)
 def test_any_header_and_payload(header: bytes | object, payload: bytes | object) -> None:
-    """Whatever is signed rightly, under any header, is a token or 401."""
+    """Any payload signed correctly, under any header, is a token or gets 401."""
     assert text_of(only_by_secret(), sign(header, payload)) == REFUSED
     assert text_of(only_by_secret(), sign({"alg": "HS256"}, payload)) not in {None, REFUSED}
 
 
 @given(st.dictionaries(st.sampled_from(CLAIMS), anything), st.booleans())
 def test_any_claims(changes: dict[str, Any], with_names: bool) -> None:
-    """Whatever the claims are, they are what `Claims` promises, or 401."""
+    """Any claims result in valid `Claims` or a 401."""
     tokens = only_by_secret(issuer="them", audience="us") if with_names else only_by_secret()
     token = sign({"alg": "HS256"}, claims() | ({"iss": "them", "aud": "us"} if with_names else {}) | changes)
     try:
@@ -604,7 +604,7 @@ def test_any_claims(changes: dict[str, Any], with_names: bool) -> None:
 
 @given(st.binary() | st.text().map(str.encode) | anything.map(lambda value: json.dumps(value).encode()))
 def test_any_json(raw: bytes) -> None:
-    """What is read strictly is what any reader of JSON makes of it."""
+    """A strictly parsed document has the same value in every JSON parser."""
     try:
         found = read_object(raw)
     except ValueError:
@@ -612,7 +612,7 @@ def test_any_json(raw: bytes) -> None:
     assert found == json.loads(raw)
 
 
-# ---- the set of keys
+# ---- the key set
 
 
 def _without(key: IssuerKey, *names: str) -> dict[str, Any]:
@@ -664,7 +664,7 @@ UNUSABLE: dict[str, object] = {
 
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_keys_that_are_passed_over(name: str) -> None:
-    """A key that does not fit RS256, ES256 or EdDSA in every respect is passed over; those beside it are used."""
+    """A key that does not fit RS256, ES256 or EdDSA in every respect is skipped; the others are used."""
     assert read_key(UNUSABLE[name]) is None
     beside = EC.jwk | {"kid": "beside"}
     assert [key.kid for key in read_set(json.dumps({"keys": [UNUSABLE[name], beside]}).encode())] == ["beside"]
@@ -672,7 +672,7 @@ def test_keys_that_are_passed_over(name: str) -> None:
 
 @pytest.mark.parametrize("key", [RSA, EC, OKP], ids=PUBLISHED)
 def test_keys_that_say_little(key: IssuerKey) -> None:
-    """A key need not say `alg`, `use`, `key_ops` or `kid`; what else it says does not matter."""
+    """A key need not have `alg`, `use`, `key_ops` or `kid`; unknown members are ignored."""
     full = read_key(key.jwk | {"x5t": "?", "key_ops": ["verify"]})
     bare = read_key(_without(key, "alg", "use", "kid", "key_ops"))
     assert full
@@ -681,7 +681,7 @@ def test_keys_that_say_little(key: IssuerKey) -> None:
 
 
 async def test_a_secret_that_is_published(tokens: Tokens, issuer: Issuer) -> None:
-    """A symmetric key in the set verifies nothing: everybody knows it."""
+    """A symmetric key in the set verifies nothing, because everybody knows it."""
     shared = b"a secret that is published to all"
     issuer.answer = says(
         body=json.dumps({"keys": [{"kty": "oct", "k": encode(shared), "kid": "x", "alg": "HS256"}, RSA.jwk]})
@@ -696,7 +696,7 @@ def _set_of(count: int) -> str:
 
 
 def test_a_long_set() -> None:
-    """A set has 100 keys at the most."""
+    """At most 100 keys of a set are used."""
     assert len(read_set(_set_of(MAX_SET_KEYS).encode())) == MAX_SET_KEYS
     with pytest.raises(ValueError, match="100"):
         read_set(_set_of(MAX_SET_KEYS + 1).encode())
@@ -707,7 +707,7 @@ def test_a_long_set() -> None:
     st.dictionaries(st.sampled_from(["kty", "crv", "n", "e", "x", "y", "d", "kid", "alg", "use", "key_ops"]), anything),
 )
 def test_any_set(jwk: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Whatever a member of the set says, it is a key or is passed over."""
+    """Any member of a set is a key or is skipped."""
     try:
         keys = read_set(json.dumps({"keys": [jwk | changes]}).encode())
     except ValueError:
@@ -719,7 +719,7 @@ def test_any_set(jwk: dict[str, Any], changes: dict[str, Any]) -> None:
 
 
 def fetches(metrics: Metrics) -> dict[str, int]:
-    """Return how many fetches there were, by outcome."""
+    """Return the number of fetches by outcome."""
     found = re.findall(r'streamer_jwks_fetches_total\{outcome="(\w+)"\} (\d+)', metrics.render().decode())
     return {outcome: int(count) for outcome, count in found}
 
@@ -731,7 +731,7 @@ def keys_in_use(metrics: Metrics) -> int:
 
 
 async def test_rotation(tokens: Tokens, issuer: Issuer, clock: Clock, metrics: Metrics) -> None:
-    """A new key is used at once, by the first token that names it; one that has gone verifies nothing and does not stand."""
+    """A new key is used at once by the first token that names it. A removed key verifies nothing, and its grants end."""
     old, new = issuer_key("ES256", "old"), issuer_key("ES256", "new", 1)
     issuer.keys = [old]
     await tokens.refresh()
@@ -754,7 +754,7 @@ async def test_rotation(tokens: Tokens, issuer: Issuer, clock: Clock, metrics: M
 
 
 async def test_a_kid_that_is_used_again(tokens: Tokens, issuer: Issuer, clock: Clock) -> None:
-    """Another key under the same `kid` is another signer: what the old one opened does not outlive it."""
+    """A different key under the same `kid` is another signer, and the old key's grants end."""
     old, new = issuer_key("ES256"), issuer_key("ES256", number=1)
     issuer.keys = [old]
     first = await tokens.verify(old.sign(claims()))
@@ -797,7 +797,7 @@ OUTAGES: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", OUTAGES)
 async def test_an_outage(make_tokens: MakeTokens, issuer: Issuer, clock: Clock, metrics: Metrics, name: str) -> None:
-    """While the issuer is away, or answers nonsense, its known keys stay in use. The log says so once, and when it is over."""
+    """During an outage or after invalid responses, known keys stay in use. The log reports it once, and again when it is over."""
     tokens = make_tokens(fetch_seconds=0.3 if name == "silence" else 5)
     found = await tokens.verify(RSA.sign(claims()))
     issuer.answer, outcome = OUTAGES[name]
@@ -827,7 +827,7 @@ async def test_an_outage(make_tokens: MakeTokens, issuer: Issuer, clock: Clock, 
 
 
 async def test_redirects_are_not_followed(tokens: Tokens, issuer: Issuer) -> None:
-    """A redirect of the issuer leads nowhere, on its own host neither."""
+    """Redirects of the issuer are not followed, not even to its own host."""
     async with Issuer(MINE) as other:
         for target in (other.url, "/elsewhere"):
             issuer.answer = says(302, headers={"Location": target})
@@ -838,7 +838,7 @@ async def test_redirects_are_not_followed(tokens: Tokens, issuer: Issuer) -> Non
 
 
 async def test_how_the_keys_are_asked_for(tokens: Tokens, issuer: Issuer, clock: Clock) -> None:
-    """The issuer is asked by the URL as it is set, without cookies, and for nothing packed."""
+    """The issuer's URL is requested as configured, without cookies and compression."""
 
     async def answer(request: Any) -> Any:
         return await says(body=_set_of(1), headers={"Set-Cookie": "a=b"})(request)
@@ -856,7 +856,7 @@ async def test_how_the_keys_are_asked_for(tokens: Tokens, issuer: Issuer, clock:
 
 
 async def test_keys_that_were_never_fetched(tokens: Tokens, issuer: Issuer, clock: Clock, metrics: Metrics) -> None:
-    """Until the keys were fetched once a token of the issuer is 503, not 401; the secret's are verified, other algorithms are 401."""
+    """Until the first successful fetch, the issuer's tokens get 503. The secret's are verified, other algorithms get 401."""
     issuer.answer = says(500)
     for key in (RSA, EC, issuer_key("EdDSA", None)):
         with pytest.raises(IssuerUnavailable) as caught:
@@ -874,7 +874,7 @@ async def test_keys_that_were_never_fetched(tokens: Tokens, issuer: Issuer, cloc
 
 
 async def test_a_flood_of_unknown_kids(tokens: Tokens, issuer: Issuer, clock: Clock) -> None:
-    """Tokens with unknown keys make one fetch in ten seconds, whatever their number; known keys work meanwhile."""
+    """Tokens with unknown keys cause one fetch in ten seconds, whatever their number. Known keys work meanwhile."""
     await tokens.refresh()
     header, _, rest = MINE.sign(claims()).partition(".")
     del header
@@ -889,13 +889,13 @@ async def test_a_flood_of_unknown_kids(tokens: Tokens, issuer: Issuer, clock: Cl
         await tokens.verify(RSA.sign(claims()))
         assert len(issuer.requests) == fetched
         clock.seconds += PAUSE_SECONDS if wave % 2 == 0 else 0
-    clock.seconds -= 24 * 3600  # a clock that was set back does not stop it
+    clock.seconds -= 24 * 3600  # a clock set back does not block it
     await flood(9)
     assert len(issuer.requests) == 4
 
 
 async def test_a_crowd_waits_for_one_fetch(tokens: Tokens, issuer: Issuer) -> None:
-    """All tokens that come before the keys are there wait for the same fetch; one that gives up does not disturb the others."""
+    """All tokens that arrive before the keys share one fetch, and a cancelled one does not affect the others."""
     arrived, go_on = asyncio.Event(), asyncio.Event()
 
     async def answer(_: Any) -> Any:
@@ -916,7 +916,7 @@ async def test_a_crowd_waits_for_one_fetch(tokens: Tokens, issuer: Issuer) -> No
 
 
 async def test_refreshing_in_the_background(make_tokens: MakeTokens, issuer: Issuer, metrics: Metrics) -> None:
-    """The keys are fetched again and again without being asked for, so a key that was removed goes by itself."""
+    """Keys are refreshed in the background, so a removed key disappears without a request."""
     tokens = make_tokens(refresh_seconds=0.01)
     loops = Loops(metrics)
     tokens.start(loops)
@@ -928,7 +928,7 @@ async def test_refreshing_in_the_background(make_tokens: MakeTokens, issuer: Iss
 
 
 async def test_trying_again_in_the_background(make_tokens: MakeTokens, issuer: Issuer, metrics: Metrics) -> None:
-    """While the issuer is away it is asked more often than usual, so the keys are there soon after it is back."""
+    """During an outage, the background fetch runs more often, so keys arrive soon after it."""
     tokens = make_tokens(refresh_seconds=3600, pause_seconds=0.01)
     issuer.answer = says(500)
     loops = Loops(metrics)
@@ -943,7 +943,7 @@ async def test_trying_again_in_the_background(make_tokens: MakeTokens, issuer: I
 async def test_background_fetches_leave_the_next_one_to_tokens(
     tokens: Tokens, issuer: Issuer, metrics: Metrics
 ) -> None:
-    """A key that appears right after a background fetch is picked up at once, not ten seconds later."""
+    """A key that appears right after a background fetch is fetched at once, not ten seconds later."""
     issuer.keys = [RSA]
     known = read_key(RSA.jwk)
     assert known
@@ -958,7 +958,7 @@ async def test_background_fetches_leave_the_next_one_to_tokens(
 
 
 async def test_stopping_amid_a_fetch(make_tokens: MakeTokens, issuer: Issuer, metrics: Metrics) -> None:
-    """When the server stops, a fetch that hangs stops too."""
+    """Stopping the server cancels a pending fetch."""
     tokens = make_tokens(fetch_seconds=600)
     before = asyncio.all_tasks()
     issuer.answer = hangs
@@ -971,7 +971,7 @@ async def test_stopping_amid_a_fetch(make_tokens: MakeTokens, issuer: Issuer, me
 
 
 async def test_an_issuer_that_nobody_vouches_for(metrics: Metrics, tmp_path: Path) -> None:
-    """Keys that come by TLS from whom the machine does not trust are not taken."""
+    """Keys from a TLS server with an untrusted certificate are refused."""
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     today = dt.datetime.now(dt.UTC)
@@ -1045,7 +1045,7 @@ PEM = _pem(RSA).decode()
     ids=itertools.count(),
 )
 def test_settings(name: str, value: str, said: str | None) -> None:
-    """A setting that would make tokens unsafe, or none, stops the start with its name, and shows no secret."""
+    """A setting that would make tokens unsafe or unusable stops the start. The error names it and hides the secret."""
     environment = {f"STREAMER_{name}": value}
     if said is None:
         settings = load({}, environment)
@@ -1061,7 +1061,7 @@ def test_settings(name: str, value: str, said: str | None) -> None:
 
 
 def test_the_secret_is_no_flag() -> None:
-    """The secret cannot be given where the process list shows it; the other settings can."""
+    """The secret cannot be a command-line flag, because the process list shows flags; the other settings can."""
     serve = main.get_command(Context(main), "serve")
     assert serve
     flags = {option for parameter in serve.params for option in parameter.opts}
@@ -1070,7 +1070,7 @@ def test_the_secret_is_no_flag() -> None:
     assert "--jwt-secret" not in flags
 
 
-# ---- what the documentation shows
+# ---- the documentation's examples
 
 
 def _program(name: str) -> str:
@@ -1091,12 +1091,12 @@ def _run(*command: str) -> list[str]:
 
 
 def test_every_program_is_run() -> None:
-    """The page has no program beside those that the next two tests run."""
+    """The next two tests run every program of the page."""
     assert re.findall(r"^```(?!json)\w+\n(?://|#) (.*)$", _page(), re.MULTILINE) == ["mint.py", "mint.mjs"]
 
 
 async def test_the_documented_python() -> None:
-    """The token that docs/tokens.md makes in Python is verified, for an hour."""
+    """The token that docs/tokens.md creates in Python is valid for an hour."""
     (token,) = _run(sys.executable, "-c", _program("mint.py"))
     tokens = Tokens(secret_key(SECRET), None, Rules())
     found = await tokens.verify(token)
@@ -1104,7 +1104,7 @@ async def test_the_documented_python() -> None:
 
 
 async def test_the_documented_node(issuer: Issuer, metrics: Metrics) -> None:
-    """The token that docs/tokens.md makes in Node is verified by the set that it publishes: nothing of ours signs there."""
+    """The token that docs/tokens.md creates in Node is valid with its published key set, without any code of ours."""
     published, token = _run(str(require("node")), "--input-type=module", "--eval", _program("mint.mjs"))
     issuer.answer = says(body=published)
     tokens = Tokens(None, Jwks(issuer.url, metrics, refresh_seconds=300), Rules())
@@ -1113,7 +1113,7 @@ async def test_the_documented_node(issuer: Issuer, metrics: Metrics) -> None:
 
 
 def test_the_documented_claims() -> None:
-    """The claims that docs/tokens.md shows hold."""
+    """The claims in docs/tokens.md are valid."""
     (shown,) = re.findall(r"```json\n(.*?)```", _page(), re.DOTALL)
     assert check_claims(json.loads(shown), 0, Rules(), "key").name == "Ada"
 
@@ -1132,7 +1132,7 @@ def _public_texts() -> list[str]:
 
 @pytest.mark.parametrize("number", range(14))
 def test_a_public_key_is_no_secret(number: int) -> None:
-    """A public key, however it is written down, is refused as the secret: everybody could sign with it."""
+    """A public key in any notation is refused as the secret, because everybody could sign with it."""
     with pytest.raises(SettingsError, match="STREAMER_JWT_SECRET") as refused:
         load({}, {"STREAMER_JWT_SECRET": _public_texts()[number]})
     assert _public_texts()[number][:40] not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Lists of keys come in pages, and a workspace has no more keys and members than it may."""
+"""Lists of keys are paged, and a workspace's keys and members are limited."""
 
 import aiohttp
 
@@ -18,12 +18,12 @@ async def started(make_server: MakeServer, http: aiohttp.ClientSession, **settin
 
 
 async def make_key(api: Api, name: str) -> Answer:
-    """Make a key that may read."""
+    """Create a key that may read."""
     return await api.post(KEYS, {"name": name, "scopes": ["workspace:read"]})
 
 
 async def test_keys_come_in_pages(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Keys come in order of their ids, `Link` leads on, also from a key that is gone; the client returns all as they were made."""
+    """Keys are sorted by id, `Link` continues even after a deleted key, and the client returns all in order of creation."""
     api = await started(make_server, http, max_page_events=2)
     made = [(await make_key(api, str(n))).expect(201)["id"] for n in range(5)]
     found: list[str] = []
@@ -42,7 +42,7 @@ async def test_keys_come_in_pages(make_server: MakeServer, http: aiohttp.ClientS
 
 
 async def test_keys_are_bounded(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A key beyond the bound is refused with the bound, and another takes the place of one that is revoked."""
+    """A key above the limit is refused with the limit. Revoking a key makes room for another."""
     api = await started(make_server, http, max_keys_per_workspace=2)
     ids = [(await make_key(api, str(n))).expect(201)["id"] for n in range(2)]
     refused = await make_key(api, "one too many")
@@ -56,7 +56,7 @@ async def test_keys_are_bounded(make_server: MakeServer, http: aiohttp.ClientSes
 
 
 async def test_members_are_bounded(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A member beyond the bound is refused with the bound; roles of members still change."""
+    """A member above the limit is refused with the limit; roles of members can still change."""
     api = await started(make_server, http, max_members_per_workspace=1)
     (await api.put(f"{MEMBERS}/ann", {"role": "viewer"})).expect(201)
     refused = await api.put(f"{MEMBERS}/ben", {"role": "viewer"})

@@ -1,4 +1,4 @@
-"""Life and death of servers and of connections: drain, rotation, stall, the end of credentials, and thousands that come and go."""
+"""The lifetime of servers and connections: drain, rotation, stalls, expiring credentials, and thousands of short connections."""
 
 import asyncio
 import gc
@@ -57,13 +57,13 @@ async def started(process: ServerProcess, http: aiohttp.ClientSession) -> Api:
 
 
 async def subscribers(api: Api) -> float:
-    """Count the readers that the server has."""
+    """Count the server's readers."""
     lines = (await api.get("/metrics")).body.decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("streamer_subscribers{"))
 
 
 async def refuses_connections(url: str) -> bool:
-    """Tell whether nobody listens there."""
+    """Check that nothing listens on this port."""
     try:
         async with await RawConnection.open(url):
             return False
@@ -75,7 +75,7 @@ async def refuses_connections(url: str) -> bool:
 
 
 async def test_sigterm_drains(make_process: MakeProcess, http: aiohttp.ClientSession, database_url: str) -> None:
-    """Every reader is told why, and to come back; appends that wait for the disk are stored and answered; the exit code is 0."""
+    """On SIGTERM, readers are told why and when to reconnect, queued appends are stored and answered, and the exit code is 0."""
     process = make_process(drain_seconds=10)
     api = await started(process, http)
     readers = [await kind.open(api, WS) for kind in CONNECTED]
@@ -107,7 +107,7 @@ async def _waiting_for_the_disk(api: Api, count: int) -> bool:
 async def test_an_append_that_is_still_arriving_at_sigterm(
     make_process: MakeProcess, http: aiohttp.ClientSession
 ) -> None:
-    """An append whose body is half here when the server is to stop is taken to its end, stored and answered."""
+    """An append whose body is incomplete at SIGTERM is read to its end, stored and answered."""
     process = make_process(drain_seconds=10)
     api = await started(process, http)
     stream = await api.stream(WS)
@@ -133,7 +133,7 @@ async def test_an_append_that_is_still_arriving_at_sigterm(
 
 @on_sqlite
 async def test_closes_are_spread(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """Hundreds are closed one after another, each with its own time to come back, so that they do not all come at once."""
+    """Hundreds of connections are closed one after another with different reconnect times, so clients do not return at once."""
     process = make_process(drain_seconds=10)
     api = await started(process, http)
     streams = await asyncio.gather(*(api.stream(WS) for _ in range(300)))
@@ -162,7 +162,7 @@ async def test_closes_are_spread(make_process: MakeProcess, http: aiohttp.Client
     assert min(retries) >= 500
     assert max(retries) <= 60_000
     assert max(retries) - min(retries) > 1000, "spread over more than a second"
-    closed = [  # as the server's log has it: this process may itself have been kept waiting
+    closed = [  # by the server's log, because this process may have been delayed
         datetime.fromisoformat(line["timestamp"])
         for line in map(orjson.loads, re.findall(r"^{.*}$", process.log, re.MULTILINE))
         if line["event"] == "request" and line["path"].endswith(("/stream", "/ws"))
@@ -173,7 +173,7 @@ async def test_closes_are_spread(make_process: MakeProcess, http: aiohttp.Client
 
 @on_sqlite
 async def test_a_drain_ends_within_its_window(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """More readers than the usual pace would take, and some that take nothing: all are closed within the window, exit code 0."""
+    """With more readers than the usual pace allows, some stalled, all are closed within the window and the exit code is 0."""
     process = make_process(drain_seconds=1, ring_bytes=16 * 1024, write_buffer_bytes=4096)
     api = await started(process, http)
     stuck = [await kind.open(api, WS, after=BEGINNING, receive_buffer=4096) for kind in CONNECTED]
@@ -193,7 +193,7 @@ async def test_a_drain_ends_within_its_window(make_process: MakeProcess, http: a
 
 @on_sqlite
 async def test_a_second_sigterm_ends_at_once(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """Who cannot wait for the drain sends the signal again."""
+    """A second signal ends the drain."""
     process = make_process(drain_seconds=600, body_timeout=600)
     api = await started(process, http)
     stream = await api.stream(WS)
@@ -210,7 +210,7 @@ async def test_a_second_sigterm_ends_at_once(make_process: MakeProcess, http: ai
 
 
 async def fill(api: Api, readers: list[Reader], *, events_each: int = 50) -> int:
-    """Append until the server has sent each of these readers, who take nothing, back to the log. Returns how many events there are."""
+    """Append until the server has sent each of these readers, which read nothing, back to the log. Return the number of events."""
     blob = {"details": {"blob": "x" * 8000}}
     while True:
         last = (await api.append_all(WS, [blob] * events_each)).expect(201)["events"][-1]["seq"]
@@ -225,7 +225,7 @@ async def fill(api: Api, readers: list[Reader], *, events_each: int = 50) -> int
 
 
 async def test_connections_rotate(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Connections end at their age with the reason `rotated`, at different moments; whoever comes back has each event once."""
+    """Connections end at their maximum age with `rotated`, at different times. Reconnecting clients get each event once."""
     api = Api(http, (await make_server(connection_max_age=1, heartbeat_seconds=1)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     until = asyncio.get_running_loop().create_future()
@@ -239,7 +239,7 @@ async def test_connections_rotate(make_server: MakeServer, http: aiohttp.ClientS
     while not all_rotated():
         assert not any(task.done() for task in reading), [task.result() for task in reading if task.done()]
         last = (await api.append_all(WS, [{}] * 2)).expect(201)["events"][-1]["seq"]
-        await asyncio.sleep(0.005)  # the age is what is waited for
+        await asyncio.sleep(0.005)  # waits for the age
     for _, diary in diaries.values():
         await eventually(lambda diary=diary: diary.seqs[-1] == last)  # type: ignore[misc]
     for task in reading:
@@ -253,7 +253,7 @@ async def test_connections_rotate(make_server: MakeServer, http: aiohttp.ClientS
 
 @on_sqlite
 async def test_ages_differ(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Connections that began together do not end together, and are told different times to come back."""
+    """Connections that opened together end at different times, with different reconnect times."""
     api = Api(http, (await make_server(connection_max_age=4, heartbeat_seconds=1)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     streams = await asyncio.gather(*(api.stream(WS) for _ in range(40)))
@@ -273,14 +273,14 @@ async def test_ages_differ(make_server: MakeServer, http: aiohttp.ClientSession)
     assert len(set(retries)) > 20
 
 
-# ---- stall
+# ---- stalled readers
 
 
 @of_every_connected_kind
 async def test_a_reader_that_takes_nothing_is_closed(
     make_server: MakeServer, http: aiohttp.ClientSession, kind: Kind
 ) -> None:
-    """It is closed as `stalled`, or cut, and resumes exactly; one that takes a little all the time, and one that has nothing to take, stay."""
+    """A reader that reads nothing is closed as `stalled` and resumes exactly. Slow readers and idle readers stay."""
     server = await make_server(
         stall_seconds=1, ring_bytes=16 * 1024, write_buffer_bytes=4096, append_queue_events=100_000, heartbeat_seconds=1
     )
@@ -304,7 +304,7 @@ async def test_a_reader_that_takes_nothing_is_closed(
         return await subscribers(api) == 2
 
     await eventually(stalled_is_gone)
-    # From now on at once: on a busy machine the steady one must not wait for what is read of the others.
+    # From here at once: on a busy machine the slow reader must not wait until the others are read.
     rest = asyncio.create_task(seqs_of(steady, total - 1 - len(seen)))
     seqs: list[int] = []
     ended: Ended | None = None
@@ -332,7 +332,7 @@ async def test_a_reader_that_takes_nothing_is_closed(
 async def test_a_stalled_reader_is_told_when_it_can_be(
     make_server: MakeServer, http: aiohttp.ClientSession, kind: Kind
 ) -> None:
-    """A reader that was closed as `stalled` while it slept, and reads on soon after, finds the reason behind what it was sent."""
+    """A reader that was closed as `stalled` finds the reason after the data sent before, if it reads again soon."""
     server = await make_server(stall_seconds=1, ring_bytes=16 * 1024, write_buffer_bytes=4096, heartbeat_seconds=1)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -348,16 +348,16 @@ async def _nobody_reads(api: Api) -> bool:
     return await subscribers(api) == 0
 
 
-# ---- the end of credentials
+# ---- expired and revoked credentials
 
 
 def of_each_node(nodes: list[Api]) -> Iterator[tuple[Kind, Api]]:
-    """Every kind of reader on every node."""
+    """Return every kind of reader on every node."""
     return ((kind, node) for node in nodes for kind in KINDS)
 
 
 async def all_read(api: Api, nodes: list[Api], **options: Any) -> dict[str, asyncio.Task[Ended]]:
-    """Open a reader of every kind on every node and read on until it is ended."""
+    """Open a reader of every kind on every node and read until it is ended."""
     found = {}
     for number, (kind, node) in enumerate(of_each_node(nodes)):
         reader = await kind.open(node, WS, **options)
@@ -373,7 +373,7 @@ async def _so_many_read(nodes: list[Api]) -> bool:
 
 
 async def check_ended(readers: dict[str, asyncio.Task[Ended]], reasons: set[str | None]) -> None:
-    """Check that all readers end soon and are not asked back; a poll is 401 or 404."""
+    """Require that all readers end soon and must not reconnect; a poll gets 401 or 404."""
     async with asyncio.timeout(SOON):
         for name, reader in readers.items():
             ended = await reader
@@ -390,7 +390,7 @@ async def two_nodes(make_server: MakeServer, http: aiohttp.ClientSession) -> lis
 
 
 async def test_revocation_ends_readers_on_all_nodes(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A revoked key's readers of every kind end within seconds, here and there, though nothing happens in the workspace."""
+    """A revoked key's readers of every kind end within seconds on all nodes, even in an idle workspace."""
     nodes = await two_nodes(make_server, http)
     made = (await nodes[0].post(f"/v1/workspaces/{WS}/keys", {"name": "k", "template": "read_only"})).expect(201)
     other = await nodes[1].with_key(await nodes[0].create_key(WS)).stream(WS)
@@ -409,7 +409,7 @@ async def test_revocation_ends_readers_on_all_nodes(make_server: MakeServer, htt
 
 
 async def test_expiry_ends_readers_on_all_nodes(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """When a key's time is over its readers of every kind end, here and there."""
+    """When a key expires, its readers of every kind end on all nodes."""
     nodes = await two_nodes(make_server, http)
     key = await nodes[0].create_key(WS, expires_at=format_timestamp(now_us() + 3_000_000))
     readers = await all_read(nodes[0], [node.with_key(key) for node in nodes])
@@ -417,7 +417,7 @@ async def test_expiry_ends_readers_on_all_nodes(make_server: MakeServer, http: a
 
 
 async def test_deletion_ends_readers_on_all_nodes(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A workspace's readers of every kind end with it, here and there, and are told that there is nothing to come back to."""
+    """When a workspace is deleted, its readers of every kind end on all nodes and must not reconnect."""
     nodes = await two_nodes(make_server, http)
     readers = await all_read(nodes[0], nodes)
     (await nodes[0].delete(f"/v1/workspaces/{WS}")).expect(204)
@@ -427,7 +427,7 @@ async def test_deletion_ends_readers_on_all_nodes(make_server: MakeServer, http:
 async def test_a_workspace_made_anew_elsewhere_is_another_log(
     make_server: MakeServer, http: aiohttp.ClientSession
 ) -> None:
-    """A node that did not see a workspace go and come back tells its readers: they end as deleted or reset, and never mix the two logs."""
+    """If a node missed the deletion and recreation of a workspace, its readers end as deleted or reset and never mix two logs."""
     nodes = await two_nodes(make_server, http)
     readers = {}
     for kind in CONNECTED:
@@ -448,7 +448,7 @@ async def test_a_workspace_made_anew_elsewhere_is_another_log(
 
 
 async def test_sign_out_ends_readers_on_all_nodes(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A session's readers of every kind end when it is signed out, in the tab that did it and in those on another node."""
+    """Signing out ends the session's readers of every kind, in the same tab and on other nodes."""
     servers = [await make_server() for _ in range(2)]
     nodes = [Api(http, server.url, ADMIN_KEY) for server in servers]
     (await nodes[0].append(WS)).expect(201)
@@ -465,7 +465,7 @@ async def test_sign_out_ends_readers_on_all_nodes(make_server: MakeServer, http:
 
 
 async def test_a_socket_publishes_no_longer_than_its_key(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A socket for many without any subscription ends with its key, too, and nothing is stored through it after that."""
+    """A multiplexed socket without a subscription ends with its key, and nothing is stored through it afterwards."""
     nodes = await two_nodes(make_server, http)
     made = (await nodes[0].post(f"/v1/workspaces/{WS}/keys", {"name": "k", "template": "full_access"})).expect(201)
     sockets = [await open_socket(node.with_key(made["key"])) for node in nodes]
@@ -482,13 +482,13 @@ async def test_a_socket_publishes_no_longer_than_its_key(make_server: MakeServer
     assert len(await nodes[0].history(WS, category="activity")) == 3
 
 
-# ---- churn
+# ---- short connections
 
 
 async def test_come_and_go_of_every_kind(
     api: Api, server: Server, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Hundreds of readers of every kind that vanish at some point: no task, descriptor, channel or traceback stays."""
+    """Hundreds of readers of every kind that disconnect at any time leave no task, descriptor, channel or traceback."""
     (await api.append_all(WS, [{}] * 20)).expect(201)
 
     async def come_and_go(number: int) -> None:
@@ -515,7 +515,7 @@ async def test_come_and_go_of_every_kind(
 
 
 def churn(port: int, requests: list[bytes], count: int) -> None:
-    """Connect, ask and vanish, again and again: in every third case before the answer, else when it has begun."""
+    """Connect, send a request and disconnect repeatedly: every third time before the response, otherwise during it."""
     linger = struct.pack("ii", 1, 0)
     for number in range(count):
         with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as connection:
@@ -527,7 +527,7 @@ def churn(port: int, requests: list[bytes], count: int) -> None:
 
 @on_sqlite
 async def test_twenty_thousand_come_and_go(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """Twenty thousand connects and aborts of all kinds: afterwards no reader, no descriptor and no thread more, and memory has stopped growing."""
+    """Twenty thousand short connections of all kinds leave no reader, descriptor or thread, and memory stops growing."""
     total = 20_000
     process = make_process(log_level="warning")
     api = await started(process, http)
@@ -547,12 +547,12 @@ async def test_twenty_thousand_come_and_go(make_process: MakeProcess, http: aioh
         request_head("GET", "/v1/ws", {**api.headers, **handshake}),
         request_head("GET", f"{events(WS)}?after={BEGINNING}&wait=30", dict(api.headers)),
     ]
-    # Nobody could wait for the answer of this one.
+    # Nobody could wait for this response.
     waiting = request_head("GET", f"{events(WS)}?after={head}&wait=30", dict(api.headers))
     server = psutil.Process(process.pid)
 
     async def come_and_go(count: int) -> tuple[int, int, int]:
-        """Let so many come and go. Returns the server's descriptors, threads and memory."""
+        """Open and drop this many connections. Return the server's descriptors, threads and memory."""
         await asyncio.gather(*(asyncio.to_thread(churn, process.port, requests, count // 5) for _ in range(4)))
         for _ in range(count // 5 // 50):
             connections = [await RawConnection.open(process.url) for _ in range(50)]

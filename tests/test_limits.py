@@ -1,4 +1,4 @@
-"""Limits at the edge: how much a key may append, how many streams a node carries, how slow a request and how fast a socket may be."""
+"""Limits of appends per key, streams per node, slow requests and fast sockets."""
 
 import asyncio
 import gzip
@@ -34,12 +34,12 @@ SLOW = 0.001
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """SQLite alone: no limit here knows the database."""
+    """Run on SQLite only, because no limit here depends on the database."""
     return sqlite_url(tmp_path)
 
 
 class Clock:
-    """A clock that stands until it is moved."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 1e6
@@ -52,7 +52,7 @@ class Clock:
 
 
 def wait_for(rate: AppendRate, account: str, count: int) -> int | None:
-    """Append if that is allowed; else return how long to wait."""
+    """Append if allowed; otherwise return the time to wait."""
     try:
         rate.take(account, count)
     except RateLimited as error:
@@ -61,7 +61,7 @@ def wait_for(rate: AppendRate, account: str, count: int) -> int | None:
 
 
 steps = st.lists(
-    st.tuples(st.floats(0, 20), st.sampled_from("ab"), st.integers(1, 30)),  # seconds that pass, who, how many events
+    st.tuples(st.floats(0, 20), st.sampled_from("ab"), st.integers(1, 30)),  # (seconds, account, number of events)
     max_size=60,
 )
 
@@ -70,7 +70,7 @@ steps = st.lists(
 def test_no_window_holds_more_than_the_burst_and_the_rate(
     rate: float, burst: int, steps: list[tuple[float, str, int]]
 ) -> None:
-    """Over any window an account gets the burst, or its largest batch if that is larger, and the rate for the time; who waits gets in."""
+    """In any window, an account gets its burst, or its largest batch if larger, plus the rate. Waiting callers get in."""
     clock = Clock()
     limit = AppendRate(rate, burst, clock)
     taken: dict[str, list[tuple[float, int]]] = {"a": [], "b": []}
@@ -88,13 +88,13 @@ def test_no_window_holds_more_than_the_burst_and_the_rate(
             window = given_out[first:]
             for last, (end, _) in enumerate(window):
                 counts = [count for _, count in window[: last + 1]]
-                # What goes below empty is paid back before anything else is taken: only the last one of a window can.
+                # A negative balance is paid back first, so only the last append of a window can cause one.
                 most = burst + rate * (end - start) + max(0, counts[-1] - burst)
                 assert sum(counts) <= most + 1e-3
 
 
 def wait_at(limit: AppendRate, clock: Clock, account: str, count: int, seconds: float) -> int | None:
-    """Return how long an account would have to wait if so many seconds had passed already."""
+    """Return how long an account would have to wait if this many seconds had passed."""
     clock.now += seconds - 1e-3
     try:
         limit.check(account, count)
@@ -107,7 +107,7 @@ def wait_at(limit: AppendRate, clock: Clock, account: str, count: int, seconds: 
 
 @given(rate=st.floats(0.001, 1000), burst=st.integers(1, 20), steps=steps)
 def test_the_buckets_agree_with_a_plain_count(rate: float, burst: int, steps: list[tuple[float, str, int]]) -> None:
-    """What is let through, and what the headers say is left, is what adding up gives."""
+    """The accepted appends and the remainder in the headers match a plain count."""
     clock = Clock()
     limit = AppendRate(rate, burst, clock)
     tokens = dict.fromkeys("ab", float(burst))
@@ -116,7 +116,7 @@ def test_the_buckets_agree_with_a_plain_count(rate: float, burst: int, steps: li
         tokens = {each: min(left + seconds * rate, burst) for each, left in tokens.items()}
         missing = min(count, burst) - tokens[account]
         if abs(missing) < 1e-3:
-            return  # what rounding decides
+            return  # the difference is rounding
         assert (wait_for(limit, account, count) is None) == (missing < 0)
         if missing < 0:
             tokens[account] -= count
@@ -127,7 +127,7 @@ def test_the_buckets_agree_with_a_plain_count(rate: float, burst: int, steps: li
 
 
 def test_full_buckets_are_forgotten() -> None:
-    """However many accounts there were, memory is kept for those that are not at rest."""
+    """Memory is used only for accounts with a bucket that is not full."""
     clock = Clock()
     limit = AppendRate(10, 10, clock)
     for number in range(20 * KEPT_BUCKETS):
@@ -137,11 +137,11 @@ def test_full_buckets_are_forgotten() -> None:
     busy = [f"key_{number}" for number in range(3 * KEPT_BUCKETS)]
     for account in busy:
         limit.take(account, 10)
-    assert all(wait_for(limit, account, 1) == 1 for account in busy), "none that is in use is forgotten"
+    assert all(wait_for(limit, account, 1) == 1 for account in busy), "no bucket in use is dropped"
 
 
 def test_without_a_rate_there_is_no_limit() -> None:
-    """The limit is off by default, says nothing and keeps nothing."""
+    """By default there is no limit, no header and no state."""
     settings = load({}, {})
     limit = AppendRate(settings.append_rate, settings.append_burst)
     for _ in range(100):
@@ -158,7 +158,7 @@ def test_without_a_rate_there_is_no_limit() -> None:
     ],
 )  # fmt: skip
 def test_limits_that_cannot_be_stop_the_start(variable: str, value: str) -> None:
-    """A limit that is none is refused with its name."""
+    """An invalid limit is refused by name."""
     with pytest.raises(SettingsError, match=f"^STREAMER_{variable}: "):
         load({}, {f"STREAMER_{variable}": value})
 
@@ -167,30 +167,30 @@ def test_limits_that_cannot_be_stop_the_start(variable: str, value: str) -> None
 
 
 def left_of(answer: Answer) -> tuple[int, int]:
-    """Return what an answer says is left, and when there will be more."""
+    """Return the remainder and reset time from a response."""
     found = re.fullmatch(r'"append";r=(\d+);t=(\d+)', answer.headers["RateLimit"])
     assert found
     return int(found[1]), int(found[2])
 
 
 def refused(answer: Answer) -> int:
-    """See that an append was too much; return how long to wait."""
+    """Require that an append exceeded the limit; return the time to wait."""
     assert (answer.status, answer.error) == (429, "rate_limited")
     wait = int(answer.headers["Retry-After"])
     assert wait >= 1
-    assert left_of(answer)[1] == wait, "both say when there is more"
+    assert left_of(answer)[1] == wait, "both headers state when tokens return"
     return wait
 
 
 async def test_no_limit_by_default(api: Api) -> None:
-    """Without the setting nothing is counted, and no answer speaks of it."""
+    """Without the setting, nothing is counted and no response has the headers."""
     answer = await api.append(WS)
     assert answer.status == 201
     assert not [name for name in answer.headers if name.lower().startswith("ratelimit")]
 
 
 async def test_appends_of_a_key_are_bounded(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """An event costs a token, also in a batch; what does not fit is 429 and stores nothing; every answer says what is left."""
+    """Each event costs a token, also in a batch. An excess gets 429 and stores nothing. Every response states the remainder."""
     api = Api(http, (await make_server(append_rate=SLOW, append_burst=10)).url, ADMIN_KEY)
     answer = await api.append(WS, id="first")
     answer.expect(201)
@@ -199,7 +199,7 @@ async def test_appends_of_a_key_are_bounded(make_server: MakeServer, http: aioht
     assert left == 9
     assert full in {999, 1000}
     again = await api.append(WS, id="first")
-    assert (again.status, left_of(again)[0]) == (200, 8)  # work, too
+    assert (again.status, left_of(again)[0]) == (200, 8)  # these work, too
     batch = await api.append_all(WS, [{}] * 6)
     assert (batch.status, left_of(batch)[0]) == (201, 2)
     wait = refused(await api.append_all(WS, [{}] * 3))
@@ -211,7 +211,7 @@ async def test_appends_of_a_key_are_bounded(make_server: MakeServer, http: aioht
 
 
 async def test_a_batch_larger_than_the_burst(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """When the burst is whole it is taken, and paid for afterwards: the limits do not contradict each other."""
+    """A batch larger than the burst is accepted when the bucket is full, and leaves a debt. So the limits do not conflict."""
     api = Api(http, (await make_server(append_rate=SLOW, append_burst=10)).url, ADMIN_KEY)
     batch = await api.append_all(WS, [{}] * 25)
     assert (batch.status, left_of(batch)[0]) == (201, 0)
@@ -222,7 +222,7 @@ async def test_a_batch_larger_than_the_burst(make_server: MakeServer, http: aioh
 
 
 async def test_tokens_come_back(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Who was refused gets in later."""
+    """A refused caller gets in later."""
     api = Api(http, (await make_server(append_rate=20, append_burst=20)).url, ADMIN_KEY)
     (await api.append_all(WS, [{}] * 20)).expect(201)
     assert refused(await api.append_all(WS, [{}] * 15)) == 1
@@ -234,7 +234,7 @@ async def test_tokens_come_back(make_server: MakeServer, http: aiohttp.ClientSes
 
 
 async def test_what_is_wrong_costs_nothing(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Only what could be stored is charged; a request that is refused says how the limit stands all the same."""
+    """Only storable requests are charged. A refused request reports the remainder, too."""
     api = Api(http, (await make_server(append_rate=SLOW, append_burst=2, max_details_depth=3)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     for wrong in (
@@ -251,7 +251,7 @@ async def test_what_is_wrong_costs_nothing(make_server: MakeServer, http: aiohtt
 
 
 async def test_each_account_has_its_own(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """One key's flood takes nothing from another; a session counts for what it was made from; nobody learns nothing of limits."""
+    """Each key has its own bucket, and a session shares its creator's. Unauthenticated callers learn nothing about limits."""
     server = await make_server(append_rate=SLOW, append_burst=5)
     admin = Api(http, server.url, ADMIN_KEY)
     (await admin.append(WS)).expect(201)
@@ -263,13 +263,13 @@ async def test_each_account_has_its_own(make_server: MakeServer, http: aiohttp.C
     signed_in = await admin.with_key(None).post("/v1/session", {"code": code})
     page = {"Cookie": signed_in.headers["Set-Cookie"].split(";")[0], "Origin": server.url}
     answer = await admin.with_key(None).post(events(WS), make_event(), headers=page)
-    assert (answer.status, left_of(answer)[0]) == (201, 1)  # the admin's second, beside two keys that it made
+    assert (answer.status, left_of(answer)[0]) == (201, 1)  # the admin's second append, after two new keys
     unknown = await admin.with_key("sk_nobody").append(WS)
     assert (unknown.status, "RateLimit" in unknown.headers) == (401, False)
 
 
 async def test_a_flood_is_refused_before_its_body_is_read(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """With an empty bucket the answer comes while the body is still to come, and `100 Continue` does not."""
+    """With an empty bucket, the error is sent before the body arrives, without `100 Continue`."""
     server = await make_server(append_rate=SLOW, append_burst=1)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -287,7 +287,7 @@ async def test_a_flood_is_refused_before_its_body_is_read(make_server: MakeServe
 async def test_publishing_over_a_socket_has_the_same_limit(
     make_server: MakeServer, http: aiohttp.ClientSession
 ) -> None:
-    """Both doors share one bucket; over a socket the error says when to come back, and the socket goes on."""
+    """HTTP and sockets share one bucket. On a socket, the error states when to retry, and the socket stays open."""
     api = Api(http, (await make_server(append_rate=SLOW, append_burst=5)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     async with await open_socket(api, WS) as socket:
@@ -301,16 +301,16 @@ async def test_publishing_over_a_socket_has_the_same_limit(
         assert (await socket.ask({"type": "publish", "event": make_event()}, "published"))["type"] == "published"
         refused(await api.append(WS))
         error = (await socket.ask({"type": "publish", "event": {"wrong": True}}, "published"))["error"]
-        assert error["code"] == "rate_limited", "it is not looked at"
+        assert error["code"] == "rate_limited", "the body is not read"
         assert (await socket.ask({"type": "ping"}, "pong"))["type"] == "pong"
     assert len(await api.history(WS)) == 5
 
 
-# ---- streams in all
+# ---- streams per node
 
 
 async def test_streams_of_a_node_are_bounded(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """One stream more than all keys together may have is 503, by whatever door; when one ends there is room again."""
+    """A stream above the node's total gets 503 on every transport. A stream that ends makes room for another."""
     api = Api(http, (await make_server(max_streams=3)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     position = (await api.get(events(WS))).expect(200)["position"]
@@ -326,7 +326,7 @@ async def test_streams_of_a_node_are_bounded(make_server: MakeServer, http: aioh
     ):
         assert (answer.status, answer.error) == (503, "overloaded")
         assert int({name.lower(): value for name, value in answer.headers.items()}["retry-after"]) >= 1
-    (await api.append(WS)).expect(201)  # all else goes on
+    (await api.append(WS)).expect(201)  # everything else works
     streams.pop().close()
 
     async def there_is_room() -> bool:
@@ -339,7 +339,7 @@ async def test_streams_of_a_node_are_bounded(make_server: MakeServer, http: aioh
 
 
 async def test_subscriptions_of_a_node_are_bounded(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Subscriptions on one socket count as streams do; the socket goes on."""
+    """Subscriptions on one socket count as streams; the socket stays open."""
     api = Api(http, (await make_server(max_streams=3)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     async with await open_socket(api) as socket:
@@ -353,7 +353,7 @@ async def test_subscriptions_of_a_node_are_bounded(make_server: MakeServer, http
 
 
 async def test_sockets_without_a_subscription_count(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A socket is a connection whatever is subscribed to on it: a key has no more of them than it may have streams."""
+    """A socket counts even without a subscription, so a key cannot have more sockets than streams."""
     server = await make_server(max_streams_per_key=2)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -383,12 +383,12 @@ async def test_sockets_without_a_subscription_count(make_server: MakeServer, htt
 
 @asynccontextmanager
 async def dribbling(connection: RawConnection, data: bytes) -> AsyncIterator[None]:
-    """Send bytes meanwhile, one at a time and for ever."""
+    """Send bytes in the background, one at a time, indefinitely."""
 
     async def dribble() -> None:
         while True:
             await connection.send(data)
-            await asyncio.sleep(0.02)  # a pace, not a wait: the server is to lose its patience meanwhile
+            await asyncio.sleep(0.02)  # a pace, not a wait: the server must time out meanwhile
 
     task = asyncio.create_task(dribble())
     try:
@@ -400,7 +400,7 @@ async def dribbling(connection: RawConnection, data: bytes) -> AsyncIterator[Non
 
 
 async def ended(connection: RawConnection) -> bytes:
-    """Read to the end, also one by reset: what was sent had not been read."""
+    """Read to the end, also if the connection is reset because the server did not read everything."""
     try:
         return await connection.rest()
     except ConnectionError:
@@ -415,7 +415,7 @@ HANDSHAKE: dict[str, str | int] = {"Upgrade": "websocket", "Connection": "Upgrad
 async def test_a_head_that_never_ends(
     make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, target: str, part: bytes
 ) -> None:
-    """A head that comes a byte, or a line, at a time ends with the connection, though it is never quiet."""
+    """A head that arrives byte by byte or line by line ends with the connection, although it is never idle."""
     monkeypatch.setattr("streamer.server.connection.HEAD_SECONDS", 0.5)
     server = await make_server()
     async with await RawConnection.open(server.url) as connection:
@@ -425,7 +425,7 @@ async def test_a_head_that_never_ends(
 
 
 async def test_a_later_head_that_never_ends(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kept connection has its time to the next request, in which bytes of one do not count; a request in time renews it."""
+    """On a kept connection, the time until the next request is limited, and bytes of an incomplete one do not extend it."""
     monkeypatch.setattr("streamer.server.connection.KEPT_SECONDS", 0.5)
     server = await make_server()
     async with await RawConnection.open(server.url) as connection:
@@ -441,7 +441,7 @@ async def test_a_later_head_that_never_ends(make_server: MakeServer, monkeypatch
 async def test_a_chunked_body_that_never_ends(
     make_server: MakeServer, http: aiohttp.ClientSession, part: bytes
 ) -> None:
-    """Chunks that dribble in have the same time as any body: 408."""
+    """A chunked body that arrives slowly has the same timeout as any body: 408."""
     api = Api(http, (await make_server(body_timeout=0.3)).url, ADMIN_KEY)
     sent = {**api.headers, "Content-Type": "application/json", "Transfer-Encoding": "chunked"}
     async with await RawConnection.open(api.url) as connection:
@@ -453,7 +453,7 @@ async def test_a_chunked_body_that_never_ends(
 
 
 async def test_a_body_that_nobody_wants(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that is refused, or takes no body, is answered at once; what dribbles in behind it is not waited for for ever."""
+    """A refused request, or one without a body, is answered at once. The wait for its remaining bytes is limited."""
     monkeypatch.setattr("streamer.server.connection.LINGER_SECONDS", 0.3)
     server = await make_server()
     async with await RawConnection.open(server.url) as connection:
@@ -467,7 +467,7 @@ async def test_a_body_that_nobody_wants(make_server: MakeServer, monkeypatch: py
     "lines", [{"X": "y" * 17_000}, {f"X-{n}": "y" for n in range(200)}], ids=["one is long", "they are many"]
 )
 async def test_headers_are_bounded(server: Server, lines: dict[str, str | int]) -> None:
-    """A head that is too large is 400 and ends the connection, with the headers of every answer."""
+    """A head that is too large gets 400 with the usual headers and ends the connection."""
     async with await RawConnection.open(server.url) as connection:
         await connection.send(request_head("GET", "/livez", lines))
         answer = await connection.answer()
@@ -481,7 +481,7 @@ async def test_headers_are_bounded(server: Server, lines: dict[str, str | int]) 
 
 
 async def test_a_fast_socket_is_read_at_its_pace(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Above the rate the server reads no faster, whatever the frames are; nothing is lost or refused, and the order stays."""
+    """The server reads at most at the configured rate, whatever the frames. Nothing is lost, refused or reordered."""
     api = Api(http, (await make_server(max_messages_per_second=20)).url, ADMIN_KEY)
     clock = asyncio.get_running_loop().time
     async with await open_socket(api) as socket:
@@ -497,7 +497,7 @@ async def test_a_fast_socket_is_read_at_its_pace(make_server: MakeServer, http: 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 async def test_a_message_that_never_ends(make_server: MakeServer, http: aiohttp.ClientSession, opcode: int) -> None:
-    """Pieces of a message are counted together: above the limit the socket ends, with 1009, before the message does."""
+    """Fragments of a message are counted together. Above the limit the socket closes with 1009 before the message ends."""
     api = Api(http, (await make_server(max_body_bytes=100_000)).url, ADMIN_KEY)
     async with await open_socket(api) as socket:
         await socket.send_frame(opcode, b"x" * 10_000, final=False)
@@ -507,21 +507,21 @@ async def test_a_message_that_never_ends(make_server: MakeServer, http: aiohttp.
 
 
 async def test_a_frame_that_says_it_is_too_long(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A length above the limit ends the socket at once, with 1009: the bytes are not waited for."""
+    """A frame length above the limit closes the socket with 1009 at once, before the data arrives."""
     api = Api(http, (await make_server(max_body_bytes=100_000)).url, ADMIN_KEY)
     async with await open_socket(api) as socket:
         await socket.send_bytes(encode_frame(TEXT, b"x" * 200_000)[:14])
         assert (await socket.closed())[0] == 1009
 
 
-# ---- what is refused is cheap
+# ---- refusals are cheap
 
 
 WIDE = {f"field-{number}": 0 for number in range(50_000)}
 
 
 async def test_an_error_names_the_first_of_many_fields(server: Server, api: Api) -> None:
-    """A body with very many wrong fields is refused in few words, whoever sends it, wherever."""
+    """The error for a body with very many wrong fields is short, for every caller and route."""
     (await api.put(f"/v1/workspaces/{WS}")).expect(201)
     many = [{f"field-{number}": 0 for number in range(30)} for _ in range(1000)]
     deep = make_event(changes={"a": WIDE})
@@ -545,7 +545,7 @@ async def test_an_error_names_the_first_of_many_fields(server: Server, api: Api)
 
 
 async def test_a_body_that_is_no_event_is_small(api: Api) -> None:
-    """What holds a few values has at most 512 KiB, packed or not, also where no credential is asked for."""
+    """A body of few values has at most 512 KiB, compressed or not, even where no credential is needed."""
     (await api.put(f"/v1/workspaces/{WS}")).expect(201)
     key = {"name": "k", "template": "read_only"}
     for method, path, body in (
@@ -564,7 +564,7 @@ async def test_a_body_that_is_no_event_is_small(api: Api) -> None:
 
 
 async def test_the_text_of_a_filter_is_bounded(api: Api) -> None:
-    """A filter is refused for its length, or its number of values, before they are read one by one."""
+    """A filter is refused for its length or number of values before its values are parsed."""
     (await api.put(f"/v1/workspaces/{WS}")).expect(201)
     for action in ("," * 110_000, ["a"] * 101, ["x" * 512] * 101, "\\\\" * 55_000):
         answer = await api.post("/v1/tickets", {"workspace": WS, "action": action})
@@ -576,7 +576,7 @@ async def test_the_text_of_a_filter_is_bounded(api: Api) -> None:
 
 
 async def test_a_packed_body_that_nobody_wants_stays_packed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes behind a refused request is dropped as it is: unpacking it would cost the sender little and the server much."""
+    """The body of a refused request is dropped without decompression, which is cheap for the sender and costly for the server."""
     unpacked = 0
     make = zlib.decompressobj
 
@@ -603,7 +603,7 @@ async def test_a_packed_body_that_nobody_wants_stays_packed(server: Server, monk
 
 
 async def test_two_credentials_in_one_request(server: Server) -> None:
-    """Two `Authorization` headers are none: who stands between may have looked at the other one."""
+    """A request with two `Authorization` headers has no credential, because a proxy may have read the other one."""
     async with await RawConnection.open(server.url) as connection:
         line = f"Authorization: Bearer {ADMIN_KEY}\r\n"
         await connection.send(f"GET /v1/session HTTP/1.1\r\nHost: x\r\n{line}{line}\r\n".encode())
@@ -612,6 +612,6 @@ async def test_two_credentials_in_one_request(server: Server) -> None:
 
 
 async def test_the_error_that_shows_how_to_send_a_key(api: Api) -> None:
-    """It is not taken for a secret."""
+    """The error that shows how to send a key is not redacted."""
     answer = await api.with_key(None).get("/v1/session")
     assert "`Authorization: Bearer <key>`" in answer.json["error"]["message"]

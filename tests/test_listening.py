@@ -1,4 +1,4 @@
-"""What `STREAMER_HOST` may be, what a start says of it, and that a start which cannot bind leaves everything as it is."""
+"""The values of `STREAMER_HOST`, the addresses that a start prints, and a failed bind, which changes nothing."""
 
 import re
 import socket
@@ -16,12 +16,12 @@ from tests.support.waiting import SECONDS
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough."""
+    """Run on one kind of database only."""
     return sqlite_url(tmp_path)
 
 
 async def test_a_port_in_use_changes_nothing(make_process: MakeProcess, tmp_path: Path) -> None:
-    """A second server that cannot bind its port makes no folder, no database and no key."""
+    """A second server that cannot bind its port creates no folder, no database and no key."""
     server = make_process()
     await server.start()
     variables = {"STREAMER_PORT": str(server.port), "STREAMER_DATA_DIR": str(tmp_path / "new")}
@@ -45,7 +45,7 @@ async def test_a_port_in_use_changes_nothing(make_process: MakeProcess, tmp_path
     ],
 )
 async def test_addresses(host: str, shown: list[str]) -> None:
-    """Every address that is shown is one that answers, also with a port that the system chose."""
+    """Every printed address works, even with a port that the system chose."""
     if ":" in host and not has_ipv6():
         pytest.skip("no IPv6 here")
     sockets = await bind(host, 0)
@@ -63,7 +63,7 @@ async def test_addresses(host: str, shown: list[str]) -> None:
 
 
 def has_ipv6() -> bool:
-    """Tell whether this machine has an IPv6 address of its own."""
+    """Check whether this machine has an IPv6 address of its own."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
@@ -73,7 +73,7 @@ def has_ipv6() -> bool:
 
 
 async def test_a_name(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """A name is bound by all its addresses, on one port; the start lists them, and each answers."""
+    """A name is bound on all its addresses, on one port. The start prints each, and each responds."""
     server = make_process(host="localhost")
     await server.start()
     (line,) = [line for line in server.log.splitlines() if line.startswith("streamer listens on ")]
@@ -88,7 +88,7 @@ async def test_a_name(make_process: MakeProcess, http: aiohttp.ClientSession) ->
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "192.0.2.1", "x" * 300])
 async def test_a_host_that_is_not_here(host: str) -> None:
-    """A host that cannot be bound is an error of the system, with its address."""
+    """A host that cannot be bound is a system error that names the address."""
     with pytest.raises(OSError, match=r".+") as caught:
         await bind(host, 8080)
     assert caught.value.filename == f"{host!r}:8080" if "." * 2 in host or len(host) > 255 else f"{host}:8080"

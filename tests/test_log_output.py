@@ -1,4 +1,4 @@
-"""Logs that cannot be written hold nothing up: requests are answered, lines are dropped and counted, SIGTERM works."""
+"""A log that cannot be written never blocks: requests are answered, lines are dropped and counted, and SIGTERM works."""
 
 import fcntl
 import json
@@ -25,31 +25,31 @@ DROPPED = "streamer_log_lines_dropped_total"
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: logs know of none."""
+    """Run on one kind of database only, because logs do not depend on it."""
     return sqlite_url(tmp_path)
 
 
 @pytest.fixture
 def process(make_process: MakeProcess) -> ServerProcess:
-    """A server that keeps few lines back."""
+    """Start a server with a short log buffer."""
     return make_process(log_queue_bytes=QUEUE, log_format="json", metrics_public=True)
 
 
 @pytest.fixture
 async def calls(http: aiohttp.ClientSession, process: ServerProcess) -> "Calls":
-    """Calls of that server."""
+    """Create a client of that server."""
     return Calls(Api(http, process.url, ADMIN_KEY))
 
 
 class Calls:
-    """Makes calls that are logged, each with a number in its path."""
+    """Send requests that are logged, each with a number in its path."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
         self.count = 0
 
     async def until_dropped(self) -> int:
-        """Call until lines are dropped. Returns how many."""
+        """Send requests until lines are dropped. Return their number."""
         while True:
             for _ in range(25):
                 await self.one()
@@ -58,18 +58,18 @@ class Calls:
                 return dropped
 
     async def one(self) -> None:
-        """Make the next call."""
+        """Send the next request."""
         self.count += 1
         (await self.api.get(f"/v1/workspaces/number-{self.count}")).expect(404)
 
     async def dropped(self) -> int:
-        """Return how many lines the server has dropped."""
+        """Return the number of log lines that the server has dropped."""
         text = (await self.api.get("/metrics")).body.decode()
         return int(float(text.split(f"\n{DROPPED} ")[1].split()[0]))
 
 
 def numbers(lines: list[str]) -> list[int | str]:
-    """Return what lines of the log tell of these calls: each one's number; of a gap its size."""
+    """Return the numbers of these requests in the log, and the sizes of gaps."""
     found: list[int | str] = []
     for line in lines:
         entry = json.loads(line) if line.startswith("{") else {"event": line}
@@ -81,7 +81,7 @@ def numbers(lines: list[str]) -> list[int | str]:
 
 
 async def test_a_full_disk(process: ServerProcess, calls: Calls) -> None:
-    """On a full disk every request is answered and the server stops as it should."""
+    """With a full disk, every request is answered and the server stops as usual."""
     await process.start("2>/dev/full")
     await calls.until_dropped()
     assert (await calls.api.get("/livez")).status == 200
@@ -90,7 +90,7 @@ async def test_a_full_disk(process: ServerProcess, calls: Calls) -> None:
 
 
 async def test_a_pipe_whose_reader_stops(process: ServerProcess, calls: Calls, tmp_path: Path) -> None:
-    """Lines are dropped while a pipe's reader has stopped; once it reads again, a line stands for them, and the order is kept."""
+    """While a pipe's reader has stopped, lines are dropped. Later, one line stands for them, and the order is kept."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -120,7 +120,7 @@ async def test_a_pipe_whose_reader_stops(process: ServerProcess, calls: Calls, t
 
 
 async def test_a_pipe_that_nobody_reads(process: ServerProcess, calls: Calls, tmp_path: Path) -> None:
-    """A closed pipe, which is an error for each line, holds nothing up either; nor does the end wait for it."""
+    """A closed pipe, which fails for each line, blocks neither requests nor the stop."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -131,7 +131,7 @@ async def test_a_pipe_that_nobody_reads(process: ServerProcess, calls: Calls, tm
 
 
 async def test_a_paused_terminal(process: ServerProcess, calls: Calls) -> None:
-    """A terminal that was paused by Ctrl-S, at the start and at the stop, too."""
+    """A terminal paused with Ctrl-S blocks neither the start nor the stop."""
     ours, theirs = pty.openpty()
     termios.tcflow(theirs, termios.TCOOFF)
     await process.start(f">{os.ttyname(theirs)} 2>&1")
@@ -142,14 +142,14 @@ async def test_a_paused_terminal(process: ServerProcess, calls: Calls) -> None:
 
 
 async def test_the_end_of_the_log_is_written(process: ServerProcess) -> None:
-    """What was logged last, as the process ends, is in the file."""
+    """The last lines before the process ends are in the file."""
     await process.start()
     assert await process.stop() == 0
     assert process.log.splitlines()[-1].startswith("stopping within 10 s")
 
 
 def test_whatever_writes_to_stderr(tmp_path: Path) -> None:
-    """Libraries' logs, warnings, and failures in threads and in the program itself go the same way; the program's end is its own."""
+    """Libraries' logs, warnings and failures of threads and of the program are logged, too. The exit code is unchanged."""
     program = tmp_path / "program.py"
     program.write_text(
         "import logging, threading, warnings\n"

@@ -1,4 +1,4 @@
-"""Lists that are longer than one page: each says so, and leads through all of it."""
+"""A list longer than one page reports this and can be followed to its end."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ async def all_of(api: Api, path: str, name: str | None = None, **params: object)
 
 
 async def test_more_runs_than_one_page(api: Api) -> None:
-    """An issue's runs, and a run's issues, are all there, the newest first, each once, while others are made."""
+    """An issue's runs and a run's issues are listed completely, newest first and once each, while others are created."""
     issue = {"type": "issue", "id": "i1", "identifier": "ONE-1"}
     for start in range(0, 700, 350):
         batch = [make_event(entity=issue, run_id=f"r{index}") for index in range(start, start + 350)]
@@ -42,7 +42,7 @@ async def test_more_runs_than_one_page(api: Api) -> None:
 
 
 async def test_lists_of_workspaces_and_members(api: Api) -> None:
-    """They lead on with the last id, whatever it holds."""
+    """The lists continue after the last id, whatever characters it contains."""
     names = [f"w{index}" for index in range(5)]
     users = ["a b", "ann@example.com", "b&c=d", "é", "z"]
     for name in names:

@@ -1,4 +1,4 @@
-"""The longest values that the API takes fit into the indexes of both databases."""
+"""The longest values that the API accepts fit into the indexes of both databases."""
 
 import random
 
@@ -8,12 +8,12 @@ RNG = random.Random(7)
 
 
 def longest(characters: int = 512) -> str:
-    """Return a text of four bytes a character that does not compress."""
+    """Return a text of four-byte characters that does not compress."""
     return "".join(chr(RNG.randrange(0x10000, 0x20000)) for _ in range(characters))
 
 
 async def test_the_longest_values_are_stored_on_both_databases(api: Api) -> None:
-    """Every indexed field at once, an issue and its run, a member, an Idempotency-Key: nothing is a 500."""
+    """The longest values in every indexed field, an issue and its run, a member and an Idempotency-Key cause no 500."""
     issue, run = longest(256), longest()
     event = {
         "action": longest(),

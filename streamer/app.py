@@ -28,6 +28,7 @@ from streamer.auth.watch import WATCH_SECONDS, Watch
 from streamer.bus.local import LocalBus
 from streamer.core.actions import AUDIT_ACTIONS
 from streamer.core.budget import KINDS, Budget
+from streamer.core.unread import Unread
 from streamer.dialects import DIALECTS
 from streamer.dialects.evershell.handlers import StreamSeconds
 from streamer.dialects.praisonai.handlers import Zone
@@ -133,7 +134,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
     database = Database(settings.database, read_seconds=settings.read_seconds)
     _raise_file_limit()
     metrics = Metrics()
-    budget = _budget(settings.memory_bytes, metrics)
+    budget, unread = _memory(settings.memory_bytes, metrics)
     async with contextlib.AsyncExitStack() as stack:
         # A failed start must not have written anything, because another server may be using this port or data.
         sockets = await bind(settings.host, settings.port)
@@ -187,6 +188,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             metrics,
             budget,
             chunk_bytes=2 * settings.write_buffer_bytes,
+            event_bytes=settings.max_event_bytes,
         )
         rate = AppendRate(settings.append_rate, settings.append_burst)
         limits = Limits(settings.max_event_bytes, settings.max_details_depth, settings.max_batch_events)
@@ -238,7 +240,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             OpenApi(ROUTES, settings.public_url),
             PageFiles(_static_dir()),
             PublicUrl(settings.public_url),
-            SinkOptions(budget, high_water=settings.write_buffer_bytes, stall_seconds=settings.stall_seconds),
+            SinkOptions(unread, high_water=settings.write_buffer_bytes, stall_seconds=settings.stall_seconds),
             SocketLimits(settings.max_subscriptions, settings.max_body_values, settings.max_messages_per_second),
             StreamSeconds(settings.evershell_stream_seconds),
             Zone(settings.praisonai_zone),
@@ -305,14 +307,19 @@ def _ticket_limits(settings: Settings) -> TicketLimits:
     return TicketLimits(settings.max_tickets_per_key, settings.ticket_rate, TICKET_BURST)
 
 
-def _budget(total: int, metrics: Metrics) -> Budget:
-    """Create the memory budget, with metrics for its use."""
+def _memory(total: int, metrics: Metrics) -> tuple[Budget, Unread]:
+    """Create the memory budget and the one for unread events, half as large, with metrics for their use.
+
+    They are apart so that streams with slow readers never keep their account from appending.
+    """
+    unread = Unread(total // 2)
+    metrics.memory.labels("stream").set_function(lambda: unread.used)
     budget = Budget(total, lambda kind: metrics.memory_refused.labels(kind).inc())
     metrics.memory_limit.set(total)
     for kind in KINDS:
         metrics.memory.labels(kind).set_function(partial(budget.used.__getitem__, kind))
         metrics.memory_refused.labels(kind)
-    return budget
+    return budget, unread
 
 
 def _routes(services: Services, resources: Sequence[Resource], settings: Settings) -> dict[Handler, Operation]:

@@ -213,9 +213,9 @@ class Settings(BaseModel):
     )
     memory_bytes: int = bound(
         256 * MiB,
-        "Memory for request bodies, unread responses, unread events of streams and unfinished WebSocket messages on this node.",
+        "Memory for request bodies, unread responses and unfinished WebSocket messages on this node. Unread events of streams have half as much of their own.",
         at_limit="New work gets 503 `overloaded`; a WebSocket is closed with 4007. Streams wait: they get further events from the log when memory is"
-        " free again, and miss nothing. One account can use half of it, its streams a quarter, all callers without"
+        " free again, and miss nothing. One account can use half of it, and half of what streams have; all callers without"
         " a credential together a sixteenth. The last eighth is reserved for accounts that hold at most a 64th. Bodies up to 64 KiB are not counted and are"
         " refused only if their account holds more than that. Raise the limit, or lower `max_body_bytes` and `max_page_bytes`; it must be at least four times each.",
         ge=4 * MiB,

@@ -244,6 +244,7 @@ class FeedMachine(RuleBasedStateMachine):
             self.metrics,
             Budget(2**20),
             chunk_bytes=1024,
+            event_bytes=1024,
         )
 
     def settle(self, turns: int = 30) -> None:

@@ -14,10 +14,11 @@ TEXTS = [f"{'e' * 500}{n}" for n in range(100)]
 
 
 async def test_long_filters_are_bounded(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Long filters are refused when their account holds its share; short ones go on, and what ends is given back."""
+    """Long filters are refused when their account holds its share. Short ones and long events are not, and memory is released."""
     server = await make_server(memory_bytes=2**22, max_body_bytes=2**20, max_page_bytes=2**20)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
+    other = api.with_key(await api.create_key(WS))
     async with http.ws_connect(f"{server.url}/v1/ws", headers=api.headers) as socket:
 
         async def subscribe(sub: str, texts: list[str]) -> str:
@@ -31,6 +32,9 @@ async def test_long_filters_are_bounded(make_server: MakeServer, http: aiohttp.C
         assert 2 < opened < 60
         assert await subscribe("short", ["x"]) == "synced"
         assert await _held(api) > 2**18
+        (await other.append(WS, entity={"type": "t", "id": "x"}, details={"x": "y" * 200_000})).expect(201)
+        frame = json.loads((await socket.receive(15)).data)
+        assert (frame["type"], frame["sub"]) == ("events", "short")
         for n in range(opened):
             await socket.send_str(json.dumps({"type": "unsubscribe", "sub": str(n)}))
             assert json.loads((await socket.receive(15)).data)["type"] == "closed"

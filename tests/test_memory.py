@@ -452,12 +452,13 @@ async def test_large_messages_one_after_another(node: Node) -> None:
 READERS = 24
 LONG = 250_000
 WRITER = "writer"
+LONG_AGO = "2000-01-01T00:00:00Z"
 
 
 async def test_events_that_streams_do_not_read(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
     """Unread events are counted, also where each stream has its own filter; above the bound streams wait, and miss nothing."""
     node = await node_with(make_server, http)
-    most = MiB  # half of the share of one account
+    most = MiB  # one account's half of what streams have
     wanted = [f"long-{n}" for n in range(6)]
     actor = {"type": "user", "id": WRITER}
     async with AsyncExitStack() as stack:
@@ -477,6 +478,35 @@ async def test_events_that_streams_do_not_read(make_server: MakeServer, http: ai
         for text in texts:
             assert re.findall(rb'"id":"(long-\d)"', text) == [event_id.encode() for event_id in wanted]
         await eventually(lambda: node.is_free("stream"))
+
+
+async def test_streams_opened_over_long_events(
+    make_server: MakeServer, http: aiohttp.ClientSession, open_many: AsyncExitStack
+) -> None:
+    """Streams with small buffers replay long events and read nothing: the bound holds, and all tenants append and read on."""
+    node = await node_with(make_server, http, write_buffer_bytes=4096)
+    actor = {"type": "user", "id": WRITER}
+    wanted = [f"long-{n}" for n in range(4)]
+    for event_id in wanted:
+        (await node.admin.append(WS, id=event_id, actor=actor, details={"x": "y" * LONG})).expect(201)
+    slow = [await open_many.enter_async_context(await connect(node.server.url, 2**15)) for _ in range(READERS)]
+    for n, connection in enumerate(slow):
+        path = f"{events(WS)}/stream?actor_id=reader-{n}&actor_id={WRITER}&after={LONG_AGO}"
+        await connection.send(request_head("GET", path, node.slow.headers))
+    await eventually(lambda: held_of_streams(node, MiB // 2))
+    for api in (node.slow, node.other):
+        for _ in range(10):
+            (await api.append(WS, details={"x": "y" * 200_000}, actor={"type": "user", "id": "else"})).expect(201)
+            assert await node.used("stream") <= MiB
+    async with await node.other.stream(WS, after=LONG_AGO, actor_id=WRITER) as other:
+        assert [event["id"] for event in await other.events(4)] == wanted
+    (await node.admin.append(WS, id="end", actor=actor)).expect(201)
+    for connection in slow[::2]:
+        connection.abort()
+    texts = await asyncio.gather(*(connection.until(b'"id":"end"') for connection in slow[1::2]))
+    for text in texts:
+        assert [each.decode() for each in re.findall(rb'"id":"(long-\d)"', text)] == wanted
+    await eventually(lambda: node.is_free("stream"))
 
 
 async def held_of_streams(node: Node, size: int) -> bool:

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from streamer.core.budget import STREAM, Budget
+from streamer.core.unread import Unread
 from streamer.transports.sink import SocketSink
 from tests.support.waiting import SECONDS
 
@@ -20,9 +20,7 @@ async def test_a_slow_close(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = cast("asyncio.Transport", writer.transport)
-        sink = SocketSink(
-            transport, writer.drain, unread=Budget(2**30).hold(STREAM, "a"), high_water=2**16, stall_seconds=1
-        )
+        sink = SocketSink(transport, writer.drain, unread=Unread(2**30).hold("a"), high_water=2**16, stall_seconds=1)
         sink.write(b"x" * 2**23)
         assert transport.get_write_buffer_size()
         sink.finish(b"bye")

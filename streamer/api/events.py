@@ -139,7 +139,7 @@ class EventHandlers:
             )
         else:
             items = await parse_json(data, self._bodies.max_values)
-        stored = await append(self._intake, principal, request[WORKSPACE], items, idempotency_key=key)
+        stored = await append(self._intake, principal, request[WORKSPACE], items, size=len(data), idempotency_key=key)
         bodies = [event.body for event in stored.events]
         return json_bytes(
             b'{"events":[%b]}' % b",".join(bodies) if isinstance(items, list) else bodies[0],
@@ -210,12 +210,12 @@ def check_idempotency_key(key: str, field: str) -> None:
         raise ValidationError({field: "must be 1-255 visible ASCII characters"})
 
 
-async def append(
-    intake: Intake, principal: Principal, workspace: str, items: Any, *, idempotency_key: str | None
+async def append(  # noqa: PLR0913 - what an append is made of
+    intake: Intake, principal: Principal, workspace: str, items: Any, *, size: int, idempotency_key: str | None
 ) -> Appended:
     """Append one event or, if `items` is a list, several: parsed JSON, or lines of NDJSON, which are parsed one by one.
 
-    Raises: ValidationError, and what `Intake.append` raises.
+    `size` is the length of the request. Raises: ValidationError, and what `Intake.append` raises.
     """
     batch = isinstance(items, list)
     return await intake.append(
@@ -224,6 +224,7 @@ async def append(
         principal.author(workspace),
         event_of=_event_of,
         batch=batch,
+        size=size,
         idempotency_key=idempotency_key,
     )
 

@@ -1,6 +1,6 @@
 """What happens on a WebSocket: its messages, each answered in order; its subscriptions, each with its own filter and position."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -84,10 +84,10 @@ class Socket:
                 raise ValidationError({"message": f"{kind} has at most {MAX_SMALL_BYTES} bytes"})  # noqa: TRY301
             OPERATION.set(kind)
             # Not an attribute: with its own bound methods the socket would be a cycle.
-            takers = {
+            takers: dict[str, Callable[[dict[str, Any]], Awaitable[None]]] = {
                 "subscribe": self._subscribe,
                 "unsubscribe": self._unsubscribe,
-                "publish": self._publish,
+                "publish": partial(self._publish, size=len(text)),
                 "ping": self._ping,
             }
             await takers[kind](check(schemas.MESSAGES[kind], parsed))
@@ -149,7 +149,7 @@ class Socket:
         self._feed.leave(reader)
         self._say(message("closed", sub=body["sub"], ref=body.get("ref"), **ending(Reason.UNSUBSCRIBED)))
 
-    async def _publish(self, body: dict[str, Any]) -> None:
+    async def _publish(self, body: dict[str, Any], *, size: int) -> None:
         workspace, key = self._workspace_of(body), body.get("idempotency_key")
         principal = await self._keyring.current(self._principal)
         principal.need(workspace, WRITE)
@@ -165,6 +165,7 @@ class Socket:
                 principal,
                 workspace,
                 body["events"] if "events" in body else body["event"],
+                size=size,
                 idempotency_key=key,
             )
         except ValidationError as error:

@@ -1,12 +1,8 @@
-"""The node's memory budget for slow uploads and unread responses: one total, and a share for each account.
+"""The node's memory budget for slow uploads and unread responses: one total, and a share for each account."""
 
-Requests are refused if there is no capacity. Streams wait, because their events are still in the log.
-"""
-
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
 
 from streamer.core.errors import Overloaded
 from streamer.core.shares import ACCOUNT_PART, LITTLE_PART, has_room
@@ -19,32 +15,15 @@ MESSAGE: Final = "message"
 """WebSocket messages that are incomplete or queued."""
 FILTER: Final = "filter"
 """Long filters of open subscriptions."""
-STREAM: Final = "stream"
-"""Events that clients of streams and sockets have not read yet."""
-KINDS = (REQUEST, RESPONSE, MESSAGE, FILTER, STREAM)
+KINDS = (REQUEST, RESPONSE, MESSAGE, FILTER)
 
 ANONYMOUS = ""
 """The account shared by all callers without a credential."""
 SMALL = 64 * 1024
 """Bytes that a connection can hold without being counted: they are part of its base cost."""
 
-SMALL_STREAM = 16 * 1024
-"""The same for a stream or a socket, because there are many more of them."""
-
 _ANONYMOUS_PART = 16
 """All callers without a credential together can use a sixteenth of the budget."""
-_STREAM_PART = 2
-"""Streams can use half of their account's share, so that slow readers never keep the account from appending."""
-_LINES_AT_ONCE = 16
-"""Accounts that are checked each time memory is released."""
-
-
-class _Waiting(NamedTuple):
-    """A stream that waits for capacity."""
-
-    hold: "Hold"
-    size: int
-    granted: Callable[[], bool]
 
 
 class Budget:
@@ -64,8 +43,6 @@ class Budget:
         self._sum = 0
         self._accounts: Counter[str] = Counter()
         self._refused = refused
-        self._waiting: dict[str, deque[_Waiting]] = {}
-        """By account, in the order in which accounts are looked at: streams that wait for room, in order of arrival."""
 
     @property
     def is_used(self) -> bool:
@@ -91,12 +68,6 @@ class Budget:
         if self._accounts.get(account, 0) > self._little:
             self.check(kind, account)
 
-    def has_stream_room(self, account: str, size: int) -> bool:
-        """Return whether streams of an account can leave that many more bytes unread."""
-        own = self._accounts.get(account, 0)
-        is_within = not own or own + size <= self.share(account) // _STREAM_PART
-        return is_within and has_room(self.total, self._sum, own, size)
-
     def hold(self, kind: str, account: str) -> "Hold":
         """Return a hold of zero bytes."""
         return Hold(self, kind, account)
@@ -116,56 +87,21 @@ class Budget:
         self._accounts[account] += size
         if not self._accounts[account]:
             del self._accounts[account]
-        if size < 0 and self._waiting:
-            self._admit()
-
-    def _admit(self) -> None:
-        """Give what is free to streams that wait, account by account."""
-        for account in list(islice(self._waiting, _LINES_AT_ONCE)):
-            line = self._waiting.pop(account)
-            while line:
-                hold, size, granted = line[0]
-                if not hold.has_room(size):
-                    break
-                line.popleft()
-                if granted():
-                    hold.resize(size, force=True)
-            if line:
-                self._waiting[account] = line  # at the end: the others are looked at first next time
 
 
 class Hold:
     """The memory that one connection holds; call `release` at the end."""
 
-    __slots__ = ("_account", "_budget", "_free", "_kind", "size")
+    __slots__ = ("_account", "_budget", "_kind", "size")
 
     def __init__(self, budget: Budget, kind: str, account: str) -> None:
         self._budget = budget
         self._kind = kind
         self._account = account
-        self._free = SMALL_STREAM if kind == STREAM else SMALL
         self.size = 0
 
-    def has_room(self, size: int) -> bool:
-        """Return whether a stream can hold that many bytes in all."""
-        return size <= max(self._free, self.size) or self._budget.has_stream_room(self._account, size - self.size)
-
-    def reserve(self, size: int, granted: Callable[[], bool]) -> bool:
-        """Hold that many bytes in all for a stream, now or when there is room. Returns whether they are held now.
-
-        Args:
-            size: bytes.
-            granted: called when they are held later, after those that waited before; it returns False if nobody needs them any more.
-        """
-        if not self.has_room(size):
-            self._budget._waiting.setdefault(self._account, deque()).append(_Waiting(self, size, granted))  # noqa: SLF001
-            return False
-        if size > self.size:
-            self.resize(size, force=True)
-        return True
-
     def resize(self, size: int, *, force: bool = False) -> None:
-        """Hold this many bytes from now on. Sizes up to `SMALL`, or `SMALL_STREAM`, are not counted.
+        """Hold this many bytes from now on. Sizes up to `SMALL` are not counted.
 
         Args:
             size: bytes, replacing the previous size.
@@ -174,7 +110,7 @@ class Hold:
         Raises:
             Overloaded: no memory is left; the previous size stays held.
         """
-        more = (size if size > self._free else 0) - self.size
+        more = (size if size > SMALL else 0) - self.size
         if more > 0 and not force:
             self._budget.check(self._kind, self._account, more)
         if more:

@@ -23,8 +23,8 @@ def hold_of(request: web.Request, budget: Budget) -> Hold:
     return hold
 
 
-def hold_answer(request: web.Request, response: web.StreamResponse, budget: Budget) -> None:
-    """Hold an answer in the place of the request.
+def hold_answer(request: web.Request, response: web.StreamResponse, budget: Budget) -> int:
+    """Hold an answer in the place of the request, and return its size in bytes; 0 for one that is streamed.
 
     An answer to what only reads is refused if there is no room for it; what was done can only be answered.
 
@@ -38,3 +38,4 @@ def hold_answer(request: web.Request, response: web.StreamResponse, budget: Budg
         hold = hold or hold_of(request, budget)
         hold.become(RESPONSE)
         hold.resize(size, force=request.method not in _SAFE_METHODS)
+    return size

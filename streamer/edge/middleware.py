@@ -28,6 +28,7 @@ from streamer.core.errors import (
     ValidationError,
 )
 from streamer.core.quoting import bounded, cut
+from streamer.edge.bodies import LARGE_BYTES
 from streamer.edge.holding import hold_answer
 from streamer.edge.operation import Dialect, Operation, RenderError
 from streamer.ingest.limits import AppendRate
@@ -107,7 +108,8 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
         try:
             response = _preflight(request, origins) if request.method == "OPTIONS" else None
             response = response or await handler(request)
-            hold_answer(request, response, budget)
+            if hold_answer(request, response, budget) > LARGE_BYTES:
+                await asyncio.sleep(0)  # it is copied several times until the socket has it
             status = response.status
         except Exception as error:
             response = _refuse(_known(error, request), request, _renderer(dialects, request.path), redactor)

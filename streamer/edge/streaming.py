@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamer.auth.principal import Principal
-from streamer.core.budget import STREAM, Budget
+from streamer.core.unread import Unread
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class SocketLimits:
 class SinkOptions:
     """How much a connection may hold and how long it may stand still."""
 
-    def __init__(self, budget: Budget, *, high_water: int, stall_seconds: float) -> None:
-        self._budget = budget
+    def __init__(self, unread: Unread, *, high_water: int, stall_seconds: float) -> None:
+        self._unread = unread
         self._bounds = {"high_water": high_water, "stall_seconds": stall_seconds}
 
     def of(self, principal: Principal) -> Mapping[str, Any]:
         """Return the options of the sink (`transports.sink.SocketSink`) of a caller's connection."""
-        return {**self._bounds, "unread": self._budget.hold(STREAM, principal.account)}
+        return {**self._bounds, "unread": self._unread.hold(principal.account)}

@@ -59,9 +59,11 @@ class Chunk:
 class Replay:
     """Reads chunks for readers, from their channel's ring or from the log."""
 
-    def __init__(self, log: Log, metrics: Metrics, *, chunk_bytes: int) -> None:
-        """Make it; `chunk_bytes` is the size of a chunk (or of one event, if that is longer)."""
-        self.chunk_bytes = chunk_bytes
+    def __init__(self, log: Log, metrics: Metrics, *, chunk_bytes: int, event_bytes: int) -> None:
+        """Create it with the size of a chunk and that of the longest event, which can be a chunk of its own."""
+        self.most_bytes = max(chunk_bytes, event_bytes)
+        """The size of the largest chunk."""
+        self._chunk_bytes = chunk_bytes
         self._log = log
         self._log_reads = metrics.log_reads
         self._log_turns = asyncio.Semaphore(LOG_TURNS)
@@ -83,7 +85,7 @@ class Replay:
         passed: list[Frame] = []
         size = through = steps = 0
         for frame in frames:
-            if frame.seq > channel.flushed or size >= self.chunk_bytes:
+            if frame.seq > channel.flushed or size >= self._chunk_bytes:
                 break
             if texts:
                 steps += search_steps(len(frame.facets.search), len(texts), together)
@@ -91,10 +93,12 @@ class Replay:
                     if not through:
                         return None
                     break
-            through = frame.seq
             if reader.selection.matches(frame.facets):
-                passed.append(frame)
                 size += len(frame.body)
+                if passed and size > self._chunk_bytes:
+                    break
+                passed.append(frame)
+            through = frame.seq
         return Chunk(passed, through)
 
     async def from_log(self, reader: Reader) -> Chunk:
@@ -136,8 +140,8 @@ class Replay:
                 channel.workspace,
                 selection=selection,
                 order="asc",
-                limit=self.chunk_bytes // USUAL_BYTES,
-                max_bytes=self.chunk_bytes,
+                limit=self._chunk_bytes // USUAL_BYTES,
+                max_bytes=self._chunk_bytes,
                 after=Position(epoch, after),
                 before=Position(epoch, channel.flushed + 1),
                 seconds=READ_SECONDS,

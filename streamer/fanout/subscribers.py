@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from streamer.core.budget import FILTER, SMALL_STREAM, Budget
+from streamer.core.budget import FILTER, Budget
 from streamer.core.errors import PositionExpired, StoreUnavailable, WorkspaceNotFound
 from streamer.core.filter import Filter
 from streamer.core.ports import Log
 from streamer.core.position import Position
+from streamer.core.unread import SMALL
 from streamer.fanout.audience import Audience
 from streamer.fanout.connection import Connection, Reader, Sink, Subscription, Wire
 from streamer.fanout.connections import Connections
@@ -44,8 +45,9 @@ class Subscribers:
         budget: Budget,
         *,
         chunk_bytes: int,
+        event_bytes: int,
     ) -> None:
-        """Make it; `chunk_bytes` is what a reader that catches up is given at once (or one event, if that is longer)."""
+        """Create it. A reader that catches up gets `chunk_bytes` at once, or one event, which has at most `event_bytes`."""
         self._channels = channels
         self._connections = connections
         self._dependencies = dependencies
@@ -53,7 +55,7 @@ class Subscribers:
         self._log = log
         self._metrics = metrics
         self._budget = budget
-        self._replay = Replay(log, metrics, chunk_bytes=chunk_bytes)
+        self._replay = Replay(log, metrics, chunk_bytes=chunk_bytes, event_bytes=event_bytes)
         self._paces = Paces()
         self._audiences: dict[Channel, Audience] = {}
         """By channel, while it has readers that have started."""
@@ -227,11 +229,11 @@ class Subscribers:
         """Write the next chunk for a reader, from the ring or the log; or what is missing there."""
         replay = self._replay
         chunk = replay.from_ring(reader)
-        if chunk is not None and chunk.size <= SMALL_STREAM:
+        if chunk is not None and chunk.size <= SMALL:
             self._write(reader, chunk)
             return
-        # Before the log is read: a chunk that was read and cannot be written yet would take memory, too.
-        async with reader.sink.room(replay.chunk_bytes if chunk is None else chunk.size):
+        # Before the chunk is made: one that cannot be written yet would take memory, too.
+        async with reader.sink.room(replay.most_bytes):
             try:
                 self._write(reader, replay.from_ring(reader) or await replay.from_log(reader))
             except PositionExpired:

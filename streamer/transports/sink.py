@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from streamer.core.budget import SMALL_STREAM, Hold
+from streamer.core.unread import SMALL, Hold
 from streamer.feed.reasons import Reason
 from streamer.observe.tasks import outlasting
 from streamer.server.tcp import progress
@@ -21,7 +21,18 @@ RETRY_MS = (1000, 4000)
 class SocketSink:
     """The part of a sink that is the same for all transports over a socket."""
 
-    __slots__ = ("_drain", "_draining", "_free", "_high_water", "_looks", "_own", "_tcp", "_transport", "_unread")
+    __slots__ = (
+        "_drain",
+        "_draining",
+        "_free",
+        "_high_water",
+        "_looks",
+        "_own",
+        "_reserved",
+        "_tcp",
+        "_transport",
+        "_unread",
+    )
 
     def __init__(
         self,
@@ -45,10 +56,12 @@ class SocketSink:
         self._drain = drain
         self._unread = unread
         self._high_water = high_water
-        self._free = min(SMALL_STREAM, high_water)
+        self._free = min(SMALL, high_water)
         """Bytes in the buffer that are not counted."""
         self._own = 0
         """At most this much of the buffer counts for this reader: what it has alone, and its share of what it has with others."""
+        self._reserved = 0
+        """Bytes that the block of `room` can write."""
         self._looks = False
         """A look at the buffer is due."""
         self._draining: asyncio.Task[None] | None = None
@@ -79,9 +92,9 @@ class SocketSink:
             return False
         own = min(self._own, pending) + share if pending else share
         if own > self._free:
-            if not self._unread.has_room(own):
+            if not self._unread.has_room(own + self._reserved):
                 return False
-            self._unread.resize(own, force=True)
+            self._unread.resize(own + self._reserved)
             self._look_soon()
         self._own = own
         if not transport.is_closing():
@@ -96,20 +109,24 @@ class SocketSink:
 
     @contextlib.asynccontextmanager
     async def room(self, size: int) -> AsyncIterator[None]:
-        """Wait until the node has memory for that many unread bytes, which the block writes."""
+        """Wait until the node has memory for that many more unread bytes, which the block can write. One block at a time."""
         granted = asyncio.get_running_loop().create_future()
 
-        def grant() -> bool:
-            if granted.done():  # cancelled
-                return False
-            granted.set_result(None)
-            return True
+        def grant() -> None:
+            self._reserved = size
+            if not granted.done():  # not cancelled
+                granted.set_result(None)
 
+        self._own = min(self._own, self._transport.get_write_buffer_size())
         try:
-            if not self._unread.reserve(size, grant):
+            if self._unread.reserve(self._own + size, grant):
+                self._reserved = size
+            else:
                 await granted
             yield
         finally:
+            self._unread.withdraw()
+            self._reserved = 0
             self._look_soon()
 
     async def drain(self) -> None:
@@ -135,13 +152,11 @@ class SocketSink:
             asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self, _drained: object = None) -> None:
-        """Hold what the peer has left in the buffer, until it has taken that."""
+        """Hold what the peer has left in the buffer, until the peer has taken it, and what is reserved."""
         self._looks = False
         self._own = min(self._own, self._transport.get_write_buffer_size())
-        if self._own <= self._free:
-            self._unread.release()
-        else:
-            self._unread.resize(self._own, force=True)
+        self._unread.resize(self._own + self._reserved)
+        if self._own > self._free:
             self._start_draining()
 
     def progress(self) -> int | None:

@@ -89,7 +89,7 @@ class Handlers:
         data, principal = await self._bodies.events(request)
         author = principal.author(workspace)
         event = event_of(await parse_json(data, self._bodies.max_values) if data else ABSENT, author)
-        stored = await self._intake.append(workspace, [event], author, batch=False, no_details=None)
+        stored = await self._intake.append(workspace, [event], author, batch=False, size=len(data), no_details=None)
         return json_answer(shape.shape(orjson.loads(stored.events[0].body)), HTTPStatus.CREATED)
 
     async def activity_of_issue(self, request: web.Request, wanted: ListParams) -> web.StreamResponse:

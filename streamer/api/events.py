@@ -127,9 +127,12 @@ class EventHandlers:
         self._entities = services.get(Entities)
 
     async def append_events(self, request: web.Request) -> web.StreamResponse:
-        key = request.headers.get("Idempotency-Key")
+        keys = request.headers.getall("Idempotency-Key", ())
+        key = keys[0] if keys else None
         if key is not None:
             check_idempotency_key(key, "Idempotency-Key")
+        if len(keys) > 1:
+            raise ValidationError({"Idempotency-Key": "given more than once"})
         kind = media_type(request, JSON_TYPES | NDJSON_TYPES)
         data, principal = await self._bodies.events(request)
         items: Any

@@ -13,7 +13,7 @@ MICROSECOND = timedelta(microseconds=1)
 LAST = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
 """The last microsecond that `format_timestamp` can write; a time zone can lead slightly beyond it."""
 
-_RFC3339 = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
+_RFC3339 = re.compile(r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d{1,32}))?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 
 
 def now_us() -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar, get_origin
+from urllib.parse import unquote, unquote_to_bytes
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, TypeAdapter, ValidationInfo
 from pydantic import ValidationError as PydanticError
@@ -145,6 +146,17 @@ def _faults(error: ValidationError, given: Mapping[str, Any]) -> list[ErrorDetai
     if isinstance(error, BadInput):
         return [*error.faults]
     return [fault(name, text, given.get(name, "")) for name, text in error.fields.items()]
+
+
+def check_encoding(raw_query: str) -> None:
+    """Require that a query's percent-encoding is UTF-8 (RFC 3986, section 2.5). Raises BadInput."""
+    if "%" in raw_query:
+        for part in raw_query.split("&"):
+            try:
+                unquote_to_bytes(part).decode()
+            except UnicodeDecodeError:
+                name = unquote(part.partition("=")[0])
+                raise BadInput([fault(name, "must be percent-encoded UTF-8")], what="parameter") from None
 
 
 def read_query(model: type[ParamsT], query: Mapping[str, str], bounds: Bounds | None = None) -> ParamsT:

@@ -12,7 +12,7 @@ from streamer.auth.access import PRINCIPAL, Access, Gate
 from streamer.core.errors import StreamerError, ValidationError, WorkspaceNotFound
 from streamer.core.ids import RESERVED_EVENT_IDS, SYSTEM_WORKSPACE, is_id
 from streamer.edge.bodies import Bodies
-from streamer.edge.models import Bounds, NoParams, Params, check, names_of, read_query
+from streamer.edge.models import Bounds, NoParams, Params, check, check_encoding, names_of, read_query
 from streamer.edge.services import Services
 from streamer.ingest.intake import Intake
 from streamer.observe.watchdog import OPERATION
@@ -109,11 +109,12 @@ def endpoint(operation: Operation, handlers: object, services: Services) -> Hand
         if checked is not None:
             request[WORKSPACE] = checked(request.match_info["ws"])
         arguments: list[Any] = []
-        if params is NoParams:
-            if request.query:
+        if params is not None:
+            check_encoding(request.rel_url.raw_query_string)
+            if params is not NoParams:
+                arguments.append(read_query(params, request.query, bounds))
+            elif request.query:
                 read_query(NoParams, request.query)
-        elif params is not None:
-            arguments.append(read_query(params, request.query, bounds))
         if appends and principal is not None:
             rate.check(principal.account)  # before the body: a flood is to cost nothing
         elif body is not None:

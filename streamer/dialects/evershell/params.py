@@ -60,9 +60,10 @@ def _value(text: str) -> str:
 
 
 def _limit(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) >= 1):  # noqa: PLR2004
+    digits = text.lstrip("0")
+    if not (text.isascii() and text.isdigit() and digits):
         raise ValueError(f"must be a whole number from 1 on; more than {MAX_LIMIT} are not given at once")
-    return min(int(text), MAX_LIMIT)
+    return min(int(digits[:18]), MAX_LIMIT)
 
 
 def _moment(text: str) -> int:

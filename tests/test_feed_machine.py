@@ -1,7 +1,7 @@
-"""The feed as a state machine: whatever is dropped, delayed, repeated or trimmed, a reader gets each event once and in order.
+"""A state machine for the feed: despite dropped, delayed or repeated news and trimming, a reader gets each event once.
 
-The channels, the audiences, the sessions and their driver are the real ones. The log and the connections are models, because the machine
-must be able to lose, hold and reorder what real ones do only by chance; `test_stream.py` tests the same with real parts.
+Channels, audiences, sessions and their driver are real. The log and the connections are models, because the machine
+must lose, hold and reorder what real ones do only by chance. `test_stream.py` tests the same with real parts.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ BOUNDS: list[dict[str, int]] = [
 
 
 class ModelLog:
-    """A log in memory, with the store's rules; it can be away."""
+    """A log in memory with the store's rules, which can be unavailable."""
 
     def __init__(self) -> None:
         self.epoch = "aaa"
@@ -128,7 +128,7 @@ class ModelLog:
 
 
 def fitting(events: Sequence[Event], limit: int, max_bytes: int) -> list[Event]:
-    """Return as many of the first events as stay within both bounds, but at least one."""
+    """Return as many of the first events as fit both bounds, but at least one."""
     through = accumulate(len(event.body) for event in events)
     return [event for event, size in zip(events[:limit], through, strict=False) if size <= max_bytes] or list(
         events[:1]
@@ -142,7 +142,7 @@ def facets(seq: int) -> Facets:
 
 
 class ModelSink:
-    """A connection that takes bytes while it is ready, and can be closed."""
+    """A connection that accepts bytes while it is ready, and can be closed."""
 
     transport = "sse"
     heartbeat = b": ping\n"
@@ -162,7 +162,7 @@ class ModelSink:
         return self.is_ready()
 
     def write(self, data: bytes) -> None:
-        assert not self.ended.is_set(), "nothing follows the farewell"
+        assert not self.ended.is_set(), "nothing follows the close"
         self.data += data
 
     async def drain(self) -> None:
@@ -184,7 +184,7 @@ class ModelSink:
 
 @dataclass
 class Client:
-    """A reader that reconnects with the position it got last, and remembers all it was given."""
+    """A reader that reconnects with its last position and keeps everything it received."""
 
     selection: Filter
     position: Position | None
@@ -212,7 +212,7 @@ class Client:
 
 
 class FeedMachine(RuleBasedStateMachine):
-    """Commits, lost and late news, trimming, outages; readers that are slow, leave and come back."""
+    """Commits, lost and late news, trimming and outages, with slow, leaving and returning readers."""
 
     clients: Bundle[Client] = Bundle("clients")
     held: Bundle[LiveFrame] = Bundle("held")
@@ -279,7 +279,7 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule(target=held, count=st.integers(1, 6), told=st.booleans())
     def commit(self, count: int, told: bool) -> MultipleResults[LiveFrame]:
-        """Store some events; the news comes at once, or is held back to come late, or never."""
+        """Store some events. Their news arrives at once, late or never."""
         frames = [self.log.append() for _ in range(count)]
         if told:
             self.hub_hears(frames)
@@ -293,14 +293,14 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule(frame=consumes(held), again=st.booleans())
     def late_news(self, frame: LiveFrame, again: bool) -> None:
-        """News that was held back arrives, perhaps twice."""
+        """Deliver delayed news, perhaps twice."""
         self.hub_hears([frame])
         if again:
             self.hub_hears([frame])
 
     @rule(target=clients, selection=st.sampled_from(FILTERS), back=st.none() | st.integers(0, 40))
     def come(self, selection: Filter, back: int | None) -> Client:
-        """A new reader: from now on, or from a position in the log."""
+        """Add a reader that starts now or at a position in the log."""
         start = None
         if back is not None:
             start = Position(self.log.epoch, max(len(self.log.events) - back, 0))
@@ -311,24 +311,24 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule(client=clients, quick=st.booleans())
     def reconnect(self, client: Client, quick: bool) -> None:
-        """A reader is cut off and comes back with its position."""
+        """Disconnect a reader, which reconnects with its position."""
         if not quick:
             self.settle()
         before = client.position
         self.disconnect(client)
-        if client.position is None:  # cut off before it was told where it is: a new reader
+        if client.position is None:  # disconnected before it received a position: a new reader
             client.seqs.clear()
         assert before is None or client.position is not None
         self.connect(client)
 
     @rule(client=clients)
     def block(self, client: Client) -> None:
-        """A reader stops to read: its buffer is full."""
+        """A reader stops reading, so its buffer is full."""
         client.sink.ready.clear()
 
     @rule(client=clients)
     def unblock(self, client: Client) -> None:
-        """A reader reads on."""
+        """A reader reads again."""
         client.sink.ready.set()
 
     @rule(keep=st.integers(0, 10))
@@ -338,23 +338,23 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule(away=st.booleans())
     def outage(self, away: bool) -> None:
-        """The database goes away, or comes back."""
+        """The database fails or recovers."""
         self.log.away = away
 
     @rule(turns=st.integers(1, 5))
     def work_goes_on(self, turns: int) -> None:
-        """The loop runs for a little: work is left half done."""
+        """Run the loop for a little while, and leave work half done."""
         self.settle(turns)
 
     @rule()
     def time_passes(self) -> None:
-        """Flush windows end."""
+        """Let flush windows end."""
         self.now += 1
         self.settle(2)
 
     @rule()
     def beat(self) -> None:
-        """The heart beats: readers whose filter stops everything are told where they are, those that take nothing are closed."""
+        """Send heartbeats: idle readers receive their position, and readers that take nothing are closed."""
 
         async def now() -> None:
             self.connections.beat(self.connections.all())
@@ -363,7 +363,7 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule()
     def check(self) -> None:
-        """The log is asked for news that the bus lost."""
+        """Check the log for news that the bus lost."""
 
         async def ask() -> None:
             if not self.log.away:
@@ -372,7 +372,7 @@ class FeedMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(ask())
 
     def teardown(self) -> None:
-        """When all is well again, every reader has every event of its filter, once, in order, or was told of the gap."""
+        """After recovery, every reader has received each event of its filter once and in order, or a gap for it."""
         if not hasattr(self, "loop"):
             return
         self.log.away = False
@@ -385,7 +385,7 @@ class FeedMachine(RuleBasedStateMachine):
             self.settle(100)
             for client in self.everyone:
                 client.take()
-                if client.task is not None and client.task.done():  # closed by the outage: it comes back
+                if client.task is not None and client.task.done():  # closed by the outage: it reconnects
                     if client.position is None:
                         client.seqs.clear()
                     self.connect(client)
@@ -397,7 +397,7 @@ class FeedMachine(RuleBasedStateMachine):
                     if client.selection.matches(facets(seq)) and seq not in client.missing
                 ]
                 assert client.seqs == expected
-                assert all(seq < self.log.earliest for seq in client.missing), "a gap was told where events were"
+                assert all(seq < self.log.earliest for seq in client.missing), "a gap was reported for existing events"
         finally:
             for client in self.everyone:
                 self.disconnect(client)

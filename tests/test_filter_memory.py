@@ -1,4 +1,4 @@
-"""Filters of open subscriptions count for the node's budget of memory."""
+"""Filters of open subscriptions count towards the node's memory budget."""
 
 import json
 import re
@@ -14,7 +14,7 @@ TEXTS = [f"{'e' * 500}{n}" for n in range(100)]
 
 
 async def test_long_filters_are_bounded(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Long filters are refused when their account holds its share. Short ones and long events are not, and memory is released."""
+    """Long filters are refused when their account has used up its share. Short filters and long events still work."""
     server = await make_server(memory_bytes=2**22, max_body_bytes=2**20, max_page_bytes=2**20)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)

@@ -1,4 +1,4 @@
-"""Long poll: a page of history that waits for what is not there yet."""
+"""Long poll: a request for a page of history that waits for new events."""
 
 import asyncio
 import gc
@@ -25,14 +25,14 @@ AT_ONCE = 20
 
 
 async def head_of(api: Api) -> str:
-    """Return the position behind all that is stored."""
+    """Return the position of the last stored event."""
     position = (await api.get(events(WS), limit=1)).expect(200)["position"]
     assert isinstance(position, str)
     return position
 
 
 async def waiting_now(api: Api) -> float:
-    """Count the polls that wait."""
+    """Count the waiting polls."""
     lines = (await api.get("/metrics")).body.decode().splitlines()
     return sum(
         float(line.split()[-1]) for line in lines if line.startswith('streamer_subscribers{transport="longpoll"')
@@ -40,7 +40,7 @@ async def waiting_now(api: Api) -> float:
 
 
 async def poll(api: Api, count: int = 1, **params: object) -> list[asyncio.Task[Answer]]:
-    """Begin to poll and return when the server has so many more that wait."""
+    """Start a poll and return when this many more polls wait on the server."""
     before = await waiting_now(api)
     polls: list[asyncio.Task[Answer]] = []
 
@@ -48,19 +48,19 @@ async def poll(api: Api, count: int = 1, **params: object) -> list[asyncio.Task[
         assert not any(each.done() for each in polls), [each.result() for each in polls if each.done()]
         return await waiting_now(api) >= before + len(polls)
 
-    while len(polls) < count:  # a few at once: each reads a page first, and one key reads only so many at once
+    while len(polls) < count:  # a few at once: each reads a page first, and one key has few concurrent reads
         polls += [asyncio.create_task(api.get(events(WS), **params)) for _ in range(min(AT_ONCE, count - len(polls)))]
         await eventually(all_wait)
     return polls
 
 
 async def answered(task: asyncio.Task[Answer]) -> Answer:
-    """Return the answer, which must come long before the poll's time is over."""
+    """Return the response, which must arrive long before the poll's time is over."""
     return await asyncio.wait_for(task, SECONDS)
 
 
 async def test_what_is_there_is_answered_at_once(api: Api) -> None:
-    """With something to read a poll is a page as without `wait`: the same events, position, cursor and link."""
+    """If events exist, a poll returns the same page as without `wait`: events, position, cursor and link."""
     stored = (await api.append_all(WS, [{}] * 5)).expect(201)["events"]
     for after in (BEGINNING, stored[1]["timestamp"], (await head_of(api)).rpartition(".")[0] + ".3"):
         for limit in (2, 100):
@@ -72,7 +72,7 @@ async def test_what_is_there_is_answered_at_once(api: Api) -> None:
 
 
 async def test_a_poll_wakes_with_the_first_event(api: Api) -> None:
-    """A poll that waits is answered with what is stored then, as it was stored, and goes on from its position."""
+    """A waiting poll returns the next stored events unchanged, and the client continues from its position."""
     (await api.append(WS)).expect(201)
     position = await head_of(api)
     for number in range(3):
@@ -85,7 +85,7 @@ async def test_a_poll_wakes_with_the_first_event(api: Api) -> None:
 
 
 async def test_a_poll_wakes_with_the_first_that_passes(api: Api) -> None:
-    """What the filter stops does not wake a poll; its position is behind what woke it."""
+    """Events that do not match the filter do not wake a poll. Its position is after the event that woke it."""
     (await api.append(WS)).expect(201)
     (waiting,) = await poll(api, after=await head_of(api), wait=LONG, action="issue.closed", agent_id="bob")
     for event in ({}, {"action": "issue.closed"}, {"agent_id": "bob"}):
@@ -100,7 +100,7 @@ async def test_a_poll_wakes_with_the_first_that_passes(api: Api) -> None:
 
 @on_sqlite
 async def test_audit_events_do_not_wake_who_may_not_see_them(api: Api) -> None:
-    """Without `audit:read` such an event is not there, but the position moves past it."""
+    """Without `audit:read`, an audit event does not wake a poll, but its position advances."""
     (await api.append(WS)).expect(201)
     caller = api.with_key(await api.create_key(WS, scopes=["workspace:read"]))
     waiting = asyncio.create_task(caller.get(events(WS), after=await head_of(api), wait=1))
@@ -110,7 +110,7 @@ async def test_audit_events_do_not_wake_who_may_not_see_them(api: Api) -> None:
 
 
 async def test_when_the_time_is_over(api: Api) -> None:
-    """A poll that nothing comes for is empty, and its position has moved past what the filter stopped."""
+    """A poll that times out is empty, and its position is after the events that the filter stopped."""
     (await api.append(WS)).expect(201)
     before = await head_of(api)
     waiting = asyncio.create_task(api.get(events(WS), after=before, wait=1, action="never.happens"))
@@ -123,7 +123,7 @@ async def test_when_the_time_is_over(api: Api) -> None:
 
 
 async def test_a_page_is_as_long_as_its_limit(api: Api) -> None:
-    """A batch that is longer than the page wakes a poll with a full page; the rest comes with the cursor or the position."""
+    """A batch longer than the page wakes a poll with a full page. The cursor or the position leads to the rest."""
     (await api.append(WS)).expect(201)
     (waiting,) = await poll(api, after=await head_of(api), wait=LONG, limit=3)
     stored = (await api.append_all(WS, [{}] * 8)).expect(201)["events"]
@@ -151,7 +151,7 @@ WRONG: list[tuple[dict[str, Any], set[str]]] = [
 
 @on_sqlite
 async def test_waits_that_cannot_be(api: Api) -> None:
-    """`wait` goes with `after`, ascending, from 0 to 60 seconds; anything else is 400 and named."""
+    """`wait` requires `after` and ascending order, and is 0 to 60 seconds. Anything else gets 400 with the name."""
     (await api.append_all(WS, [{}] * 5)).expect(201)
     for params, fields in WRONG:
         answer = await api.get(events(WS), **{"wait": 5, **params})
@@ -165,7 +165,7 @@ async def test_waits_that_cannot_be(api: Api) -> None:
 
 @on_sqlite
 async def test_the_longest_wait_is_a_setting(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """What the operator allows at most is the limit."""
+    """A setting limits the longest wait."""
     api = Api(http, (await make_server(max_wait_seconds=2)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     assert "wait" in (await api.get(events(WS), after=BEGINNING, wait=3)).expect(400)["error"]["details"]["fields"]
@@ -173,7 +173,7 @@ async def test_the_longest_wait_is_a_setting(make_server: MakeServer, http: aioh
 
 
 async def test_a_position_that_is_gone_is_said_at_once(api: Api) -> None:
-    """Who cannot be served exactly is not left waiting: 410."""
+    """A position that cannot be served exactly gets 410 at once."""
     (await api.append(WS)).expect(201)
     epoch = (await head_of(api)).rpartition(".")[0]
     for position in ("other.1", f"{epoch}.2"):
@@ -182,7 +182,7 @@ async def test_a_position_that_is_gone_is_said_at_once(api: Api) -> None:
 
 
 async def test_many_wait_for_one_event(api: Api, server: Server) -> None:
-    """One append wakes all that wait, each with the filter it has; nothing of them is left behind."""
+    """One append wakes all waiting polls, each with its own filter, and they leave nothing behind."""
     (await api.append(WS)).expect(201)
     position = await head_of(api)
     waiting = await poll(api, 200, after=position, wait=LONG)
@@ -197,7 +197,7 @@ async def test_many_wait_for_one_event(api: Api, server: Server) -> None:
 
 
 async def test_another_nodes_event_wakes_a_poll(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """What another node stores is found within the time between two looks at the log."""
+    """An event of another node is found within the interval at which a node polls the log."""
     here, there = [Api(http, (await make_server(poll_seconds=0.05)).url, ADMIN_KEY) for _ in range(2)]
     (await here.append(WS)).expect(201)
     (waiting,) = await poll(here, after=await head_of(there), wait=LONG)
@@ -206,7 +206,7 @@ async def test_another_nodes_event_wakes_a_poll(make_server: MakeServer, http: a
 
 
 async def test_a_poll_of_a_workspace_that_is_deleted(api: Api) -> None:
-    """Who waits is answered at once: the workspace is gone."""
+    """If the workspace is deleted, waiting polls are answered at once."""
     (await api.append(WS)).expect(201)
     (waiting,) = await poll(api, after=await head_of(api), wait=LONG)
     (await api.delete(f"/v1/workspaces/{WS}")).expect(204)
@@ -215,7 +215,7 @@ async def test_a_poll_of_a_workspace_that_is_deleted(api: Api) -> None:
 
 
 async def test_who_leaves_leaves_nothing(api: Api, server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """Hundreds that wait and hang up: no task, no descriptor, no channel and no traceback stays."""
+    """Hundreds of disconnected polls leave no task, descriptor, channel or traceback."""
     (await api.append(WS)).expect(201)
     position = await head_of(api)
 
@@ -239,7 +239,7 @@ async def test_who_leaves_leaves_nothing(api: Api, server: Server, caplog: pytes
 
 @on_sqlite
 async def test_a_stopping_server_answers_who_waits(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """On SIGTERM a poll is answered with the position to go on from, and the server does not wait for its time."""
+    """On SIGTERM, a poll returns its position at once, and the server does not wait for its timeout."""
     longest = 300
     process = make_process(max_wait_seconds=longest, drain_seconds=longest)
     await process.start()

@@ -1,4 +1,4 @@
-"""Background loops go on whatever happens, and the watchdog sees what holds the event loop."""
+"""Background loops survive every error, and the watchdog detects what blocks the event loop."""
 
 import asyncio
 import gc
@@ -30,7 +30,7 @@ ALL = {"beat", "evershell", "poll", "purge", "ticker", "watch", "writer"}
 
 @pytest.fixture
 async def loops() -> AsyncIterator[Loops]:
-    """A registry of loops that is stopped at the end."""
+    """Create a registry of loops that is stopped at the end."""
     made = Loops(Metrics())
     yield made
     await made.stop()
@@ -51,7 +51,7 @@ async def loops() -> AsyncIterator[Loops]:
     ids=lambda error: type(error).__name__,
 )
 async def test_a_loop_goes_on(loops: Loops, error: BaseException) -> None:
-    """Whatever a turn raises, also a cancellation that was not the loop's, the next one comes."""
+    """A loop continues after any exception, including a cancellation that was not meant for it."""
     turns = 0
 
     async def turn() -> None:
@@ -66,7 +66,7 @@ async def test_a_loop_goes_on(loops: Loops, error: BaseException) -> None:
 
 
 async def test_a_loop_that_is_stuck_is_dead() -> None:
-    """A loop whose turn does not end is named; one that waits for work is nudged, and is not."""
+    """A loop whose iteration does not end is reported. An idle loop is woken to check it, and is not reported."""
     now = 0.0
     loops = Loops(Metrics(), clock=lambda: now)
     work = asyncio.Event()
@@ -87,7 +87,7 @@ async def test_a_loop_that_is_stuck_is_dead() -> None:
 
 
 async def test_all_loops_are_registered(server: Server, api: Api) -> None:
-    """Each loop of a server shows its last turn in the metrics."""
+    """The metrics show the last iteration of each loop of a server."""
     assert set(server.loops.names()) >= ALL
     text = (await api.get("/metrics")).body.decode()
     for name in server.loops.names():
@@ -95,7 +95,7 @@ async def test_all_loops_are_registered(server: Server, api: Api) -> None:
 
 
 async def test_a_dead_loop_makes_the_node_unready(server: Server, api: Api) -> None:
-    """`/readyz` names a loop that has ended; reads can do without the writer."""
+    """`/readyz` names a loop that has ended. Readiness for reads does not need the writer."""
     (await api.get("/readyz")).expect(200)
     server.loops._loops["writer"].task.cancel()
     answer = await eventually(lambda: _unready(api))
@@ -116,7 +116,7 @@ async def _unready(api: Api, **params: object) -> Any:
 async def test_loops_go_on_through_errors_of_the_database(
     make_server: MakeServer, http: aiohttp.ClientSession, database: Database, state: str
 ) -> None:
-    """While the database raises errors of any class, loops fail and go on: afterwards readers get what another node stores."""
+    """During database errors of any class, loops fail and continue. Afterwards, readers receive another node's events."""
     followed, other = await make_server(poll_seconds=0.02), await make_server()
     api = Api(http, followed.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -137,7 +137,7 @@ async def test_loops_go_on_through_errors_of_the_database(
             *(f"ALTER TABLE {table}_kept RENAME TO {table}" for table in BROKEN),
         )
         await eventually(lambda: not _failing(followed.loops))
-        # Only the head poll can tell this node of it.
+        # Only the head poll can detect this event.
         (await api.at(other.url).append(WS, id="after")).expect(201)
         assert [event["id"] for event in await reader.events(1)] == ["after"]
     assert followed.loops.dead() == []
@@ -151,7 +151,7 @@ def _failing(loops: Loops) -> set[str]:
 
 
 async def test_watchdog_counts_cpu_time_of_a_step(capsys: pytest.CaptureFixture[str]) -> None:
-    """A step that computes is counted with its CPU time and logged with its operation; one that blocks as long is not."""
+    """A step that computes is counted with its CPU time and logged with its operation. A step that only blocks is not."""
     metrics, loop = Metrics(), asyncio.get_running_loop()
     watchdog = Watchdog(metrics)
 
@@ -181,7 +181,7 @@ async def test_watchdog_counts_cpu_time_of_a_step(capsys: pytest.CaptureFixture[
 
 
 async def test_watched_tasks_are_as_they_were(metrics: Metrics) -> None:
-    """A watched task gets what it is sent and thrown, is cancelled, and keeps its name for debuggers."""
+    """A watched task receives sent values and exceptions, can be cancelled, and keeps its name for debuggers."""
     watchdog = Watchdog(metrics)
     seen: list[str] = []
 
@@ -208,7 +208,7 @@ async def test_watched_tasks_are_as_they_were(metrics: Metrics) -> None:
         await task
     assert seen == ["cancelled"]
     early = asyncio.Task(watchdog.timed(waits()))
-    early.cancel()  # before its first step: the coroutine must know, or Python warns that nobody awaited it
+    early.cancel()  # before its first step: the coroutine must be closed, or Python warns that it was never awaited
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         await asyncio.wait([early])
@@ -224,7 +224,7 @@ async def test_watched_tasks_are_as_they_were(metrics: Metrics) -> None:
 
 @pytest.fixture
 def metrics() -> Metrics:
-    """Metrics of their own."""
+    """Return metrics with a registry of their own."""
     return Metrics()
 
 

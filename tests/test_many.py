@@ -1,4 +1,4 @@
-"""Reading over many workspaces, through both doors that do: Evershell's audit of all, and PraisonAI's activity of a user."""
+"""Reading over many workspaces: Evershell's audit over all workspaces, and PraisonAI's activity of a user."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("one_hour")
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens."""
+    """Start a server that accepts tokens."""
     return await make_server(jwt_secret=SECRET)
 
 
@@ -46,14 +46,14 @@ def ids(found: Sequence[Event]) -> list[str]:
 
 
 async def append(api: Api, workspace: str, count: int = 1, **event: object) -> list[Event]:
-    """Append events that both doors show to Ann."""
+    """Append events that both APIs show to Ann."""
     batch = [{"action": "policy_decision", "actor": {"type": "user", "id": "ann"}, **event}] * count
     found: list[Event] = (await api.append_all(workspace, batch)).expect(201)["events"]
     return found
 
 
 def ordered(found: Sequence[Event], order: str = "desc") -> list[str]:
-    """Return the ids of events in the order of a list of all."""
+    """Return the ids of events in the order of a list over all workspaces."""
     by_time = sorted(found, key=lambda event: (event["timestamp"], event["id"]), reverse=order == "desc")
     return ids(by_time)
 
@@ -94,7 +94,7 @@ def flat(pages: Sequence[Sequence[Event]]) -> list[Event]:
 
 
 async def test_pages_over_many_workspaces_while_others_append(api: Api) -> None:
-    """Through both doors, in both orders, page sizes of any kind: what was there comes once, in order, whatever is appended meanwhile."""
+    """While others append, both APIs return each existing event once and in order, in both orders and with any page size."""
     rng = random.Random(5)
     ann = person(api, "ann", grants={"*": ["workspace:read", "audit:read"]})
     found: list[Event] = []
@@ -127,7 +127,7 @@ async def test_pages_over_many_workspaces_while_others_append(api: Api) -> None:
 
 
 async def test_equal_timestamps_have_one_order(api: Api) -> None:
-    """Events of several workspaces at the same microsecond: by their ids, and none is lost between pages that part them."""
+    """Events of several workspaces with equal timestamps are ordered by id, and none is lost at a page boundary between them."""
     found: list[Event] = []
 
     async def many_twins() -> bool:
@@ -142,7 +142,7 @@ async def test_equal_timestamps_have_one_order(api: Api) -> None:
 
 
 async def test_an_offset_over_many_workspaces(api: Api) -> None:
-    """`offset` passes over so many of the newest, in all workspaces together; beyond the end is an empty page."""
+    """`offset` skips this many of the newest events of all workspaces. After the end, the page is empty."""
     ann = person(api, "ann", grants={"*": ["workspace:read", "audit:read"]})
     found: list[Event] = []
     for index in (0, 1, 2, 0, 1, 0, 3, 3, 3, 0):
@@ -154,7 +154,7 @@ async def test_an_offset_over_many_workspaces(api: Api) -> None:
         for limit in (1, 4, 50):
             page = (await ann.get(MINE, offset=offset, limit=limit)).expect(200)
             assert ids(page) == expected[offset : offset + limit], (offset, limit)
-    assert ids(flat(await mine(ann, offset=11, limit=4))) == expected[11:], "pages go on behind the offset"
+    assert ids(flat(await mine(ann, offset=11, limit=4))) == expected[11:], "pages continue after the offset"
     for offset in (32, 10_000):
         answer = await ann.get(MINE, offset=offset)
         assert answer.expect(200) == []
@@ -162,7 +162,7 @@ async def test_an_offset_over_many_workspaces(api: Api) -> None:
 
 
 async def test_ends_in_time_go_with_the_cursor(api: Api) -> None:
-    """Pages keep to the times that the first was asked for, also to those before 1970."""
+    """Later pages keep the time range of the first, including times before 1970."""
     found: list[Event] = []
     for index in range(12):
         found += await append(api, f"w{index % 3}")
@@ -177,7 +177,7 @@ async def test_ends_in_time_go_with_the_cursor(api: Api) -> None:
 
 @on_sqlite
 async def test_an_offset_is_skipped_many_at_a_time(api: Api, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page of one event behind hundreds takes a few queries, not one for each of them."""
+    """A page of one event after an offset of hundreds takes few queries, not one per event."""
     for workspace in ("a", "b"):
         await append(api, workspace, 200)
     queries = 0
@@ -194,13 +194,13 @@ async def test_an_offset_is_skipped_many_at_a_time(api: Api, server: Server, mon
     assert queries <= 10
 
 
-# ---- bytes
+# ---- limit in bytes
 
 
 async def test_a_page_is_bounded_by_bytes(
     make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page over many workspaces ends when it has its bytes, and leads on; what is read for it is hardly more, however many they are."""
+    """A page over many workspaces ends at its size limit and has a cursor. Reading it takes little more than its size."""
     server = await make_server(max_page_bytes=64 * 1024)
     api = Api(http, server.url, ADMIN_KEY)
     found: list[Event] = []
@@ -218,7 +218,7 @@ async def test_a_page_is_bounded_by_bytes(
     pages = await audited(api, limit=1000)
     assert ids(flat(pages)) == ordered(found)
     assert all(8 <= len(page) <= 10 for page in pages[:-1]), [len(page) for page in pages]
-    # One event at least of each workspace, and one more for each that was taken.
+    # At least one event of each workspace, and one more for each event returned.
     assert sum(read) <= len(pages) * (16 + 10) * 8000
 
 
@@ -226,7 +226,7 @@ async def test_a_page_is_bounded_by_bytes(
 
 
 async def test_workspaces_that_come_and_go_between_pages(api: Api) -> None:
-    """What was made since is not in the list, what was deleted is not any more, also if it was made again; the rest goes on."""
+    """A cursor leaves out workspaces that were created or recreated since, and deleted ones, and continues in the others."""
     found: dict[str, list[Event]] = {name: await append(api, name, 3) for name in ("a", "b", "c")}
     first = (await api.get(AUDIT, filter=DECISIONS, limit=4)).expect(200)
     await append(api, "new")
@@ -239,7 +239,7 @@ async def test_workspaces_that_come_and_go_between_pages(api: Api) -> None:
 
 
 async def test_a_cursor_opens_nothing(api: Api) -> None:
-    """A cursor of somebody who reads more gives a caller only what they may read; positions out of a log are told, never a fault."""
+    """A cursor of another caller grants no access. A position that is not in its log is reported and causes no fault."""
     for name in ("a", "b"):
         await append(api, name, 3)
     cursor = (await api.get(AUDIT, filter=DECISIONS, limit=1)).expect(200)["cursor"]
@@ -258,7 +258,7 @@ async def test_a_cursor_opens_nothing(api: Api) -> None:
 
 @on_sqlite
 async def test_what_only_looks_like_a_cursor(api: Api) -> None:
-    """What is not written as this server does is 400 at once, however it is made: nothing is tried over and over."""
+    """A cursor that this server cannot have written gets 400 at once, without retries."""
     texts = [
         *("", "d;;;;", "x;;;;", "d;;;a.1", "d;;;a.1,;", "d;;;a.01;", "d;;;a.1;;", "d;-;;;", "d;1.5;;;", "d;;;A.1;"),
         *("d;٣;;;", "d;;;a.99999999999999999999;", "d;-0;;;", "d;0001;;;", "d;;;a.1,a.1;", "d;" + "9" * 19 + ";;;"),
@@ -290,7 +290,7 @@ _TIMES = st.none() | st.integers(-62_135_596_800_000_000, 253_402_300_800_000_00
 def test_cursors_are_read_as_written(
     *, order: Literal["asc", "desc"], after: int | None, before: int | None, seqs: dict[str, int]
 ) -> None:
-    """A cursor is read as what it was made of; and so are positions."""
+    """Cursors and positions are parsed as they are written."""
     cursor = ManyCursor(order, after, before, seqs)
     assert ManyCursor.parse(str(cursor)) == cursor
     if seqs:
@@ -302,17 +302,17 @@ def test_cursors_are_read_as_written(
     | st.text("ad;-0123456789.,e", max_size=60).map(lambda t: urlsafe_b64encode(t.encode()).decode())
 )
 def test_any_text_is_a_cursor_or_none(text: str) -> None:
-    """Whatever is sent as a cursor is one that is written so, or is refused."""
+    """Any text sent as a cursor is a canonical cursor or is refused."""
     with contextlib.suppress(InvalidCursor):
         assert str(ManyCursor.parse(text)) == text
 
 
-# ---- how many
+# ---- number of workspaces
 
 
 @on_sqlite
 async def test_as_many_workspaces_as_there_may_be(api: Api) -> None:
-    """The most workspaces that may be read at once: pages lead on by a cursor, and a stream by its ids, in a URL and in a header."""
+    """With the maximum number of workspaces, cursors lead through pages, and ids resume a stream in URL and header."""
     names = [f"w{index:03}" for index in range(MAX_WORKSPACES)]
     found: list[Event] = []
     for start in range(0, MAX_WORKSPACES, 50):
@@ -336,7 +336,7 @@ async def test_as_many_workspaces_as_there_may_be(api: Api) -> None:
 
 
 async def test_who_reads_nothing(api: Api) -> None:
-    """Who may read no workspace has no activity, and no audit events to ask for."""
+    """A caller who can read no workspace has no activity and cannot query audit events."""
     await append(api, "a")
     nobody = person(api, "ann")
     assert (await nobody.get(MINE)).expect(200) == []

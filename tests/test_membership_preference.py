@@ -1,4 +1,4 @@
-"""Anybody may add a person to a workspace of theirs: that changes nothing of what the person's routes answer, and the person may leave."""
+"""Anybody may add a person to their workspace. It does not change the person's results, and the person can leave."""
 
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,19 @@ from tests.support.readers import BEGINNING
 from tests.support.sse import SseReader
 from tests.support.tokens import SECRET, join, person, token
 
-MINE, THEIRS = "mine", "a-theirs"  # theirs comes first in every order but that of joining
+MINE, THEIRS = "mine", "a-theirs"  # sorts first in every order except by joining
 ORG_STREAM = "/v1/activity/stream"
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens."""
+    """Start a server that accepts tokens."""
     return await make_server(jwt_secret=SECRET)
 
 
 async def tenant(api: Api, workspace: str, admin: str) -> Api:
-    """Make a workspace with an owner; return the API as the owner calls it."""
+    """Create a workspace with an owner; return the API with the owner's token."""
     (await api.put(f"/v1/workspaces/{workspace}")).expect(201)
     return await join(api, workspace, admin, "owner")
 
@@ -51,7 +51,7 @@ ROUTES = (
 
 
 async def test_being_added_changes_no_answer(api: Api) -> None:
-    """Ids, identifiers and runs that another tenant copies into its workspace lead nobody astray whom it adds there."""
+    """If another tenant copies ids, identifiers and runs and adds a person, the person still finds the originals."""
     mine, eve = await tenant(api, MINE, "mia"), await tenant(api, THEIRS, "eve")
     (await api.post(f"/v1/workspaces/{MINE}/events", issue("i1", "PAP-1"))).expect(201)
     ann = await join(mine, MINE, "ann", "viewer")
@@ -63,10 +63,12 @@ async def test_being_added_changes_no_answer(api: Api) -> None:
     for role in ("viewer", "owner"):
         (await eve.put(f"/v1/workspaces/{THEIRS}/members/ann", {"role": role})).expect(200 if role == "owner" else 201)
         assert {path: (await ann.get(path)).expect(200) for path in paths} == before, role
-    # What only the other workspace has is found there; the operator, who prefers none, is asked to say which.
+    # What exists only in the other workspace is found there. The operator has no preference and must name the
+    # workspace.
     assert await rows(ann, "/api/v1/issues/PAP-9/activity")
     assert (await api.get("/api/v1/issues/i1/activity")).status == 409
-    # What the token itself grants is preferred to every membership, and so is what somebody joined by their own act.
+    # The token's own grants take precedence over memberships, and so does a workspace that the person joined
+    # themselves.
     assert {one["companyId"] for one in await rows(person(api, "ann", grants={THEIRS: ["workspace:read"]}), ROUTES[1].format("i1"))} == {THEIRS}  # fmt: skip
     (await ann.delete(f"/v1/workspaces/{THEIRS}/members/ann")).expect(204)
     admin = person(api, "ann", grants={THEIRS: ["admin"]})
@@ -75,7 +77,7 @@ async def test_being_added_changes_no_answer(api: Api) -> None:
 
 
 async def test_a_grant_everywhere_prefers_ones_memberships(api: Api) -> None:
-    """Who may read everything still means its own workspace, whoever else has an issue of the same name."""
+    """A caller that may read everything still gets its own workspace first, whoever else has an issue of this name."""
     mine = await tenant(api, MINE, "mia")
     for workspace in (MINE, THEIRS):
         (await api.post(f"/v1/workspaces/{workspace}/events", issue("i1", "PAP-1"))).expect(201)
@@ -87,7 +89,7 @@ async def test_a_grant_everywhere_prefers_ones_memberships(api: Api) -> None:
 
 @on_sqlite
 async def test_no_workspace_hides_an_issue_from_a_narrow_reader(api: Api) -> None:
-    """Who reads only its own finds its issue behind others' copies of it, or is told that there are too many."""
+    """A caller limited to its own events finds its issue among others' copies, or an error says that there are too many."""
     bobs = issue("i1", "PAP-1") | {"actor": {"type": "user", "id": "bob"}}
     for number in range(5):
         (await api.post(f"/v1/workspaces/a-{number}/events", bobs)).expect(201)
@@ -102,7 +104,7 @@ async def test_no_workspace_hides_an_issue_from_a_narrow_reader(api: Api) -> Non
 
 
 async def test_a_copied_event_id_moves_no_reader_of_all(api: Api) -> None:
-    """A stream over all workspaces is resumed at the caller's event, though another tenant has a later one with its id."""
+    """A stream of all workspaces resumes at the caller's event, even if another tenant has a later event with its id."""
     mine, eve = await tenant(api, MINE, "mia"), await tenant(api, THEIRS, "eve")
     ann = await join(mine, MINE, "ann", "viewer")
     for name in ("e1", "e2", "e3"):
@@ -117,7 +119,7 @@ async def test_a_copied_event_id_moves_no_reader_of_all(api: Api) -> None:
 
 @on_sqlite
 async def test_more_memberships_than_one_reader_reads(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is added to more workspaces than are read at once reads those that it had, and is told how many are left out."""
+    """A person added to more workspaces than one stream can read keeps the earlier ones, and learns how many are left out."""
     monkeypatch.setattr("streamer.edge.many.MAX_WORKSPACES", 3)
     for name in ("x", "y", "z"):
         await tenant(api, name, "mia")
@@ -138,7 +140,7 @@ async def test_more_memberships_than_one_reader_reads(api: Api, monkeypatch: pyt
         async with await SseReader.open(api.url + ORG_STREAM, headers=ann.headers, params={"after": BEGINNING}) as one:
             assert {event["id"] for event in await one.events(3)} == {"of-x", "of-y", "of-z"}
             assert b": 2 workspaces omitted\n" in one.raw
-            # It goes on where one of them is left: the next one takes the place.
+            # It continues where one of them is left: the next one takes the place.
             (await ann.delete("/v1/workspaces/y/members/ann")).expect(204)
             assert [event["id"] for event in await one.events(1)] == ["of-a"]
         (await api.append("x", id="later")).expect(201)
@@ -148,7 +150,7 @@ async def test_more_memberships_than_one_reader_reads(api: Api, monkeypatch: pyt
 
 @pytest.mark.parametrize("role", ["viewer", "member", "admin"])
 async def test_a_member_leaves(api: Api, role: str) -> None:
-    """Whatever the role, a member takes themselves out, and nobody else without the right to; the event names who did it."""
+    """A member can leave whatever the role, and nobody else can remove them without the right. The event names the author."""
     owner = await tenant(api, MINE, "mia")
     ann = await join(owner, MINE, "ann", role)
     await join(owner, MINE, "bob", "viewer")
@@ -164,7 +166,7 @@ async def test_a_member_leaves(api: Api, role: str) -> None:
 
 
 async def test_who_may_not_leave(api: Api) -> None:
-    """The last owner stays until there is another one; a stranger, or a key that acts as the member, does not act for them."""
+    """The last owner can leave after appointing another. A stranger, or a key that acts as the member, cannot leave for them."""
     owner = await tenant(api, MINE, "mia")
     path = f"/v1/workspaces/{MINE}/members"
     assert (await owner.delete(f"{path}/mia")).error == "last_owner"
@@ -178,7 +180,7 @@ async def test_who_may_not_leave(api: Api) -> None:
 
 @on_sqlite
 async def test_leaving_by_client_and_command(api: Api, tmp_path: Path) -> None:
-    """Both take a person out with the person's own token."""
+    """The client and the command let a person leave with their own token."""
     owner = await tenant(api, MINE, "mia")
     for name in ("ann", "bob"):
         await join(owner, MINE, name, "viewer")

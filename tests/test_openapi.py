@@ -1,4 +1,4 @@
-"""The OpenAPI document says of every route what it takes and answers, and the server keeps to it."""
+"""The OpenAPI document describes the input and responses of every route, and the server conforms to it."""
 
 import asyncio
 import copy
@@ -35,7 +35,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 async def document(api: Api) -> Document:
-    """The document as a client fetches it: without a key."""
+    """Fetch the document as a client does, without a key."""
     answer = await api.with_key(None).get("/openapi.json")
     assert answer.headers["Content-Type"] == "application/json"
     found = answer.expect(200)
@@ -52,7 +52,7 @@ def operations(document: Document) -> Iterator[tuple[str, str, Document]]:
 
 
 def resolve(document: Document, reference: str) -> Any:
-    """Return what a `$ref` points to."""
+    """Return the target of a `$ref`."""
     found: Any = document
     for part in reference.removeprefix("#/").split("/"):
         found = found[part]
@@ -76,7 +76,7 @@ def references(value: Any) -> Iterator[str]:
 
 @on_sqlite
 async def test_it_is_a_valid_document(document: Document) -> None:
-    """It is OpenAPI 3.1 by the standard's own schema, all its parts are JSON Schema, and every reference leads somewhere."""
+    """The document is valid OpenAPI 3.1, all its schemas are JSON Schema, and every reference has a target."""
     assert document["openapi"].startswith("3.1.")
     assert document["info"]["version"] == __version__
     schemathesis.openapi.from_dict(document).validate()
@@ -92,7 +92,7 @@ async def test_it_is_a_valid_document(document: Document) -> None:
 
 @on_sqlite
 async def test_every_route_is_in_it(document: Document) -> None:
-    """Every route of the API is there once, by its own name, with its path's parameters, who may call it and what it answers."""
+    """Every route of the API occurs once, with a name, path parameters, required access and responses."""
     described = {(method, path): operation for method, path, operation in operations(document)}
     assert set(described) == {(route.method, route.path) for route in ROUTES if route.documented}
     assert {route.path for route in ROUTES if not route.documented} == {"/", "/static/{file}"}
@@ -119,7 +119,7 @@ async def test_every_route_is_in_it(document: Document) -> None:
 
 @on_sqlite
 async def test_every_error_is_in_it(document: Document) -> None:
-    """Each error answer names the codes that it may have, and all have the one form."""
+    """Each error response lists its possible codes, and all share one schema."""
     said: set[str] = set()
     for _, path, operation in operations(document):
         for status, answer in operation["responses"].items():
@@ -139,7 +139,7 @@ async def test_every_error_is_in_it(document: Document) -> None:
 
 
 def conforms(document: Document, operation_id: str, answer: Answer) -> None:
-    """Check an answer against the document."""
+    """Check a response against the document."""
     found = {operation["operationId"]: operation for _, _, operation in operations(document)}[operation_id]
     response = found["responses"][str(answer.status)]
     if "content" not in response:
@@ -152,7 +152,7 @@ def conforms(document: Document, operation_id: str, answer: Answer) -> None:
 
 
 async def test_successes_and_failures_conform(server: Server, api: Api, document: Document) -> None:
-    """Each operation's success, and each kind of error that can be had at will, is as the document says."""
+    """Each operation's success, and each kind of error that a test can cause, conforms to the document."""
     path = events("w")
     full = make_event(
         id="e1", entity={"type": "issue", "id": "1"}, agent_id="a", details={"_previous": {"a": 1}},
@@ -234,10 +234,10 @@ async def test_successes_and_failures_conform(server: Server, api: Api, document
 
 
 def as_the_admin_key_meets_it(document: Document) -> Document:
-    """Return the document with what it says in words said in schemas, so that what it calls right can be told from what is.
+    """Return the document with its descriptions turned into schemas, so that data generated as valid is valid.
 
-    A key that is bound to no actor must send one, a cursor can only be one that the server gave, an expiry lies ahead, and a ticket is
-    for a workspace that exists.
+    A key that is bound to no actor must send an actor, a cursor must come from the server, an expiry must be in the
+    future, and a ticket needs an existing workspace.
     """
     tight = copy.deepcopy(document)
     schemas = tight["components"]["schemas"]
@@ -249,12 +249,12 @@ def as_the_admin_key_meets_it(document: Document) -> Document:
     schemas["TicketIn"]["properties"]["workspace"] = {"const": "w"}
     del schemas["KeyIn"]["properties"]["expires_at"]
     for _, path, operation in operations(tight):
-        # `wait` is right with some other parameters only, and what is right waits.
+        # `wait` is valid only with certain other parameters, and a valid one waits.
         operation["parameters"] = [one for one in operation["parameters"] if one["name"] not in {"cursor", "wait"}]
         for parameter in operation["parameters"]:
             if parameter["in"] == "path":
                 ids = {"id": "known", "user": "ann", "type": "issue", "entity": "1"}
-                # One to be deleted: in which order operations are tried is schemathesis' own affair.
+                # A separate workspace to delete, because schemathesis chooses the order of operations.
                 ids["ws"] = "gone" if operation["operationId"] == "delete_workspace" else "w"
                 parameter["example"] = "w" if "keys" in path else ids[parameter["name"]]
     return tight
@@ -263,7 +263,7 @@ def as_the_admin_key_meets_it(document: Document) -> Document:
 def examine(
     url: str, document: Document, *, key: str = ADMIN_KEY, **generation: Any
 ) -> tuple[list[str], dict[str, Counter[int]]]:
-    """Have schemathesis try every operation but the streams. Returns what is wrong, and the statuses of each operation."""
+    """Let schemathesis try every operation except streams. Return its findings and the statuses of each operation."""
     config = SchemathesisConfig.from_dict(
         {
             "base-url": url,
@@ -274,9 +274,9 @@ def examine(
             "continue-on-failure": True,
             "request-timeout": SECONDS,
             "operations": [
-                # These never end, or are no plain HTTP.
+                # These never end, or are not plain HTTP.
                 *({"include-operation-id": route.operation, "enabled": False} for route in ROUTES if route.streams),
-                # A position that is well-formed is seldom one of this log.
+                # A well-formed position is rarely one of this log.
                 {
                     "include-operation-id": "list_events",
                     "checks": {"positive_data_acceptance": {"expected-statuses": ["200", "404", "410"]}},
@@ -293,7 +293,7 @@ def examine(
 
     @schema.hook
     def filter_case(_: schemathesis.HookContext, case: schemathesis.Case[Any]) -> bool:
-        """Leave out what has more values in its filter, or a longer query, than may be: no schema can say it."""
+        """Skip cases with more filter values or a longer query than allowed, because no schema can express this."""
         body = case.body if isinstance(case.body, dict) else {}
         given = [{**case.query, **body}.get(name, []) for name in FILTER_FIELDS]
         lists = [value if isinstance(value, list) else [value] for value in given]
@@ -325,14 +325,14 @@ def examine(
 
 
 def _is_linked(case: schemathesis.Case[Any]) -> bool:
-    """Return whether a filter's value cannot come from the document: schemathesis took it from an answer, and calls it right."""
+    """Return whether schemathesis took a filter's value from a response, and so wrongly considers it valid."""
     given = [(name, case.query[name]) for name in FILTER_FIELDS if name in case.query]
     values = [(name, value) for name, each in given for value in (each if isinstance(each, list) else [each])]
     return any(not re.search(FILTER_PATTERNS[name], str(value)) for name, value in values)
 
 
 async def examine_server(server: Server, api: Api, document: Document, **generation: Any) -> None:
-    """Examine a server that holds something to be found, and see to it that what was tried went both ways."""
+    """Test a server that holds data, and require that operations both succeeded and failed."""
     (await api.append("w", id="known", entity={"type": "issue", "id": "1"})).expect(201)
     (await api.append("gone")).expect(201)
     wrong, statuses = await asyncio.to_thread(examine, server.url, as_the_admin_key_meets_it(document), **generation)
@@ -351,7 +351,7 @@ async def examine_server(server: Server, api: Api, document: Document, **generat
 
 
 async def test_the_server_keeps_to_it(server: Server, api: Api, document: Document) -> None:
-    """Whatever schemathesis sends: no 5xx, only documented answers of the documented form, right data taken, wrong data refused."""
+    """Whatever schemathesis sends, the server returns documented responses and no 5xx, and accepts valid data only."""
     await examine_server(server, api, document, **{"max-examples": 15, "seed": 1})
 
 
@@ -359,5 +359,5 @@ async def test_the_server_keeps_to_it(server: Server, api: Api, document: Docume
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [11, 12, 13])
 async def test_the_server_keeps_to_it_for_long(server: Server, api: Api, document: Document, seed: int) -> None:
-    """The same with many more examples."""
+    """The same holds with many more examples."""
     await examine_server(server, api, document, **{"max-examples": 300, "seed": seed})

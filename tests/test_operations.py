@@ -1,4 +1,4 @@
-"""What operators rely on: health, metrics, logs, settings that are checked, and starts that work or say why not."""
+"""Operation: health, metrics, logs, validated settings, and starts that succeed or explain their failure."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ async def metrics_of(api: Api) -> dict[str, dict[tuple[tuple[str, str], ...], fl
 
 
 async def test_a_healthy_server(api: Api) -> None:
-    """A server that works says so, to anybody."""
+    """A healthy server reports it to everybody."""
     nobody = api.with_key(None)
     for path in ("/livez", "/readyz"):
         answer = await nobody.get(path)
@@ -56,18 +56,18 @@ async def test_a_healthy_server(api: Api) -> None:
 
 
 async def is_ready(api: Api) -> bool:
-    """Tell whether the server says that it is."""
+    """Check whether the server reports that it is ready."""
     return (await api.get("/readyz")).status == 200
 
 
 async def unready_within(api: Api, seconds: float) -> None:
-    """Check that the server says, and soon, that it cannot work."""
+    """Require that the server soon reports that it cannot work."""
     clock = asyncio.get_running_loop().time
 
     async def unready() -> bool:
         return not await is_ready(api)
 
-    await eventually(unready)  # the last outcome is kept for a second
+    await eventually(unready)  # the last result is cached for a second
     started = clock()
     answer = await api.with_key(None).get("/readyz")
     assert clock() - started < seconds
@@ -79,7 +79,7 @@ async def unready_within(api: Api, seconds: float) -> None:
 async def test_postgresql_stops_and_comes_back(
     own_cluster: OwnCluster, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """While PostgreSQL is away everything that needs it is 503 at once; when it is back all goes on without a restart."""
+    """Without PostgreSQL, everything that needs it gets 503 at once. When it returns, everything works without a restart."""
     settings = Settings(
         data_dir=tmp_path, port=0, admin_key=ADMIN_KEY, database_url=own_cluster.url("postgres"), metrics_public=True
     )
@@ -93,7 +93,7 @@ async def test_postgresql_stops_and_comes_back(
             await asyncio.to_thread(own_cluster.stop)
             await unready_within(api, 3)
 
-            async def is_down() -> bool:  # reads and writes are checked each for itself, once a second
+            async def is_down() -> bool:  # reads and writes are checked separately, once a second
                 return not await is_ready(api) and (await metrics_of(api))["streamer_store_up"] == {(): 0}
 
             await eventually(is_down)
@@ -110,7 +110,7 @@ async def test_postgresql_stops_and_comes_back(
 
 
 async def test_postgresql_hangs(own_cluster: OwnCluster, http: aiohttp.ClientSession, tmp_path: Path) -> None:
-    """A database that does not answer is found out within seconds, not when some time-out of its own has passed."""
+    """A database that does not respond is detected within seconds, before its own timeouts."""
     settings = Settings(data_dir=tmp_path, port=0, admin_key=ADMIN_KEY, database_url=own_cluster.url("postgres"))
     async with running(settings) as server:
         api = Api(http, server.url, ADMIN_KEY)
@@ -131,7 +131,7 @@ async def test_postgresql_hangs(own_cluster: OwnCluster, http: aiohttp.ClientSes
 @on_sqlite
 @pytest.mark.parametrize("harm", ["removed", "replaced", "folder removed"])
 async def test_the_file_of_sqlite_is_gone(api: Api, tmp_path: Path, harm: str) -> None:
-    """When the database's file is not there any more the server is not ready: what it stored would be lost."""
+    """If the database file is gone, the server is not ready, because new events would be lost."""
     (await api.append("w")).expect(201)
     file = tmp_path / "streamer.db"
     if harm == "removed":
@@ -148,7 +148,7 @@ async def test_the_file_of_sqlite_is_gone(api: Api, tmp_path: Path, harm: str) -
 
 
 async def test_metrics_are_for_the_admin(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """`/metrics` needs the admin key, unless a setting opens it."""
+    """`/metrics` needs the admin key unless a setting makes it public."""
     closed = Api(http, (await make_server()).url, ADMIN_KEY)
     opened = Api(http, (await make_server(metrics_public=True)).url, None)
     (await closed.append("w")).expect(201)
@@ -161,7 +161,7 @@ async def test_metrics_are_for_the_admin(make_server: MakeServer, http: aiohttp.
 
 
 async def test_metrics_count_what_they_say(api: Api) -> None:
-    """Every metric has its name and help in the text, and those that tests can move, move; no label is a client's text."""
+    """Every metric has a name and help text and counts what it describes. No label contains a client's text."""
     answer = await api.get("/metrics")
     families = {family.name: family for family in text_string_to_metric_families(answer.body.decode())}
     for name in Metrics().names():
@@ -204,7 +204,7 @@ async def test_metrics_count_what_they_say(api: Api) -> None:
 
 
 async def no_readers(api: Api) -> bool:
-    """Tell whether all streams are counted out."""
+    """Check whether no stream is counted."""
     return (await metrics_of(api))["streamer_subscribers"] == {(("transport", "sse"),): 0}
 
 
@@ -212,7 +212,7 @@ async def no_readers(api: Api) -> bool:
 
 
 async def test_a_line_for_each_request(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """Each request has one line of JSON with the id that its error body and its header carry, and never a query string."""
+    """Each request has one JSON log line with the id of its error body and header, and without the query string."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -247,7 +247,7 @@ async def test_a_line_for_each_request(make_process: MakeProcess, http: aiohttp.
 
 @on_sqlite
 async def test_a_fault_of_the_server_leads_to_its_log_entry(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug is a 500 that shows nothing of itself, and its request id finds the traceback in the log."""
+    """A bug is a 500 without details, and its request id leads to the traceback in the log."""
     (await api.append("w")).expect(201)
 
     def broken(*_: object, **__: object) -> None:
@@ -276,7 +276,7 @@ def logged_by(program: str) -> str:
 
 @pytest.mark.parametrize("form", ["console", "json"])
 def test_a_traceback_shows_no_values(form: str) -> None:
-    """A traceback in the log has the lines of code, not the values of their variables: those may be secrets."""
+    """A traceback in the log shows lines of code but no variables, because they may hold secrets."""
     program = (
         "import structlog, logging\n"
         "from streamer.observe.logs import configure\n"
@@ -295,7 +295,7 @@ def test_a_traceback_shows_no_values(form: str) -> None:
 
 
 def test_what_is_logged_stays_on_its_line() -> None:
-    """What a client chose can neither begin another line of the log, nor command the terminal that shows it."""
+    """Text from a client can neither start another log line nor control the terminal that displays it."""
     program = (
         "import structlog\n"
         "from streamer.observe.logs import configure\n"
@@ -335,7 +335,7 @@ MALFORMED = [
 @on_sqlite
 @pytest.mark.parametrize("request_bytes", MALFORMED)
 async def test_malformed_requests(api: Api, request_bytes: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """What is not HTTP is the client's fault: a 4xx in the form of every error, and no traceback in the log."""
+    """Malformed HTTP gets a 4xx in the usual form, without a traceback in the log."""
     async with await RawConnection.open(api.url) as connection:
         await connection.send(request_bytes)
         answer = await connection.answer()
@@ -348,7 +348,7 @@ async def test_malformed_requests(api: Api, request_bytes: bytes, caplog: pytest
 @on_sqlite
 @pytest.mark.parametrize("key", [None, ADMIN_KEY])
 async def test_a_body_that_is_not_what_it_says(api: Api, key: str | None, caplog: pytest.LogCaptureFixture) -> None:
-    """A body that cannot be unpacked, read or not, leaves no traceback, and the connection goes on."""
+    """A body that cannot be decompressed leaves no traceback, read or not, and the connection stays open."""
     data = b"not gzip" * 100
     caller = api.with_key(key)
     head = (
@@ -370,7 +370,7 @@ async def test_a_body_that_is_not_what_it_says(api: Api, key: str | None, caplog
 
 
 def start(folder: Path, *flags: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `streamer serve` where it is expected to end by itself."""
+    """Run `streamer serve` where it is expected to exit by itself."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("STREAMER_")}
     return subprocess.run(
         [sys.executable, "-P", "-m", "streamer", "serve", *flags],
@@ -414,7 +414,7 @@ def start(folder: Path, *flags: str, environment: dict[str, str] | None = None) 
     ],
 )
 def test_a_wrong_variable_stops_the_start(tmp_path: Path, environment: dict[str, str], said: str) -> None:
-    """A variable that is no setting, or does not parse, stops the start with its name, and shows no password."""
+    """An unknown or invalid variable stops the start. The error names it and shows no password."""
     done = start(tmp_path, environment=environment)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
@@ -429,14 +429,14 @@ def test_a_wrong_variable_stops_the_start(tmp_path: Path, environment: dict[str,
         (["--foo", "1"], "--foo"),
         (["--port", "http"], "--port"),
         (["--port"], "--port"),
-        (["--admin-key", "x" * 30], "--admin-key"),  # would stand in the list of processes
+        (["--admin-key", "x" * 30], "--admin-key"),  # the process list would show it
         (["--database-url", "sqlite:///x"], "--database-url"),
         (["--max-batch-events=0"], "--max-batch-events"),
         (["extra"], "extra"),
     ],
 )
 def test_a_wrong_flag_stops_the_start(tmp_path: Path, flags: list[str], said: str) -> None:
-    """A flag that is no setting, or does not parse, stops the start with its name."""
+    """An unknown or invalid flag stops the start with its name."""
     done = start(tmp_path, *flags)
     assert done.returncode == 2
     assert said in done.stderr
@@ -456,7 +456,7 @@ def test_a_wrong_flag_stops_the_start(tmp_path: Path, flags: list[str], said: st
     ],
 )
 def test_a_wrong_file_stops_the_start(tmp_path: Path, content: str, said: str) -> None:
-    """A key of the TOML file that is no setting, or does not parse, stops the start with its name and the file's."""
+    """An unknown or invalid key of the TOML file stops the start with its name and the file's."""
     file = tmp_path / "streamer.toml"
     file.write_text(content)
     clean = {"STREAMER_CONFIG": str(file)}
@@ -471,7 +471,7 @@ def test_a_wrong_file_stops_the_start(tmp_path: Path, content: str, said: str) -
 
 
 def test_flags_win_over_variables_over_the_file(tmp_path: Path) -> None:
-    """Flags count before variables, variables before the file, the file before the defaults; an empty variable is none."""
+    """Flags take precedence over variables, variables over the file, and the file over defaults. An empty variable is unset."""
     file = tmp_path / "streamer.toml"
     file.write_text('port = 1\nhost = "file"\nring_bytes = 20000\n')
     environment = {
@@ -483,14 +483,14 @@ def test_flags_win_over_variables_over_the_file(tmp_path: Path) -> None:
     }
     settings = load({"port": "3", "log_level": None}, environment)
     assert (settings.port, settings.host, settings.ring_bytes, settings.log_level) == (3, "variable", 20_000, "info")
-    assert load({}, {"STREAMER_URL": "http://x", "STREAMER_KEY": "x"}) == Settings()  # those are the client commands'
+    assert load({}, {"STREAMER_URL": "http://x", "STREAMER_KEY": "x"}) == Settings()  # the client's variables
 
 
 # ---- starts
 
 
 def test_a_data_directory_that_cannot_be(tmp_path: Path) -> None:
-    """Where there can be no data directory the start fails with its path, not with a traceback."""
+    """An impossible data directory stops the start with its path, without a traceback."""
     (tmp_path / "data").write_text("a file")
     done = start(tmp_path)
     assert done.returncode == 1
@@ -499,7 +499,7 @@ def test_a_data_directory_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
-    """A file in the database's place that is none is left alone, and the start says so."""
+    """A file that is not a database is not changed, and the start reports it."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "streamer.db").write_text("my diary" * 1000)
     done = start(tmp_path)
@@ -510,7 +510,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 
 
 def test_no_database_there(tmp_path: Path) -> None:
-    """A PostgreSQL that is not there ends the start soon, with a word about the database and none of its password."""
+    """If PostgreSQL is unreachable, the start fails soon. The error names the database and hides the password."""
     url = f"postgresql://ann:hunter2@127.0.0.1:{free_port()}/x"
     done = start(tmp_path, environment={"STREAMER_DATABASE_URL": url})
     assert done.returncode == 1
@@ -520,7 +520,7 @@ def test_no_database_there(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
-    """A port that is taken is a clear error with the address."""
+    """A port in use is a clear error with the address."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -533,7 +533,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 
 
 async def test_a_second_start_goes_on(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """A server that is stopped and started on the same data goes on where it was: events, positions, keys, numbers."""
+    """A restart on the same data continues with the same events, positions, keys and numbers."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -548,7 +548,7 @@ async def test_a_second_start_goes_on(make_process: MakeProcess, http: aiohttp.C
         assert (await caller.get("/v1/workspaces/w")).expect(200) == before
         assert await caller.history("w", order="asc") == stored
         assert (await caller.get(events("w"), cursor=page["cursor"], limit=3)).expect(200)["events"] == stored[3:0:-1]
-    assert (await caller.append("w")).expect(201)["seq"] == 7  # the sixth tells of the key
+    assert (await caller.append("w")).expect(201)["seq"] == 7  # the sixth event records the key
     assert "Traceback" not in process.log
 
 
@@ -556,7 +556,7 @@ async def test_a_second_start_goes_on(make_process: MakeProcess, http: aiohttp.C
 async def test_the_files_of_sqlite_are_for_their_user(
     make_process: MakeProcess, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """Nobody else reads the events, though the folder and the umask would let them; a file that exists keeps the mode it was given."""
+    """SQLite's files are private even if folder and umask allow more. An existing file keeps its mode."""
     folder, umask = tmp_path / "data", os.umask(0o022)
     try:
         folder.mkdir(mode=0o755)
@@ -577,7 +577,7 @@ async def test_the_files_of_sqlite_are_for_their_user(
 
 
 def test_migrate_makes_the_file_of_sqlite_for_its_user(tmp_path: Path) -> None:
-    """The same holds for a file that `streamer migrate` makes, in a folder that exists, wherever the URL says."""
+    """A file that `streamer migrate` creates in an existing folder is private, too, whatever path the URL names."""
     for name, environment in (
         ("data/streamer.db", {"STREAMER_DATA_DIR": "data"}),
         ("other.db", {"STREAMER_DATABASE_URL": "sqlite:///other.db"}),
@@ -596,7 +596,7 @@ def test_migrate_makes_the_file_of_sqlite_for_its_user(tmp_path: Path) -> None:
 async def test_a_stop_ends_streams_and_keeps_what_was_sent(
     make_process: MakeProcess, http: aiohttp.ClientSession
 ) -> None:
-    """SIGTERM ends the process in good order: readers are told to come back, and every answered append is there."""
+    """On SIGTERM, the process exits cleanly: readers are told to reconnect, and every acknowledged append is stored."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -627,7 +627,7 @@ async def test_a_stop_ends_streams_and_keeps_what_was_sent(
 
 
 async def test_a_database_of_a_newer_version(make_process: MakeProcess, database_url: str) -> None:
-    """A database that a newer version has migrated is refused by the server, and not touched."""
+    """The server refuses a database that a newer version has migrated, and does not change it."""
     database = Database(database_url)
     try:
         await database.write(lambda sql: sql.execute(text("UPDATE alembic_version SET version_num = '9999'")))
@@ -645,7 +645,7 @@ async def test_a_database_of_a_newer_version(make_process: MakeProcess, database
 
 
 async def test_a_restored_backup(make_process: MakeProcess, http: aiohttp.ClientSession, database_url: str) -> None:
-    """After `migrate --restored` every reader is told, also one whose position the log has grown past again."""
+    """After `migrate --restored`, every reader gets a gap, even if the log has grown past its position again."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -672,7 +672,7 @@ async def test_a_restored_backup(make_process: MakeProcess, http: aiohttp.Client
 async def test_a_client_that_sends_no_request(
     make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half a head, or nothing at all, does not hold a connection for ever; a stream that waits does."""
+    """A connection with an incomplete request, or none, is closed after a while. An idle stream is not."""
     monkeypatch.setattr("streamer.server.connection.HEAD_SECONDS", 0.3)
     api = Api(http, (await make_server()).url, ADMIN_KEY)
     (await api.append("w")).expect(201)
@@ -690,7 +690,7 @@ async def test_a_client_that_sends_no_request(
 
 @on_sqlite
 async def test_the_page_runs_only_its_own_code(api: Api) -> None:
-    """The page is HTML with a policy that forbids anything from elsewhere; its files are there with their types."""
+    """The page is HTML with a policy that forbids foreign content. Its files are served with their types."""
     answer = await api.with_key(None).get("/")
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"

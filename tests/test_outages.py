@@ -1,4 +1,4 @@
-"""The database is away, read-only, changed or damaged: 503 with a reason, one log line, and it heals by itself."""
+"""If the database is unavailable, read-only, changed or damaged, requests get 503 with a reason, until it recovers by itself."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ class Harmed:
 
 @pytest.fixture
 def harmed(postgresql: Cluster) -> Iterator[Harmed]:
-    """A fresh PostgreSQL database."""
+    """Create a fresh PostgreSQL database."""
     with fresh_database(postgresql) as url:
         yield Harmed(postgresql, url)
 
@@ -62,7 +62,7 @@ async def serving(url: str, folder: Path, http: aiohttp.ClientSession) -> AsyncI
 
 
 def outages(lines: Lines, use: str) -> list[tuple[str, Any]]:
-    """Return what was logged of outages of one use: the event and its reason or None."""
+    """Return the logged outages of one use: each event and its reason or None."""
     return [
         (line["event"], line.get("reason"))
         for line in lines
@@ -71,7 +71,7 @@ def outages(lines: Lines, use: str) -> list[tuple[str, Any]]:
 
 
 def over(lines: Lines, use: str) -> bool:
-    """Tell whether no outage of one use goes on."""
+    """Check that no outage of one use is in progress."""
     return outages(lines, use)[-1:] in ([], [("database_outage_over", None)])
 
 
@@ -114,7 +114,7 @@ HARMS = {
 async def test_what_is_not_one_requests_fault_is_an_outage(
     harmed: Harmed, tmp_path: Path, http: aiohttp.ClientSession, harm: str
 ) -> None:
-    """Whatever happens to the database, appends are 503 with the reason while it lasts, and work again after it without a restart."""
+    """During any database failure, appends get 503 with the reason. Afterwards, they work without a restart."""
     reason, hurt, heal = HARMS[harm]
     with capture_logs() as lines:
         async with serving(harmed.url, tmp_path, http) as api:
@@ -141,7 +141,7 @@ async def test_what_is_not_one_requests_fault_is_an_outage(
                 assert [event["seq"] for event in await reader.events(1)] == [again["seq"]] == [2]
                 await eventually(lambda: over(lines, "reads") and over(lines, "writes"))
                 assert (await api.get("/readyz")).status == 200
-    # Cutting the sessions is a failure of its own; and the append may have been refused when its key was looked up.
+    # Ending the sessions is a failure, too; and the append may have been refused when its key was looked up.
     for use in ("reads", "writes"):
         said = outages(lines, use)
         assert said.count(("database_outage", reason)) <= 1
@@ -150,13 +150,13 @@ async def test_what_is_not_one_requests_fault_is_an_outage(
 
 
 async def true(coroutine: Any) -> bool:
-    """Run a check; it raises AssertionError if it fails."""
+    """Run a check that raises AssertionError on failure."""
     await coroutine
     return True
 
 
 async def appended(api: Api) -> Any:
-    """Append; returns the event, None if that is not possible now."""
+    """Append; return the event, or None during an outage."""
     answer = await api.append("w")
     assert answer.status in {201, 503}, answer.body
     return answer.json if answer.status == 201 else None
@@ -168,7 +168,7 @@ SECRET = "fifteen men on the dead man's chest"
 async def test_no_event_is_quoted_in_the_log(
     make_server: MakeServer, http: aiohttp.ClientSession, database: Database, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The database's own messages may quote a row; no log line or answer does, whatever the database refuses."""
+    """Database errors may quote a row. No log line and no response does."""
     api = Api(http, (await make_server()).url, ADMIN_KEY)
     (await api.append("w")).expect(201)
     if database.is_sqlite:

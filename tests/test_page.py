@@ -1,4 +1,4 @@
-"""The page, in a real browser: signing in, history joined to live, what a pause and an outage cost (nothing), and who can use it."""
+"""The page in a real browser: sign-in, history and live events, pauses and outages without loss, and accessibility."""
 
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -34,7 +34,7 @@ Open = Callable[..., Awaitable["Page"]]
 
 @pytest.fixture
 async def open_page(browser: "Browser") -> AsyncIterator[Open]:
-    """Open a page in a fresh profile at an address. What the browser complains of fails the test: a breach of the CSP, an error."""
+    """Open a page in a fresh browser profile. Errors and CSP violations in the browser's console fail the test."""
     complaints: list[str] = []
 
     async def open_at(url: str, **context: Any) -> "Page":
@@ -44,7 +44,7 @@ async def open_page(browser: "Browser") -> AsyncIterator[Open]:
         page = await profile.new_page()
         page.set_default_timeout(SECONDS * 1000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        # That a request failed, the browser always writes; whether that was meant to be, is for the test to say.
+        # The browser always reports a failed request. Whether it was expected is for the test to check.
         page.on("console", lambda m: None if m.text.startswith("Failed to load") else complaints.append(m.text))
         await page.goto(url)
         return page
@@ -54,7 +54,7 @@ async def open_page(browser: "Browser") -> AsyncIterator[Open]:
 
 
 class Screen:
-    """What a person sees of the page, and does there."""
+    """The page as a person sees and operates it."""
 
     def __init__(self, page: "Page") -> None:
         self.page = page
@@ -65,7 +65,7 @@ class Screen:
         return [int(text.replace(",", "")) for text in texts]
 
     async def shows(self, seqs: Sequence[int]) -> None:
-        """Wait for the rows to be exactly these."""
+        """Wait until the page shows exactly these rows."""
 
         async def same() -> bool:
             shown = await self.seqs()
@@ -75,19 +75,19 @@ class Screen:
         await eventually(same)
 
     async def state(self, text: str) -> None:
-        """Wait for the pill to say this."""
+        """Wait until the status pill shows this text."""
         await self.page.locator("#state", has_text=text).wait_for()
 
     async def counts(self, text: str) -> None:
-        """Wait until the button above the list says how many wait."""
+        """Wait until the button above the list shows this number of new events."""
         await self.page.locator("#fresh", has_text=text).wait_for()
 
     async def sees(self, text: str) -> None:
-        """Wait until a text can be seen."""
+        """Wait until a text is visible."""
         await self.page.get_by_text(text).filter(visible=True).first.wait_for()
 
     async def listen(self) -> None:
-        """Collect from now on what a screen reader is told; `heard` returns it."""
+        """Start to collect screen reader announcements, which `heard` returns."""
         await self.page.evaluate(
             """() => {
                 window.heard = [];
@@ -98,12 +98,12 @@ class Screen:
         )
 
     async def heard(self) -> list[str]:
-        """Return what a screen reader was told."""
+        """Return the screen reader announcements."""
         found: list[str] = await self.page.evaluate("window.heard")
         return found
 
     async def focused(self) -> str:
-        """Return the id of what has the focus, or its row's seq."""
+        """Return the id of the focused element, or its row's seq."""
         found: str = await self.page.evaluate(
             "(document.activeElement.querySelector('.seq')?.textContent ?? document.activeElement.id)"
         )
@@ -111,7 +111,7 @@ class Screen:
 
     @property
     def query(self) -> dict[str, list[str]]:
-        """The address's parameters."""
+        """Return the address's parameters."""
         return parse_qs(urlsplit(self.page.url).query)
 
 
@@ -122,7 +122,7 @@ async def signed_in(open_page: Open, server: Server, address: str = "", **contex
 
 
 def numbered(count: int, **event: object) -> list[dict[str, object]]:
-    """Return events that differ."""
+    """Return distinct events."""
     return [{"description": f"Ann did thing {number}", **event} for number in range(count)]
 
 
@@ -135,7 +135,7 @@ def down(first: int, last: int) -> list[int]:
 
 
 async def test_a_link_signs_in_once(open_page: Open, server: Server, api: Api) -> None:
-    """The link vanishes from the address and leaves a cookie that scripts cannot read; used again it says so."""
+    """A sign-in link disappears from the address and sets an HttpOnly cookie. A second use is refused with an explanation."""
     await api.append("demo")
     link = await server.sign_in_link()
     first = await open_page(link)
@@ -150,14 +150,14 @@ async def test_a_link_signs_in_once(open_page: Open, server: Server, api: Api) -
     assert "sign-in" not in second.url
     assert not await second.locator("#view").is_visible()
 
-    # In the browser that is signed in it does no harm, also typed into the open page's address.
+    # In a signed-in browser it does no harm, even when it is typed into the open page's address.
     await first.goto(link)
     await Screen(first).sees("You are still signed in")
     await Screen(first).state("Live")
 
 
 async def test_without_a_session_the_page_says_how_to_get_one(open_page: Open, server: Server) -> None:
-    """Who comes without a link is told where it comes from, and sees nothing else; a link typed into this page's address works."""
+    """Without a session, the page explains where to get a link and shows nothing else. A link typed into its address works."""
     page = await open_page(f"{server.url}/?workspace=demo")
     await Screen(page).sees("This page needs a sign-in link")
     for part in ("#view", "#filters", "#controls"):
@@ -169,7 +169,7 @@ async def test_without_a_session_the_page_says_how_to_get_one(open_page: Open, s
 
 
 async def test_signing_out_leaves_nothing(open_page: Open, server: Server, api: Api) -> None:
-    """Signing out ends the session on the server, the stream, and what stands on the screen."""
+    """Signing out ends the session on the server and the stream, and clears the screen."""
     await api.append("demo", description="a secret matter")
     screen = await signed_in(open_page, server)
     await screen.shows([1])
@@ -184,7 +184,7 @@ async def test_signing_out_leaves_nothing(open_page: Open, server: Server, api: 
 
 
 async def test_signing_out_ends_the_other_tabs_stream(open_page: Open, server: Server, api: Api) -> None:
-    """A second tab lives by the same session: it hears of the end at once, says so, and does not come back."""
+    """A second tab shares the session: it shows at once that the session has ended, and does not reconnect."""
     await api.append("demo")
     first = await signed_in(open_page, server)
     await first.state("Live")
@@ -200,7 +200,7 @@ async def test_signing_out_ends_the_other_tabs_stream(open_page: Open, server: S
 
 
 async def test_a_session_that_ended_leads_to_the_door(open_page: Open, server: Server, api: Api) -> None:
-    """When the server does not know the session any more, the page says so instead of failing quietly."""
+    """When the server no longer knows the session, the page says so instead of failing silently."""
     await api.append("demo")
     screen = await signed_in(open_page, server)
     await screen.shows([1])
@@ -213,7 +213,7 @@ async def test_a_session_that_ended_leads_to_the_door(open_page: Open, server: S
 
 
 async def test_history_joins_live(open_page: Open, server: Server, api: Api) -> None:
-    """The newest hundred are there, newest first, with the local time; what is appended comes on top."""
+    """The page shows the newest hundred events, newest first, in local time. New events appear at the top."""
     await api.append_all("demo", numbered(150))
     screen = await signed_in(open_page, server)
     await screen.shows(down(150, 51))
@@ -231,7 +231,7 @@ async def test_history_joins_live(open_page: Open, server: Server, api: Api) -> 
 
 
 async def test_older_events_come_page_by_page(open_page: Open, server: Server, api: Api) -> None:
-    """The button below the list goes back to the first event, each once, and then goes away."""
+    """The button below the list loads older events, each once, and disappears at the first event."""
     await api.append_all("demo", numbered(250))
     screen = await signed_in(open_page, server)
     for last in (51, 1):
@@ -242,7 +242,7 @@ async def test_older_events_come_page_by_page(open_page: Open, server: Server, a
 
 
 async def test_an_empty_workspace_shows_how_to_begin(open_page: Open, server: Server, api: Api) -> None:
-    """Without a workspace, and with one that does not exist yet, there is a command with the real address; its event appears."""
+    """Without an existing workspace, the page shows a command with the real address. The command's event appears."""
     screen = await signed_in(open_page, server)
     await screen.sees(f"curl {server.url}/v1/workspaces/my/events")
     await api.append("my")
@@ -262,7 +262,7 @@ async def test_an_empty_workspace_shows_how_to_begin(open_page: Open, server: Se
 
 
 async def test_the_workspace_is_in_the_address(open_page: Open, server: Server, api: Api) -> None:
-    """Choosing a workspace changes the address, and Back goes back."""
+    """Choosing a workspace changes the address, and Back returns."""
     await api.append("one", description="in one")
     await api.append_all("two", numbered(2))
     screen = await signed_in(open_page, server)
@@ -276,7 +276,7 @@ async def test_the_workspace_is_in_the_address(open_page: Open, server: Server, 
 
 
 async def test_filters_hold_for_history_and_live(open_page: Open, server: Server, api: Api) -> None:
-    """A search and the selects narrow both, stand in the address, survive a reload, and Back undoes them."""
+    """A search and the selects filter history and live events, appear in the address and survive a reload. Back undoes them."""
     agent = {"type": "agent", "id": "bob"}
     await api.append_all(
         "demo", [{}, {"actor": agent}, {"actor": agent, "description": "Fix it"}, {"description": "Fix me"}]
@@ -302,7 +302,7 @@ async def test_filters_hold_for_history_and_live(open_page: Open, server: Server
 
 
 async def test_a_refused_filter_is_explained(open_page: Open, server: Server, api: Api) -> None:
-    """What the server says against a filter is shown."""
+    """When the server refuses a filter, the page shows the reason."""
     await api.append("demo")
     screen = await signed_in(open_page, server, "?workspace=demo&category=nonsense")
     await screen.sees("category: must be one of activity, audit")
@@ -315,7 +315,7 @@ async def test_a_refused_filter_is_explained(open_page: Open, server: Server, ap
 async def test_the_stream_resumes_exactly_after_a_restart(
     open_page: Open, http: aiohttp.ClientSession, tmp_path: Path, database_url: str
 ) -> None:
-    """The server goes and comes back: what was appended meanwhile is shown, each event once, and it is said aloud."""
+    """After a server restart, the page shows missed events, each once, and announces the reconnection."""
     async with AsyncExitStack() as first:
         server = await first.enter_async_context(running(_settings(tmp_path, database_url)))
         api = Api(http, server.url, ADMIN_KEY)
@@ -339,7 +339,7 @@ async def test_the_stream_resumes_exactly_after_a_restart(
 async def test_a_gap_is_a_row_that_says_what_is_missing(
     open_page: Open, http: aiohttp.ClientSession, tmp_path: Path, database_url: str
 ) -> None:
-    """Events that were removed before the page could read them leave a marker with their range and the reason."""
+    """Events that were removed before the page could read them leave a row with their range and the reason."""
     async with AsyncExitStack() as first:
         server = await first.enter_async_context(running(_settings(tmp_path, database_url)))
         await Api(http, server.url, ADMIN_KEY).append_all("demo", numbered(5))
@@ -359,7 +359,7 @@ async def test_a_gap_is_a_row_that_says_what_is_missing(
 async def test_a_log_made_anew_is_a_gap(
     open_page: Open, http: aiohttp.ClientSession, tmp_path: Path, database_url: str
 ) -> None:
-    """When the workspace was deleted and made again meanwhile, the marker says so, and the new log is shown from its beginning."""
+    """When a workspace was recreated, a row says so, and the new log is shown from its start."""
     async with AsyncExitStack() as first:
         server = await first.enter_async_context(running(_settings(tmp_path, database_url)))
         await Api(http, server.url, ADMIN_KEY).append_all("demo", numbered(3))
@@ -377,7 +377,7 @@ async def test_a_log_made_anew_is_a_gap(
 
 
 async def test_a_stream_that_is_refused_is_tried_again(open_page: Open, server: Server, api: Api) -> None:
-    """An error answer ends the browser's own attempts; the page goes on where it was."""
+    """After an error response, which ends the browser's own retries, the page retries and resumes exactly."""
     await api.append("demo")
     screen = await signed_in(open_page, server)
     await screen.state("Live")
@@ -402,7 +402,7 @@ async def test_a_stream_that_is_refused_is_tried_again(open_page: Open, server: 
 
 
 async def test_a_stream_that_is_over_says_why(open_page: Open, server: Server, api: Api) -> None:
-    """When the workspace is deleted the page stops, says so, and keeps what it shows."""
+    """When the workspace is deleted, the page stops, says so, and keeps its rows."""
     await api.append("demo")
     screen = await signed_in(open_page, server)
     await screen.state("Live")
@@ -416,7 +416,7 @@ async def test_a_stream_that_is_over_says_why(open_page: Open, server: Server, a
 
 
 async def test_a_pause_loses_nothing(open_page: Open, server: Server, api: Api) -> None:
-    """Paused, the list stands still and the new ones are counted; going on shows them all."""
+    """While paused, the list stays unchanged and counts new events. Resuming shows them all."""
     await api.append_all("demo", numbered(3))
     screen = await signed_in(open_page, server)
     await screen.state("Live")
@@ -436,7 +436,7 @@ async def test_a_pause_loses_nothing(open_page: Open, server: Server, api: Api) 
 
 
 async def test_a_pause_beyond_what_is_kept_loses_nothing(open_page: Open, server: Server, api: Api) -> None:
-    """The page keeps a bounded number of rows; the rest is said to be in the log, and comes from there without a hole."""
+    """The page keeps a limited number of rows. The others are announced, and can be loaded from the log without a gap."""
     await api.put("/v1/workspaces/demo")
     screen = await signed_in(open_page, server)
     await screen.state("Live")
@@ -449,14 +449,14 @@ async def test_a_pause_beyond_what_is_kept_loses_nothing(open_page: Open, server
     await screen.sees("The newest 2,000 are kept here; older ones are in the log.")
     await screen.page.locator("#older").click()
     await screen.shows(down(5000, 5000 - KEEP - 100 + 1))
-    # Back at the top the page is live again, and bounded.
+    # At the top, the page is live again, and limited.
     await screen.page.locator("#pause").click()
     await api.append("demo")
     await screen.shows(down(5001, 5001 - KEEP + 1))
 
 
 async def test_reading_is_a_pause(open_page: Open, server: Server, api: Api) -> None:
-    """Rows do not move under somebody who has scrolled; back at the top they come."""
+    """Rows do not move while a person has scrolled down. At the top, new ones appear."""
     await api.append_all("demo", numbered(100))
     screen = await signed_in(open_page, server)
     await screen.state("Live")
@@ -474,7 +474,7 @@ async def test_reading_is_a_pause(open_page: Open, server: Server, api: Api) -> 
 
 
 async def test_an_event_opens_with_all_it_holds(open_page: Open, server: Server, api: Api) -> None:
-    """A click shows the facts, what changed, and the event as stored, numbers included; the address leads there again."""
+    """A click shows an event's fields, its changes and its stored form with exact numbers. Its address opens it again."""
     stored = await api.append(
         "demo",
         actor={"type": "agent", "id": "bob", "on_behalf_of": "ann"},
@@ -511,7 +511,7 @@ HOSTILE = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>\"
 
 
 async def test_data_stays_text(open_page: Open, server: Server, api: Api) -> None:
-    """Whatever an event, a workspace's name or an address holds, it is shown as it is and never becomes part of the page."""
+    """Any content of an event, a workspace name or an address is displayed as text and never becomes part of the page."""
     await api.put("/v1/workspaces/demo", {"name": HOSTILE})
     await api.append(
         "demo",
@@ -538,11 +538,11 @@ async def test_data_stays_text(open_page: Open, server: Server, api: Api) -> Non
     assert await screen.page.evaluate("window.hacked") is None
 
 
-# ---- for everybody
+# ---- accessibility
 
 
 async def test_everything_works_by_keyboard(open_page: Open, server: Server, api: Api) -> None:
-    """Keys move through the feed as ARIA has it, open, close, search and leave; the focus is never lost."""
+    """Keys move through the feed as ARIA specifies, and open, close, search and leave. The focus is never lost."""
     await api.append_all("demo", numbered(10))
     screen = await signed_in(open_page, server)
     await screen.state("Live")
@@ -574,7 +574,7 @@ async def test_everything_works_by_keyboard(open_page: Open, server: Server, api
 
 
 async def test_screen_readers_are_told_little(open_page: Open, server: Server, api: Api) -> None:
-    """The feed is a feed and not a live region: new events are counted aloud once, not read out one by one."""
+    """The feed is not a live region: a screen reader announces the number of new events once, not each event."""
     await api.append("demo")
     screen = await signed_in(open_page, server)
     await screen.state("Live")
@@ -615,13 +615,13 @@ CONTRAST = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_text_has_contrast(open_page: Open, server: Server, api: Api, scheme: str) -> None:
-    """All text reaches WCAG's 4.5 to 1, in the system's light and dark."""
+    """All text has a contrast of 4.5 to 1 (WCAG), in light and dark mode."""
     kinds = ("user", "agent", "system", "webhook")
     await api.append_all("demo", [{"actor": {"type": kind, "id": kind}} for kind in kinds])
     await api.append("demo", category="audit", changes={"a": {"from": 1, "to": 2}})
     screen = await signed_in(open_page, server, color_scheme=scheme, reduced_motion="reduce")
     await screen.shows(down(5, 1))
-    await screen.page.locator(".row").nth(1).click()  # not the audit event: its reading would be a new event, too
+    await screen.page.locator(".row").nth(1).click()  # not the audit event: reading it would append another event
     await screen.page.locator("#detail").wait_for()
     await api.append("demo")
     await screen.counts("1 new")
@@ -631,7 +631,7 @@ async def test_text_has_contrast(open_page: Open, server: Server, api: Api, sche
 
 
 async def test_a_phone_shows_all_of_it(open_page: Open, server: Server, api: Api) -> None:
-    """On a narrow screen nothing sticks out, and an open event covers the list, which then is out of reach."""
+    """On a narrow screen, nothing overflows. An open event covers the list, which cannot be focused then."""
     await api.append_all("demo", numbered(30, description="Ann did something that takes rather long to tell " * 3))
     screen = await signed_in(open_page, server, viewport={"width": 360, "height": 640}, has_touch=True)
     await screen.state("Live")

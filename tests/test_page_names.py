@@ -1,4 +1,4 @@
-"""Names from the log that JavaScript knows, too: on the page they are text, and nothing else."""
+"""Names in the log that JavaScript objects define, too, are plain text on the page."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ NAMES = ("toString", "__proto__", "constructor", "hasOwnProperty", "valueOf")
 
 
 async def test_names_that_javascript_knows(api: Api, server: Server, browser: "Browser") -> None:
-    """Types of actors and entities, actions, ids and fields that are called as properties of every object are shown as they are."""
+    """Types, actions, ids and fields with the names of JavaScript object properties are displayed unchanged."""
     for name in NAMES:
         event = {"actor": {"type": name, "id": name}, "entity": {"type": name, "id": name}, "details": {name: name}}
         (await api.append("w", id=name, action=name, changes={name: {"from": name, "to": 1}}, **event)).expect(201)

@@ -1,4 +1,4 @@
-"""Paperclip's API: what its released server answers, and what its document promises beyond that."""
+"""Paperclip's API: the responses of its released server, and what its document promises in addition."""
 
 import asyncio
 import json
@@ -49,22 +49,22 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens, and no long bodies."""
+    """Start a server that accepts tokens and limits bodies."""
     return await make_server(jwt_secret=SECRET, max_body_bytes=2**19)
 
 
 def body(**given: object) -> dict[str, object]:
-    """Return the document's body with something else in it."""
+    """Return the document's body with some values replaced."""
     return {**BODY, **given}
 
 
 async def create(api: Api, company: str = "w", **given: object) -> Any:
-    """Append by Paperclip's API; return the row."""
+    """Append through Paperclip's API; return the row."""
     return (await api.post(WS.format(company), body(**given))).expect(201)
 
 
 async def rows(api: Api, path: str = W, **params: object) -> Any:
-    """Return a list."""
+    """Return the rows of a list."""
     return (await api.get(path, **params)).expect(200)
 
 
@@ -99,7 +99,7 @@ async def socket(api: Api, company: str = "w", *, headers: Any = None, **params:
 
 
 async def test_created_as_documented(api: Api) -> None:
-    """A row has the released server's 12 keys in its order, null where nothing is known, and what has no place there under `event`."""
+    """A row has the released server's 12 keys in order, null for unknown values, and everything else under `event`."""
     row = await create(api)
     assert list(row) == [*KEYS, "event"]
     assert row == body() | {
@@ -117,7 +117,7 @@ async def test_created_as_documented(api: Api) -> None:
 
 
 async def test_native_events_lose_nothing(api: Api) -> None:
-    """Whatever a native event holds stands in the row, under the dialect's names or under `event`."""
+    """A row contains every value of a native event, under the dialect's names or under `event`."""
     stored = (
         await api.append(
             "w",
@@ -152,7 +152,7 @@ async def test_native_events_lose_nothing(api: Api) -> None:
 
 
 async def test_body_becomes_an_event(api: Api) -> None:
-    """What a body says is the native event's; identifier and title of `details` name the entity; other keys are dropped."""
+    """A body becomes a native event. Identifier and title in `details` name the entity, and unknown keys are ignored."""
     sent = body(
         actorType="plugin",
         agentId="no uuid",
@@ -177,7 +177,7 @@ async def test_body_becomes_an_event(api: Api) -> None:
 
 
 async def test_details_that_are_not_there(api: Api) -> None:
-    """Absent details come back null, as null does, and an empty object as such; natively absent ones stay an empty object."""
+    """Absent and null details are returned as null, and an empty object as such. Native events default to an empty object."""
     without = {name: value for name, value in BODY.items() if name != "details"}
     for sent, expected in ((without, None), (body(details=None), None), (body(details={}), {})):
         row = (await api.post(W, sent)).expect(201)
@@ -189,7 +189,7 @@ async def test_details_that_are_not_there(api: Api) -> None:
 
 
 async def test_actor_type_by_default(api: Api) -> None:
-    """Who is not said to be anything is `system`; but the person that a token stands for is a user."""
+    """The default actor type is `system`. With a person's token, it is user."""
     sent = {name: value for name, value in BODY.items() if name != "actorType"}
     assert (await api.post(W, sent)).expect(201)["actorType"] == "system"
     ann = await join(api, "w", "ann", "member")
@@ -199,7 +199,7 @@ async def test_actor_type_by_default(api: Api) -> None:
     assert (await admin.post(W, sent)).expect(201)["actorType"] == "system"
 
 
-# ---- what is wrong with a body
+# ---- invalid bodies
 
 
 def expected(what: str, got: str, *path: str) -> dict[str, Any]:
@@ -253,7 +253,7 @@ WRONG_BODIES: list[tuple[object, list[dict[str, Any]]]] = [
 
 
 async def test_bodies_that_cannot_be(api: Api) -> None:
-    """What is wrong with a body is said as the released server does, byte for byte, and nothing is stored."""
+    """An invalid body gets the released server's error byte for byte, and nothing is stored."""
     for sent, issues in WRONG_BODIES:
         answer = await api.post(W, sent)
         assert answer.status == 400
@@ -264,7 +264,7 @@ async def test_bodies_that_cannot_be(api: Api) -> None:
 
 
 async def test_no_body(api: Api) -> None:
-    """A request without a body is told that an object is missing, whatever type it claims."""
+    """A request without a body gets the error that an object is missing, whatever its media type."""
     for headers in ({}, {"Content-Type": "application/json"}, {"Content-Type": "text/plain"}):
         answer = await api.post(W, headers=headers)
         assert answer.status == 400
@@ -277,7 +277,7 @@ for _ in range(40):
 
 
 async def test_clean_errors(api: Api) -> None:
-    """Where the released server fails (500), or takes what cannot be stored, the answer says what is wrong."""
+    """Where the released server fails with 500, or accepts what cannot be stored, the response says what is wrong."""
     malformed = await api.post(W, data=b'{"actorId":')
     assert (malformed.status, malformed.json["error"]) == (400, "Validation error")
     assert malformed.json["details"][0]["path"] == ["body"]
@@ -299,7 +299,7 @@ async def test_clean_errors(api: Api) -> None:
     assert (odd.status, odd.json["details"][0]["path"]) == (400, ["workspace"])
     asked = await api.post(f"{W}?agentId=x", BODY)
     assert (asked.status, asked.json["details"][0]["keys"]) == (400, ["agentId"])
-    # These are no errors: any text is an id here.
+    # These are not errors: any text is an id here.
     await create(api, agentId="agent_eng1")
     assert len(await rows(api, agentId="agent_eng1")) == 1
     assert await rows(api, agentId="nobody") == []
@@ -312,7 +312,7 @@ async def test_clean_errors(api: Api) -> None:
 
 
 async def test_limits(api: Api) -> None:
-    """`limit` is read and bounded as the released server does it; what is left out is behind `Link`."""
+    """`limit` is parsed and bounded as by the released server. `Link` leads to the remaining rows."""
     await batch(api, 510)
     expected_ = {
         None: 100,
@@ -340,11 +340,11 @@ async def test_limits(api: Api) -> None:
 
 
 async def test_pages_lose_nothing(api: Api) -> None:
-    """By `Link` all is read once, in either direction, with a filter and without, whatever is appended meanwhile."""
+    """Following `Link` returns each row once, in both orders, with and without a filter, while others append."""
     stored = await batch(api, 23)
     newest = [event["id"] for event in reversed(stored)]
     answer = await api.get(W, limit=5)
-    await batch(api, 3)  # behind the first page's head: no page of this list has it
+    await batch(api, 3)  # after the first page's head, so no page of this list has it
     rest = await all_rows(api, answer.headers["Link"].partition(">")[0][1:])
     assert [row["id"] for row in [*answer.expect(200), *rest]] == newest
     after = await all_rows(api, after=stored[3]["id"], limit=4)
@@ -356,7 +356,7 @@ async def test_pages_lose_nothing(api: Api) -> None:
 
 
 async def test_behind_an_event(api: Api) -> None:
-    """`after` and `since` take an event's id, a position or a time, and answer the oldest first; ids and positions are exact."""
+    """`after` and `since` accept an id, a position or a time, and return the oldest first. Ids and positions are exact."""
     stored = await batch(api, 6)
     position = (await api.get(events("w"), limit=1, order="asc", after=stored[1]["timestamp"])).json["position"]
     for name in ("after", "since"):
@@ -364,7 +364,7 @@ async def test_behind_an_event(api: Api) -> None:
             assert [row["entityId"] for row in await rows(api, **{name: place})] == ["i3", "i4", "i5"], place
     assert await rows(api, after=stored[5]["id"]) == []
     of_row = {row["id"]: row["createdAt"] for row in await rows(api)}
-    # A time cut to milliseconds may repeat its millisecond's rows, and leaves none out.
+    # A time in milliseconds may repeat the rows of that millisecond, and leaves none out.
     again = [row["id"] for row in await rows(api, after=of_row[stored[2]["id"]])]
     assert [event["id"] for event in stored[3:]] == again[-3:]
     both = {"from": stored[4]["timestamp"], "to": stored[4]["timestamp"]}
@@ -377,7 +377,7 @@ async def test_behind_an_event(api: Api) -> None:
 
 
 async def test_an_id_is_not_a_position(api: Api) -> None:
-    """An event whose id looks like a position leads nobody astray; it can be named where no log has such an epoch."""
+    """An event whose id resembles a position misleads no reader. The id works if no log has this epoch."""
     stored = await batch(api, 3)
     position = (await api.get(events("w"), limit=1, order="asc", after=stored[0]["timestamp"])).json["position"]
     (await api.append("w", id=position)).expect(201)
@@ -390,7 +390,7 @@ async def test_an_id_is_not_a_position(api: Api) -> None:
 
 
 async def test_ranges_hold_their_ends(api: Api) -> None:
-    """`from` and `to` are inclusive; a `to` of milliseconds holds all of its millisecond, a date all of its day."""
+    """`from` and `to` are inclusive. A `to` in milliseconds includes its whole millisecond, and a date its whole day."""
     stored = await batch(api, 3)
     first, last = (event["timestamp"] for event in (stored[0], stored[-1]))
     assert len(await rows(api, **{"from": first, "to": last})) == 3
@@ -403,7 +403,7 @@ async def test_ranges_hold_their_ends(api: Api) -> None:
 
 
 async def test_filters(api: Api) -> None:
-    """Each filter names one value exactly, `action` several or a group."""
+    """Each filter matches one exact value, `action` several values or a group."""
     await create(api, agentId="a,1", action="issue.created", entityType="issue", entityId="i!1")
     await create(api, actorType="agent", actorId="a2", action="agent.paused")
     await create(api, action="issue.updated", entityType="issue", entityId="i2")
@@ -451,7 +451,7 @@ WRONG_PARAMETERS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 async def test_parameters_that_cannot_be(api: Api) -> None:
-    """What is wrong with a parameter is said in the form of the released server's errors, and never ignored."""
+    """An invalid parameter gets an error in the released server's form and is never ignored."""
     await create(api)
     for params, issue in WRONG_PARAMETERS:
         answer = await api.get(W, **params)
@@ -463,7 +463,7 @@ async def test_parameters_that_cannot_be(api: Api) -> None:
 
 @on_sqlite
 async def test_cursors_that_cannot_be(api: Api) -> None:
-    """A cursor that this server did not give, or of another log, is refused."""
+    """A cursor of another log, or one that this server did not create, is refused."""
     await batch(api, 3)
     await batch(api, 3, "v")
     assert (await api.get(W, cursor="nonsense")).status == 400
@@ -472,7 +472,7 @@ async def test_cursors_that_cannot_be(api: Api) -> None:
 
 
 async def test_what_is_known_already(api: Api) -> None:
-    """An answer has a weak tag; with it the same answer is 304, and another one comes whole."""
+    """A response has a weak ETag. With it, an unchanged response is a 304, and a changed one is sent in full."""
     await create(api, action="issue.created", entityType="issue", entityId="i1")
     for path in (W, "/api/issues/i1/activity", "/api/issues/i1/runs", "/api/heartbeat-runs/r1/issues"):
         first = await api.get(path)
@@ -494,7 +494,7 @@ async def test_what_is_known_already(api: Api) -> None:
 
 
 async def test_who_may_do_what(api: Api) -> None:
-    """Credentials, then board, then company, then what is sent: each is refused in the released server's words."""
+    """Credentials are checked first, then the board, the company and the input, with the released server's errors."""
     await create(api, action="issue.created", entityType="issue", entityId="i1")
     await create(api, "theirs")
     writes = ["workspace:read", "workspace:write"]
@@ -529,13 +529,13 @@ async def test_who_may_do_what(api: Api) -> None:
 
 
 async def told(answer: Awaitable[Answer]) -> tuple[int, Any]:
-    """Return an answer's status and body."""
+    """Return the status and body of a response."""
     done = await answer
     return done.status, done.json
 
 
 async def test_nobody_claims_another(api: Api) -> None:
-    """Who is bound to a person appends as that person only."""
+    """A caller bound to a person can append as that person only."""
     (await api.append("w")).expect(201)
     ann = await join(api, "w", "ann", "member")
     (await ann.post(W, body(actorId="ann"))).expect(201)
@@ -546,9 +546,9 @@ async def test_nobody_claims_another(api: Api) -> None:
 
 
 async def test_audit_events(api: Api) -> None:
-    """Audit events are shown only to who may read them; the socket agrees with the list."""
+    """Only callers with audit access see audit events, in the list and on the socket."""
     (await api.append("w")).expect(201)
-    reader = api.with_key(await api.create_key("w"))  # which is told in the log
+    reader = api.with_key(await api.create_key("w"))  # the log records this reading
     assert [row["action"] for row in await rows(reader)] == ["issue.created"]
     assert "key.created" in {row["action"] for row in await rows(api)}
     async with await socket(reader, after="2000-01-01T00:00:00Z") as watcher:
@@ -556,7 +556,7 @@ async def test_audit_events(api: Api) -> None:
 
 
 async def test_paths_that_are_not_there(api: Api) -> None:
-    """An unknown path or method is said as the released server does."""
+    """Unknown paths and methods get the released server's errors."""
     for method, path in (("GET", "/api/nothing"), ("PUT", W), ("DELETE", "/api/issues/i1/runs"), ("POST", "/api/")):
         assert await told(api.request(method, path)) == (404, NO_ROUTE), path
     assert await told(api.get("/api/companies/w/events/ws")) == (404, NO_ROUTE)
@@ -564,7 +564,7 @@ async def test_paths_that_are_not_there(api: Api) -> None:
 
 
 async def test_secrets_go(api: Api) -> None:
-    """Secrets are replaced, Paperclip's own keys too; versions, hosts and model names stay, which it destroys."""
+    """Secrets are replaced, including Paperclip's own keys. Versions, hosts and model names, which it destroys, are kept."""
     replaced = "***REDACTED***"
     own = "pcp_" + "0123456789abcdef" * 3
     row = await create(
@@ -597,7 +597,7 @@ async def test_secrets_go(api: Api) -> None:
 
 
 async def story(api: Api, company: str = "w", number: int = 1) -> str:
-    """Tell of an issue, a run that worked on it, and an agent; return the issue's id."""
+    """Append events of an issue, its run and an agent; return the issue's id."""
     issue = {"type": "issue", "id": f"issue_{company}", "identifier": f"PAP-{number}", "name": "Fix login"}
     bob = {"type": "agent", "id": "a1"}
     run = f"run_{company}"
@@ -625,7 +625,7 @@ async def story(api: Api, company: str = "w", number: int = 1) -> str:
 
 
 async def test_activity_of_an_issue(api: Api) -> None:
-    """An issue is found by id or identifier, in any letters; its activity is what was done to it and to what is its own."""
+    """An issue is found by id or identifier, ignoring case. Its activity covers the issue and what belongs to it."""
     issue = await story(api)
     actions = ["issue.updated", "project.created", "comment.created", "issue.checked_out", "issue.created"]
     for reference in (issue, "PAP-1", "pap-1"):
@@ -642,7 +642,7 @@ async def test_activity_of_an_issue(api: Api) -> None:
 
 
 async def test_a_long_issue(api: Api) -> None:
-    """An issue's activity has 500 rows at once, and the rest is behind `Link`."""
+    """An issue's activity has 500 rows per page, and `Link` leads to the rest."""
     (await api.append_all("w", [{"entity": {"type": "issue", "id": "i"}}] * 501)).expect(201)
     answer = await api.get("/api/issues/i/activity")
     assert len(answer.expect(200)) == 500
@@ -650,7 +650,7 @@ async def test_a_long_issue(api: Api) -> None:
 
 
 async def test_runs_of_an_issue(api: Api) -> None:
-    """A run has the released server's 31 keys, and `id` and `agentName`, which the document promises; what is not known is null."""
+    """A run has the released server's 31 keys plus the documented `id` and `agentName`, and null for unknown values."""
     issue = await story(api)
     for reference in (issue, "PAP-1"):
         (run,) = await rows(api, f"/api/issues/{reference}/runs")
@@ -674,7 +674,7 @@ async def test_runs_of_an_issue(api: Api) -> None:
 
 
 async def test_many_agents_of_an_issue(api: Api) -> None:
-    """The agents' names come from what is known of them, and however many they are they are asked for at once."""
+    """The agents' names are read in one query, however many agents there are."""
     agents = [
         {"action": "agent.created", "entity": {"type": "agent", "id": f"a{n}", "name": f"Agent {n}"}} for n in range(60)
     ]
@@ -699,7 +699,7 @@ async def test_many_agents_of_an_issue(api: Api) -> None:
 
 
 async def test_issues_of_a_run(api: Api) -> None:
-    """A run's issues have their id as the document and as the released server call it; an unknown run has none."""
+    """A run's issues have their id under the document's and the released server's name. An unknown run has none."""
     issue = await story(api)
     (found,) = await rows(api, "/api/heartbeat-runs/run_w/issues")
     assert found == {
@@ -714,7 +714,7 @@ async def test_issues_of_a_run(api: Api) -> None:
 
 
 async def test_issues_of_others(api: Api) -> None:
-    """A foreign issue or run is as one that does not exist; one that several of the caller's companies have is told apart by its id."""
+    """A foreign issue or run counts as missing. If several of the caller's companies have one, its id decides."""
     await story(api)
     await story(api, "theirs")
     (await api.append("theirs", run_id="run_w", entity={"type": "issue", "id": "i9"})).expect(201)
@@ -731,7 +731,7 @@ async def test_issues_of_others(api: Api) -> None:
 
 
 async def test_issues_of_which_only_ones_own_may_be_read(api: Api) -> None:
-    """Who reads only its own events learns of issues and runs by them alone, and nothing of what others did there."""
+    """A caller limited to its own events sees issues and runs through these events only, and nothing of others' work."""
     await story(api)
     (await api.append("w", actor={"type": "user", "id": "ann"}, entity={"type": "issue", "id": "anns"})).expect(201)
     bound = {"type": "agent", "id": "a1"}
@@ -750,11 +750,11 @@ async def test_issues_of_which_only_ones_own_may_be_read(api: Api) -> None:
     assert await rows(other, "/api/heartbeat-runs/run_w/issues") == []
 
 
-# ---- live
+# ---- live events
 
 
 async def test_live_events(api: Api) -> None:
-    """One message for each event, the released server's with the row's id and what else the event is; nothing comes before it."""
+    """Each event is one message in the released server's form, plus the row's id and other values. Nothing is sent before it."""
     await create(api)
     async with await socket(api) as watcher:
         assert watcher.status == 101
@@ -776,7 +776,7 @@ async def test_live_events(api: Api) -> None:
 
 
 async def test_heard_by_all_readers(api: Api) -> None:
-    """What is created here reaches the readers of every API at once."""
+    """An event created here reaches the readers of every API."""
     (await api.append("w")).expect(201)
     headers = api.headers
     async with (
@@ -798,7 +798,7 @@ async def test_heard_by_all_readers(api: Api) -> None:
 
 
 async def test_replay(api: Api) -> None:
-    """A reader that names the last it had gets what it missed, once, then what comes; of the events that its filter names."""
+    """A reader that names its last event receives missed events once, then live events, all through its filter."""
     stored = await batch(api, 5)
     places: dict[str, Callable[[Any], str]] = {"after": lambda e: e["id"], "since": lambda e: e["timestamp"]}
     missed = [event["id"] for event in stored[2:]]
@@ -820,7 +820,7 @@ async def test_replay(api: Api) -> None:
 
 
 async def test_many_at_once(api: Api) -> None:
-    """Readers with the same filter and with others each get all that is theirs, in order, under a burst."""
+    """During a burst, readers with equal and different filters each receive all their events in order."""
     (await api.append("w")).expect(201)
     watchers = [await socket(api, entityType=kind) for kind in ("issue", "issue", "agent", None)]
     await asyncio.gather(
@@ -833,7 +833,7 @@ async def test_many_at_once(api: Api) -> None:
 
 
 async def test_gaps_are_said(api: Api) -> None:
-    """A reader whose place is not in the log is told so in one message, and goes on from where it can."""
+    """A reader whose position is not in the log gets one message about it, and continues from the next possible position."""
     stored = await batch(api, 2)
     async with await socket(api, after="nosuchlog.7") as watcher:
         gap = await watcher.next()
@@ -848,7 +848,7 @@ async def test_gaps_are_said(api: Api) -> None:
 
 
 async def test_socket_refusals(api: Api) -> None:
-    """Who may not follow a company is refused on the socket as there: plain text, and the connection ends."""
+    """A caller that may not follow a company is refused as by the released server: plain text, and the connection ends."""
     await create(api)
     await create(api, "theirs")
     key = await api.create_key("w")
@@ -882,7 +882,7 @@ async def test_socket_refusals(api: Api) -> None:
 
 @on_sqlite
 async def test_socket_parameters(api: Api) -> None:
-    """What is wrong with the socket's parameters is said, for it is not about who asks."""
+    """Invalid parameters of the socket get 400 with the parameter's path."""
     await create(api)
     for params, place in (({"after": "x y"}, ["after"]), ({"limit": 1}, []), ({"entityId": ["a", "b"]}, ["entityId"])):
         answer = await (await socket(api, **params)).answer()
@@ -892,7 +892,7 @@ async def test_socket_parameters(api: Api) -> None:
 
 @on_sqlite
 async def test_keys_in_urls_can_be_turned_off(make_server: MakeServer, api: Api) -> None:
-    """Where keys are not taken from URLs the socket takes none either."""
+    """With keys in URLs disabled, the socket accepts none either."""
     await create(api)
     strict = await make_server(keys_in_urls=False)
     key = await api.create_key("w")
@@ -904,7 +904,7 @@ async def test_keys_in_urls_can_be_turned_off(make_server: MakeServer, api: Api)
 
 
 async def test_ends_with_a_close_frame(api: Api) -> None:
-    """When the key ends the socket does, with our code and no message before it."""
+    """When the key is revoked, the socket closes with our code and without a message."""
     await create(api)
     listed = (await api.post("/v1/workspaces/w/keys", {"name": "k", "scopes": ["workspace:read"]})).expect(201)
     async with await socket(api.with_key(listed["key"])) as watcher:
@@ -914,7 +914,7 @@ async def test_ends_with_a_close_frame(api: Api) -> None:
 
 
 async def test_a_deleted_company(api: Api) -> None:
-    """The socket of a company that is deleted ends, and its list is empty."""
+    """When a company is deleted, its socket closes and its list is empty."""
     await create(api)
     async with await socket(api) as watcher:
         (await api.delete("/v1/workspaces/w")).expect(204)
@@ -924,7 +924,7 @@ async def test_a_deleted_company(api: Api) -> None:
 
 @on_sqlite
 async def test_can_be_turned_off(make_server: MakeServer, api: Api) -> None:
-    """Without the dialect its paths are as any that do not exist."""
+    """With the dialect disabled, its paths do not exist."""
     other = await make_server(dialects=("praisonai",))
     answer = await api.at(other.url).get(W)
     assert (answer.status, answer.error) == (404, "not_found")

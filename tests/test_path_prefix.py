@@ -1,4 +1,4 @@
-"""The server under a path of a proxy: the page, its session and stream, and every address that an answer gives."""
+"""The server behind a proxy path: the page, its session and stream, and all URLs in responses."""
 
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ PREFIX = "/streamer"
 async def test_the_page_under_a_path(
     make_server: MakeServer, http: aiohttp.ClientSession, nginx: Nginx, browser: "Browser"
 ) -> None:
-    """Through the real proxy, as docs/deploy.md sets it up, a browser signs in, reads, follows and signs out."""
+    """Through nginx configured as in docs/deploy.md, a browser can sign in, read, follow and sign out."""
     public = f"{nginx.url}{PREFIX}"
     server = await make_server(public_url=public, jwt_secret=SECRET)
     await nginx.start(server.url, path=PREFIX)
@@ -52,7 +52,7 @@ async def test_the_page_under_a_path(
 
 
 async def test_what_answers_lead_to(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """`Link`, redirects and OpenAPI's `servers` begin with the public URL; without one they are as the server's own."""
+    """`Link`, redirects and OpenAPI's `servers` start with the public URL, or without one with the server's own."""
     plain = Api(http, (await make_server(jwt_secret=SECRET)).url, "sk_admin_of_the_tests_0123456789")
     under = plain.at((await make_server(jwt_secret=SECRET, public_url="https://example.com/streamer/")).url)
     for _ in range(3):
@@ -71,7 +71,7 @@ async def test_what_answers_lead_to(make_server: MakeServer, http: aiohttp.Clien
 
 @pytest.mark.usefixtures("database_url")
 def test_public_urls() -> None:
-    """A public URL is http(s) with a host and perhaps a path; anything else stops the start."""
+    """A public URL is http(s) with a host and an optional path. Anything else stops the start."""
     assert Settings(public_url="https://example.com/a/b/").public_path == "/a/b"
     assert Settings(public_url="http://example.com:8443").public_path == Settings().public_path == ""
     for wrong in (

@@ -1,4 +1,4 @@
-"""Files of the command line: a path is a path, a cursor file is whole or an error, a byte order mark is no content."""
+"""Files of the command line: paths are literal, a cursor file is complete or an error, and a byte order mark is ignored."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from tests.support.tools import ROOT
 
 @pytest.mark.parametrize("name", ["e?f", "g%20h", "a#b", "a b", "ü", "new\nline", "a%b", "a&b=c", "file:x", "é/../d"])
 async def test_a_data_directory(tmp_path: Path, name: str) -> None:
-    """Whatever a data directory is called, the database is in it."""
+    """The database is created in the data directory, whatever its name."""
     (tmp_path / "é").mkdir()
     folder = tmp_path / name
     folder.mkdir()
@@ -39,7 +39,7 @@ async def test_a_data_directory(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_a_url_of_sqlite(url: str, file: str | None) -> None:
-    """A URL is read as one: its escapes are undone, and parameters, which would be a part of the path or lost, are refused."""
+    """A URL is decoded as a URL. Parameters, which would be lost or become part of the path, are refused."""
     if file is None:
         with pytest.raises(BadDatabaseUrl, match="%3F"):
             Database(url)
@@ -48,7 +48,7 @@ def test_a_url_of_sqlite(url: str, file: str | None) -> None:
 
 
 async def test_a_folder_that_is_none(tmp_path: Path) -> None:
-    """A data directory that cannot be is one line."""
+    """An impossible data directory is an error of one line."""
     (tmp_path / "file").touch()
     for command in ("migrate", "serve"):
         ended = await Cli(tmp_path, {"STREAMER_DATA_DIR": "file/data", "STREAMER_PORT": "0"})(command)
@@ -58,7 +58,7 @@ async def test_a_folder_that_is_none(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark(tmp_path: Path) -> None:
-    """It is skipped at the beginning of the settings' file and of a cursor file."""
+    """A byte order mark at the start of the settings file or a cursor file is ignored."""
     config = tmp_path / "streamer.toml"
     config.write_bytes(b"\xef\xbb\xbfport = 1\n")
     assert load({}, {"STREAMER_CONFIG": str(config)}).port == 1
@@ -69,7 +69,7 @@ def test_a_byte_order_mark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "\n", "epoch.12", "epoch.\n", "epoch", "\0" * 64])
 def test_a_damaged_cursor_file(tmp_path: Path, content: str) -> None:
-    """What is empty or may be half a position is an error that names the file."""
+    """An empty or truncated cursor file is an error that names the file."""
     path = tmp_path / "c"
     path.write_text(content)
     with pytest.raises(Failure, match=f"{path} holds no position"):
@@ -77,7 +77,7 @@ def test_a_damaged_cursor_file(tmp_path: Path, content: str) -> None:
 
 
 def test_a_cursor_file_that_goes(tmp_path: Path) -> None:
-    """One that is removed or replaced while it is written is made again."""
+    """A cursor file that is removed or replaced while it is written is created again."""
     path = tmp_path / "c"
     cursor = CursorFile(path)
     cursor.write("epoch.1")
@@ -93,7 +93,7 @@ def test_a_cursor_file_that_goes(tmp_path: Path) -> None:
 
 
 def test_a_cursor_file_that_cannot_be_renamed_over(tmp_path: Path) -> None:
-    """A mount point, or a file in a folder that cannot be written to, is written in place."""
+    """A file that cannot be replaced by renaming, such as a mount point, is written in place."""
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "c").write_text(f"{'epoch.9'.ljust(200)}\n")

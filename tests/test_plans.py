@@ -1,4 +1,4 @@
-"""What the databases do for a page of history: they walk an index in the order of the page, whatever the filter, and never the whole log."""
+"""Query plans of history pages: they walk an index in page order, whatever the filter, and never scan the whole log."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ EVENTS = 20_000
 RARE = 1000
 """One event in so many is of each rare kind."""
 
-# Two in three events are of the common kind of everything; half lack an entity.
+# Two in three events have the most common value in each column; half have no entity.
 _FILL = f"""
 INSERT INTO events (workspace, seq, timestamp, size, id, category, action, actor_type, actor_id, entity_type, entity_id,
                     agent_id, run_id, task_id, search, body)
@@ -39,7 +39,7 @@ _NUMBERS = {
 }
 
 INDEXED = {
-    "": "",  # the log itself is in the order of seq
+    "": "",  # the log itself is sorted by seq
     "actor_id=actor7": "actor",
     "actor_id=nobody": "actor",
     "actor_type=user": "actor_type",
@@ -67,13 +67,13 @@ INDEXED = {
 
 
 def selection_of(text: str) -> Filter:
-    """Read a filter as it stands in a URL."""
+    """Parse a filter as written in a URL."""
     return parse_filter({name: [value] for name, _, value in (part.partition("=") for part in text.split("&") if part)})
 
 
 @pytest.fixture
 async def log(database: Database) -> SqlLog:
-    """A log with many events of some kinds and few of others."""
+    """Create a log with many events of some kinds and few of others."""
     await run_sql(
         database,
         "INSERT INTO workspaces (id, epoch, head, earliest, last_timestamp, org_id, settings, created_at, created_by) "
@@ -91,7 +91,7 @@ async def page(log: SqlLog, selection: Filter, order: Order = "desc", limit: int
 
 @contextmanager
 def statements() -> Iterator[list[tuple[str, Any]]]:
-    """Note every statement that is sent to a database while the block runs, with its parameters."""
+    """Record every statement sent to a database while the block runs, with its parameters."""
     seen: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
@@ -105,7 +105,7 @@ def statements() -> Iterator[list[tuple[str, Any]]]:
 
 
 async def plan(database: Database, statement: str, parameters: Any) -> list[str]:
-    """Return the steps of a plan as the database words them; on PostgreSQL those that read events, and the sorts of many."""
+    """Return the steps of a plan in the database's words; on PostgreSQL, only event reads and large sorts."""
 
     def explain(connection: Connection) -> list[str]:
         if database.is_sqlite:
@@ -117,7 +117,7 @@ async def plan(database: Database, statement: str, parameters: Any) -> list[str]
 
 
 def _steps(node: dict[str, Any]) -> Iterator[str]:
-    # What is sorted after a limit is short, as is a bitmap of a rare value.
+    # A sort after a limit is short, as is a bitmap of a rare value.
     if node.get("Relation Name") == "events" or node["Node Type"].startswith("Bitmap Index"):
         yield f"{node['Node Type']} {node.get('Index Name', '')} {node['Plan Rows']}"
     elif "Sort" in node["Node Type"]:
@@ -128,7 +128,7 @@ def _steps(node: dict[str, Any]) -> Iterator[str]:
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 async def test_pages_walk_an_index(log: SqlLog, database: Database, order: Order) -> None:
-    """By position or by an indexed filter, common or rare, alone or with others: no plan scans the events or sorts many of them."""
+    """By position or by any indexed filter, alone or combined, no plan scans the events or sorts many of them."""
     middle = Position("abc", EVENTS // 2)
     for text, index in INDEXED.items():
         for bounds in ({}, {"after": middle}, {"before": middle}, {"after": 5_000_000, "before": 9_000_000}):
@@ -151,7 +151,7 @@ async def test_pages_walk_an_index(log: SqlLog, database: Database, order: Order
 
 
 async def test_a_page_takes_as_many_statements_at_any_depth(log: SqlLog) -> None:
-    """The number of statements does not grow with the depth, the limit, or what the filter passes over."""
+    """The number of statements does not grow with the depth, the limit, or the events that the filter skips."""
     counts = set()
     for text in INDEXED:
         for depth in (1, EVENTS // 2, EVENTS - 1):
@@ -163,7 +163,7 @@ async def test_a_page_takes_as_many_statements_at_any_depth(log: SqlLog) -> None
 
 
 async def test_a_log_is_found_again_by_time_without_a_scan(log: SqlLog, database: Database) -> None:
-    """A timestamp becomes a position by an index, and so does an event's id."""
+    """A timestamp or an event's id is turned into a position through an index."""
     for bound in (0, 5_000_000, EVENTS * 2000):
         with statements() as seen:
             await log.resolve(WS, bound)

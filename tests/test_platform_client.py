@@ -1,4 +1,4 @@
-"""PraisonAI's calls: asked as its documents say, answered as the server answers, and clear when something is wrong."""
+"""The client's PraisonAI calls: requests as documented, responses as the server returns them, and clear errors."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ ACTIVITY = {"id": "a1", "action": "created", "resource_type": "issue", "actor": 
 
 
 class Recorder:
-    """Answers as it is told and keeps what it was asked."""
+    """A server that answers as configured and records its requests."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -44,7 +44,7 @@ class Recorder:
 
 @pytest.fixture
 async def recorder() -> AsyncIterator[Recorder]:
-    """A server that answers with one activity."""
+    """Start a server that returns one activity."""
     recorder = Recorder()
     async with scripted(recorder.handle) as recorder.url:
         yield recorder
@@ -52,13 +52,13 @@ async def recorder() -> AsyncIterator[Recorder]:
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: the client sees none."""
+    """Run on one kind of database only, because the client never sees it."""
     return sqlite_url(tmp_path)
 
 
 @pytest.fixture
 def client(server: Server) -> PlatformClient:
-    """A client of the real server, as the documents make it: nobody closes it."""
+    """Create a client of the real server as the documents do, without closing it."""
     return PlatformClient(server.url, ADMIN_KEY)
 
 
@@ -76,7 +76,7 @@ BATCH = (
 
 @pytest.fixture
 async def stored(api: Api) -> list[dict[str, Any]]:
-    """Return events of two actors about an issue and a project, as they are stored."""
+    """Return events of two actors about an issue and a project, as stored."""
     events: list[dict[str, Any]] = (await api.append_all("ws", BATCH)).expect(201)["events"]
     return events
 
@@ -108,7 +108,7 @@ async def stored(api: Api) -> list[dict[str, Any]]:
 async def test_the_filters(
     client: PlatformClient, stored: list[dict[str, Any]], filters: dict[str, Any], found: list[int]
 ) -> None:
-    """Each documented filter lets through what it names, in the documented order; None is as if it were not given."""
+    """Each documented filter returns matching activities in the documented order. None means no filter."""
     if isinstance(filters.get("after_id"), int):
         filters = filters | {"after_id": stored[filters["after_id"]]["id"]}
     activities = await client.get_workspace_activity("ws", **filters)
@@ -116,7 +116,7 @@ async def test_the_filters(
 
 
 async def test_the_answers(client: PlatformClient, stored: list[dict[str, Any]], server: Server) -> None:
-    """Activities have the fields of the document's samples; one, an issue's and one's own are found by their calls."""
+    """Activities have the documented fields. The calls find a single one, an issue's and one's own."""
     everything = await client.get_workspace_activity("ws")
     newest = everything[0]
     assert (newest["action"], newest["resource_type"], newest["resource_id"]) == ("updated", "issue", "issue-1")
@@ -135,7 +135,7 @@ async def test_the_answers(client: PlatformClient, stored: list[dict[str, Any]],
 
 
 async def test_ones_own_activity(api: Api, server: Server, stored: list[dict[str, Any]]) -> None:
-    """`get_my_activity` is what the token's user did, of the workspaces that it may read."""
+    """`get_my_activity` returns the activity of the token's user in the workspaces that it may read."""
     body = {"name": "ann's", "scopes": ["workspace:read"], "actor": {"type": "user", "id": "ann"}}
     key = (await api.post("/v1/workspaces/ws/keys", body)).expect(201)["key"]
     ann = PlatformClient(server.url, key)
@@ -146,7 +146,7 @@ async def test_ones_own_activity(api: Api, server: Server, stored: list[dict[str
 
 
 async def test_a_refusal_says_why(client: PlatformClient, server: Server, stored: list[dict[str, Any]]) -> None:
-    """An error has the status and the server's text, and names the parameters that are wrong."""
+    """An error has the status and the server's text, and names the invalid parameters."""
     refusals = [
         (client.get_workspace_activity("elsewhere"), 403, "Not a member of this workspace or insufficient role"),
         (client.get_activity("ws", "nothing"), 404, "Activity not found"),
@@ -168,7 +168,7 @@ async def test_a_refusal_says_why(client: PlatformClient, server: Server, stored
 
 
 async def test_the_documents_loop_misses_nothing(server: Server, api: Api) -> None:
-    """Asking for what came after the last activity brings each once, in order, over connections that are cut."""
+    """The documented loop, which asks for activities after the last one, gets each once and in order despite disconnections."""
     patient = replace(FAST, attempts=1000)
     first = (await api.append("ws")).expect(201)["id"]
     written, found = [first], list[str]()
@@ -193,11 +193,11 @@ async def test_the_documents_loop_misses_nothing(server: Server, api: Api) -> No
     assert found == written
 
 
-# ---- what is asked
+# ---- requests
 
 
 async def test_the_calls_of_the_documents(recorder: Recorder) -> None:
-    """Each call is a GET of the documented path, with the token and the documented parameters, lists parted by commas."""
+    """Each call is a GET of the documented path with the token and the documented parameters, and comma-separated lists."""
     client = PlatformClient(recorder.url + "/", token="a.b.c")
     assert await client.get_workspace_activity("w 1", limit=50, include_system=True) == [ACTIVITY]
     await client.get_workspace_activity(
@@ -232,7 +232,7 @@ async def test_the_calls_of_the_documents(recorder: Recorder) -> None:
 
 
 async def test_a_loop_begins_with_an_after_id_of_none(recorder: Recorder) -> None:
-    """`after_id` is sent when it is passed, empty for None: so the first answer of a loop is oldest first, too."""
+    """An explicit `after_id` of None is sent as empty, so a loop's first response is oldest first, too."""
     client = PlatformClient(recorder.url)
     await client.get_workspace_activity("w", after_id=None)
     await client.get_workspace_activity("w", after_id="a1")
@@ -242,7 +242,7 @@ async def test_a_loop_begins_with_an_after_id_of_none(recorder: Recorder) -> Non
 
 
 async def test_a_filter_that_does_not_exist(recorder: Recorder) -> None:
-    """A misspelt filter is told before anything is sent: it would let everything through elsewhere."""
+    """A misspelt filter is refused before the request, because a server would ignore it and return everything."""
     client = PlatformClient(recorder.url)
     with pytest.raises(TypeError, match="there is no filter action, actor"):
         await client.get_workspace_activity("w", actor="ann", action="created")  # type: ignore[call-arg]
@@ -250,7 +250,7 @@ async def test_a_filter_that_does_not_exist(recorder: Recorder) -> None:
 
 
 async def test_a_filter_of_another_type(recorder: Recorder) -> None:
-    """What cannot be written into the URL is told before anything is sent, not left out; a set is as good as a list."""
+    """A filter that cannot be written into a URL is refused before the request. A set is as good as a list."""
     client = PlatformClient(recorder.url)
     values: dict[str, Any] = {
         "start_date": datetime.now(UTC),
@@ -266,14 +266,14 @@ async def test_a_filter_of_another_type(recorder: Recorder) -> None:
     assert recorder.asked == ["/api/v1/workspaces/w/activity?view=platform&limit=50&actions=created"]
 
 
-# ---- what goes wrong
+# ---- errors
 
 
 @pytest.mark.parametrize(
     "answer", ["Internal Server Error", [], {"detail": 3}, {"detail": [3]}, {"detail": [{}]}, {"detail": None}, 7, {}]
 )
 async def test_an_error_without_words(recorder: Recorder, answer: Any) -> None:
-    """An error that is not written as ours are is one all the same, with its status."""
+    """An error in an unknown form is still raised, with its status."""
     recorder.status, recorder.answer = 418, answer
     with pytest.raises(ApiError, match=r"^I'm a Teapot \(418 http_error\)$"):
         await PlatformClient(recorder.url).get_my_activity()
@@ -281,7 +281,7 @@ async def test_an_error_without_words(recorder: Recorder, answer: Any) -> None:
 
 @pytest.mark.parametrize("answer", ["<h1>It works!</h1>", {"items": []}, [1], [{}], None])
 async def test_an_answer_of_another_server(recorder: Recorder, answer: Any) -> None:
-    """What is no list of activities, or no activity, is not taken for one."""
+    """A response that is not an activity or a list of them is refused."""
     recorder.answer = answer
     client = PlatformClient(recorder.url)
     with pytest.raises(UnexpectedAnswer):
@@ -291,7 +291,7 @@ async def test_an_answer_of_another_server(recorder: Recorder, answer: Any) -> N
 
 
 async def test_a_busy_server_is_asked_again(recorder: Recorder) -> None:
-    """What may help is tried again, and then says what the server said; nobody there is Unreachable."""
+    """Temporary errors are retried, and then raised with the server's text. Without a server, the error is Unreachable."""
     recorder.status, recorder.answer = 503, {"detail": "later"}
     with pytest.raises(ApiError, match="later"):
         await PlatformClient(recorder.url, timing=FAST).get_my_activity()
@@ -300,11 +300,11 @@ async def test_a_busy_server_is_asked_again(recorder: Recorder) -> None:
         await PlatformClient(f"http://127.0.0.1:{free_port()}", timing=FAST).get_my_activity()
 
 
-# ---- the twin
+# ---- synchronous client
 
 
 async def test_the_twin_asks_the_same(recorder: Recorder) -> None:
-    """Without an event loop the calls and their errors are the same."""
+    """The synchronous calls and their errors are the same."""
 
     def calls() -> None:
         with SyncPlatformClient(recorder.url, "a.b.c") as client:

@@ -1,4 +1,4 @@
-"""PostgreSQL's URL: libpq's parameters work or are refused by name; TLS, PgBouncer, and a database of another encoding."""
+"""PostgreSQL URLs: libpq's parameters work or are refused by name; TLS, PgBouncer and other encodings."""
 
 import asyncio
 import os
@@ -41,7 +41,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("query", REFUSED)
 def test_parameters_that_cannot_be_honoured_are_refused_by_name(query: str) -> None:
-    """What the driver does not know is named; the URL, which may hold a password, is not quoted."""
+    """An unsupported parameter is named. The URL, which may contain a password, is not quoted."""
     with pytest.raises(BadDatabaseUrl) as failure:
         Database(f"postgresql://ann:hunter2@db/name?{query}")
     assert REFUSED[query] in str(failure.value)
@@ -49,7 +49,7 @@ def test_parameters_that_cannot_be_honoured_are_refused_by_name(query: str) -> N
 
 
 async def test_a_start_with_a_wrong_url_ends_in_one_line(tmp_path: Path) -> None:
-    """No traceback: the variable, the parameter, exit code 2."""
+    """A wrong URL ends the start with one line, the variable, the parameter and exit code 2, without a traceback."""
     url = "postgresql://ann:hunter2@db/name?sslmode=fast"
     done = await Cli(tmp_path, {"STREAMER_DATABASE_URL": url})("migrate")
     assert done.code == 2
@@ -59,7 +59,7 @@ async def test_a_start_with_a_wrong_url_ends_in_one_line(tmp_path: Path) -> None
 
 
 async def test_parameters_are_understood(postgresql_url: str) -> None:
-    """Names, options of the session, a socket's folder, several hosts of which one is right, and what to ask of them."""
+    """Application names, session options, socket directories and several hosts with required attributes are supported."""
     parts = urlsplit(postgresql_url)
     folder, name = parts.query.removeprefix("host="), parts.path
     for url in (
@@ -78,7 +78,7 @@ async def test_parameters_are_understood(postgresql_url: str) -> None:
 
 
 async def test_a_database_of_another_encoding_is_refused(postgresql: Cluster) -> None:
-    """It could not hold a euro sign, and says so before it is used."""
+    """A database whose encoding cannot store a euro sign is refused before use."""
     name = f"latin_{os.getpid()}"
     postgresql.sql(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0")
     database = Database(postgresql.url(name))
@@ -92,7 +92,7 @@ async def test_a_database_of_another_encoding_is_refused(postgresql: Cluster) ->
 
 
 def make_certificate(certificate: Path, key: Path) -> None:
-    """Make a certificate for localhost that nobody else vouches for."""
+    """Create a self-signed certificate for localhost."""
     command = [
         "req",
         "-x509",
@@ -112,7 +112,7 @@ def make_certificate(certificate: Path, key: Path) -> None:
 
 @pytest.fixture
 def tls(own_cluster: OwnCluster) -> tuple[OwnCluster, int, Path]:
-    """A PostgreSQL that takes TLS connections only, its port, and its certificate."""
+    """Start a PostgreSQL that accepts TLS connections only; return its port and certificate."""
     data, port = own_cluster.folder / "data", free_port()
     certificate, key = own_cluster.folder / "server.crt", own_cluster.folder / "server.key"
     make_certificate(certificate, key)
@@ -129,7 +129,7 @@ def tls(own_cluster: OwnCluster) -> tuple[OwnCluster, int, Path]:
 
 
 async def test_tls(tls: tuple[OwnCluster, int, Path]) -> None:
-    """Encrypted, with or without a check of the certificate and its name; what does not fit is an outage, not a traceback."""
+    """TLS works with and without verification of certificate and name. A mismatch is an outage, not a traceback."""
     cluster, port, certificate = tls
     url = f"postgresql://postgres@localhost:{port}/postgres"
     good = ("sslmode=require", f"sslmode=verify-full&sslrootcert={certificate}", "ssl=require", "")
@@ -152,7 +152,7 @@ async def test_tls(tls: tuple[OwnCluster, int, Path]) -> None:
 
 @pytest.fixture
 def pgbouncer(postgresql_url: str) -> Iterator[str]:
-    """A PgBouncer in transaction mode before the test's database, with a pool of two; gives its URL."""
+    """Start a PgBouncer in transaction mode before the test's database, with a pool of two; return its URL."""
     program, parts, port = require("pgbouncer"), urlsplit(postgresql_url), free_port()
     folder = run_dir() / f"pgbouncer-{port}"
     folder.mkdir()
@@ -171,7 +171,7 @@ def pgbouncer(postgresql_url: str) -> Iterator[str]:
 
 
 async def test_pgbouncer_in_transaction_mode(pgbouncer: str, tmp_path: Path, http: aiohttp.ClientSession) -> None:
-    """With `pgbouncer=true` everything works through it; without, the start says so."""
+    """With `pgbouncer=true`, everything works through PgBouncer. Without it, the start reports it."""
     plain = Database(pgbouncer)
 
     async def refused() -> bool:
@@ -179,9 +179,9 @@ async def test_pgbouncer_in_transaction_mode(pgbouncer: str, tmp_path: Path, htt
             await plain.ping()
         except BadDatabaseUrl as error:
             return "add ?pgbouncer=true" in str(error)
-        except StoreUnavailable:  # it is not up yet
+        except StoreUnavailable:  # it is still starting
             return False
-        raise AssertionError("taken as it is")
+        raise AssertionError("the URL was accepted")
 
     await eventually(refused)
     await plain.close()

@@ -1,6 +1,6 @@
-"""PraisonAI's API beyond what its released server has: filters, polling by id, offsets at any depth, users and issues across workspaces.
+"""PraisonAI's API beyond its released server: filters, polling by id, any offset, users and issues across workspaces.
 
-What the released server answers itself is in tests/test_dialect_exchanges.py.
+The released server's own responses are in tests/test_dialect_exchanges.py.
 """
 
 import random
@@ -28,12 +28,12 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens."""
+    """Start a server that accepts tokens."""
     return await make_server(jwt_secret=SECRET)
 
 
 def corpus(count: int = 60, seed: int = 5) -> list[dict[str, object]]:
-    """Return events of all the kinds that the filters tell apart."""
+    """Return events of all kinds that the filters distinguish."""
     rng = random.Random(seed)
     actions = [*PLATFORM, "issue.created", "issue.updated", "project.created", "created", "label.deleted", "other"]
     types = ["issue", "project", "workspace", "member", "agent", None]
@@ -59,7 +59,7 @@ def ids(found: Sequence[Activity]) -> list[str]:
 
 
 async def wrong(api: Api, path: str = BASE, **params: Any) -> list[str]:
-    """Return which parameters are said to be wrong."""
+    """Return the parameters that the error names."""
     answer = await api.get(path, **params)
     return [issue["loc"][1] for issue in answer.expect(422)["detail"]]
 
@@ -80,7 +80,7 @@ RESOURCES = ("issue", "project", "workspace", "workspace_member", "agent", "memb
 
 
 async def test_filters_find_what_they_say(api: Api) -> None:
-    """Actions in both spellings, types of resource as the document has them, actors and `include_system`: each finds just those."""
+    """Actions in both spellings, documented resource types, actors and `include_system` each select exactly their events."""
     (await api.append_all(WS, corpus())).expect(201)
     everything = await listed(api, limit=200)
     assert len(everything) == 60
@@ -105,14 +105,14 @@ async def test_filters_find_what_they_say(api: Api) -> None:
             and (actor is None or one["actor_id"] == actor)
             and (system != "false" or one["actor_type"] != "system")
         ]
-        got = [one for one in got if one["action"] != "audit.read"]  # which such a reading itself appends
+        got = [one for one in got if one["action"] != "audit.read"]  # this reading itself appends it
         assert ids(got) == ids(expected), (actions, resources, actor, system)
         found += len(got)
     assert found > 100
 
 
 async def test_lists_may_be_repeated(api: Api) -> None:
-    """`actions=a&actions=b` is `actions=a,b`; of a single value the last one counts, as FastAPI has it."""
+    """`actions=a&actions=b` is `actions=a,b`. For a single-valued parameter, the last value counts, as in FastAPI."""
     (
         await api.append_all(WS, [{"action": action} for action in ("issue.created", "issue.updated", "issue.closed")])
     ).expect(201)
@@ -121,7 +121,7 @@ async def test_lists_may_be_repeated(api: Api) -> None:
 
 
 async def test_dates_are_inclusive(api: Api) -> None:
-    """An activity of exactly `start_date` or `end_date` is in; without a zone it is UTC, without a time the whole day; `+` may come as it is."""
+    """`start_date` and `end_date` are inclusive. The default zone is UTC, a date is the whole day, and `+` need not be escaped."""
     stored = [(await api.append(WS)).expect(201) for _ in range(3)]
     _, second, third = [one["timestamp"] for one in stored]
     assert ids(await listed(api, start_date=second)) == [stored[2]["id"], stored[1]["id"]]
@@ -138,7 +138,7 @@ async def test_dates_are_inclusive(api: Api) -> None:
 
 
 async def test_nothing_is_ignored(api: Api) -> None:
-    """What cannot be is 422 in pydantic's form, and names the parameter: nobody gets an unfiltered list for a filtered one."""
+    """An invalid parameter gets 422 in pydantic's form with its name, and is never ignored."""
     (await api.append(WS)).expect(201)
     cases: list[tuple[dict[str, Any], list[str]]] = [
         ({"start_date": "yesterday"}, ["start_date"]),
@@ -162,7 +162,7 @@ async def test_nothing_is_ignored(api: Api) -> None:
         assert await wrong(api, **params) == names, params
         for path in (f"/api/v1/workspaces/{WS}/issues/i/activity", "/api/v1/users/me/activity"):
             answer = await api.get(path, **params)
-            # There is no such issue; but the parameters are read first.
+            # There is no such issue, but parameters are checked first.
             if "after_id" in params or "cursor" in params:
                 assert answer.status in {404, 422}
             else:
@@ -174,7 +174,7 @@ async def test_nothing_is_ignored(api: Api) -> None:
 
 
 async def test_polling_by_id_brings_each_once(api: Api) -> None:
-    """The document's loop: the newest at first, oldest first; then only what came after the last one, however much that is."""
+    """The documented loop gets the newest events, oldest first, and then only events after the last, however many."""
     stored = ids((await api.append_all(WS, [{}] * 5)).expect(201)["events"])
     assert ids(await listed(api, after_id="", limit=3)) == stored[2:]
     last = stored[-1]
@@ -199,7 +199,7 @@ async def test_polling_by_id_brings_each_once(api: Api) -> None:
 
 
 async def test_an_id_of_what_may_not_be_seen_is_none(api: Api) -> None:
-    """Polling behind an audit event that the caller may not see is as polling behind nothing."""
+    """Polling after an audit event that the caller may not see is like polling without an id."""
     (await api.append(WS)).expect(201)
     hidden = (await api.append(WS, action="policy_decision")).expect(201)["id"]
     ann = await join(api, WS, "ann", "viewer")
@@ -219,8 +219,8 @@ FILTERS: tuple[dict[str, Any], ...] = (
 
 
 async def test_offset_at_any_depth(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For every offset the page is that part of the list: for who sees all, who sees no audit events, who sees only their own, and with filters."""
-    # Audit events are counted by blocks: many of them here, and few in each.
+    """At every offset, the page is that part of the list, with and without audit access, `:own` and filters."""
+    # Audit events are counted in blocks: many of them here, and few in each block.
     monkeypatch.setattr("streamer.store.ranges.BLOCK", 8)
     rng = random.Random(11)
     batch: list[dict[str, object]] = [
@@ -257,15 +257,15 @@ async def test_offset_at_any_depth(api: Api, monkeypatch: pytest.MonkeyPatch) ->
         everything = ids(await listed(callers["viewer"], limit=200, **bounds))
         offset = rng.randrange(len(everything) + 2)
         assert ids(await listed(callers["viewer"], offset=offset, limit=200, **bounds)) == everything[offset:]
-        # The other way round, as Paperclip has it behind an event.
+        # The other direction: Paperclip's list after an event.
         path, behind = f"/api/companies/{WS}/activity", {"after": log[first]["id"], "limit": 500}
-        if (found := await callers["viewer"].get(path, **behind)).status == 200:  # else it is one that is not seen
+        if (found := await callers["viewer"].get(path, **behind)).status == 200:  # otherwise it is not visible
             assert ids(await listed(callers["viewer"], path, offset=offset, **behind)) == ids(found.json)[offset:]
 
 
 @on_sqlite
 async def test_a_deep_offset_costs_what_none_costs(api: Api) -> None:
-    """Neither for the admin nor for a member, who sees no audit events, does an offset make the database walk through what lies before."""
+    """An offset does not make the database scan the skipped rows, even for a member without audit access."""
     batch = [{"action": "policy_decision" if number % 100 == 0 else "issue.created"} for number in range(1000)]
     for _ in range(10):
         (await api.append_all(WS, batch)).expect(201)
@@ -296,7 +296,7 @@ async def test_a_deep_offset_costs_what_none_costs(api: Api) -> None:
 
 
 async def test_an_offset_over_many_audit_events(api: Api) -> None:
-    """Who sees no audit events may skip over however many there are in a row: the pages are right, and take a bounded number of statements."""
+    """Without audit access, a caller can skip any number of audit events with correct pages and a limited number of statements."""
     audit = [{"action": "policy_decision"}] * 1000
     (await api.append_all(WS, [{}] * 9)).expect(201)
     for _ in range(2):
@@ -304,7 +304,7 @@ async def test_an_offset_over_many_audit_events(api: Api) -> None:
     (await api.append_all(WS, [{}] * 3)).expect(201)
     ann = await join(api, WS, "ann", "viewer")
     everything = ids(await listed(ann))
-    assert len(everything) == 13  # with her own joining
+    assert len(everything) == 13  # with the event of her joining
     made = 0
 
     def count(*_: object) -> None:
@@ -322,7 +322,7 @@ async def test_an_offset_over_many_audit_events(api: Api) -> None:
 
 
 async def test_a_cursor_leads_on_exactly(api: Api) -> None:
-    """`Link` leads through all pages while others append: each activity once, which an offset cannot promise."""
+    """Following `Link` while others append returns each activity once, which an offset cannot guarantee."""
     stored = ids((await api.append_all(WS, [{}] * 23)).expect(201)["events"])
     answer = await api.get(BASE, limit=5, actions="created")
     seen = ids(answer.expect(200))
@@ -339,7 +339,7 @@ async def test_a_cursor_leads_on_exactly(api: Api) -> None:
 
 
 async def test_issues_by_id_and_identifier(api: Api) -> None:
-    """Both paths take the issue's id or its identifier; what is about the issue is found, nothing else; a deleted one is gone."""
+    """Both paths accept the issue's id or identifier and return only its events. A deleted issue is not found."""
     issue = {"type": "issue", "id": "i-1", "identifier": "ISS-1"}
     stored = ids((await api.append_all(WS, [
         {"entity": issue},
@@ -364,7 +364,7 @@ async def test_issues_by_id_and_identifier(api: Api) -> None:
 
 
 async def test_an_issue_in_several_workspaces_is_ambiguous(api: Api) -> None:
-    """Without a workspace an issue is looked for where the caller may read: one match answers, several are 409, none is 404."""
+    """Without a workspace, an issue is looked up in all readable ones: several matches get 409, none gets 404."""
     for workspace in ("one", "two"):
         issue = {"type": "issue", "id": f"of-{workspace}", "identifier": "PAP-1"}
         (await api.append(workspace, entity=issue)).expect(201)
@@ -380,7 +380,7 @@ async def test_an_issue_in_several_workspaces_is_ambiguous(api: Api) -> None:
 
 
 async def test_who_reads_their_own_learns_of_no_other_issue(api: Api) -> None:
-    """With `workspace:read:own` an issue of which one may see nothing is as one that does not exist."""
+    """With `workspace:read:own`, an issue without visible events does not exist."""
     for user in ("ann", "bob"):
         (await api.append(WS, actor={"type": "user", "id": user}, entity={"type": "issue", "id": f"of-{user}"})).expect(
             201
@@ -392,7 +392,7 @@ async def test_who_reads_their_own_learns_of_no_other_issue(api: Api) -> None:
 
 
 async def test_my_activity_across_workspaces(api: Api) -> None:
-    """What I did, and what was done for me, in all workspaces that I may read and in no other, in order, by offset and by cursor."""
+    """A caller's own activity covers all readable workspaces, including actions on the caller's behalf, by offset and cursor."""
     expected = []
     for number in range(12):
         workspace = ("one", "two", "three")[number % 3]
@@ -426,7 +426,7 @@ async def test_my_activity_across_workspaces(api: Api) -> None:
 
 @on_sqlite
 async def test_a_cursor_over_many_workspaces(api: Api) -> None:
-    """The way that `Link` shows through forty workspaces is one that can be gone, to its end."""
+    """The cursor for forty workspaces in `Link` is usable to the end of the list."""
     stored = [
         (await api.append(f"ws-{number}", actor={"type": "user", "id": "ann"})).expect(201)["id"]
         for number in range(40)
@@ -440,11 +440,11 @@ async def test_a_cursor_over_many_workspaces(api: Api) -> None:
     assert seen == stored[::-1]
 
 
-# ---- the shape
+# ---- the row format
 
 
 async def test_the_platforms_view(api: Api) -> None:
-    """`?view=platform` has the document's actions and no actor without a name; all else is as in the default view."""
+    """`?view=platform` has the documented actions and no actor without a name. The rest matches the default view."""
     sent = {
         "action": "issue.created",
         "actor": {"type": "agent", "id": "eng1"},
@@ -478,7 +478,7 @@ async def test_the_platforms_view(api: Api) -> None:
 
 
 async def test_created_at_with_a_zone(make_server: MakeServer, api: Api) -> None:
-    """Without a zone as the released server has it on SQLite; by a setting with `Z`, as it has it on PostgreSQL."""
+    """The default has no zone, as the released server on SQLite. A setting adds `Z`, as it does on PostgreSQL."""
     stored = (await api.append(WS)).expect(201)
     assert (await listed(api))[0]["created_at"] + "Z" == stored["timestamp"]
     other = await make_server(jwt_secret=SECRET, praisonai_zone=True)
@@ -486,7 +486,7 @@ async def test_created_at_with_a_zone(make_server: MakeServer, api: Api) -> None
 
 
 async def test_dialects_can_be_switched_off(make_server: MakeServer, api: Api) -> None:
-    """A dialect that is off has no paths: they are as any that do not exist."""
+    """With the dialect disabled, its paths do not exist."""
     (await api.append(WS)).expect(201)
     other = api.at((await make_server(jwt_secret=SECRET, dialects=())).url)
     for path in (BASE, "/health", f"/api/companies/{WS}/activity", f"/v1/workspaces/{WS}/activity", "/v1/audit"):

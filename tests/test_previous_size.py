@@ -1,4 +1,4 @@
-"""The size of an event whose changes are derived from `details._previous`."""
+"""The size limit of events whose changes are derived from `details._previous`."""
 
 import re
 
@@ -12,7 +12,7 @@ LIMIT = 20_000
 
 
 async def append(make_server: MakeServer, http: aiohttp.ClientSession, names: int) -> Answer:
-    """Append an event with so many previous values, with names of 100 characters."""
+    """Append an event with this many previous values, with names of 100 characters."""
     api = Api(http, (await make_server(max_event_bytes=LIMIT)).url, ADMIN_KEY)
     return await api.append("w", details={"_previous": {f"{n:0100}": 1 for n in range(names)}})
 
@@ -20,7 +20,7 @@ async def append(make_server: MakeServer, http: aiohttp.ClientSession, names: in
 async def test_changes_are_not_derived_from_what_is_too_large(
     make_server: MakeServer, http: aiohttp.ClientSession
 ) -> None:
-    """An event that is too large as it was sent is refused as that: changes, which double it, are not made."""
+    """An event that is too large as sent is refused before its changes, which double its size, are derived."""
     refused = await append(make_server, http, 1000)
     assert (refused.status, refused.error) == (413, "payload_too_large")
     size = re.search(r"(\d+) bytes; at most", refused.json["error"]["message"])
@@ -32,7 +32,7 @@ async def test_changes_are_not_derived_from_what_is_too_large(
 async def test_derived_changes_count(
     make_server: MakeServer, http: aiohttp.ClientSession, names: int, status: int
 ) -> None:
-    """An event that only its derived changes make too large is refused; below the limit they are stored."""
+    """An event is refused if its derived changes make it too large; below the limit, they are stored."""
     answer = await append(make_server, http, names)
     assert answer.status == status
     if status == 413:

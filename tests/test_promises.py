@@ -1,4 +1,4 @@
-"""The promises of the README's first screen, each as a test that bears its name."""
+"""The promises of the README's first screen, each with a test that is named after it."""
 
 import asyncio
 import random
@@ -43,7 +43,7 @@ ENOUGH = 1000
 
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 async def test_durable_after_kill_9(make_process: MakeProcess, http: aiohttp.ClientSession, kills: int) -> None:
-    """A 201 is on disk: whenever the server is killed under load, all that it acknowledged is there, and seq has no hole."""
+    """After `kill -9` at any time under load, every acknowledged event is stored and seq has no gap."""
     server = make_process()
     api = Api(http, server.url, ADMIN_KEY)
     acknowledged: dict[str, int] = {}
@@ -76,14 +76,14 @@ async def _append_until_cut(api: Api, acknowledged: dict[str, int], size: int) -
 
 @dataclass
 class Account:
-    """What 16 writers wrote and what the readers saw."""
+    """What 16 writers wrote and what the readers received."""
 
     stored: set[str] = field(default_factory=set)
     failed: int = 0
     read: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def wrong(self) -> dict[str, str]:
-        """Return what is wrong, by reader; an empty account is right."""
+        """Return the errors by reader; an empty result means success."""
         found = {"writers": f"{self.failed} appends failed"} if self.failed else {}
         for reader, seen in self.read.items():
             ids = [event["id"] for event in seen]
@@ -104,7 +104,7 @@ Mutate = Callable[[Database, GroupCommit], None]
 
 
 async def _sixteen_writers(url: str, api: Api, *, mutate: Mutate = lambda *_: None, streams: bool = True) -> Account:
-    """Let 16 writers, each like a node of its own, append with slow transactions, and readers of each kind follow them."""
+    """Let 16 writers, each like a node of its own, append with slow transactions while readers of each kind follow."""
     account = Account()
     (await api.put(f"/v1/workspaces/{WORKSPACE}")).expect(201)
     async with AsyncExitStack() as stack:
@@ -154,7 +154,7 @@ async def _node(url: str, mutate: Mutate) -> AsyncIterator[Intake]:
 
 
 async def _slow_down(url: str) -> None:
-    """Make every fifth insert take a while, within its transaction."""
+    """Make every fifth insert slow, within its transaction."""
     database = Database(url)
 
     def make_trigger(connection: Connection) -> None:
@@ -190,7 +190,7 @@ async def _write(intake: Intake, account: Account, *, count: int) -> None:
 
 
 async def _read_by_position(api: Api, account: Account, done: asyncio.Event) -> list[dict[str, Any]]:
-    """Follow by small pages: by cursor while pages are full, else by position."""
+    """Follow by small pages: by cursor while pages are full, otherwise by position."""
     seen: list[dict[str, Any]] = []
     where: dict[str, object] = {"order": "asc"}
     while True:
@@ -217,14 +217,14 @@ async def _read_by_timestamp(api: Api, account: Account, done: asyncio.Event) ->
 async def _read_stream(api: Api, account: Account, done: asyncio.Event) -> list[dict[str, Any]]:
     """Follow by server-sent events."""
     seen: list[dict[str, Any]] = []
-    async with await api.stream(WORKSPACE, after=BEGINNING) as stream:  # they write already
+    async with await api.stream(WORKSPACE, after=BEGINNING) as stream:  # the writers have started
         while len(seen) < WRITERS * EACH:
             seen.append((await stream.next("activity")).json)
     return seen
 
 
 async def test_no_reader_skips_under_slow_writers(database_url: str, api: Api) -> None:
-    """16 writers with slow transactions: seq has no hole, and no reader misses an event or sees one twice."""
+    """With 16 writers and slow transactions, seq has no gap, and no reader misses or repeats an event."""
     account = await _sixteen_writers(database_url, api)
     assert account.wrong() == {}
     assert len(account.stored) == WRITERS * EACH
@@ -238,7 +238,7 @@ def _without_row_lock(_: Database, writer: GroupCommit) -> None:
 
 
 def _numbers_before_the_transaction(database: Database, writer: GroupCommit) -> None:
-    """Give the lock back before the commit, as a plain sequence does."""
+    """Release the lock before the commit, as a plain sequence does."""
     statements = writer._statements
     lock = statements.lock
     advance = (
@@ -263,7 +263,7 @@ def _numbers_before_the_transaction(database: Database, writer: GroupCommit) -> 
 async def test_the_row_lock_is_what_keeps_readers_from_skipping(
     postgresql_url: str, http: aiohttp.ClientSession, tmp_path: Path, mutate: Mutate
 ) -> None:
-    """The test above fails when the row lock is taken out, or is given back before the commit."""
+    """The test above fails if the row lock is removed, or released before the commit."""
     settings = Settings(data_dir=tmp_path, port=0, database_url=postgresql_url, admin_key=ADMIN_KEY)
     async with running(settings) as server:
         api = Api(http, server.url, ADMIN_KEY)
@@ -275,7 +275,7 @@ async def test_the_row_lock_is_what_keeps_readers_from_skipping(
 
 
 async def test_exact_resume(api: Api) -> None:
-    """A stream that is cut off again and again, while events keep coming, gives each event once and in order."""
+    """A stream that is often disconnected while events are appended receives each event once and in order."""
     (await api.append_all(WORKSPACE, [{}] * 50)).expect(201)
     total = 600
     appending = asyncio.create_task(_append_steadily(api, total - 50))
@@ -303,7 +303,7 @@ async def _append_steadily(api: Api, count: int) -> None:
 
 
 async def test_exact_resume_after_kill_9(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """A stream whose server is killed and started again resumes exactly."""
+    """A stream resumes exactly after its server is killed and restarted."""
     server = make_process()
     api = Api(http, server.url, ADMIN_KEY)
     await server.start()
@@ -326,7 +326,7 @@ async def test_exact_resume_after_kill_9(make_process: MakeProcess, http: aiohtt
 
 
 async def test_isolated(api: Api) -> None:
-    """Nobody sees a workspace without a grant for it: the answer is the same as for one that does not exist."""
+    """Without a grant, a workspace gets the same response as a missing one."""
     for workspace in ("mine", "theirs"):
         (await api.append(workspace)).expect(201)
     me = api.with_key(await api.create_key("mine", scopes=["workspace:read", "workspace:write", "audit:read", "admin"]))
@@ -343,7 +343,7 @@ async def test_isolated(api: Api) -> None:
 
 
 def test_accounts_are_strict() -> None:
-    """The account that judges the writers' test sees what is missed, doubled, out of order or failed."""
+    """The account that evaluates the writers' test detects missed, repeated, misordered and failed events."""
 
     def judged(seqs: Sequence[int], stored: int, failed: int = 0) -> dict[str, str]:
         seen = [{"id": str(seq), "seq": seq, "timestamp": seq} for seq in seqs]

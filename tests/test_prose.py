@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.tools import ROOT
 
-# The files and folders whose text has been revised. A folder is added when its text passes.
+# The files and folders that are checked. Add a folder when its text passes.
 DONE = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -28,7 +28,8 @@ DONE = [
 
 SUFFIXES = {".py", ".md", ".js", ".css", ".html", ".yml"}
 
-# What not to write, as a regular expression in which a space matches a line break, too; and what to write instead.
+# Phrases to avoid and their replacements. Each phrase is a regular expression in which a space also matches a line
+# break.
 WORDS = {
     r"at the (?:most|least)": "at most, at least",
     r"(?:\w+ )?anew": "again; rebuilt, recreated",
@@ -56,7 +57,7 @@ WORDS = {
 }
 GAP = r"(?:\s|\n\s*(?:#|//|\*)\s*)+"
 PATTERNS = [(re.compile(rf"\b{words.replace(' ', GAP)}\b", re.IGNORECASE), instead) for words, instead in WORDS.items()]
-# "Who may read..." as the subject of a sentence. A question is fine.
+# "Who may read..." as the subject of a sentence. Questions are allowed.
 VERBS = "is|are|has|have|may|reads?|sends?|only|can|does|lacks?|makes?|calls?"
 WHO = re.compile(rf"(?:^[\s#/*-]*W|[.:;(|]\s+[Ww])ho(?:ever)?\s(?:{VERBS})\b(?![^.]*\?)", re.MULTILINE)
 PATTERNS.append((WHO, "Callers that ..."))
@@ -69,12 +70,12 @@ def _files(name: str) -> list[Path]:
 
 
 def _blanked(text: str, spans: re.Pattern[str]) -> str:
-    """Replace what matches by spaces, and keep the lines."""
+    """Replace matches by spaces; keep line breaks."""
     return spans.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
 
 
 def _prose(path: Path, text: str) -> Iterator[tuple[int, str]]:
-    """Yield the pieces of a file that people read, each with its first line."""
+    """Yield each piece of prose in a file with its first line."""
     if path.suffix == ".md":
         yield 1, _blanked(text, re.compile(r"^\s*```\w.*?^\s*```|`[^`\n]*`", re.DOTALL | re.MULTILINE))
     elif path.suffix == ".py":
@@ -107,7 +108,7 @@ def _findings(path: Path, text: str) -> list[str]:
 
 @pytest.mark.parametrize("name", DONE)
 def test_plain_english(name: str) -> None:
-    """A revised file has no phrase of the word list."""
+    """A checked file contains no phrase of the word list."""
     found = [each for path in _files(name) for each in _findings(path, path.read_text())]
     assert not found, "\n".join(["", *found])
 
@@ -125,7 +126,7 @@ def test_plain_english(name: str) -> None:
     ],
 )
 def test_phrases_are_found(text: str) -> None:
-    """Phrases are found over a line break, in comments and in strings."""
+    """Phrases are found across line breaks, in comments and in strings."""
     for source in ("# " + text.replace("\n# ", "\n# "), f'"""{text}"""\n'):
         assert _findings(ROOT / "sample.py", source), source
 
@@ -141,5 +142,5 @@ def test_phrases_are_found(text: str) -> None:
     ],
 )
 def test_plain_sentences_pass(text: str) -> None:
-    """Sentences that only resemble a phrase are not refused."""
+    """Sentences that merely resemble a phrase are accepted."""
     assert not _findings(ROOT / "sample.py", f'"""{text}"""\n')

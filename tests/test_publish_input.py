@@ -1,4 +1,4 @@
-"""What `publish` makes of input that is no event: it is named as soon as it is there, and never held in memory without a bound."""
+"""Invalid input to `publish` is reported as soon as it is read, and memory for it is limited."""
 
 import asyncio
 from pathlib import Path
@@ -18,7 +18,7 @@ EVENT = b'{"action": "issue.created", "actor": {"type": "user", "id": "ann"}}\n'
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough."""
+    """Run on one kind of database only."""
     return sqlite_url(tmp_path)
 
 
@@ -31,7 +31,7 @@ def database_url(tmp_path: Path) -> str:
     ],
 )
 async def test_a_wrong_line_ends_the_command_at_once(cli: Cli, first: bytes, said: str) -> None:
-    """The command ends though its input goes on."""
+    """An invalid line ends the command, even though its input continues."""
     async with cli.started("publish", "my") as process:
         assert process.stdin is not None
         assert process.stderr is not None
@@ -42,7 +42,7 @@ async def test_a_wrong_line_ends_the_command_at_once(cli: Cli, first: bytes, sai
 
 
 async def test_an_endless_line(cli: Cli) -> None:
-    """A line without an end is refused when it is longer than may be."""
+    """An unterminated line is refused when it exceeds the limit."""
     async with cli.started("publish", "my") as process:
         assert process.stdin is not None
         assert process.stderr is not None
@@ -60,7 +60,7 @@ async def test_an_endless_line(cli: Cli) -> None:
 
 
 async def test_a_document_over_several_lines(cli: Cli, api: Api) -> None:
-    """JSON as people write it is taken, with a byte order mark before it."""
+    """Pretty-printed JSON with a byte order mark is accepted."""
     events: list[dict[str, Any]] = [orjson.loads(EVENT)] * 3
     ended = await cli("publish", "my", stdin=b"\xef\xbb\xbf" + orjson.dumps(events, option=orjson.OPT_INDENT_2))
     assert (ended.code, ended.err) == (0, "")
@@ -68,7 +68,7 @@ async def test_a_document_over_several_lines(cli: Cli, api: Api) -> None:
 
 
 async def test_an_id_stays_itself(cli: Cli, api: Api) -> None:
-    """Of an id that is printed or sent, only control characters are replaced."""
+    """When an id is printed or sent, only control characters are replaced."""
     (await api.append("my", action="a.b", entity={"type": "issue", "id": "a\u3000b\u200dc\x01"})).expect(201)
     (event,) = [orjson.loads(line) for line in (await cli("tail", "my", "-o", "cloudevents")).lines]
     assert event["subject"] == "issue/a\u3000b\u200dc\N{REPLACEMENT CHARACTER}"

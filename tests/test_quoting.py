@@ -1,4 +1,4 @@
-"""What an error or a log line quotes of a request is bounded, however long the request's names and values are."""
+"""Quotes from requests in errors and log lines are limited, however long the request's names and values are."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ LISTS = [
 
 
 def texts_of(value: Any) -> list[str]:
-    """Return all texts in a JSON value, the names of keys included."""
+    """Return all texts in a JSON value, including the names of keys."""
     if isinstance(value, dict):
         return [*value, *(text for item in value.values() for text in texts_of(item))]
     if isinstance(value, list):
@@ -47,7 +47,7 @@ def texts_of(value: Any) -> list[str]:
 
 
 def check_bounded(answer: Answer) -> Any:
-    """Check that an error quotes little. Returns its body."""
+    """Require that an error quotes little. Return its body."""
     assert answer.status in {400, 422}, answer.body[:500]
     assert len(answer.body) < MAX_ANSWER
     found = orjson.loads(answer.body)
@@ -57,7 +57,7 @@ def check_bounded(answer: Answer) -> Any:
 
 @on_sqlite
 async def test_names_in_bodies_are_cut(api: Api) -> None:
-    """A body whose field has a name of half a megabyte is refused with the beginning of it, with or without a credential."""
+    """The error for a body whose field has a name of half a megabyte quotes only its start, with and without a credential."""
     body = orjson.dumps({"code": "x", LONG: 1})
     for caller, method, path in (
         (api.with_key(None), "POST", "/v1/session"),
@@ -74,7 +74,7 @@ async def test_names_in_bodies_are_cut(api: Api) -> None:
 
 @on_sqlite
 async def test_names_on_a_socket_are_cut(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """So is a message over a WebSocket, of somebody with no grants at all."""
+    """The same holds for a message over a WebSocket of a caller without grants."""
     server = await make_server(jwt_secret=SECRET)
     async with await open_socket(person(Api(http, server.url, ADMIN_KEY), "nobody")) as socket:
         for message in ({"type": "ping", LONG: 1}, {"type": "subscribe", "sub": "s", LONG: 1}, {"type": LONG}):
@@ -85,7 +85,7 @@ async def test_names_on_a_socket_are_cut(make_server: MakeServer, http: aiohttp.
 
 @on_sqlite
 async def test_names_and_values_of_parameters_are_cut(api: Api) -> None:
-    """So are the names of unknown parameters, the values of wrong ones, and the number of those that are named."""
+    """The same holds for the names of unknown parameters, the values of invalid ones, and the number of both."""
     (await api.append("w")).expect(201)
     for path in LISTS:
         for params in ({IN_URL: "1"}, {"view": IN_URL, "order": IN_URL, IN_URL: IN_URL}):
@@ -97,7 +97,7 @@ async def test_names_and_values_of_parameters_are_cut(api: Api) -> None:
 
 @on_sqlite
 async def test_log_lines_are_cut(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """A path of any length is one short log line."""
+    """A path of any length produces one short log line."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -109,7 +109,7 @@ async def test_log_lines_are_cut(make_process: MakeProcess, http: aiohttp.Client
 
 
 def test_a_cut_breaks_no_token() -> None:
-    """What is cut may end in the middle of a token; the piece is left out, for no rule would know it."""
+    """If a quote would end within a token, the partial token is left out, because no redaction rule would recognize it."""
     assert cut("x" * MAX_QUOTED) == "x" * MAX_QUOTED
     for start in range(MAX_QUOTED - 1):
         text = cut(f"{'a ' * (start // 2)}{' ' * (start % 2)}{GITHUB} and more{' ' * MAX_QUOTED}")
@@ -120,7 +120,7 @@ def test_a_cut_breaks_no_token() -> None:
 
 
 def test_structures_are_bounded() -> None:
-    """An error's lists and objects have few items, whatever made them."""
+    """Lists and objects in an error have few items, whatever caused them."""
     assert bounded({"a": [1] * 1000, "b" * 1000: None}) == {"a": [1] * (MAX_NAMED + 1), "b" * MAX_QUOTED + "…": None}
     fields = cut_names({str(number): "wrong" for number in range(500)})
     assert (len(fields), fields["and more"]) == (MAX_NAMED + 1, "at least 500 fields are invalid; these are the first")

@@ -1,4 +1,4 @@
-"""What all kinds of reader promise: one suite for server-sent events, both WebSockets and long poll."""
+"""Guarantees of all kinds of readers in one suite: server-sent events, both WebSockets and long poll."""
 
 import asyncio
 import random
@@ -38,14 +38,14 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 async def head_of(api: Api, workspace: str = WS) -> str:
-    """Return the position behind all that is stored."""
+    """Return the position of the last stored event."""
     position = (await api.get(events(workspace), limit=1)).expect(200)["position"]
     assert isinstance(position, str)
     return position
 
 
 async def refused(kind: Kind, api: Api, workspace: str = WS, **options: Any) -> Refused:
-    """Return how the server refuses to let this be read."""
+    """Return the server's refusal of this reader."""
     with pytest.raises(Refused) as caught:
         await (await kind.open(api, workspace, **options)).some()
     if kind is not SUBSCRIPTION:
@@ -53,12 +53,12 @@ async def refused(kind: Kind, api: Api, workspace: str = WS, **options: Any) -> 
     return caught.value
 
 
-# ---- where to begin
+# ---- where to start
 
 
 @of_every_kind
 async def test_live_from_now(api: Api, kind: Kind) -> None:
-    """Without a position a reader gets what comes from now on, each event as it was stored, and its position moves along."""
+    """Without a position, a reader receives new events, each as it was stored, and its position advances."""
     (await api.append(WS)).expect(201)
     reader = await kind.open(api, WS)
     assert await reader.synced() == []
@@ -72,7 +72,7 @@ async def test_live_from_now(api: Api, kind: Kind) -> None:
 
 @of_every_kind
 async def test_replay_from_position_timestamp_and_beginning(api: Api, kind: Kind) -> None:
-    """A reader begins exactly behind a position or a timestamp."""
+    """A reader starts exactly after a position or a timestamp."""
     stored = (await api.append_all(WS, [{}] * 5)).expect(201)["events"]
     epoch = (await head_of(api)).rpartition(".")[0]
     for options, expected in (
@@ -91,7 +91,7 @@ async def test_replay_from_position_timestamp_and_beginning(api: Api, kind: Kind
 
 @of_every_kind
 async def test_a_long_replay_joins_live(api: Api, kind: Kind) -> None:
-    """What is stored while a reader replays comes once, behind what it missed, and then what is stored live."""
+    """Events stored during a replay arrive once, after the missed events and before live ones."""
     for _ in range(3):
         (await api.append_all(WS, [{"details": {"x": "y" * 500}}] * 500)).expect(201)
     reader = await kind.open(api, WS, after=BEGINNING)
@@ -115,7 +115,7 @@ async def _append_steadily(api: Api, count: int) -> None:
 
 @of_every_kind
 async def test_filters_on_replay_and_live(api: Api, kind: Kind) -> None:
-    """The same filter holds for what was missed and for what comes."""
+    """The same filter applies to missed and to live events."""
     batch = [
         {"action": f"issue.{verb}", "agent_id": agent} for verb in ("created", "updated", "closed") for agent in "ab"
     ]
@@ -142,7 +142,7 @@ async def test_filters_on_replay_and_live(api: Api, kind: Kind) -> None:
 async def test_a_narrow_filter_moves_the_position_on(
     make_server: MakeServer, http: aiohttp.ClientSession, kind: Kind
 ) -> None:
-    """When a filter lets nothing through the position moves on all the same, live and on replay."""
+    """When a filter stops all events, the position still advances, live and during a replay."""
     server = await make_server(heartbeat_seconds=1)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -159,24 +159,24 @@ async def test_a_narrow_filter_moves_the_position_on(
 
 @of_every_kind
 async def test_audit_events_need_their_scope(api: Api, kind: Kind) -> None:
-    """A reader without `audit:read` gets no audit event, missed or live, and can not ask for them."""
+    """A reader without `audit:read` receives no audit event, missed or live, even if its filter asks for them."""
     (await api.append_all(WS, [{"category": "audit"}, {}])).expect(201)
     caller = api.with_key(await api.create_key(WS, scopes=["workspace:read"]))
     reader = await kind.open(caller, WS, after=BEGINNING)
     asking = await kind.open(caller, WS, after=BEGINNING, category="audit")
     (await api.append_all(WS, [{"category": "audit"}, {}])).expect(201)
-    assert await seqs_of(reader, 2) == [2, 5]  # the third tells of the key
+    assert await seqs_of(reader, 2) == [2, 5]  # the third records the key
     assert await asking.synced() == []
     reader.close()
     asking.close()
 
 
-# ---- going on
+# ---- resuming
 
 
 @of_every_kind
 async def test_resume_at_each_point(api: Api, kind: Kind) -> None:
-    """Whenever a reader vanishes, while it replays or is live, it goes on exactly behind the last that it was given."""
+    """A reader that disconnects at any time, during the replay or live, resumes exactly after the last event it received."""
     total = 240
     (await api.append_all(WS, [{}] * 40)).expect(201)
     appending = asyncio.create_task(_append_steadily(api, total - 40))
@@ -199,7 +199,7 @@ async def test_resume_at_each_point(api: Api, kind: Kind) -> None:
 
 @of_every_kind
 async def test_resume_after_a_gap_of_being_away(api: Api, kind: Kind) -> None:
-    """A reader that comes back after others have read on gets what it missed, though the server has forgotten it."""
+    """A reader that reconnects late receives the events it missed, even if the server no longer caches them."""
     (await api.append(WS)).expect(201)
     reader = await kind.open(api, WS)
     await reader.synced()
@@ -220,7 +220,7 @@ async def test_resume_after_a_gap_of_being_away(api: Api, kind: Kind) -> None:
 
 @of_every_kind
 async def test_what_retention_removed_is_said(api: Api, database: Database, kind: Kind) -> None:
-    """A reader whose next events are gone is told which and why, and goes on behind them; at the edge nothing is missing."""
+    """When a reader's next events have been removed, it gets a gap with the reason and continues after it, exactly at the edge."""
     (await api.append_all(WS, [{}] * 10)).expect(201)
     head = await head_of(api)
     epoch = head.rpartition(".")[0]
@@ -243,7 +243,7 @@ async def test_what_retention_removed_is_said(api: Api, database: Database, kind
 
 @of_every_kind
 async def test_a_position_that_is_not_of_this_log_is_said(api: Api, kind: Kind) -> None:
-    """A position of another epoch, or beyond the head, is a reset: said, and then comes all that this log has behind it."""
+    """A position of another epoch or after the head is reported as a reset, followed by this log's events."""
     (await api.append_all(WS, [{}] * 3)).expect(201)
     head = await head_of(api)
     epoch = head.rpartition(".")[0]
@@ -265,12 +265,12 @@ async def test_a_position_that_is_not_of_this_log_is_said(api: Api, kind: Kind) 
             assert said.details == {"earliest": f"{epoch}.0", "head": head}
 
 
-# ---- the end of a workspace
+# ---- deleted workspaces
 
 
 @of_every_kind
 async def test_deleting_a_workspace_ends_its_readers(api: Api, kind: Kind) -> None:
-    """The readers are told, and not to come back; of a workspace made anew an old position is a reset."""
+    """When a workspace is deleted, its readers end and must not reconnect. In a recreated one, an old position is a reset."""
     (await api.append_all(WS, [{}] * 3)).expect(201)
     reader = await kind.open(api, WS)
     await reader.synced()
@@ -292,12 +292,12 @@ async def test_deleting_a_workspace_ends_its_readers(api: Api, kind: Kind) -> No
         assert (await refused(kind, api, position=position)).code == "position_expired"
 
 
-# ---- what is refused
+# ---- refusals
 
 
 @of_every_kind
 async def test_unknown_and_foreign_workspaces(api: Api, kind: Kind) -> None:
-    """Who has no grant is told the same as if there were no such workspace, before any upgrade; who lacks the scope, that."""
+    """Without a grant, a workspace is reported as missing before any upgrade. Without the scope, the missing scope is reported."""
     for workspace in ("mine", "theirs"):
         (await api.append(workspace)).expect(201)
     me = api.with_key(await api.create_key("mine", scopes=["workspace:read", "admin"]))
@@ -331,7 +331,7 @@ GARBAGE = [
 @on_sqlite
 @of_every_kind
 async def test_bad_parameters_are_named(api: Api, kind: Kind) -> None:
-    """What is wrong is 400 and bears its name, before any upgrade; an empty `after` is none."""
+    """An invalid parameter gets 400 with its name, before any upgrade. An empty `after` counts as absent."""
     (await api.append(WS)).expect(201)
     cases: list[tuple[dict[str, Any], str]] = [({"after": garbage}, "after") for garbage in GARBAGE]
     cases += [
@@ -358,7 +358,7 @@ async def test_bad_parameters_are_named(api: Api, kind: Kind) -> None:
 async def test_a_slow_reader_gets_all_and_slows_nobody(
     make_server: MakeServer, http: aiohttp.ClientSession, kind: Kind
 ) -> None:
-    """A reader that takes nothing falls back to the log while others stay live; when it reads on, it has everything."""
+    """A reader that reads nothing falls back to the log without delaying others, and later receives everything."""
     server = await make_server(ring_bytes=16 * 1024, write_buffer_bytes=4 * 1024, append_queue_events=100_000)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -380,7 +380,7 @@ async def test_a_slow_reader_gets_all_and_slows_nobody(
 
 
 async def _catch_ups(api: Api) -> float:
-    """Count the times that the server sent a slow reader back to the log."""
+    """Count how often the server sent a slow reader back to the log."""
     text = (await api.get("/metrics")).body.decode()
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("streamer_catch_ups_total"))
 
@@ -389,7 +389,7 @@ async def _catch_ups(api: Api) -> float:
 
 
 async def test_every_kind_resumes_after_kill_9(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """However often the server is killed under load: every reader of every kind has all that was acknowledged, once and in order."""
+    """However often the server is killed under load, every reader receives each acknowledged event once and in order."""
     server = make_process()
     api = Api(http, server.url, ADMIN_KEY)
     await server.start()
@@ -400,7 +400,7 @@ async def test_every_kind_resumes_after_kill_9(make_process: MakeProcess, http: 
     async def load() -> None:
         number = 0
         while acknowledged[0] < each * (kills + 1):
-            # An append whose outcome is unknown is repeated with the same ids: it is stored once.
+            # An append with an unknown outcome is repeated with the same ids, so it is stored once.
             batch = [{"id": f"load-{number}-{i}"} for i in range(5)]
             number += 1
             while True:
@@ -430,11 +430,11 @@ async def test_every_kind_resumes_after_kill_9(make_process: MakeProcess, http: 
     assert len(stored) == until
 
 
-# ---- never skipped
+# ---- no skipped events
 
 
 async def test_no_kind_skips_under_slow_writers(database_url: str, api: Api) -> None:
-    """16 writers, each like a node of its own, with slow transactions: readers of every kind get each event once and in order."""
+    """With 16 writers and slow transactions, readers of every kind receive each event once and in order."""
     writers, each = 16, 10
     account = Account()
     (await api.put("/v1/workspaces/promises")).expect(201)
@@ -463,7 +463,7 @@ async def _take_slowly(reader: Reader, count: int) -> list[dict[str, Any]]:
 
 
 def test_a_diary_is_strict() -> None:
-    """An ending that says not to come back is not an ordinary one."""
+    """A close that forbids reconnecting is not treated as an ordinary one."""
     assert not Ended("workspace_deleted", reconnect=False).reconnect
     assert Ended(None).reconnect
     assert LONG_POLL.says_gaps is False

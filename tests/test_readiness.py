@@ -1,4 +1,4 @@
-"""`/readyz` is about serving: it fails while the database cannot be written, says why, and costs nothing however often it is asked."""
+"""`/readyz` fails with a reason while the database cannot be written, and is cheap however often it is requested."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 async def reason(readiness: Readiness, *, writes: bool = True) -> str | None:
-    """Return why the node is not ready, None if it is."""
+    """Return the reason why the node is not ready, or None."""
     try:
         await readiness.expect(writes=writes)
     except StoreUnavailable as error:
@@ -31,12 +31,12 @@ async def reason(readiness: Readiness, *, writes: bool = True) -> str | None:
 
 @asynccontextmanager
 async def checked(database: Database) -> AsyncIterator[Readiness]:
-    """Give a fresh check: nothing of it is remembered."""
+    """Run a check without cached results."""
     yield Readiness(database, Metrics())
 
 
 async def test_what_can_be_asked_for(api: Api) -> None:
-    """Without a key: everything, or reads alone; another word is refused."""
+    """Without a key, callers may ask for everything or for reads alone. Other values are refused."""
     nobody = api.with_key(None)
     for wanted in ({}, {"for": "all"}, {"for": "reads"}):
         assert (await nobody.get("/readyz", **wanted)).expect(200) == {"status": "ok"}
@@ -46,7 +46,7 @@ async def test_what_can_be_asked_for(api: Api) -> None:
 
 
 async def test_a_database_that_cannot_be_written(api: Api, database_url: str) -> None:
-    """While nothing can be written the node is not ready, but for reads it is; an idle one finds that out by itself, too."""
+    """While nothing can be written, the node is ready for reads only. An idle node detects this by itself, too."""
     (await api.append("w")).expect(201)
     async with nothing_written(database_url):
         if database_url.startswith("postgresql"):
@@ -76,7 +76,7 @@ async def test_a_database_that_cannot_be_written(api: Api, database_url: str) ->
 
 @on_sqlite
 async def test_a_full_disk_and_a_disk_that_is_read_only(database: Database) -> None:
-    """SQLite says that its disk is full, or read-only: not ready, for that reason, until it has room again."""
+    """If SQLite reports a full or read-only disk, the node is not ready for this reason until it can write again."""
     async with checked(database) as readiness:
         pages = await database.read(lambda sql: sql.execute(text("PRAGMA page_count")).scalar_one())
         await run_sql(database, f"PRAGMA max_page_count = {pages + 4}")
@@ -90,18 +90,18 @@ async def test_a_full_disk_and_a_disk_that_is_read_only(database: Database) -> N
     async with checked(database) as readiness:
         await run_sql(database, "PRAGMA query_only = 1")
         assert await eventually(lambda: reason(readiness)) == "read_only"
-        # Its connection is not used again.
+        # Its connection is not reused.
         await eventually(lambda: ready_again(readiness))
 
 
 async def ready_again(readiness: Readiness) -> bool:
-    """Tell whether the node is ready now."""
+    """Check whether the node is ready now."""
     return await reason(readiness) is None
 
 
 @on_sqlite
 async def test_a_file_that_was_replaced_is_not_made_again(database: Database, database_url: str) -> None:
-    """A file that is gone is no database: not ready, and no empty one appears in its place."""
+    """If the database file is gone, the node is not ready and creates no empty file in its place."""
     file = Path(database_url.removeprefix("sqlite:///"))
     async with checked(database) as readiness:
         assert await reason(readiness) is None
@@ -115,13 +115,13 @@ async def test_a_file_that_was_replaced_is_not_made_again(database: Database, da
 
 
 async def is_reason(readiness: Readiness, expected: str) -> bool:
-    """Tell whether the node is not ready for a reason."""
+    """Check whether the node is not ready for a reason."""
     return await reason(readiness) == expected
 
 
 @on_sqlite
 async def test_any_number_may_ask(api: Api, database: Database) -> None:
-    """However many ask, the database is written once a second at most."""
+    """However many requests arrive, the database is written at most once a second."""
     await run_sql(
         database,
         "CREATE TABLE probed (workspace integer)",

@@ -1,4 +1,4 @@
-"""The README's first screen is true: its commands work against a new server."""
+"""The commands on the README's first screen work with a new server."""
 
 import asyncio
 import re
@@ -17,12 +17,12 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: curl sees none."""
+    """Run on one kind of database only, because curl never sees it."""
     return sqlite_url(tmp_path)
 
 
 async def _curl(block: str, server: Server, *, until: str) -> str:
-    """Run a block of the README, with the server's address and a key, until it has printed a text."""
+    """Run a block of the README with the server's address and a key until it has printed a text."""
     process = await asyncio.create_subprocess_exec(
         *("bash", "-c", "exec " + block.replace("localhost:8080", server.url)),
         env={"PATH": "/usr/bin:/bin", "STREAMER_KEY": ADMIN_KEY},
@@ -40,7 +40,7 @@ async def _curl(block: str, server: Server, *, until: str) -> str:
 
 
 async def test_append_and_follow(server: Server) -> None:
-    """The first call appends to a workspace that does not exist yet; the second one shows that event, and stays open."""
+    """The first call appends to a new workspace. The second prints that event and stays open."""
     start, key, append, follow = BLOCKS[:4]
     assert start == "./run\n"
     assert key.startswith("export STREAMER_KEY=")

@@ -1,4 +1,4 @@
-"""The programs of docs/streaming.md, cut off in every way: each sees every event once, in order, and then goes on live."""
+"""The programs of docs/streaming.md receive every event once and in order, however they are disconnected, and then go live."""
 
 import asyncio
 import random
@@ -34,7 +34,7 @@ TEXT = "ünïcode 😀, separators \u2028\u2029\x85\v\f, lines\r\n\n"
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: a client sees none."""
+    """Run on one kind of database only, because a client never sees it."""
     return sqlite_url(tmp_path)
 
 
@@ -46,17 +46,17 @@ class Group(list[Consumer]):
         await asyncio.gather(*(consumer.start(url) for consumer in self))
 
     async def kill(self) -> None:
-        """End them, in the middle of whatever they do."""
+        """Kill them at any point of their work."""
         await asyncio.gather(*(consumer.kill() for consumer in self))
 
     async def saw(self, count: int) -> None:
-        """Wait until each has seen the first `count` events, and nothing else."""
+        """Wait until each has received exactly the first `count` events."""
         await asyncio.gather(*(consumer.saw(count) for consumer in self))
 
 
 @pytest.fixture
 async def consumers(tmp_path: Path) -> AsyncIterator[Group]:
-    """The programs that this machine can run, not yet started."""
+    """Prepare the programs that this machine can run."""
     made = Group()
     async with AsyncExitStack() as stack:
         for runtime, names in RUNTIMES.items():
@@ -72,19 +72,19 @@ async def consumers(tmp_path: Path) -> AsyncIterator[Group]:
 
 
 class Load:
-    """Appends numbered events, and sees to it that each is stored however often the server is gone."""
+    """A writer that appends numbered events and ensures that each is stored, however often the server is down."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
         self.count = 0
 
     async def append(self, count: int) -> None:
-        """Append so many events, one by one."""
+        """Append this many events, one by one."""
         for _ in range(count):
             await eventually(self._store)
 
     async def is_at(self, count: int) -> None:
-        """Wait until so many are stored: others are still to come."""
+        """Wait until this many are stored, while others are still to come."""
         await eventually(lambda: self.count >= count)
 
     async def _store(self) -> bool:
@@ -100,13 +100,13 @@ class Load:
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_all_take_part(runtime: str) -> None:
-    """What a machine cannot run is left out of the tests below; here it is said, and with CI=true it fails."""
+    """Programs that this machine cannot run are skipped in the tests below. This test reports them, and fails with CI=true."""
     for tool in NEEDS[runtime]:
         require(tool)
 
 
 async def test_a_connection_that_breaks(consumers: Group, make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A proxy cuts in the middle of an event, then resets under load."""
+    """A proxy disconnects in the middle of an event, then resets connections under load."""
     server = await make_server()
     load = Load(Api(http, server.url, ADMIN_KEY))
     await load.append(60)
@@ -134,7 +134,7 @@ async def test_a_connection_that_breaks(consumers: Group, make_server: MakeServe
 
 
 async def test_a_server_that_dies(consumers: Group, make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """The server is killed under load (`kill -9`), and started again on the same port."""
+    """The server is killed under load with `kill -9` and restarted on the same port."""
     server = make_process()
     load = Load(Api(http, server.url, ADMIN_KEY))
     await server.start()
@@ -152,7 +152,7 @@ async def test_a_server_that_dies(consumers: Group, make_process: MakeProcess, h
 
 
 async def test_a_client_that_dies(consumers: Group, make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """The program is killed under load; another goes on exactly behind the position that it has stored."""
+    """The program is killed under load, and another continues exactly after its stored position."""
     server = await make_server()
     load = Load(Api(http, server.url, ADMIN_KEY))
     await load.append(1)
@@ -166,7 +166,7 @@ async def test_a_client_that_dies(consumers: Group, make_server: MakeServer, htt
     for consumer in consumers:
         await consumer.saw(len(consumer.seen))
         stored[consumer] = seq_of(await consumer.position())
-        if isinstance(consumer, Program):  # a page's last words are not always heard
+        if isinstance(consumer, Program):  # a page's last write may be lost
             assert stored[consumer] <= len(consumer.seen), f"{consumer} stored {stored[consumer]}"
         consumer.seen.clear()
     await consumers.start(server.url)
@@ -177,7 +177,7 @@ async def test_a_client_that_dies(consumers: Group, make_server: MakeServer, htt
 async def test_behind_nginx(
     consumers: Group, make_process: MakeProcess, http: aiohttp.ClientSession, nginx: Nginx
 ) -> None:
-    """Through nginx, as docs/deploy.md sets it up: the server behind it dies, nginx answers 502, the server is back."""
+    """Behind nginx, configured as in docs/deploy.md, the server dies, nginx responds with 502, and the server returns."""
     server = make_process()
     load = Load(Api(http, server.url, ADMIN_KEY))
     await server.start()
@@ -199,7 +199,7 @@ async def test_behind_nginx(
 
 
 async def test_what_the_server_says(consumers: Group, make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A position of another log: the gap is told, and the feed goes on. A deleted workspace: a program ends."""
+    """With a position of another log, the program reports the gap and continues. If the workspace is deleted, it exits."""
     server = await make_server()
     api = Api(http, server.url, ADMIN_KEY)
     load = Load(api)

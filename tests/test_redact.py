@@ -1,4 +1,4 @@
-"""Secrets never reach the log, and what only looks a little like one is left alone."""
+"""Secrets are never stored, and text that merely resembles a secret is kept."""
 
 import re
 import time
@@ -60,7 +60,7 @@ def redacted(redactor: Redactor, event: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", GONE + KEPT, ids=lambda case: case.name)
 def test_the_corpus(case: Case) -> None:
-    """Each case of the corpus loses its secrets and nothing else; the quick search sees all that have some."""
+    """Each case loses its secrets and nothing else, and the fast search finds every case with a secret."""
     clean = redacted(BUILT_IN, case.given)
     assert {name: value for name, value in clean.items() if name in case.stored} == {
         name: value for name, value in case.stored.items() if name in case.given
@@ -68,12 +68,12 @@ def test_the_corpus(case: Case) -> None:
     text = orjson.dumps(clean).decode()
     assert not [secret for secret in case.secrets if secret in text]
     assert BUILT_IN.may_hold_secret(orjson.dumps(case.given)) or not case.secrets
-    # Rules that operators add change nothing for what theirs do not touch.
+    # Rules of operators do not affect other values.
     assert redacted(NAMES_ONLY, case.given) == clean
 
 
 def test_the_corpus_is_large() -> None:
-    """There are hundreds of cases, about half of them for what must stay, and none twice."""
+    """The corpus has hundreds of distinct cases, half of them with text to keep."""
     assert len(GONE) >= 200
     assert len(KEPT) >= 200
     assert len({case.name for case in GONE + KEPT}) == len(GONE + KEPT)
@@ -81,7 +81,7 @@ def test_the_corpus_is_large() -> None:
 
 @pytest.mark.parametrize("around", ["KEY={}", '{{"k":"{}"}}', "({})", "a\n{}\nb", "https://x/?k={}&b=1", "“{}”", "é{}"])
 def test_known_tokens_are_replaced_whole(around: str) -> None:
-    """A known token goes, wherever in a text it stands, and nothing else of the text does."""
+    """A known token is replaced completely at any place in a text, and the rest of the text is kept."""
     for token in TOKENS.values():
         text = around.format(token)
         assert BUILT_IN.redact_text(text) == around.format(R)
@@ -90,7 +90,7 @@ def test_known_tokens_are_replaced_whole(around: str) -> None:
 
 @pytest.mark.parametrize("name", SECRET_KEYS)
 def test_names_of_secrets(name: str) -> None:
-    """The value of a key that names a secret by its last words is replaced as a whole, whatever it is."""
+    """If the last words of a key name a secret, its value is replaced completely, whatever it is."""
     for value in ("hunter2", 123456, ["a", "b"], {"a": {"b": 1}}, " "):
         assert BUILT_IN.redact({name: value}) == {name: R}
         assert BUILT_IN.may_hold_secret(orjson.dumps({name: value}))
@@ -111,7 +111,7 @@ def test_names_of_secrets(name: str) -> None:
     ],
 )
 def test_each_secret_is_counted(value: Any, count: int) -> None:
-    """The counter counts secrets, not texts or events; what was replaced before is not counted again."""
+    """The counter counts secrets, not texts or events, and does not count replaced ones again."""
     found: list[None] = []
     clean = BUILT_IN.redact(value, found=lambda: found.append(None))
     assert len(found) == count
@@ -123,7 +123,7 @@ def test_each_secret_is_counted(value: Any, count: int) -> None:
 
 
 def test_operators_add_names() -> None:
-    """Names that operators add end a key as the built-in ones do, however they are written."""
+    """Additional names match the end of a key like built-in ones, in any spelling."""
     given_ = {
         "pin": "1",
         "doorPin": 2,
@@ -145,7 +145,7 @@ def test_operators_add_names() -> None:
 
 
 def test_operators_keep_names() -> None:
-    """A name that operators keep is none of a secret, also if another rule says so; the shapes of tokens still count."""
+    """An exempted name is not a secret under any naming rule. The shapes of tokens still apply."""
     assert OWN.redact({"auth": "oauth2", "sessionToken": "x", "token": "y"}) == {
         "auth": "oauth2",
         "sessionToken": "x",
@@ -170,7 +170,7 @@ def test_operators_keep_names() -> None:
     ],
 )
 def test_operators_add_shapes(text: str, clean: str) -> None:
-    """A word in which an operator's shape matches goes as a whole; `^` and `$` are the word's ends."""
+    """A word that matches an additional shape is replaced completely. `^` and `$` are its start and end."""
     assert OWN.redact_text(text) == clean
     assert OWN.redact({text: [text]}) == {clean: [clean]}
     assert OWN.may_hold_secret(orjson.dumps(text))
@@ -178,7 +178,7 @@ def test_operators_add_shapes(text: str, clean: str) -> None:
 
 
 def test_settings_hold_operators_rules(tmp_path: Path) -> None:
-    """The lists come from variables, names by commas and shapes by lines, or from a TOML file."""
+    """The rules come from variables, with names separated by commas and shapes by lines, or from a TOML file."""
     variables = {
         "STREAMER_REDACT_NAMES": "pin, accessCode,",
         "STREAMER_REDACT_SHAPES": "a{1,3}b\n\n  EMP[0-9]+\n",
@@ -209,7 +209,7 @@ def test_settings_hold_operators_rules(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_rules_stop_the_start(name: str, value: str, said: str) -> None:
-    """A rule that cannot be used is an error with the setting's name."""
+    """An invalid rule stops the start with the setting's name."""
     with pytest.raises(SettingsError, match=f"STREAMER_{name}.*{said}"):
         load({}, {f"STREAMER_{name}": value})
     assert Settings().redact_shapes == ()
@@ -240,7 +240,7 @@ REDACTORS = st.sampled_from([BUILT_IN, NAMES_ONLY, OWN])
 @example({"PIN": 5}, NAMES_ONLY)
 @example({"GH_PAT_": "x"}, BUILT_IN)
 def test_the_quick_search_hides_nothing(value: Any, redactor: Redactor) -> None:
-    """What the first look at the encoded bytes calls clean is what the full walk leaves untouched."""
+    """If the fast search of the encoded bytes finds nothing, the full redaction changes nothing."""
     if not redactor.may_hold_secret(orjson.dumps(value)):
         assert redactor.redact(value) == value
         assert redactor.redact_texts(value) == value
@@ -250,7 +250,7 @@ def test_the_quick_search_hides_nothing(value: Any, redactor: Redactor) -> None:
 @example("\u017fk_", False)
 @example("\u212aey", False)
 def test_the_quick_search_finds_every_hint(value: Any, upper: bool) -> None:
-    """The first look finds what a search for one hint after the other finds, in capitals too, and no more."""
+    """The fast search finds exactly the hints that separate searches find, in upper case, too."""
     encoded = orjson.dumps(value)
     encoded = encoded.upper() if upper else encoded
     plain = encoded.replace(b'"task_id":', b"").lower()
@@ -262,7 +262,7 @@ def test_the_quick_search_finds_every_hint(value: Any, upper: bool) -> None:
 
 @given(VALUES, REDACTORS)
 def test_redaction_is_stable(value: Any, redactor: Redactor) -> None:
-    """What was redacted once stays as it is: appending an event again that was read from the log changes nothing."""
+    """Redacting a redacted value changes nothing, so an event read from the log can be appended again."""
     once = redactor.redact(value)
     assert redactor.redact(once) == once
     texts = redactor.redact_texts(value)
@@ -270,7 +270,7 @@ def test_redaction_is_stable(value: Any, redactor: Redactor) -> None:
 
 
 def same_structure(before: Any, after: Any) -> bool:
-    """Tell whether two values differ only in texts, names, and in what was replaced as a whole."""
+    """Check that two values differ only in texts, names and completely replaced values."""
     if after == R or type(before) is not type(after):
         return bool(after == R)
     if isinstance(before, dict):
@@ -283,7 +283,7 @@ def same_structure(before: Any, after: Any) -> bool:
 @given(VALUES, REDACTORS)
 @example({GITHUB: 1, R: 2, f"{R} 2": 3, OURS: 4}, BUILT_IN)
 def test_the_structure_stays(value: Any, redactor: Redactor) -> None:
-    """A redacted value is JSON with the same objects, arrays and numbers; no entry is lost, not even if two keys were secrets."""
+    """A redacted value is JSON with the same objects, arrays and numbers. No entry is lost, even if two keys were secrets."""
     clean = redactor.redact(value)
     assert same_structure(value, clean)
     assert orjson.loads(orjson.dumps(clean)) == clean
@@ -291,12 +291,12 @@ def test_the_structure_stays(value: Any, redactor: Redactor) -> None:
 
 @given(st.text(max_size=30), st.sampled_from(list(TOKENS.values())), st.text(max_size=30))
 def test_a_token_between_words_never_stays(before: str, token: str, after: str) -> None:
-    """Whatever surrounds a token at a distance of a space, it is gone."""
+    """A token surrounded by spaces is always replaced, whatever the other text."""
     assert token not in BUILT_IN.redact_text(f"{before} {token} {after}")
 
 
 def test_time_is_in_proportion_to_the_quotes_and_keys() -> None:
-    """Quotes that are each escaped once more than the last take little time, and so do thousands of keys that are all tokens."""
+    """Repeatedly escaped quotes, and thousands of keys that are tokens, take little time."""
     started = time.process_time()
     OWN.redact_text("".join(f'token: {chr(92) * count}"' for count in range(700)))
     assert len(OWN.redact({f"ghp_{number:020}": number for number in range(10_000)})) == 10_000
@@ -309,7 +309,7 @@ def test_time_is_in_proportion_to_the_quotes_and_keys() -> None:
 async def test_the_corpus_through_the_server(
     make_server: MakeServer, http: aiohttp.ClientSession, database_url: str, tmp_path: Path
 ) -> None:
-    """What is answered, read back and in the database's file of each case is what the corpus says; not one secret is anywhere."""
+    """For each case, responses, reads and the database file match the corpus and contain no secret."""
     server = await make_server()
     api = Api(http, server.url, ADMIN_KEY)
     cases = GONE + KEPT
@@ -326,7 +326,7 @@ async def test_the_corpus_through_the_server(
                 assert {key: event[name][key] for key in value} == value, case.name
             else:
                 assert event[name] == value, case.name
-        # What the server makes itself may have three letters of a secret by chance.
+        # Generated values may contain three letters of a secret by chance.
         text = orjson.dumps(
             {name: event[name] for name in event.keys() - {"id", "seq", "timestamp", "occurred_at"}}
         ).decode()
@@ -341,7 +341,7 @@ async def test_the_corpus_through_the_server(
 
 
 async def test_the_counter_counts_secrets(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """The metric grows by one for each secret, wherever in the event it was."""
+    """The metric counts each secret once, wherever it is in the event."""
     server = await make_server(metrics_public=True)
     api = Api(http, server.url, ADMIN_KEY)
     for event, total in (
@@ -354,7 +354,7 @@ async def test_the_counter_counts_secrets(make_server: MakeServer, http: aiohttp
 
 
 async def test_operators_rules_reach_the_server(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """The settings' rules hold for what is stored, for ids and for errors; names of the event's own keys are not judged."""
+    """Operators' rules apply to stored events, ids and errors. The names of the event's own fields are exempt."""
     server = await make_server(
         redact_names=("pin", "name", "details"), keep_names=("auth",), redact_shapes=("acme_[0-9]{4}",)
     )
@@ -369,7 +369,7 @@ async def test_operators_rules_reach_the_server(make_server: MakeServer, http: a
 
 
 async def test_an_id_is_no_token(api: Api) -> None:
-    """A token cannot be an event's or a workspace's id: an id cannot be replaced, so it is refused."""
+    """An event or workspace id that is a token is refused, because an id cannot be replaced."""
     said = "has the format of a token, which is never stored"
     answer = await api.append("w", id=GITHUB)
     assert (answer.status, answer.json["error"]["details"]["fields"]) == (400, {"id": said})
@@ -382,7 +382,7 @@ async def test_an_id_is_no_token(api: Api) -> None:
 
 
 def leaky(**event: Any) -> dict[str, Any]:
-    """Return an event with a secret wherever a text can be."""
+    """Return an event with a secret in every place that accepts text."""
     return make_event(
         **{
             "actor": {"type": "agent", "id": f"a {GITHUB}", "name": f"n {GITHUB}", "role": GITHUB, "ip": GITHUB},
@@ -408,7 +408,7 @@ SECRETS = [GITHUB, JWT, OURS, "hunter2", "hunter3", "MIIEpAIBAAKCAQEA7bq"]
 
 
 async def test_nothing_secret_is_searched_or_streamed(api: Api) -> None:
-    """Search, the live stream and a replay have of a secret only that there was one."""
+    """Search, live streams and replays show only that there was a secret."""
     (await api.append("w")).expect(201)
     async with await api.stream("w") as live:
         await live.next("synced")
@@ -423,7 +423,7 @@ async def test_nothing_secret_is_searched_or_streamed(api: Api) -> None:
 
 
 async def test_a_redacted_event_is_still_the_same_event(api: Api) -> None:
-    """Sending the same secret again is the same event, by its id and by Idempotency-Key; so is sending what was stored."""
+    """An event that is sent again, with its secret or in its stored form, counts as the same event."""
     key = {"Idempotency-Key": "k"}
     first = await api.post(events("w"), leaky(id="e"), headers=key)
     first.expect(201)
@@ -436,7 +436,7 @@ async def test_a_redacted_event_is_still_the_same_event(api: Api) -> None:
 
 
 async def send_secrets_everywhere(api: Api) -> list[tuple[int, bytes]]:
-    """Send secrets in every place of a request, right and wrong. Returns the answers."""
+    """Send secrets in every part of valid and invalid requests. Return the responses."""
     deep: Any = GITHUB
     for _ in range(40):
         deep = {GITHUB: [deep]}
@@ -480,7 +480,7 @@ async def send_secrets_everywhere(api: Api) -> list[tuple[int, bytes]]:
 
 
 async def converse(api: Api) -> list[Any]:
-    """Send secrets over a WebSocket that reads the workspace. Returns its messages."""
+    """Send secrets over a WebSocket that reads the workspace. Return its messages."""
     async with await open_socket(api, "w") as socket:
         await socket.next("synced")
         for message in (
@@ -500,7 +500,7 @@ async def converse(api: Api) -> list[Any]:
 async def test_nothing_secret_is_in_errors_logs_metrics_and_streams(
     make_process: MakeProcess, http: aiohttp.ClientSession
 ) -> None:
-    """Whatever is wrong with a request, no answer, message, log line or metric has a secret that came with it."""
+    """No response, message, log line or metric contains a secret from a request, valid or not."""
     process = make_process(log_level="debug", metrics_public=True)
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -524,11 +524,11 @@ async def test_nothing_secret_is_in_errors_logs_metrics_and_streams(
 async def test_the_bus_hears_no_secret(
     make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What other nodes are told of a commit has no secret."""
+    """News of a commit to other nodes contains no secret."""
     heard: list[str] = []
 
     class Recorder(LocalBus):
-        """The bus itself, and a listener of the test's."""
+        """A bus that also records its messages."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,7 +1,7 @@
-"""Redaction takes time in proportion to the text, with a small constant, whatever the text.
+"""Redaction time grows linearly with the length of any text, and the factor is small.
 
-What is asserted is CPU time of this thread: the machine may be busy. The bounds are generous: the figures in docs/redaction.md are of an
-idle core.
+The tests assert the CPU time of this thread, because the machine may be busy. The limits are generous;
+docs/redaction.md has the figures of an idle core.
 """
 
 import time
@@ -27,7 +27,7 @@ MAX_RATIO = 6
 
 
 def cpu(call: Callable[[], object], tries: int = 1) -> float:
-    """Return the least CPU seconds of some calls."""
+    """Return the lowest CPU time of several calls."""
     least = float("inf")
     for _ in range(tries):
         started = time.thread_time()
@@ -43,7 +43,7 @@ def seconds(unit: str, length: int, tries: int = 1) -> float:
 
 
 def check(unit: str, length: int) -> float:
-    """Check the CPU time for a text. Returns it."""
+    """Check the CPU time for a text. Return it."""
     most = MAX_NS * 1e-9 * length
     taken = seconds(unit, length)
     if taken > most:  # or the machine was busy
@@ -59,7 +59,7 @@ def check_ratio(unit: str, length: int) -> None:
 
 
 def test_every_rule_has_its_worst_texts() -> None:
-    """The worst texts come from the rules, so a new rule gets its own."""
+    """The worst texts are derived from the rules, so a new rule gets its own."""
     assert len(UNITS) > 1000
     for prefixes, _ in secrets.TOKENS:
         for prefix in prefixes.split():
@@ -68,7 +68,7 @@ def test_every_rule_has_its_worst_texts() -> None:
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_text_takes_long(part: int) -> None:
-    """Each of the worst texts is cleaned within a bound; for the slowest, four times the text takes four times the time."""
+    """Each of the worst texts is redacted within the limit. For the slowest, four times the text takes four times the time."""
     taken = {unit: check(unit, 2 * KIB) for unit in UNITS[part::PARTS]}
     for unit in sorted(taken, key=taken.__getitem__)[-4:]:
         check_ratio(unit, 4 * KIB)
@@ -77,7 +77,7 @@ def test_no_text_takes_long(part: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_text_takes_long_of_any_size() -> None:
-    """So it is for each of them, and for texts as long as an event."""
+    """The same holds for all of them, and for texts of an event's maximum size."""
     for unit in UNITS:
         check_ratio(unit, 16 * KIB)
         check(unit, 256 * KIB)
@@ -106,6 +106,6 @@ PAIR: list[Any] = ["X-Api-Key", "a1"]
     ids=["numbers", "nothing", "words", "keys", "long keys", "secret keys", "equal keys", "flags", "entries", "headers", "objects", "lists", "both"],
 )  # fmt: skip
 def test_many_values_take_little_time(value: Any, most: float) -> None:
-    """A structure takes at most some microseconds of CPU a value, also where thousands of names become equal."""
+    """Each value of a structure takes few microseconds of CPU time, even if thousands of names become equal."""
     taken = min(cpu(lambda: REDACTOR.redact(value)) for _ in range(3))
     assert taken * 1e6 / VALUES < most

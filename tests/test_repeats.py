@@ -1,4 +1,4 @@
-"""What is sent again is known again: by what the client sent, not by what this version makes of it."""
+"""Repeated requests are recognized by what the client sent, not by what this version derives from it."""
 
 import hashlib
 import re
@@ -24,7 +24,7 @@ ID = b',"id":"mine"'
 
 
 async def send(api: Api, data: bytes, **headers: str) -> Answer:
-    """Append an event as it is written."""
+    """Append an event as written."""
     return await api.request("POST", W, data=data, headers=headers)
 
 
@@ -34,7 +34,7 @@ async def change(database: Database, statement: str, **values: object) -> None:
 
 
 async def test_the_order_of_keys_does_not_matter(api: Api) -> None:
-    """The same event with its keys in another order, at any depth, is the same, by id and by Idempotency-Key; over a socket, too."""
+    """An event with reordered keys at any depth is the same, by id and by Idempotency-Key, also over a socket."""
     first = await send(api, ONE % ID)
     first.expect(201)
     keyed = await send(api, ONE % b"", **{"Idempotency-Key": "k"})
@@ -61,7 +61,7 @@ async def test_the_order_of_keys_does_not_matter(api: Api) -> None:
 async def test_other_rules_make_no_other_event(
     make_server: MakeServer, http: aiohttp.ClientSession, changed: dict[str, Any]
 ) -> None:
-    """After rules have changed, a repetition is answered with what was stored; other content is still a conflict."""
+    """After a change of rules, a repeated event gets the stored response, and different content is still a conflict."""
     before = Api(http, (await make_server()).url, ADMIN_KEY)
     event: dict[str, Any] = {
         "action": "tool.used",
@@ -76,14 +76,14 @@ async def test_other_rules_make_no_other_event(
     assert (first.status, again.status, again.body) == (201, 200, first.body)
     again = await after.post(W, event, headers=key)
     assert (keyed.status, again.status, again.body) == (201, 200, keyed.body)
-    # Secrets are replaced by the same mark, but another one makes another event.
+    # Different secrets have the same replacement, but make different events.
     other = event | {"details": event["details"] | {"token": "other9aB3dE5gH7jK"}}
     assert (await after.post(W, other | {"id": "mine", "run_id": "r"})).error == "id_conflict"
     assert (await after.post(W, other, headers=key)).error == "idempotency_conflict"
 
 
 async def test_what_an_older_version_stored(api: Api, database: Database) -> None:
-    """Events and keys without such a fingerprint are known by what is stored of them."""
+    """Events and keys stored without a fingerprint are recognized by their stored content."""
     first = await send(api, ONE % ID)
     keyed = await send(api, ONE % b"", **{"Idempotency-Key": "k"})
     body = re.fullmatch(rb'\{"id":"[^"]*","seq":\d+,(.*)"timestamp":"[^"]*",(.*)', keyed.body)

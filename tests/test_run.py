@@ -1,4 +1,4 @@
-"""`./run`: what it sets up, when, and where. A stand-in for uv takes the place of the network; the slow tier uses pip itself."""
+"""`./run`: what it sets up, when and where. A fake uv replaces the network; the slow tier uses pip itself."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from tests.support.tools import ROOT
 
 SECOND_START_SECONDS = 2
 
-# Records how it was called; what it "installs" are the packages of the environment that runs these tests.
+# Records its calls and "installs" the packages of the environment that runs these tests.
 FAKE_UV = """#!/bin/sh
 [ "$1" = pip ] || exit 1
 echo "$@" >>"$UV_CALLS"
@@ -34,7 +34,7 @@ mkdir -p node_modules
 
 @dataclass
 class Checkout:
-    """A copy of the project in a folder with a space in its name, on a machine with a Python, uv and an empty home."""
+    """A copy of the project, in a folder whose name has a space, on a machine with Python, uv and an empty home."""
 
     folder: Path
     home: Path
@@ -42,7 +42,7 @@ class Checkout:
     calls: Path
 
     def command(self, *arguments: str) -> tuple[list[str], dict[str, str]]:
-        """Return a start of the copy, and its environment."""
+        """Return the command that starts the copy, and its environment."""
         environment = {
             "PATH": f"{self.programs}:/usr/bin:/bin",
             "HOME": str(self.home),
@@ -52,18 +52,18 @@ class Checkout:
         return [str(self.folder / "run"), *arguments], environment
 
     def run(self, *arguments: str, cwd: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Start the copy and wait for its end."""
+        """Start the copy and wait until it exits."""
         command, environment = self.command(*arguments)
         return subprocess.run(command, env=environment, cwd=cwd, check=check, capture_output=True, text=True)
 
     def installs(self) -> list[str]:
-        """Return how uv was called."""
+        """Return the calls of uv."""
         return self.calls.read_text().splitlines() if self.calls.exists() else []
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    """A fresh copy of the project."""
+    """Create a fresh copy of the project."""
     made = Checkout(tmp_path / "a folder" / "streamer", tmp_path / "home", tmp_path / "programs", tmp_path / "uv calls")
     made.home.mkdir()
     made.programs.mkdir()
@@ -73,7 +73,7 @@ def checkout(tmp_path: Path) -> Checkout:
     for name in ("streamer", "bench"):
         shutil.copytree(ROOT / name, made.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (made.programs / "python3").symlink_to(os.path.realpath(sys.executable))
-    # As version managers leave them: names that only print an error.
+    # Like the shims of version managers: names that only print an error.
     for name in ("python3.13", "python3.12", "python3.11"):
         _program(made.programs / name, "#!/bin/sh\necho 'not installed' >&2\nexit 127\n")
     _program(made.programs / "uv", FAKE_UV)
@@ -86,7 +86,7 @@ def _program(path: Path, text: str) -> None:
 
 
 def test_first_start_sets_up_and_second_does_not(checkout: Checkout, tmp_path: Path) -> None:
-    """The first start makes .venv from the hashed lock file, and nothing outside the folder; the second only starts."""
+    """The first start creates .venv from the hashed lock file and writes nothing outside the folder. The second only starts."""
     first = checkout.run("--version", cwd=tmp_path)
     assert first.stdout == f"streamer, version {__version__}\n"
     assert "Setting up (once)" in first.stderr
@@ -102,13 +102,13 @@ def test_first_start_sets_up_and_second_does_not(checkout: Checkout, tmp_path: P
 
 
 def test_measurements_are_started_too(checkout: Checkout, tmp_path: Path) -> None:
-    """`./run bench` starts the package beside the server's, which has no such command."""
+    """`./run bench` starts the package next to the server's, and the server has no such command."""
     assert checkout.run("bench", "--help", cwd=tmp_path).stdout.startswith("Usage: ./run bench ")
     assert checkout.run("--help").stdout.count("bench") == checkout.run("--help").stdout.count("./run bench") > 0
 
 
 def test_starts_from_anywhere(checkout: Checkout, tmp_path: Path) -> None:
-    """It works through a symbolic link, keeps the caller's folder, and takes no modules from there."""
+    """It works through a symbolic link, keeps the caller's directory, and imports no modules from there."""
     elsewhere = tmp_path / "else where"
     elsewhere.mkdir()
     (elsewhere / "streamer.py").write_text("raise SystemExit('the wrong module')")
@@ -120,7 +120,7 @@ def test_starts_from_anywhere(checkout: Checkout, tmp_path: Path) -> None:
 
 
 def test_folder_may_be_moved(checkout: Checkout) -> None:
-    """After the folder was moved, it starts without setting up again."""
+    """After the folder is moved, it starts without a new set-up."""
     checkout.run("--version")
     checkout.folder = checkout.folder.rename(checkout.folder.parent / "moved")
     assert checkout.run("--version").stderr == ""
@@ -128,7 +128,7 @@ def test_folder_may_be_moved(checkout: Checkout) -> None:
 
 
 def test_changed_lock_is_installed(checkout: Checkout) -> None:
-    """A lock file that changed is installed at the next start."""
+    """A changed lock file is installed at the next start."""
     checkout.run("--version")
     with (checkout.folder / "requirements.lock").open("a") as lock:
         lock.write("# changed\n")
@@ -137,7 +137,7 @@ def test_changed_lock_is_installed(checkout: Checkout) -> None:
 
 
 def test_npm_packages_follow_their_lock(checkout: Checkout) -> None:
-    """`./run test` installs the npm packages of the tests once, and again when their lock file changed."""
+    """`./run test` installs the tests' npm packages once, and again when their lock file changes."""
     _program(checkout.programs / "npm", FAKE_NPM)
     shutil.copy2(ROOT / "requirements-dev.lock", checkout.folder)
     lock = checkout.folder / "tests" / "node" / "package-lock.json"
@@ -151,10 +151,10 @@ def test_npm_packages_follow_their_lock(checkout: Checkout) -> None:
 
 
 def test_broken_set_up_begins_anew(checkout: Checkout) -> None:
-    """What an interrupted set-up left behind is thrown away by the next start."""
+    """The next start removes an incomplete set-up and repeats it."""
     fail = Path(f"{checkout.calls}.fail")
     fail.touch()
-    # Without pip, so that uv's failure is the end.
+    # Without pip, so that a failure of uv is final.
     (checkout.programs / "python3").unlink()
     without_pip = "import sys; sys.modules['pip'] = sys.modules['ensurepip'] = None"
     _program(
@@ -173,7 +173,7 @@ def test_broken_set_up_begins_anew(checkout: Checkout) -> None:
 
 
 def test_two_first_starts_at_once(checkout: Checkout) -> None:
-    """Of two first starts at the same time one sets up, the other waits for it."""
+    """Of two concurrent first starts, one sets up and the other waits."""
     command, environment = checkout.command("--version")
     both = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -184,7 +184,7 @@ def test_two_first_starts_at_once(checkout: Checkout) -> None:
 
 
 def test_says_what_is_missing(checkout: Checkout) -> None:
-    """Without a Python that is new enough, it says what it found and what to install."""
+    """Without a recent Python, it prints the version it found and what to install."""
     (checkout.programs / "uv").unlink()
     (checkout.programs / "python3").unlink()
     _program(
@@ -199,7 +199,7 @@ def test_says_what_is_missing(checkout: Checkout) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_first_start_with_pip(checkout: Checkout) -> None:
-    """With nothing but Python and pip, the packages of the lock file are installed and the server's commands work."""
+    """With only Python and pip, the packages of the lock file are installed and the server's commands work."""
     (checkout.programs / "uv").unlink()
     command, environment = checkout.command("--version")
     pip = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "HTTP", "http"))}

@@ -1,4 +1,4 @@
-"""Scans: pages that no index answers. They end in time, say how far they looked, lose nothing, and stop nobody else."""
+"""Scans, which no index supports, end in time, report their progress, lose nothing and do not block others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -47,9 +47,9 @@ FILL = 50_000
 
 
 async def fill(database: Database, count: int, length: int = 0, *, ws: str = WS, size: int = 10) -> None:
-    """Put events into a log, each with a text of `length` times `a` to search."""
+    """Append events, each with a text of `length` times `a` to search."""
     await run_sql(database, _WORKSPACE.format(ws=ws, count=count))
-    for first in range(1, count + 1, FILL):  # some at a time: a statement has a deadline
+    for first in range(1, count + 1, FILL):  # in parts, because a statement has a deadline
         last = min(first + FILL - 1, count)
         if database.is_sqlite:
             rows = f"SELECT {first} UNION ALL SELECT i + 1 FROM c WHERE i < {last}"
@@ -70,7 +70,7 @@ async def metric(api: Api, name: str) -> float:
 
 
 async def working(database: Database) -> int:
-    """Return how many statements PostgreSQL runs for others; SQLite has none."""
+    """Return how many statements PostgreSQL runs for other sessions; 0 on SQLite."""
     if database.is_sqlite:
         return 0
     active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND datname = current_database()"
@@ -109,7 +109,7 @@ _never = Condition("q", frozenset(COSTLY[:2]), exclude=True)
 
 
 async def in_time(read: Callable[[], Awaitable[Page]]) -> Page:
-    """Read a page; again if the machine is so busy that not even the log was found in time."""
+    """Read a page; repeat if a busy machine did not find even the log in time."""
     while True:
         try:
             return await read()
@@ -118,7 +118,7 @@ async def in_time(read: Callable[[], Awaitable[Page]]) -> Page:
 
 
 async def paged(log: SqlLog, selection: Filter, order: Order, limit: int) -> tuple[list[int], int]:
-    """Read page by page with hardly any time for each; returns the seqs, and how many pages were cut."""
+    """Read page by page with very little time for each; return the seqs and the number of incomplete pages."""
     found: list[int] = []
     cuts = 0
     bounds: dict[str, Any] = {}
@@ -137,7 +137,7 @@ async def paged(log: SqlLog, selection: Filter, order: Order, limit: int) -> tup
 
 @pytest.fixture
 async def slow_log(database_url: str) -> AsyncIterator[tuple[SqlLog, SqlLog]]:
-    """A log of few long events, read within a few milliseconds and without a deadline."""
+    """Create a log of few long events, which is read within milliseconds and without a deadline."""
     hurried = Database(database_url, read_seconds=5, window_seconds=0.004)
     patient = Database(database_url, read_seconds=60, window_seconds=60)
     await fill(patient, 20, 100_000)
@@ -147,7 +147,7 @@ async def slow_log(database_url: str) -> AsyncIterator[tuple[SqlLog, SqlLog]]:
 
 
 async def test_pages_in_little_time_hold_the_same(slow_log: tuple[SqlLog, SqlLog]) -> None:
-    """In both orders, for any filter: what is read in small parts is exactly what is read at once."""
+    """In both orders and with any filter, many short reads return exactly what one read returns."""
     hurried, patient = slow_log
     loop, cuts = asyncio.get_running_loop(), 0
 
@@ -169,7 +169,7 @@ async def test_pages_in_little_time_hold_the_same(slow_log: tuple[SqlLog, SqlLog
 
 
 async def test_an_offset_in_little_time(slow_log: tuple[SqlLog, SqlLog]) -> None:
-    """What an offset passes over is counted window by window, too."""
+    """An offset is counted in parts, too."""
     hurried, patient = slow_log
     for order in ("asc", "desc"):
         for skip in (1, 5, 9, 30):
@@ -181,7 +181,7 @@ async def test_an_offset_in_little_time(slow_log: tuple[SqlLog, SqlLog]) -> None
 
 
 async def test_no_time_at_all_finds_the_bounds(slow_log: tuple[SqlLog, SqlLog]) -> None:
-    """With no time a page looks at nothing, and says so."""
+    """A page without any time examines nothing and reports this."""
     for order, examined in (("asc", 4), ("desc", 20)):
         page = await slow_log[1].page(
             WS,
@@ -200,12 +200,12 @@ async def test_no_time_at_all_finds_the_bounds(slow_log: tuple[SqlLog, SqlLog]) 
 
 
 def costly(**more: object) -> dict[str, Any]:
-    """Return the parameters of a scan that finds nothing and takes long."""
+    """Return the parameters of a long scan that finds nothing."""
     return {"q": COSTLY[:8], **more}
 
 
 async def follow(api: Api, **params: Any) -> tuple[list[int], int]:
-    """Follow cursors to the end, by the answer and by its `Link`; returns the seqs, and how many pages were cut."""
+    """Follow cursors, in the body and in `Link`, to the end; return the seqs and the number of incomplete pages."""
     found: list[int] = []
     cuts = 0
     answer = await api.get(events(WS), **params)
@@ -229,7 +229,7 @@ async def follow(api: Api, **params: Any) -> tuple[list[int], int]:
 async def test_a_page_ends_in_time_with_a_cursor(
     make_server: MakeServer, http: aiohttp.ClientSession, database: Database, order: str
 ) -> None:
-    """A scan that takes long is answered in parts: empty pages with a cursor until something is found, and nothing is lost."""
+    """A long scan is answered in parts: empty pages with a cursor until something is found, without a loss."""
     await fill(database, 20, 200_000)
     api = Api(http, (await make_server(read_seconds=0.1)).url, ADMIN_KEY)
     found, cuts = await follow(api, order=order, limit=2, q=[*COSTLY[:14], "word7"])
@@ -242,7 +242,7 @@ async def test_a_page_ends_in_time_with_a_cursor(
 async def test_waiting_begins_where_the_scan_has_ended(
     make_server: MakeServer, http: aiohttp.ClientSession, database: Database
 ) -> None:
-    """A poll with `wait` whose scan ends early answers at once, so that the next one goes on."""
+    """A poll with `wait` whose scan ends early returns at once, so that the next one continues."""
     await fill(database, 20, 200_000)
     api = Api(http, (await make_server(read_seconds=0.1)).url, ADMIN_KEY)
     page = (await api.get(events(WS), after=f"{EPOCH}.0", wait=60, **costly())).expect(200)
@@ -254,7 +254,7 @@ async def test_waiting_begins_where_the_scan_has_ended(
 async def test_a_reader_with_a_costly_filter_moves_on(
     make_server: MakeServer, http: aiohttp.ClientSession, database: Database
 ) -> None:
-    """A stream that catches up through events that its filter stops gets checkpoints on its way, and what matches."""
+    """A stream that replays events that its filter stops receives checkpoints on the way, and the matching events."""
     await fill(database, 20, 200_000)
     api = Api(http, (await make_server(ring_bytes=16 * 1024)).url, ADMIN_KEY)
     stream = await api.stream(WS, after=f"{EPOCH}.0", q=[*COSTLY[:24], "word7"])
@@ -267,14 +267,14 @@ async def test_a_reader_with_a_costly_filter_moves_on(
 
 
 async def leave(api: Api, path: str) -> None:
-    """Send a request and close the connection at once, without a word."""
+    """Send a request and close the connection at once."""
     async with await RawConnection.open(api.url) as connection:
         await connection.send(request_head("GET", path, api.headers))
 
 
 @pytest.fixture
 async def attacked(make_server: MakeServer, http: aiohttp.ClientSession, database: Database) -> tuple[Api, Api, Api]:
-    """A server with a log that takes minutes to scan: its API for who reads that log, for somebody else, and for the admin."""
+    """Start a server with a log that takes minutes to scan. Return its API for that log's reader, another one and the admin."""
     await fill(database, 400, 250_000)
     api = Api(http, (await make_server(read_seconds=60)).url, ADMIN_KEY)
     (await api.append(OTHER)).expect(201)
@@ -282,12 +282,12 @@ async def attacked(make_server: MakeServer, http: aiohttp.ClientSession, databas
 
 
 def scan_path() -> str:
-    """Return the request that takes so long."""
+    """Return the path of the long request."""
     return f"{events(WS)}?{urlencode({'q': COSTLY}, doseq=True)}"
 
 
 async def test_a_scan_ends_with_its_client(attacked: tuple[Api, Api, Api], database: Database) -> None:
-    """A client that leaves takes its scan with it, on the server and in the database."""
+    """When a client disconnects, its scan is cancelled on the server and in the database."""
     scanner, _, api = attacked
     await leave(scanner, scan_path())
     async with await RawConnection.open(scanner.url) as connection:
@@ -298,7 +298,7 @@ async def test_a_scan_ends_with_its_client(attacked: tuple[Api, Api, Api], datab
 
 
 async def test_an_attack_by_scans_stops_nobody(attacked: tuple[Api, Api, Api]) -> None:
-    """While one key's scans are begun and left again and again, another key appends and reads, people sign in, and the server is ready."""
+    """While one key repeatedly starts and cancels scans, other keys append and read, people sign in, and the server is ready."""
     scanner, other, api = attacked
     for _ in range(3):
         for _ in range(4):
@@ -312,7 +312,7 @@ async def test_an_attack_by_scans_stops_nobody(attacked: tuple[Api, Api, Api]) -
 
 
 async def test_scans_of_a_key_are_limited(attacked: tuple[Api, Api, Api]) -> None:
-    """A key that runs as many scans as it may gets 429 for a further one; an indexed page of its own, and scans of others, go on."""
+    """A key at its limit of scans gets 429. Its indexed pages and other keys' scans continue."""
     scanner, other, api = attacked
     async with await RawConnection.open(api.url) as first, await RawConnection.open(api.url) as second:
         for connection in (first, second):
@@ -329,7 +329,7 @@ async def test_scans_of_a_key_are_limited(attacked: tuple[Api, Api, Api]) -> Non
 async def test_arrays_that_cannot_be_cut_are_refused(
     make_server: MakeServer, http: aiohttp.ClientSession, database: Database
 ) -> None:
-    """A list of a dialect that would be cut is 503 in the dialect's words, with the time to wait."""
+    """A dialect's list that would be incomplete gets 503 in the dialect's form, with the time to wait."""
     await fill(database, 60_000)
     api = Api(http, (await make_server(read_seconds=0.1)).url, ADMIN_KEY)
     verbs, prefixes = (",".join(form.format(n) for n in range(99)) for form in ("never{}", "never{}.*"))
@@ -349,7 +349,7 @@ async def test_a_million_events(
     database: Database,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """`q` over a million events, for a word that is in none: each answer comes, and together they lead to the end."""
+    """A search over a million events for a missing word returns in time, page by page, to the end."""
     await fill(database, 1_000_000, 200)
     api = Api(http, (await make_server(read_seconds=0.5)).url, ADMIN_KEY)
     target: str | None = f"{events(WS)}?q=nowhere"

@@ -1,4 +1,4 @@
-"""A table is renamed under a running server: the reason is `schema` at once, and the repair is not blocked."""
+"""When a table is renamed under a running server, the reason is `schema` at once, and nothing blocks the repair."""
 
 import asyncio
 import sqlite3
@@ -29,14 +29,14 @@ Sql = Callable[[str], object]
 
 @pytest.fixture
 def other_program(database_url: str) -> Iterator[Sql]:
-    """Run SQL on the SQLite file; a lock that lasts is an error."""
+    """Run SQL on the SQLite file; a lasting lock is an error."""
     file = Path(database_url.removeprefix("sqlite:///"))
     with closing(sqlite3.connect(file, isolation_level=None, timeout=1, check_same_thread=False)) as connection:
         yield connection.execute
 
 
 async def reason(api: Api, path: str = "", **query: str) -> str | None:
-    """Return why an append, or a GET of `path`, is refused; None if it is not."""
+    """Return the reason why an append, or a GET of `path`, is refused, or None."""
     answer = await (api.get(path, **query) if path else api.append("w"))
     if answer.status < 300:
         return None
@@ -45,13 +45,13 @@ async def reason(api: Api, path: str = "", **query: str) -> str | None:
 
 
 async def works(api: Api, path: str = "", **query: str) -> bool:
-    """Tell whether an append, or a GET of `path`, is answered."""
+    """Check whether an append, or a GET of `path`, succeeds."""
     return await reason(api, path, **query) is None
 
 
 @on_sqlite
 async def test_a_failed_write_leaves_no_lock(api: Api, other_program: Sql) -> None:
-    """A write that fails by the schema holds no lock: another program can write at once, and appends work after the repair."""
+    """A write that fails because of the schema holds no lock, so another program can write at once. After the repair, appends work."""
     assert await works(api)
     other_program("ALTER TABLE events RENAME TO ex")
     for _ in range(2):
@@ -74,7 +74,7 @@ def sql(database_url: str, request: pytest.FixtureRequest) -> Iterator[Sql]:
 
 @pytest.mark.parametrize("table", ["events", "workspaces"])
 async def test_a_missing_table_means_not_ready(api: Api, sql: Sql, table: str) -> None:
-    """While appends fail by the schema `/readyz` does too, also for reads, and the log tells of one outage with one end."""
+    """While appends fail because of the schema, `/readyz` fails, also for reads, and the log reports one outage with one end."""
     with capture_logs() as lines:
         assert await works(api)
         await asyncio.to_thread(sql, f"ALTER TABLE {table} RENAME TO away")
@@ -83,7 +83,7 @@ async def test_a_missing_table_means_not_ready(api: Api, sql: Sql, table: str) -
         await eventually(lambda: is_schema(api, "/readyz", **{"for": "reads"}))
         clock = asyncio.get_running_loop().time
         until = clock() + 2 * QUIET_SECONDS
-        while clock() < until:  # other reads and writes, of which some work, do not end it
+        while clock() < until:  # other reads and writes, some of which work, do not end it
             await api.get("/v1/workspaces/w/keys")
             await api.post("/v1/tickets", {"workspace": "w"})
             assert await reason(api, "/readyz") == "schema"
@@ -95,17 +95,17 @@ async def test_a_missing_table_means_not_ready(api: Api, sql: Sql, table: str) -
 
 
 def count(lines: list[MutableMapping[str, Any]], event: str) -> int:
-    """Return how many lines of the log tell of an event."""
+    """Count the log lines of an event."""
     return sum(line["event"] == event for line in lines)
 
 
 async def is_schema(api: Api, path: str, **query: str) -> bool:
-    """Tell whether a GET is refused because of the schema."""
+    """Check whether a GET is refused because of the schema."""
     return await reason(api, path, **query) == "schema"
 
 
 async def test_a_check_leaves_no_trace(database: Database) -> None:
-    """The check of the writes changes no table but its own row."""
+    """The readiness check for writes changes only its own row."""
     before = await counts(database)
     await Readiness(database, Metrics()).expect(writes=True)
     after = await counts(database)
@@ -113,13 +113,13 @@ async def test_a_check_leaves_no_trace(database: Database) -> None:
 
 
 async def counts(database: Database) -> dict[str, int]:
-    """Return how many rows each table has."""
+    """Return the number of rows of each table."""
     return {table: (await run_sql(database, f"SELECT count(*) FROM {table}"))[0][0] for table in metadata.tables}
 
 
 @on_postgresql
 async def test_a_locked_table_means_not_ready(api: Api, database_url: str) -> None:
-    """PostgreSQL: while somebody holds a lock on `events` neither kind of `/readyz` is 200, and the reason is the lock."""
+    """While `events` is locked on PostgreSQL, neither kind of `/readyz` is 200, and the reason is the lock."""
     assert await works(api)
     connection = await asyncpg.connect(database_url)
     async with connection.transaction():
@@ -132,13 +132,13 @@ async def test_a_locked_table_means_not_ready(api: Api, database_url: str) -> No
 
 
 async def refused(api: Api, **query: str) -> bool:
-    """Tell whether `/readyz` is refused."""
+    """Check whether `/readyz` is refused."""
     return not await works(api, "/readyz", **query)
 
 
 @on_sqlite
 async def test_the_reason_is_the_lock(api: Api, other_program: Sql) -> None:
-    """SQLite: while another program holds the lock, each `/readyz` says so, not only the one at the end of a wait."""
+    """While another program locks SQLite, every `/readyz` reports the lock, not only the one that waited for it."""
     assert await works(api)
     other_program("BEGIN IMMEDIATE")
     await eventually(lambda: refused(api))

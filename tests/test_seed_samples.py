@@ -1,6 +1,6 @@
-"""The samples of the documents whose APIs the dialects serve, run as they stand there, with URL, credential and ids filled in.
+"""The samples in the dialects' documents, run unchanged except for URL, credential and ids.
 
-The shortest document (000) has lost its samples; the commands of pytest in 001 are about another project.
+The shortest document (000) has no samples left. The pytest commands in 001 are for another project.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ HOLE = Ellipsis
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: a client sees none."""
+    """Run on one kind of database only, because a client never sees it."""
     return sqlite_url(tmp_path)
 
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens of persons."""
+    """Start a server that accepts users' tokens."""
     return await make_server(jwt_secret=SECRET)
 
 
@@ -44,7 +44,7 @@ async def server(make_server: MakeServer) -> Server:
 
 
 def test_samples_are_the_documents() -> None:
-    """Up to white space each sample stands in its document, and none is left out. Checked where the documents are beside the project."""
+    """Each sample matches its document except for white space, and none is missing. Needs the documents beside the project."""
     for file in DOCUMENTS.glob("*.txt"):
         number = file.name.partition("_")[0]
         document = _squeezed(file.read_text())
@@ -66,7 +66,7 @@ def _squeezed(text: str) -> str:
 
 
 async def test_activity_log(server: Server, api: Api, tmp_path: Path) -> None:
-    """Document 001: its programs print each event, within a workspace and within an issue; by age, by action and by kind of actor."""
+    """Document 001: its programs print the events of a workspace and of an issue, by age, action and kind of actor."""
     entry = json.loads(samples("001")["entry.json"])
     bot = {"type": "agent", "id": "agent-1"}
     issue = {"type": "issue", "id": entry["issue_id"]}
@@ -129,7 +129,7 @@ async def test_activity_log(server: Server, api: Api, tmp_path: Path) -> None:
 
 
 async def test_platform_quick_start(server: Server, api: Api, tmp_path: Path) -> None:
-    """Document 002: activity is shown with who did what to which resource, and filtered by resource, action, dates and actor."""
+    """Document 002: activity shows who did what to which resource, and is filtered by resource, action, dates and actor."""
     ann = await _workspace_of_002(api)
     (await api.append("ws", action="backup.done", actor={"type": "system", "id": "cron"})).expect(201)
     now = datetime.now(UTC)
@@ -157,7 +157,7 @@ async def test_platform_quick_start(server: Server, api: Api, tmp_path: Path) ->
 
 
 async def test_platform_dashboard(server: Server, api: Api, tmp_path: Path) -> None:
-    """Document 002: the dashboard's lists by resource and by action, which changes of members are among."""
+    """Document 002: the dashboard lists by resource and by action, including changes of members."""
     ann = await _workspace_of_002(api)
     (await ann.with_key(ADMIN_KEY).put("/v1/workspaces/ws/members/bob", {"role": "viewer"})).expect(201)
     (await api.put("/v1/workspaces/ws/members/bob", {"role": "member"})).expect(200)
@@ -181,7 +181,7 @@ async def test_platform_dashboard(server: Server, api: Api, tmp_path: Path) -> N
 
 
 async def test_platform_export(server: Server, api: Api, tmp_path: Path) -> None:
-    """Document 002: the export pages through all of the last 30 days, each event once."""
+    """Document 002: the export pages through the last 30 days and returns each event once."""
     ann = await _workspace_of_002(api)
     (await api.append_all("ws", [{"details": {"n": number}} for number in range(250)])).expect(201)
     text = _program_of_002(server, ann, "export.py")
@@ -195,7 +195,7 @@ async def test_platform_export(server: Server, api: Api, tmp_path: Path) -> None
 
 
 async def test_platform_monitor(server: Server, api: Api, tmp_path: Path) -> None:
-    """Document 002: the loop that asks for new activities gets each once, in order. Its webhook is left out, its pause is shortened."""
+    """Document 002: the polling loop returns each new activity once and in order, without the webhook and with a short pause."""
     ann = await _workspace_of_002(api)
     text = _program_of_002(server, ann, "monitor.py", {"asyncio.sleep(5)": "asyncio.sleep(0.1)"})
     webhook = text[text.index("    # Set up webhook") : text.index("    # Alternative")]
@@ -213,7 +213,7 @@ async def test_platform_monitor(server: Server, api: Api, tmp_path: Path) -> Non
 
 
 async def _workspace_of_002(api: Api) -> Api:
-    """Make a workspace with a member; return the API as they call it."""
+    """Create a workspace with a member; return the API with the member's token."""
     ann = {"type": "user", "id": "user-123", "name": "Ann"}
     bot = {"type": "agent", "id": "bot", "name": "Bot"}
     issue = {"type": "issue", "id": "i1", "identifier": "ISS-123"}
@@ -228,7 +228,7 @@ async def _workspace_of_002(api: Api) -> Api:
 
 
 def _program_of_002(server: Server, reader: Api, name: str, replaced: Mapping[str, str] | None = None) -> str:
-    """Return one of the document's programs, with the import that its first one has; and that is ours."""
+    """Return one of the document's programs with the imports of the first one."""
     filled = {"http://localhost:8000": server.url, "your-jwt-token": _key(reader), "your-workspace-id": "ws"}
     text = sample("002", name, filled | dict(replaced or {}))
     released = "from praisonai_platform.client import PlatformClient\n"
@@ -243,32 +243,33 @@ COMPANY = "company_xyz"
 
 @pytest.fixture
 async def company(server: Server, api: Api, tmp_path: Path) -> "Company":
-    """The document's company, and curl with the board's credential."""
+    """Create the document's company, and curl with the board's credential."""
     require("curl")
     (await api.put(f"/v1/workspaces/{COMPANY}", {"name": "XYZ"})).expect(201)
     return Company(server.url, api, tmp_path, await api.create_key(COMPANY))
 
 
 class Company:
-    """A company with an agent that works; its samples run with the board's credential."""
+    """A company with an agent; its samples run with the board's credential."""
 
     def __init__(self, url: str, api: Api, folder: Path, key: str) -> None:
         self.api = api
         self._url = url
         self._folder = folder
-        # The document's samples name no credential: curl takes it, and what else the tests want to know, from its own file.
+        # The document's samples name no credential. curl reads it, and the options that the tests need, from its own
+        # file.
         (folder / ".curlrc").write_text(
             f'silent\nheader = "Authorization: Bearer {key}"\nwrite-out = "%{{http_code}}"\n'
         )
 
     async def append(self, *events: Mapping[str, Any]) -> None:
-        """Append events of the document's agent, as the native API has them."""
+        """Append events of the document's agent in the native API's form."""
         bob = {"type": "agent", "id": "agent_eng1", "name": "Bob"}
         batch = [{"actor": bob, "agent_id": "agent_eng1", **event} for event in events]
         (await self.api.append_all(COMPANY, batch)).expect(201)
 
     async def run(self, name: str, **ids: str) -> list[Any]:
-        """Run one of the document's samples; return its answers and their statuses, one after the other."""
+        """Run one of the document's samples; return its responses and their statuses in order."""
         filled = {f"{{{name}}}": value for name, value in ids.items()}
         text = sample("003", name, {"http://localhost:3100": self._url, **filled})
         return _documents_in((await _bash(self._folder, text)).out)
@@ -279,18 +280,18 @@ def _answer(name: str) -> Any:
 
 
 async def test_company_activity(company: Company) -> None:
-    """Document 003: the list of a company, filtered by entity type and agent, has the document's events with its keys and values."""
+    """Document 003: a company's list, filtered by entity type and agent, returns the document's events, keys and values."""
     wanted = _answer("list.json")
     await company.append(*map(_native, wanted), {"action": "agent.paused", "entity": {"type": "agent", "id": "a2"}})
     await company.append({"action": "issue.created", "entity": {"type": "issue", "id": "i2"}, "agent_id": "a2"})
     answer, status = await company.run("list.sh", companyId=COMPANY)
     assert status == 200
-    # Newest first, as Paperclip's server answers; the document shows them the other way round.
+    # Newest first, like Paperclip's server; the document shows the reverse.
     _check(answer[::-1], [event | {"createdAt": HOLE} for event in wanted])
 
 
 async def test_issue_activity(company: Company) -> None:
-    """Document 003: the activity of an issue, by its id and by its identifier, has the document's events with its keys and values."""
+    """Document 003: an issue's activity, by id and by identifier, returns the document's events, keys and values."""
     wanted = _answer("issue.json")
     issue = {"type": "issue", "id": "issue_abc123", "identifier": "PAP-42"}
     await company.append(*(_native(event) | {"entity": issue} for event in wanted))
@@ -301,7 +302,7 @@ async def test_issue_activity(company: Company) -> None:
 
 
 async def test_runs_and_their_issues(company: Company) -> None:
-    """Document 003: the runs of an issue and the issues of a run, with its keys and values."""
+    """Document 003: an issue's runs and a run's issues have the document's keys and values."""
     runs, issues = _answer("runs.json"), _answer("run_issues.json")
     for run_ in runs:
         times = {"startedAt": run_["startedAt"], "finishedAt": run_["finishedAt"]}
@@ -319,7 +320,7 @@ async def test_runs_and_their_issues(company: Company) -> None:
     )
     answer, status = await company.run("runs.sh")
     assert status == 200
-    # Newest first here, too. Paperclip's server writes milliseconds, which the document leaves out.
+    # Newest first here, too. Paperclip's server adds milliseconds, which the document omits.
     for run_ in runs:
         run_ |= {name: run_[name] and run_[name].replace("Z", ".000Z") for name in ("startedAt", "finishedAt")}
     _check(answer[::-1], [run_ | {"createdAt": HOLE} for run_ in runs])
@@ -329,7 +330,7 @@ async def test_runs_and_their_issues(company: Company) -> None:
 
 
 async def test_create_activity(company: Company) -> None:
-    """Document 003: an event that is made by hand is answered with 201 and the document's keys and values."""
+    """Document 003: creating an event returns 201 with the document's keys and values."""
     answer, status = await company.run("create.sh", companyId=COMPANY)
     assert status == 201
     _check(answer, _answer("create.json") | {"id": HOLE, "createdAt": HOLE})
@@ -338,7 +339,7 @@ async def test_create_activity(company: Company) -> None:
 
 
 async def test_errors_of_the_document(company: Company) -> None:
-    """Document 003: an unknown issue is 404 and a foreign company 403, with its bodies."""
+    """Document 003: an unknown issue gets 404 and a foreign company 403, with the document's bodies."""
     answer, status, again, status_again = await company.run("issue.sh", issueId="unknown")
     assert status == status_again == 404
     _check([answer, again], [_answer("not_found.json")] * 2)
@@ -349,7 +350,7 @@ async def test_errors_of_the_document(company: Company) -> None:
 
 @pytest.mark.parametrize("name", ["updated.json", "budget.json", "comment.json"])
 async def test_details_come_back(company: Company, name: str) -> None:
-    """Document 003: what it shows as details is stored and served as it was sent."""
+    """Document 003: its sample details are stored and served as sent."""
     details = _answer(name)
     await company.append({"action": "issue.updated", "entity": {"type": "issue", "id": "i"}, "details": details})
     answer, _ = await company.run("list.sh", companyId=COMPANY)
@@ -357,7 +358,7 @@ async def test_details_come_back(company: Company, name: str) -> None:
 
 
 def _native(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an event of the document as the native API takes it."""
+    """Return an event of the document in the native API's form."""
     return {
         "id": event["id"],
         "action": event["action"],
@@ -371,7 +372,7 @@ def _native(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def test_activity_history(server: Server, api: Api, tmp_path: Path) -> None:
-    """Document 004: fetch and curl get the workspace's activity, oldest first; audit is not among it."""
+    """Document 004: fetch and curl return the workspace's activity, oldest first and without audit events."""
     require("node")
     require("curl")
     batch: list[dict[str, object]] = [{"action": "task_submitted", "task_id": f"task-{number}"} for number in range(3)]
@@ -394,7 +395,7 @@ async def test_activity_history(server: Server, api: Api, tmp_path: Path) -> Non
 
 
 async def test_audit_example(api: Api) -> None:
-    """Document 004: the event that it shows is served with its keys and values, by the call that is for events of its category."""
+    """Document 004: the call for audit events serves the sample event with its keys and values."""
     page = json.loads(samples("004")["example.json"])
     (shown,) = page["events"]
     event = {
@@ -409,7 +410,7 @@ async def test_audit_example(api: Api) -> None:
 
 
 async def test_error_example(api: Api) -> None:
-    """Document 004: who lacks the scope is told so in the document's form."""
+    """Document 004: a caller without the scope gets the document's error."""
     shown = json.loads(samples("004")["error.json"])
     (await api.append("example")).expect(201)
     writer = api.with_key(await api.create_key("example", scopes=["workspace:write"]))
@@ -417,7 +418,7 @@ async def test_error_example(api: Api) -> None:
     _check(answer, {"error": shown["error"] | {"message": HOLE, "request_id": HOLE}})
 
 
-# ---- what all of them need
+# ---- helpers
 
 
 def _key(api: Api) -> str:
@@ -426,7 +427,7 @@ def _key(api: Api) -> str:
 
 
 async def _python(folder: Path, text: str) -> str:
-    """Run a Python program, which must end well and without a complaint; return what it printed."""
+    """Run a Python program, which must succeed without warnings; return its output."""
     ended = await run(sys.executable, "-c", text, folder=folder)
     assert (ended.code, ended.err) == (0, ""), ended
     return ended.out
@@ -440,7 +441,7 @@ async def _bash(folder: Path, text: str) -> Ended:
 
 
 def _documents_in(text: str) -> list[Any]:
-    """Return the JSON values that stand one after the other in a text."""
+    """Return the JSON values that follow one another in a text."""
     found = []
     decoder = json.JSONDecoder()
     while text := text.lstrip():
@@ -451,7 +452,7 @@ def _documents_in(text: str) -> list[Any]:
 
 
 def _check(answer: Any, wanted: Any) -> None:
-    """Check that an answer has all keys and values that are wanted; more keys may be there."""
+    """Require that a response contains all expected keys and values; it may have more keys."""
     if isinstance(wanted, dict):
         assert isinstance(answer, dict), answer
         for key, value in wanted.items():

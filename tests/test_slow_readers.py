@@ -1,4 +1,4 @@
-"""Slow readers among many: what one costs the server, that it slows nobody, and that it goes on exactly where it was."""
+"""Slow readers among many: they use limited memory, delay nobody, and resume exactly."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def peak_rss(pid: int) -> int:
-    """Return the most memory that a process ever had, in bytes."""
+    """Return a process's peak memory in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * KIB
@@ -37,7 +37,7 @@ def peak_rss(pid: int) -> int:
 
 
 def forget_peak(pid: int) -> None:
-    """Begin to look for the peak anew."""
+    """Reset the peak."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
@@ -46,7 +46,7 @@ def forget_peak(pid: int) -> None:
 async def test_memory_for_a_reader_is_bounded(
     make_process: MakeProcess, http: aiohttp.ClientSession, kind: Kind, record_property: Callable[[str, object], None]
 ) -> None:
-    """2,000 readers of which 20 read a twentieth of what comes: memory for each is bounded, the quick ones get all, the slow ones go on."""
+    """2,000 readers, of which 20 read a twentieth of the data: memory per reader is limited, fast ones get all, slow ones continue."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -80,7 +80,7 @@ async def test_memory_for_a_reader_is_bounded(
         print(f"{kind.name}: {for_idle / KIB:.1f} KiB idle, {for_all / KIB:.1f} KiB at the peak for each reader")  # noqa: T201
         assert for_idle < IDLE_KIB[kind.name] * KIB
         assert for_all < (IDLE_KIB[kind.name] + 8) * KIB
-        # Those that vanish go on elsewhere, those that stay read on here: in both ways they have everything.
+        # Some disconnect and resume elsewhere, others keep reading here. Both receive everything.
         vanishing, staying = slow[: SLOW // 2], slow[SLOW // 2 :]
         for member in vanishing:
             member.leave()
@@ -107,7 +107,7 @@ async def _catch_ups(api: Api) -> float:
 
 @on_sqlite
 async def test_what_a_reader_holds_that_takes_nothing(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """50 readers that take nothing of 20 MB: the server holds neither the events nor a copy for each; all get them in the end."""
+    """50 readers that read nothing of 20 MB: the server keeps neither the events nor copies, and all get them in the end."""
     process = make_process(ring_bytes=128 * KIB)
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -117,7 +117,7 @@ async def test_what_a_reader_holds_that_takes_nothing(make_process: MakeProcess,
         for _ in range(50):
             (await api.append_all(WS, batch)).expect(201)
 
-    await load()  # so that what the database and the interpreter keep is there before
+    await load()  # so that the memory of database and interpreter is allocated before
     readers = [await SSE.open(api, WS, receive_buffer=4 * KIB) for _ in range(50)]
     for reader in readers:
         await reader.synced()
@@ -127,7 +127,7 @@ async def test_what_a_reader_holds_that_takes_nothing(make_process: MakeProcess,
     assert await _catch_ups(api) >= 50
     for_each = (peak_rss(process.pid) - before) / 50
     print(f"{for_each / KIB:.0f} KiB for each reader that takes nothing")  # noqa: T201
-    assert for_each < 700 * KIB  # 256 KiB that were read of the log, and as much in the connection's buffer
+    assert for_each < 700 * KIB  # 256 KiB read from the log, and as much in the connection's buffer
     for reader in readers[::10]:
         assert await seqs_of(reader, 2500) == list(range(2501, 5001))
     for reader in readers:
@@ -136,7 +136,7 @@ async def test_what_a_reader_holds_that_takes_nothing(make_process: MakeProcess,
 
 @on_sqlite
 async def test_a_burst_larger_than_the_ring_for_many(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """When a batch does not fit into the ring all go to the log for it, together: nobody is turned away, and all have it."""
+    """When a batch exceeds the ring, all readers share its replay from the log. Nobody is disconnected, and all receive it."""
     process = make_process(ring_bytes=16 * KIB)
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)

@@ -1,4 +1,4 @@
-"""What makes the feed fast, told by what the server counts: no task a stream, one reading of the log for all, one window for many events."""
+"""The feed's performance, measured by the server's counters: no task per stream, shared log reads, and batched events."""
 
 import asyncio
 
@@ -33,14 +33,14 @@ async def started(process: ServerProcess, http: aiohttp.ClientSession) -> Api:
 
 @on_sqlite
 async def test_a_stream_has_no_task(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """Five hundred open streams add none to the tasks; when they are gone nothing of them is left."""
+    """Five hundred open streams add no task, and leave nothing behind when they close."""
     api = await started(make_process(), http)
     before = await metric(api, "streamer_tasks")
     async with Crowd(api, WS, "sse") as crowd:
         members = await crowd.join(500)
         await eventually(lambda: _are(all(member.is_synced for member in members)))
         assert await metric(api, "streamer_subscribers") == 500
-        # Requests in work have some, and so have connections that are kept alive for the next one.
+        # Requests in progress have some, and so have connections that are kept alive for the next one.
         assert await metric(api, "streamer_tasks") <= before + 5
         files = await metric(api, "process_open_fds")
 
@@ -56,7 +56,7 @@ async def test_a_stream_has_no_task(make_process: MakeProcess, http: aiohttp.Cli
 async def test_who_comes_back_together_reads_the_log_once(
     make_process: MakeProcess, http: aiohttp.ClientSession, kind: Kind
 ) -> None:
-    """Forty readers miss more than the ring holds; each gets all of it, and the log is read once for all of them."""
+    """Forty readers that miss more than the ring holds all receive it, and the log is read once for all of them."""
     api = await started(make_process(ring_bytes=16 * 1024), http)
     readers = [await kind.open(api, WS) for _ in range(40)]
     for reader in readers:
@@ -76,11 +76,11 @@ async def test_who_comes_back_together_reads_the_log_once(
 
     await asyncio.gather(*(come_back(reader.position) for reader in readers))
     chunks = await metric(api, "streamer_log_reads_total") - before
-    assert chunks >= 4, "it takes some chunks"
+    assert chunks >= 4, "several chunks are read"
     await come_back(readers[0].position)
-    # Who comes late finds the first of them still there, if not all.
+    # A late reader still finds the first chunks in the cache, if not all of them.
     assert await metric(api, "streamer_log_reads_total") - before <= chunks + 2
-    assert chunks <= 20, "far fewer than readers times chunks"
+    assert chunks <= 20, "far fewer reads than one per reader and chunk"
 
 
 async def _are(condition: bool) -> bool:
@@ -89,7 +89,7 @@ async def _are(condition: bool) -> bool:
 
 @on_sqlite
 async def test_names_of_subscriptions_cost_no_memory(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
-    """A client that reads the same events by hundreds of subscriptions, each of another name, leaves next to nothing behind."""
+    """A client that reads the same events through hundreds of subscriptions with different names uses almost no memory."""
     api = await started(make_process(ring_bytes=16 * 1024, max_subscriptions=500), http)
     for _ in range(4):
         (await api.append_all(WS, [{"details": {"text": "x" * 400}}] * 250)).expect(201)

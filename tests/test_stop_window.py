@@ -1,4 +1,4 @@
-"""A stop takes the drain's window once, whatever clients do, and no answer is given twice."""
+"""A stop takes at most one drain window, whatever clients do, and no request gets two responses."""
 
 import asyncio
 import socket
@@ -26,7 +26,7 @@ WINDOW_SECONDS = 3
 async def test_a_client_that_takes_no_answer_holds_no_stop(
     make_process: MakeProcess, http: aiohttp.ClientSession
 ) -> None:
-    """The rest of a large page is cut at the window's end; the server does not wait for as long again."""
+    """A large page that the client does not read is aborted at the end of the window, without a second wait."""
     process = make_process(drain_seconds=WINDOW_SECONDS)
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -46,7 +46,7 @@ async def test_a_client_that_takes_no_answer_holds_no_stop(
 
 
 async def test_giving_up_as_a_transaction_ends(database: Database) -> None:
-    """Who waits is answered once, also when the transaction has just ended: nothing fails in the event loop."""
+    """A waiting caller gets one result, even if its transaction has just ended, and nothing fails in the event loop."""
     loop, begun, goes_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
     failures: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: failures.append(context))
@@ -58,7 +58,7 @@ async def test_giving_up_as_a_transaction_ends(database: Database) -> None:
         return 7
 
     def give_up_at_the_end() -> None:
-        if task.done():  # nobody has been told yet: that takes one more turn of the loop
+        if task.done():  # no caller has its result yet: that takes one more iteration of the loop
             database.give_up()
         else:
             loop.call_soon(give_up_at_the_end)

@@ -1,4 +1,4 @@
-"""The writer and the log against real databases: what only they can show."""
+"""The writer and the log on real databases: behaviour that depends on them."""
 
 import asyncio
 import random
@@ -68,7 +68,7 @@ class Store:
         return await self.intake.append(WS, events, ANN, batch=True, idempotency_key=key)
 
     async def run_sql(self, *statements: str) -> None:
-        """Change the database behind the server's back."""
+        """Change the database without the server."""
         await run_sql(self.database, *statements)
 
 
@@ -86,13 +86,13 @@ async def opened(url: str) -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[Store]:
-    """A store on the test's database."""
+    """Create a store on the test's database."""
     async with opened(database_url) as made:
         yield made
 
 
 async def test_one_bad_append_does_not_fail_its_neighbours(store: Store) -> None:
-    """A group whose transaction fails is stored request by request; the bad one fails alone, and no number is lost."""
+    """If a group's transaction fails, its requests are stored one by one. Only the invalid one fails, and no seq is lost."""
     await store.append()
     if store.database.is_sqlite:
         await store.run_sql(
@@ -111,11 +111,11 @@ async def test_one_bad_append_does_not_fail_its_neighbours(store: Store) -> None
     seqs = [event.seq for result in results if isinstance(result, Appended) for event in result.events]
     assert seqs == list(range(2, 9))
     told = [frame.seq for news in store.news for frame in news.frames]
-    assert told == list(range(1, 9)), "the bus is told of each commit once, in order"
+    assert told == list(range(1, 9)), "the bus announces each commit once, in order"
 
 
 async def test_a_commit_that_only_seemed_to_fail_is_not_repeated(store: Store) -> None:
-    """When the connection breaks behind the commit, the retry finds the events stored and answers with them."""
+    """If the connection breaks after the commit, the retry finds the stored events and returns them."""
     await store.append()
     transact = store.writer._transact
     failures = ["once"]
@@ -134,7 +134,7 @@ async def test_a_commit_that_only_seemed_to_fail_is_not_repeated(store: Store) -
 
 
 async def test_a_clock_that_jumps_back_does_not_take_the_log_along(tmp_path: Path) -> None:
-    """Timestamps strictly increase whatever the clock says: within a batch, and after a jump of an hour."""
+    """Timestamps strictly increase whatever the clock shows: within a batch, and after a jump of an hour."""
     url = f"sqlite:///{tmp_path / 'clock.db'}"
     database = Database(url)
     await migrate(database)
@@ -145,7 +145,7 @@ async def test_a_clock_that_jumps_back_does_not_take_the_log_along(tmp_path: Pat
         await store.append({}, {})
         times = [event.body.split(b'"timestamp":"')[1][:27] for event in (await _all(store))]
     assert times == sorted(set(times))
-    assert times[-1].endswith(b".000003Z"), "a jump back goes on by microseconds"
+    assert times[-1].endswith(b".000003Z"), "after a jump back, timestamps grow by microseconds"
 
 
 async def _all(store: Store) -> list[Event]:
@@ -154,7 +154,7 @@ async def _all(store: Store) -> list[Event]:
 
 
 async def test_the_database_gives_the_time_on_postgresql(postgresql_url: str) -> None:
-    """A node whose clock is an hour ahead cannot run ahead in the log."""
+    """A node whose clock is an hour ahead does not put future timestamps into the log."""
     async with opened(postgresql_url) as ahead, opened(postgresql_url) as right:
         ahead.now += 10**17
         (first,) = (await ahead.append()).events
@@ -165,7 +165,7 @@ async def test_the_database_gives_the_time_on_postgresql(postgresql_url: str) ->
 
 
 async def test_ids_and_idempotency_within_one_group(store: Store) -> None:
-    """Requests that meet in one group see each other: the same id or key is stored once."""
+    """Requests in one group see each other: the same id or key is stored once."""
     await store.append()
     results = await asyncio.gather(*(store.append({"id": "same"}) for _ in range(10)))
     assert {event.seq for result in results for event in result.events} == {2}
@@ -177,7 +177,7 @@ async def test_ids_and_idempotency_within_one_group(store: Store) -> None:
 
 
 async def test_a_full_disk_is_said_and_nothing_is_half_stored(tmp_path: Path) -> None:
-    """SQLite says that it is full: the append is refused whole, reads go on, and with room again appends do, too."""
+    """If SQLite's disk is full, the append is refused completely and reads work. When there is room again, appends work."""
     url = f"sqlite:///{tmp_path / 'full.db'}"
     database = Database(url)
     await migrate(database)
@@ -195,7 +195,7 @@ async def test_a_full_disk_is_said_and_nothing_is_half_stored(tmp_path: Path) ->
 
 
 async def test_a_locked_file_is_an_outage_that_ends(tmp_path: Path) -> None:
-    """While another process holds SQLite's write lock, appends wait; when it lets go, they are stored."""
+    """While another process holds SQLite's write lock, appends wait. When it is released, they are stored."""
     file = tmp_path / "locked.db"
     url = f"sqlite:///{file}"
     database = Database(url)
@@ -206,13 +206,13 @@ async def test_a_locked_file_is_an_outage_that_ends(tmp_path: Path) -> None:
         await store.append()
         other.execute("BEGIN IMMEDIATE")
         waiting = asyncio.create_task(store.append())
-        assert len(await _all(store)) == 1, "readers are not held up"
+        assert len(await _all(store)) == 1, "reads do not wait"
         other.execute("ROLLBACK")
         assert [event.seq for event in (await waiting).events] == [2]
     other.close()
 
 
-# ---- bytes
+# ---- limits in bytes
 
 
 FILTERS: list[dict[str, list[str]]] = [
@@ -225,7 +225,7 @@ FILTERS: list[dict[str, list[str]]] = [
 
 
 async def test_pages_bounded_in_bytes_lose_nothing(store: Store) -> None:
-    """Page by page, in either order, from anywhere, with any filter and any bounds: each event once, in the fullest pages."""
+    """With any order, start, filter and limits, paging returns each event once, in pages as full as possible."""
     rng = random.Random(5)
     sizes = [0, 0, 10, 500, 3400, 3700, 9000, 40_000]
     await store.append(
@@ -280,7 +280,7 @@ async def test_pages_bounded_in_bytes_lose_nothing(store: Store) -> None:
 
 
 async def test_no_more_is_read_than_may_be_answered(store: Store) -> None:
-    """Of 64 huge events a page, a fill and a request that only names them read those that they answer with."""
+    """Reading pages of 64 huge events, filling a gap and looking up events read no more than they return."""
     batches = [
         [{"id": f"e{n}", "details": {"blob": "é" * 130_000}} for n in range(at, at + 16)] for at in (0, 16, 32, 48)
     ]
@@ -294,7 +294,7 @@ async def test_no_more_is_read_than_may_be_answered(store: Store) -> None:
         assert (len(page.events), page.full) == (bound // one, True)
         with at_most(6 * bound):
             page = await log.page(WS, selection=EVERYTHING, order=order, limit=1000, max_bytes=1)
-        assert len(page.events) == 1, "one is always answered"
+        assert len(page.events) == 1, "one event is always returned"
     with at_most(6 * bound):
         _, frames = await log.frames(WS, after=10, limit=1000, max_bytes=bound)
     assert [frame.seq for frame in frames] == [11, 12, 13, 14]
@@ -310,7 +310,7 @@ async def test_no_more_is_read_than_may_be_answered(store: Store) -> None:
 
 @contextmanager
 def at_most(size: int) -> Iterator[None]:
-    """Check that the block never holds so many bytes more than there were before it."""
+    """Require that the block never allocates more than this many bytes at once."""
     tracemalloc.start()
     try:
         yield
@@ -323,14 +323,14 @@ def at_most(size: int) -> Iterator[None]:
 
 
 def test_the_newest_migration_is_known() -> None:
-    """The constant that spares alembic's import is the newest script's revision."""
+    """The constant that saves importing alembic is the newest script's revision."""
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent / "migrations"))
     assert ScriptDirectory.from_config(config).get_current_head() == migrations.HEAD
 
 
 async def test_migrations_make_the_tables_of_the_schema(database_url: str) -> None:
-    """Tables, columns, indexes and keys are the same, made by the migrations or from the schema."""
+    """The migrations create the same tables, columns, indexes and keys as the schema."""
     database = Database(database_url)
     migrated = await database.read(_shape)
 
@@ -363,14 +363,14 @@ def _shape(connection: Connection) -> dict[str, Any]:
 
 
 def _options(given: dict[str, Any]) -> dict[str, str]:
-    """Return what an index says beside its columns: for which rows it is."""
+    """Return an index's properties besides its columns: the rows that it covers."""
     return {name: str(value) for name, value in given.items()}
 
 
 def _columns(connection: Connection, table: str) -> list[tuple[Any, ...]]:
     found = inspect(connection).get_columns(table)
     columns = [(column["name"], str(column["type"]), column["nullable"], column["default"]) for column in found]
-    # Their order matters on SQLite only: there what stands behind a long value is slow to read.
+    # Their order matters on SQLite only, where columns after a long value are slow to read.
     return columns if connection.dialect.name == "sqlite" else sorted(columns, key=str)
 
 
@@ -384,7 +384,7 @@ async def _drop_everything(database: Database) -> None:
 
 
 async def test_events_of_the_first_version_get_their_size(database_url: str) -> None:
-    """A database with events that knew no size goes on: each has its size, nothing else of it changed, appends follow."""
+    """Migrating a database whose events have no size adds the sizes and changes nothing else, and appends continue."""
     columns = "workspace, seq, timestamp, id, category, action, actor_type, actor_id, entity_id, search, body"
     bodies = {1: '{"a":"é€😀"}', 2: '{"b":"' + "x" * 300_000 + '"}', 5000: "{}", 5001: '{"c":"ß"}', 12_000: '{"d":1}'}
     database = Database(database_url)
@@ -422,7 +422,7 @@ async def test_events_of_the_first_version_get_their_size(database_url: str) -> 
 
 
 async def test_audit_events_are_counted(database_url: str) -> None:
-    """The counts of audit events are those of the log: as it is written, and for a log that knew none, after its migration."""
+    """The counts of audit events match the log: while it is written, and after the migration of an old log."""
 
     def counted(connection: Connection) -> list[tuple[Any, ...]]:
         names = "workspace, block, action, events"
@@ -456,7 +456,7 @@ async def test_audit_events_are_counted(database_url: str) -> None:
 
 
 async def test_any_number_of_nodes_may_migrate_at_once(database_url: str) -> None:
-    """Of several that start together on an empty database one migrates; the others wait and go on."""
+    """Of several nodes that start together on an empty database, one migrates and the others wait."""
     database = Database(database_url)
     await _drop_everything(database)
     await database.close()
@@ -467,7 +467,7 @@ async def test_any_number_of_nodes_may_migrate_at_once(database_url: str) -> Non
 
 
 async def test_a_database_of_a_newer_version_is_left_alone(store: Store) -> None:
-    """A server that does not know the database's migration refuses to start on it."""
+    """A server refuses to start on a database with an unknown migration."""
     await store.run_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(DatabaseTooNew):
         await migrate(store.database)

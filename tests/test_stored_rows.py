@@ -1,4 +1,4 @@
-"""Requests that store rows without appending events are bounded for each account."""
+"""Requests that store rows without appending events are limited per account."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,7 @@ WS = "w"
 
 
 async def start(make_server: MakeServer, http: aiohttp.ClientSession, **settings: Any) -> tuple[Api, Api]:
-    """Start a server. Returns the callers of two keys that may only read."""
+    """Start a server. Return the API with two keys that may only read."""
     admin = Api(http, (await make_server(**settings)).url, ADMIN_KEY)
     (await admin.append(WS)).expect(201)
     one, two = [admin.with_key(await admin.create_key(WS, scopes=["workspace:read"])) for _ in range(2)]
@@ -27,7 +27,7 @@ async def start(make_server: MakeServer, http: aiohttp.ClientSession, **settings
 
 
 def refused(answer: Answer) -> bool:
-    """Tell whether an answer says to come back later."""
+    """Check whether a response says when to retry."""
     if answer.status == 201:
         return False
     assert (answer.status, answer.error) == (429, "rate_limited")
@@ -41,7 +41,7 @@ async def ticket(api: Api) -> Answer:
 
 
 async def stored(database: Database) -> int:
-    """Return how many tickets are stored."""
+    """Return the number of stored tickets."""
     return await database.read(
         lambda connection: connection.execute(select(func.count()).select_from(tickets)).scalar_one()
     )
@@ -50,7 +50,7 @@ async def stored(database: Database) -> int:
 async def test_tickets_of_a_key_are_bounded(
     make_server: MakeServer, http: aiohttp.ClientSession, database: Database
 ) -> None:
-    """A key that asks for tickets in a loop is 429 at its bound, stores no more, and other keys get theirs."""
+    """A key that requests tickets in a loop gets 429 at its limit, stores no more, and does not affect other keys."""
     one, two = await start(make_server, http, max_tickets_per_key=5)
     answers = [refused(await ticket(one)) for _ in range(8)]
     assert answers == [False] * 5 + [True] * 3
@@ -60,7 +60,7 @@ async def test_tickets_of_a_key_are_bounded(
 
 
 async def test_an_opened_ticket_counts_until_it_is_over(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A ticket that opened its stream can resume it for hours: it counts as long."""
+    """An opened ticket counts until it expires, because it can resume its stream for hours."""
     one, _ = await start(make_server, http, max_tickets_per_key=2)
     secrets = [(await ticket(one)).expect(201)["ticket"] for _ in range(2)]
     path = f"/v1/workspaces/{WS}/events/stream"
@@ -72,7 +72,7 @@ async def test_an_opened_ticket_counts_until_it_is_over(make_server: MakeServer,
 async def test_the_rate_of_tickets(
     make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Above the rate 429 says when to come back; it is each key's own."""
+    """Above the rate, 429 says when to retry. Each key has its own rate."""
     monkeypatch.setattr("streamer.app.TICKET_BURST", 3)
     one, two = await start(make_server, http, ticket_rate=2)
     answers = await asyncio.gather(*[ticket(one) for _ in range(12)])
@@ -88,7 +88,7 @@ async def test_the_rate_of_tickets(
 async def test_old_tickets_are_swept_in_steps(
     make_server: MakeServer, http: aiohttp.ClientSession, database: Database
 ) -> None:
-    """Each new ticket removes a bounded number of those that are over, and more than are made."""
+    """Each new ticket deletes a limited number of expired ones, and more than are created."""
     one, _ = await start(make_server, http)
     (await ticket(one)).expect(201)
 
@@ -104,7 +104,7 @@ async def test_old_tickets_are_swept_in_steps(
 
 
 async def test_changes_of_access_count_as_appends(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Keys, members and workspaces store rows and events: the rate of appends is theirs, too."""
+    """Changes of keys, members and workspaces store rows and events, so they count towards the append rate."""
     api = Api(http, (await make_server(append_rate=0.01, append_burst=4)).url, ADMIN_KEY)
     (await api.put(f"/v1/workspaces/{WS}")).expect(201)
     (await api.post(f"/v1/workspaces/{WS}/keys", {"name": "a", "scopes": ["workspace:read"]})).expect(201)

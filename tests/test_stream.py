@@ -1,4 +1,4 @@
-"""The stream: replay joined to live over server-sent events, with real sockets and databases."""
+"""Streams: replay followed by live events over server-sent events, with real sockets and databases."""
 
 import asyncio
 import gc
@@ -35,7 +35,7 @@ async def seqs_of(reader: SseReader, count: int) -> list[int]:
 
 
 async def test_a_live_stream_begins_with_synced_and_brings_stored_bytes(api: Api) -> None:
-    """From now on: `synced` with the position, then each event as stored, with its position as id."""
+    """A live stream starts with `synced` and the position, and then sends each stored event with its position as id."""
     (await api.append(WS)).expect(201)
     async with await api.stream(WS) as stream:
         assert stream.status == 200
@@ -45,7 +45,7 @@ async def test_a_live_stream_begins_with_synced_and_brings_stored_bytes(api: Api
         synced = await stream.next()
         assert synced.event == "synced"
         assert synced.json == {"position": synced.id}
-        assert synced.retry is not None, "retry stands in the first real block"
+        assert synced.retry is not None, "the first real block contains retry"
         stored = await api.append(WS, details={"text": "line one\nline two\r\n\x00 ünïcode"})
         block = await stream.next()
         assert (block.event, block.data) == ("activity", stored.body.decode())
@@ -53,7 +53,7 @@ async def test_a_live_stream_begins_with_synced_and_brings_stored_bytes(api: Api
 
 
 async def test_replay_from_position_timestamp_and_beginning(api: Api) -> None:
-    """`Last-Event-ID` wins over `after`; `after` takes a position or a timestamp; empty is absent."""
+    """`Last-Event-ID` takes precedence over `after`, which may be a position or a timestamp. An empty value counts as absent."""
     stored = (await api.append_all(WS, [{}] * 5)).expect(201)["events"]
     head = (await api.get(events(WS))).expect(200)["position"]
     second = head.rpartition(".")[0] + ".2"
@@ -71,7 +71,7 @@ async def test_replay_from_position_timestamp_and_beginning(api: Api) -> None:
 
 
 async def test_a_long_replay_joins_live_without_hole_or_double(api: Api) -> None:
-    """Events that are stored while a reader replays come once, behind what it missed."""
+    """Events stored during a replay arrive once, after the missed ones."""
     for _ in range(3):
         (await api.append_all(WS, [{"details": {"x": "y" * 500}}] * 500)).expect(201)
     async with await api.stream(WS, after=BEGINNING) as stream:
@@ -80,14 +80,14 @@ async def test_a_long_replay_joins_live_without_hole_or_double(api: Api) -> None
         blocks += [await stream.next() for _ in range(1591)]
     assert [block.json["seq"] for block in blocks if block.event == "activity"] == list(range(1, 1601))
     (synced,) = [index for index, block in enumerate(blocks) if block.event == "synced"]
-    assert 1500 <= synced <= 1600, "once, with the last that was missed or with what came meanwhile"
+    assert 1500 <= synced <= 1600, "once, after the missed events or the first new ones"
 
 
 @pytest.mark.parametrize(
     "garbage", ["x", "1", "abc.", ".5", "abc.-1", "abc.1.2", "ABC.1", "abc.99999999999999999999", "é.1"]
 )
 async def test_garbage_positions_are_refused(api: Api, garbage: str) -> None:
-    """What is not a position is 400 and named, in the header as in the parameter."""
+    """An invalid position gets 400 with its name, in the header and in the parameter."""
     (await api.append(WS)).expect(201)
     answer = await api.get(f"{events(WS)}/stream", headers={"Last-Event-ID": garbage})
     assert "Last-Event-ID" in answer.expect(400)["error"]["details"]["fields"]
@@ -96,7 +96,7 @@ async def test_garbage_positions_are_refused(api: Api, garbage: str) -> None:
 
 
 async def test_http_1_0_gets_the_same_without_chunks(api: Api, server: Server) -> None:
-    """A proxy that speaks HTTP/1.0 gets plain blocks, and the end of the connection as their end."""
+    """Over HTTP/1.0, events are not chunked and the stream ends with the connection."""
     (await api.append(WS)).expect(201)
     host, port = server.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -111,11 +111,11 @@ async def test_http_1_0_gets_the_same_without_chunks(api: Api, server: Server) -
     writer.close()
 
 
-# ---- filters, heartbeat
+# ---- filters and heartbeats
 
 
 async def test_filters_on_replay_and_live(api: Api) -> None:
-    """The same filter holds for what was missed and for what comes."""
+    """The same filter applies to missed and to live events."""
     batch = [{"action": f"issue.{verb}"} for verb in ("created", "updated")] * 3
     (await api.append_all(WS, batch)).expect(201)
     async with await api.stream(WS, after=BEGINNING, action="issue.updated") as stream:
@@ -128,7 +128,7 @@ async def test_filters_on_replay_and_live(api: Api) -> None:
 
 
 async def test_heartbeat_and_checkpoints(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A quiet stream shows signs of life; when a filter lets nothing through, the resume point moves on all the same."""
+    """An idle stream sends heartbeats. When a filter stops all events, the resume point still advances."""
     server = await make_server(heartbeat_seconds=1)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -151,7 +151,7 @@ async def _has_ping(stream: SseReader) -> bool:
 
 
 async def test_gap_when_events_were_removed(api: Api, database: Database) -> None:
-    """A reader whose next events are gone is told which and why, and goes on behind them."""
+    """When a reader's next events have been removed, it gets a gap with the reason and continues after it."""
     (await api.append_all(WS, [{}] * 10)).expect(201)
     head = (await api.get(events(WS))).expect(200)["position"]
     epoch = head.rpartition(".")[0]
@@ -163,13 +163,13 @@ async def test_gap_when_events_were_removed(api: Api, database: Database) -> Non
         assert gap.id == f"{epoch}.6"
         assert await seqs_of(stream, 4) == [7, 8, 9, 10]
     async with await api.stream(WS, last_event_id=f"{epoch}.6") as stream:
-        assert await seqs_of(stream, 1) == [7], "at the edge nothing is missing"
+        assert await seqs_of(stream, 1) == [7], "no gap exactly at the edge"
     expired = await api.get(events(WS), after=f"{epoch}.2")
     assert expired.expect(410)["error"]["details"] == {"earliest": f"{epoch}.6", "head": head}
 
 
 async def test_gap_when_the_position_is_of_another_log(api: Api) -> None:
-    """A position of another epoch, or beyond the head, is a reset: said, and then all that this log has, or what comes."""
+    """A position of another epoch or after the head is reported as a reset, followed by this log's events or new ones."""
     (await api.append_all(WS, [{}] * 3)).expect(201)
     head = (await api.get(events(WS))).expect(200)["position"]
     epoch = head.rpartition(".")[0]
@@ -183,7 +183,7 @@ async def test_gap_when_the_position_is_of_another_log(api: Api) -> None:
 
 
 async def test_deleting_a_workspace_ends_its_streams_and_its_epoch(api: Api) -> None:
-    """The streams are told; a workspace made anew has another epoch, and an old position is a reset there."""
+    """When a workspace is deleted, its streams end. A recreated one has another epoch, and an old position is a reset."""
     (await api.append_all(WS, [{}] * 3)).expect(201)
     stream = await api.stream(WS)
     synced = await stream.next()
@@ -198,7 +198,7 @@ async def test_deleting_a_workspace_ends_its_streams_and_its_epoch(api: Api) -> 
         assert await seqs_of(again, 1) == [1]
 
 
-# ---- life and death of readers
+# ---- the lifetime of readers
 
 
 def descriptors_open() -> int:
@@ -209,7 +209,7 @@ def descriptors_open() -> int:
 async def test_a_reader_that_vanishes_leaves_nothing_behind(
     api: Api, server: Server, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Hundreds of connects and aborts: no task, no descriptor, no channel and no traceback stays."""
+    """Hundreds of aborted connections leave no task, descriptor, channel or traceback."""
     (await api.append_all(WS, [{}] * 20)).expect(201)
 
     async def come_and_go(index: int) -> None:
@@ -225,7 +225,7 @@ async def test_a_reader_that_vanishes_leaves_nothing_behind(
         await asyncio.gather(*(come_and_go(i) for i in range(50)))
     await eventually(lambda: not server.channels._channels)
     await eventually(lambda: len(asyncio.all_tasks()) <= tasks)
-    # The pool of database connections may still have been filling: a few, not one for each of the 300.
+    # The pool of database connections may have grown by a few, but not by one for each of the 300.
     await eventually(lambda: descriptors_open() <= descriptors + 10)
     assert not any(server.connections._wheel)
     assert not server.subscribers._places._by_account
@@ -233,7 +233,7 @@ async def test_a_reader_that_vanishes_leaves_nothing_behind(
 
 
 async def test_no_task_of_ours_and_no_queue_for_a_reader(api: Api, server: Server) -> None:
-    """A parked reader costs the server aiohttp's own handler and nothing else."""
+    """An idle reader costs the server aiohttp's own handler and nothing else."""
     (await api.append(WS)).expect(201)
 
     def ours() -> int:
@@ -257,7 +257,7 @@ async def test_no_task_of_ours_and_no_queue_for_a_reader(api: Api, server: Serve
 async def test_a_slow_reader_is_not_dropped_and_slows_nobody(
     make_server: MakeServer, http: aiohttp.ClientSession
 ) -> None:
-    """A reader that takes nothing falls back to the log while others stay live; when it reads on, it has everything."""
+    """A reader that reads nothing falls back to the log without delaying others, and later receives everything."""
     server = await make_server(ring_bytes=16 * 1024, write_buffer_bytes=4 * 1024, append_queue_events=100_000)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -288,7 +288,7 @@ async def test_a_slow_reader_is_not_dropped_and_slows_nobody(
 async def test_huge_events_are_read_a_few_at_a_time(
     make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """64 events of 256 KiB come once each, by replay, by a filled hole and by history, and no reading holds many of them."""
+    """64 events of 256 KiB arrive once each by replay, gap filling and history, and no read holds many of them."""
     server = await make_server(ring_bytes=16 * 1024, poll_seconds=0.05)
     api = Api(http, server.url, ADMIN_KEY)
     pages: list[int] = []
@@ -305,14 +305,14 @@ async def test_huge_events_are_read_a_few_at_a_time(
         assert await seqs_of(stream, 64) == list(range(1, 65))
         assert max(pages) <= ONE_EVENT
         await stream.next("synced")
-        elsewhere = await make_server()  # this node is not told of it and finds it in the log
+        elsewhere = await make_server()  # this node gets no news of it and finds it in the log
         (await api.at(elsewhere.url).append_all(WS, huge)).expect(201)
         assert await seqs_of(stream, 4) == [65, 66, 67, 68]
-        assert max(fills) <= ONE_EVENT, "one at a time, for each is more than the ring"
+        assert max(fills) <= ONE_EVENT, "one at a time, because each exceeds the ring"
 
 
 def _measured(read: Any, sizes: list[int]) -> Any:
-    """Return a reading of the log that notes how many bytes of events it brought."""
+    """Wrap reading of the log and record the bytes of events returned."""
 
     async def measured(*given: Any, **named: Any) -> Any:
         found = await read(*given, **named)
@@ -326,7 +326,7 @@ def _measured(read: Any, sizes: list[int]) -> Any:
 async def test_readers_at_one_place_share_what_is_read(
     make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many come at once with one position, the log is asked once for its head and once for each chunk."""
+    """However many readers connect at one position, the log is queried once for its head and once for each chunk."""
     server = await make_server()
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append_all(WS, [{}] * 200)).expect(201)
@@ -349,7 +349,7 @@ async def test_readers_at_one_place_share_what_is_read(
 
 
 def _held(read: Any, name: str, gate: asyncio.Event, asked: Counter[str]) -> Any:
-    """Return a reading of the log that is counted, and waits for a gate."""
+    """Wrap reading of the log: count the calls and wait for a gate."""
 
     async def held(*given: Any, **named: Any) -> Any:
         asked[name] += 1
@@ -362,7 +362,7 @@ def _held(read: Any, name: str, gate: asyncio.Event, asked: Counter[str]) -> Any
 async def test_what_comes_at_once_may_be_more_than_the_ring(
     make_server: MakeServer, http: aiohttp.ClientSession
 ) -> None:
-    """A batch larger than the ring reaches those who are live without a look into the log."""
+    """Live readers receive a batch larger than the ring without a read of the log."""
     server = await make_server(ring_bytes=16 * 1024)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -378,7 +378,7 @@ async def test_what_comes_at_once_may_be_more_than_the_ring(
 
 
 async def test_no_event_has_the_name_of_a_route(api: Api) -> None:
-    """What stands in the place of an event's id but is a stream knows only its own methods."""
+    """A path that has the form of an event's id but is a stream supports its own methods only."""
     (await api.append(WS)).expect(201)
     for name in ("stream", "ws"):
         for method in ("HEAD", "POST", "DELETE"):
@@ -388,7 +388,7 @@ async def test_no_event_has_the_name_of_a_route(api: Api) -> None:
 
 
 async def test_streams_of_one_key_are_bounded(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """One stream more than the limit is 429; when one ends there is room again."""
+    """A stream above the limit gets 429. A stream that ends makes room for another."""
     server = await make_server(max_streams_per_key=2)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -409,7 +409,7 @@ async def test_streams_of_one_key_are_bounded(make_server: MakeServer, http: aio
 
 
 async def test_a_stream_ends_with_its_key(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Revoking a key ends its streams at once, expiry at the next heartbeat; others go on."""
+    """Revoking a key ends its streams at once, expiry at the next heartbeat. Other streams continue."""
     server = await make_server(heartbeat_seconds=1)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -425,7 +425,7 @@ async def test_a_stream_ends_with_its_key(make_server: MakeServer, http: aiohttp
 
 
 async def test_stopping_the_server_says_so(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Streams end with a reason and the advice to come back."""
+    """When the server stops, streams end with a reason and the advice to reconnect."""
     server = await make_server()
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -436,13 +436,13 @@ async def test_stopping_the_server_says_so(make_server: MakeServer, http: aiohtt
     await stream.ended()
 
 
-# ---- more than one node
+# ---- several nodes
 
 
 async def test_two_nodes_without_a_bus_hear_of_each_other(
     make_server: MakeServer, http: aiohttp.ClientSession, database_url: str
 ) -> None:
-    """The log is asked how far it is: an event that another node stored arrives within the poll's time."""
+    """A node polls the log, so another node's event arrives within the polling interval."""
     one, two = [Api(http, (await make_server(poll_seconds=0.05)).url, ADMIN_KEY) for _ in range(2)]
     (await one.append(WS)).expect(201)
     async with await one.stream(WS) as stream:
@@ -454,11 +454,11 @@ async def test_two_nodes_without_a_bus_hear_of_each_other(
     position = (await two.get(events(WS))).expect(200)["position"]
     (await two.append(WS)).expect(201)
     async with await one.stream(WS, last_event_id=position) as stream:
-        assert await seqs_of(stream, 1) == [22], "a position that this node has not come to is no reset"
+        assert await seqs_of(stream, 1) == [22], "a position ahead of this node is not a reset"
 
 
 async def test_a_burst_larger_than_the_ring(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """What does not fit into the ring at once is read from the log: nothing is lost."""
+    """Events that do not fit into the ring are read from the log, and none is lost."""
     server = await make_server(ring_bytes=16 * 1024)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)

@@ -1,4 +1,4 @@
-"""What docs/streaming.md and docs/deploy.md show is true. The programs themselves run in test_real_clients.py."""
+"""The examples of docs/streaming.md and docs/deploy.md are correct. test_real_clients.py runs the programs."""
 
 import configparser
 import re
@@ -21,12 +21,12 @@ DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
 
 
 def test_every_program_is_run() -> None:
-    """Each code block of docs/streaming.md is a program that is cut off in every way, or what those call."""
+    """Each code block of docs/streaming.md is one of the tested programs or part of one."""
     assert set(snippets()) == {*HELPERS, *(name for names in RUNTIMES.values() for name in names)}
 
 
 def test_the_proxy_waits_longer_than_the_server() -> None:
-    """The limits of nginx are above those of the server: its silences, the longest poll, the largest body."""
+    """nginx's limits exceed the server's: timeouts, the longest poll and the largest body."""
     settings = {name: field.default for name, field in Settings.model_fields.items()}
     (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", DEPLOY)
     assert int(seconds) > max(settings["heartbeat_seconds"], settings["max_wait_seconds"])
@@ -35,7 +35,7 @@ def test_the_proxy_waits_longer_than_the_server() -> None:
 
 
 def test_the_unit_leaves_time_to_drain() -> None:
-    """The unit of systemd names settings that there are, and kills only after the drain."""
+    """The systemd unit uses existing settings and allows enough time for the drain."""
     found = re.search(r"```ini\n(.*?)```", DEPLOY, re.DOTALL)
     assert found
     unit = configparser.ConfigParser()
@@ -48,7 +48,7 @@ def test_the_unit_leaves_time_to_drain() -> None:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_the_page_behind_nginx(server: Server, api: Api, nginx: Nginx, browser: "Browser") -> None:
-    """Over TLS and HTTP/2: a link signs in, the cookie is for TLS only, the stream is live, and signing out is taken as our own."""
+    """Over TLS and HTTP/2, sign-in, the secure cookie, the live stream and signing out work."""
     (await api.append("my")).expect(201)
     await nginx.start(server.url)
     context = await browser.new_context(ignore_https_errors=True)

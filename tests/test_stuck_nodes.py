@@ -1,4 +1,4 @@
-"""Locks that somebody else holds, transactions that collide, and a stop while the database does not answer."""
+"""Foreign locks, colliding transactions, and a stop while the database does not respond."""
 
 import asyncio
 import signal
@@ -21,7 +21,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @asynccontextmanager
 async def held(url: str, workspace: str) -> AsyncIterator[None]:
-    """Hold a workspace's row, as a node does that was stopped in the middle of a transaction."""
+    """Hold a workspace's row like a node that stopped within a transaction."""
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction():
@@ -33,7 +33,7 @@ async def held(url: str, workspace: str) -> AsyncIterator[None]:
 
 @on_postgresql
 async def test_a_locked_workspace_holds_up_no_other(api: Api, database_url: str) -> None:
-    """While somebody holds one workspace, appends and changes in all others are stored; its own follow, in order, when it is free."""
+    """While one workspace is locked, appends and changes in others are stored. Its own follow in order after the release."""
     for workspace in ("locked", "free"):
         (await api.append(workspace)).expect(201)
     async with held(database_url, "locked"):
@@ -51,7 +51,7 @@ async def test_a_locked_workspace_holds_up_no_other(api: Api, database_url: str)
 
 @on_postgresql
 async def test_postgresql_ends_what_a_stopped_node_left(database: Database) -> None:
-    """The sessions that write are ended when they stand still in a transaction, and do not wait long for a lock."""
+    """PostgreSQL ends a writing session that is idle in a transaction or waits too long for a lock."""
     for setting, value in (("idle_in_transaction_session_timeout", "10s"), ("lock_timeout", "1s")):
         assert await run_sql(database, f"SHOW {setting}") == [(value,)]
 
@@ -59,7 +59,7 @@ async def test_postgresql_ends_what_a_stopped_node_left(database: Database) -> N
 @on_postgresql
 @pytest.mark.parametrize("state", ["40P01", "40001"])
 async def test_a_collision_is_tried_again(api: Api, database: Database, state: str) -> None:
-    """A deadlock or a serialization failure is nobody's answer: the group is tried again."""
+    """A group that fails because of a deadlock or serialization failure is retried."""
     (await api.append("w")).expect(201)
     await run_sql(
         database,
@@ -75,7 +75,7 @@ async def test_a_collision_is_tried_again(api: Api, database: Database, state: s
 async def test_a_stop_while_appends_wait_for_a_lock(
     make_process: MakeProcess, http: aiohttp.ClientSession, database_url: str
 ) -> None:
-    """The drain's window holds, and appends that wait for somebody's lock are answered."""
+    """The drain takes at most its window, and appends that wait for a lock get a response."""
     process = make_process(drain_seconds=3)
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -90,7 +90,7 @@ async def test_a_stop_while_appends_wait_for_a_lock(
 
 
 async def queued(api: Api) -> bool:
-    """Tell whether three events wait to be stored."""
+    """Check whether three events wait to be stored."""
     return b"streamer_append_queue_events 3.0" in (await api.get("/metrics")).body
 
 
@@ -98,7 +98,7 @@ async def queued(api: Api) -> bool:
 async def test_a_stop_while_postgresql_is_frozen(
     own_cluster: OwnCluster, make_process: MakeProcess, http: aiohttp.ClientSession
 ) -> None:
-    """The drain's window holds though PostgreSQL does not even take leave."""
+    """The drain takes at most its window, even if PostgreSQL does not close its connections."""
     process = make_process(drain_seconds=3, database_url=own_cluster.url("postgres"))
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -113,5 +113,5 @@ async def test_a_stop_while_postgresql_is_frozen(
 
 
 async def unready(api: Api) -> bool:
-    """Tell whether the server says that it cannot work."""
+    """Check whether the server reports that it cannot work."""
     return (await api.get("/readyz")).status == 503

@@ -1,4 +1,4 @@
-"""The client without an event loop does what the asynchronous one does, and neither threads nor signals nor exits confuse it."""
+"""The synchronous client does what the asynchronous one does, and is safe with threads, signals and exits."""
 
 import asyncio
 import inspect
@@ -43,13 +43,13 @@ BEGINNING = "1970-01-01T00:00:00Z"
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: the client sees none."""
+    """Run on one kind of database only, because the client never sees it."""
     return sqlite_url(tmp_path)
 
 
 @pytest.fixture
 async def process(make_process: MakeProcess) -> ServerProcess:
-    """A server as a process of its own."""
+    """Start a server as a separate process."""
     process = make_process()
     await process.start()
     return process
@@ -57,7 +57,7 @@ async def process(make_process: MakeProcess) -> ServerProcess:
 
 @pytest.fixture
 async def proxy(server: Server) -> AsyncIterator[Proxy]:
-    """A proxy in front of the server in this process."""
+    """Start a proxy in front of the server in this process."""
     async with proxy_to(server.url) as proxy:
         yield proxy
 
@@ -74,16 +74,16 @@ def seqs(messages: Iterator[StreamMessage], last: int) -> list[int]:
 
 
 def threads() -> list[threading.Thread]:
-    """Return the threads of clients that there are."""
+    """Return the running threads of clients."""
     return [thread for thread in threading.enumerate() if thread.name == "streamer-client"]
 
 
-# ---- the same
+# ---- the same API
 
 
 @pytest.mark.parametrize(("kind", "twin"), [(Client, SyncClient), (PlatformClient, SyncPlatformClient)])
 def test_each_method_has_a_twin(kind: type, twin: type) -> None:
-    """Every public method is there, with the same parameters and description; none of them is a coroutine's."""
+    """Each public method exists with the same parameters and description, and none is a coroutine function."""
     names = [name for name in vars(kind) if not name.startswith("_")]
     assert {name for name in dir(twin) if not name.startswith("_")} == {*names, "close"}
     for name in ["__init__", *names]:
@@ -95,7 +95,7 @@ def test_each_method_has_a_twin(kind: type, twin: type) -> None:
 
 
 async def test_the_calls(process: ServerProcess) -> None:
-    """Every call answers as the asynchronous one, also where a loop runs already."""
+    """Every call returns the same as the asynchronous one, even if an event loop is running."""
     with SyncClient(process.url, ADMIN_KEY, timing=FAST) as client:
         one = client.append("ws", EVENT)
         many = client.append("ws", [EVENT, EVENT], "a-key")
@@ -118,7 +118,7 @@ async def test_the_calls(process: ServerProcess) -> None:
 
 
 async def test_the_errors(server: Server) -> None:
-    """What goes wrong is the same error, from calls and from iterators."""
+    """Calls and iterators raise the same errors."""
 
     def calls() -> None:
         with SyncClient(server.url, ADMIN_KEY, timing=FAST) as client:
@@ -139,7 +139,7 @@ async def test_the_errors(server: Server) -> None:
 
 
 async def test_what_came_before_an_error() -> None:
-    """All items of the pages before the one that fails are handed over, then the error."""
+    """The iterator yields all items of the pages before the failing one, and then raises the error."""
 
     async def one_page(request: web.Request) -> web.Response:
         if "cursor" in request.query:
@@ -163,7 +163,7 @@ async def test_what_came_before_an_error() -> None:
 
 
 async def test_a_stream_outlives_its_server(process: ServerProcess) -> None:
-    """The server is killed and started again: each event comes once, in order, on the same iterator."""
+    """When the server is killed and restarted, the same iterator yields each event once and in order."""
     notices: list[Connected | Lost] = []
     found: list[int] = []
     with SyncClient(process.url, ADMIN_KEY, timing=replace(FAST, attempts=10_000)) as client:
@@ -188,7 +188,7 @@ async def test_a_stream_outlives_its_server(process: ServerProcess) -> None:
 
 
 async def test_threads_share_a_client(server: Server) -> None:
-    """Eight threads append while two follow: each append is there once, each reader sees all."""
+    """Eight threads append while two follow. Each append is stored once, and each reader receives all."""
     with SyncClient(server.url, ADMIN_KEY, timing=FAST) as client:
 
         def everything() -> None:
@@ -205,7 +205,7 @@ async def test_threads_share_a_client(server: Server) -> None:
 
 
 async def test_leaving_a_stream_ends_it(proxy: Proxy) -> None:
-    """A loop that is left and an iterator that is closed give their connections back, not only when the client ends."""
+    """Leaving a loop or closing an iterator releases its connection before the client is closed."""
     with SyncClient(proxy.url, ADMIN_KEY, timing=FAST) as client:
 
         def leave() -> None:
@@ -224,7 +224,7 @@ async def test_leaving_a_stream_ends_it(proxy: Proxy) -> None:
 
 
 async def test_a_notice_that_calls_the_client(server: Server) -> None:
-    """A call from within a notice would wait for itself: it is refused, and the stream says so."""
+    """A call from within a notice would deadlock, so it is refused, and the stream reports this."""
     with SyncClient(server.url, ADMIN_KEY, timing=FAST) as client:
 
         def follow() -> None:
@@ -235,12 +235,12 @@ async def test_a_notice_that_calls_the_client(server: Server) -> None:
             await asyncio.to_thread(follow)
 
 
-# ---- the end
+# ---- closing
 
 
 @pytest.mark.parametrize("end", [SyncClient.close, lambda client: client.__exit__(None, None, None)])
 async def test_closing_ends_what_waits(server: Server, end: Callable[[SyncClient], None]) -> None:
-    """A stream that waits in another thread ends with an error; afterwards nothing is taken, and no thread is left."""
+    """Closing the client ends a stream in another thread with an error. Later calls are refused, and no thread remains."""
     client = SyncClient(server.url, ADMIN_KEY, timing=FAST)
     synced = threading.Event()
 
@@ -264,7 +264,7 @@ async def test_closing_ends_what_waits(server: Server, end: Callable[[SyncClient
 
 
 async def test_a_client_that_is_dropped(proxy: Proxy) -> None:
-    """Without a context manager it works, too; when nobody holds it any more its thread and its connections end."""
+    """It works without a context manager. When it is garbage-collected, its thread and connections end."""
 
     def use() -> None:
         client = SyncClient(proxy.url, ADMIN_KEY, timing=FAST)
@@ -326,7 +326,7 @@ print(client.session()["id"])
 
 @pytest.fixture
 async def variables(server: Server) -> dict[str, str]:
-    """What a program needs to call the server, in which a workspace is."""
+    """Return the environment variables of a program that calls the server, with a workspace."""
     async with Client(server.url, ADMIN_KEY) as client:
         await client.append("ws", EVENT)
     return {"STREAMER_URL": server.url, "STREAMER_KEY": ADMIN_KEY}
@@ -336,7 +336,7 @@ async def variables(server: Server) -> dict[str, str]:
 async def test_a_signal_ends_a_stream_at_once(
     variables: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Ctrl-C while a stream waits is a KeyboardInterrupt there and nothing else; nothing holds the process."""
+    """Ctrl-C during a stream raises KeyboardInterrupt there, and nothing keeps the process alive."""
     async with programs.started(FOLLOW, tmp_path, variables) as process:
         assert process.stdout
         async with asyncio.timeout(SECONDS):
@@ -350,7 +350,7 @@ async def test_a_signal_ends_a_stream_at_once(
 
 
 async def test_an_interrupted_call_is_over(tmp_path: Path) -> None:
-    """Ctrl-C ends a call that has no answer, its connection too, not only the waiting for it."""
+    """Ctrl-C cancels a pending call and closes its connection, instead of only the wait for it."""
     asked, answer = asyncio.Event(), asyncio.Event()
 
     async def late(_request: web.Request) -> web.Response:
@@ -370,13 +370,13 @@ async def test_an_interrupted_call_is_over(tmp_path: Path) -> None:
 
 
 async def test_a_process_that_just_ends(variables: dict[str, str], tmp_path: Path) -> None:
-    """A client that nobody closed and streams half read hold no process and leave no word."""
+    """Unclosed clients and half-read streams neither keep the process alive nor print anything."""
     ended = await programs.run(HELD, tmp_path, variables)
     assert (ended.code, ended.err, ended.lines) == (0, "", ["1", "Synced"])
 
 
 async def test_a_fork(variables: dict[str, str], tmp_path: Path) -> None:
-    """A forked process is told that the client is not for it, at once; the client of its parent goes on."""
+    """In a forked process, the client raises an error at once. The parent's client continues to work."""
     ended = await programs.run(FORK, tmp_path, variables)
     assert ended.code == 0, ended.err
     assert ended.lines[0] == "a client cannot be used after a fork of its process: create another one"

@@ -1,4 +1,4 @@
-"""`streamer tail --exec`: a command for each event, in order, at least once."""
+"""`streamer tail --exec` runs a command for each event, in order, at least once."""
 
 import asyncio
 import json
@@ -21,12 +21,12 @@ from tests.support.waiting import SECONDS, eventually
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: the command sees none."""
+    """Run on one kind of database only, because the command never sees it."""
     return sqlite_url(tmp_path)
 
 
 def is_gone(group: int) -> bool:
-    """Tell whether no process of a group is left."""
+    """Check that no process of a group is left."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -35,7 +35,7 @@ def is_gone(group: int) -> bool:
 
 
 async def test_the_command_gets_the_event(cli: Cli, api: Api) -> None:
-    """The event is on stdin as one line, byte by byte; the variables say which it is; the event itself is not printed."""
+    """The event is on stdin as one line, byte for byte, and the variables identify it. tail does not print the event."""
     stored = (await api.append("my", entity=None, details={"text": "é '\"$(false)"}, action="$(false).a\nb")).expect(
         201
     )
@@ -61,7 +61,7 @@ async def test_the_command_gets_the_event(cli: Cli, api: Api) -> None:
 
 
 async def test_output_passes_through(cli: Cli, api: Api) -> None:
-    """What the commands print arrives in the order of the events; with -o each event stands before what its command says."""
+    """Commands print in the order of the events. With -o, each event is printed before its command's output."""
     await api.append_all("my", [{}] * 3)
     ended = await cli("tail", "my", "--exec", "echo $STREAMER_EVENT_SEQ; echo err >&2")
     assert (ended.code, ended.out, ended.err) == (0, "1\n2\n3\n", "err\n" * 3)
@@ -70,7 +70,7 @@ async def test_output_passes_through(cli: Cli, api: Api) -> None:
 
 
 async def test_the_key_is_not_handed_on(cli: Cli, api: Api) -> None:
-    """A key given by --key is nowhere in the command's environment; one in the environment stays there."""
+    """A key from --key never reaches the command's environment. One from the environment stays there."""
     await api.append("my")
     del cli.variables["STREAMER_KEY"]
     assert ADMIN_KEY not in (await cli("tail", "my", "--key", ADMIN_KEY, "--exec", "env; cat")).out
@@ -79,7 +79,7 @@ async def test_the_key_is_not_handed_on(cli: Cli, api: Api) -> None:
 
 
 async def test_a_command_need_not_read(cli: Cli, api: Api) -> None:
-    """An event larger than a pipe holds is no trouble for a command that does not read it."""
+    """A command need not read its event, even one larger than a pipe's buffer."""
     await api.append_all("my", [{"details": {"text": "x" * 200_000}}] * 2)
     ended = await cli("tail", "my", "--exec", "echo $STREAMER_EVENT_SEQ")
     assert (ended.code, ended.out, ended.err) == (0, "1\n2\n", "")
@@ -89,7 +89,7 @@ async def test_a_command_need_not_read(cli: Cli, api: Api) -> None:
     ("command", "how"), [("exit 3", "exit status 3"), ("kill -9 $$", "SIGKILL"), ("no-such-command", "exit status 127")]
 )
 async def test_a_command_that_fails(cli: Cli, api: Api, tmp_path: Path, command: str, how: str) -> None:
-    """It ends the run with 1, is named with its event, and that event comes again: it does not count as done."""
+    """A failing command ends tail with 1 and is reported with its event, which is not acknowledged and comes again."""
     stored = (await api.append_all("my", [{}] * 4)).expect(201)["events"]
     tail = ("tail", "my", "--cursor-file", tmp_path / "c")
     ended = await cli(*tail, "--exec", f'echo $STREAMER_EVENT_SEQ; [ "$STREAMER_EVENT_SEQ" != 3 ] || {command}')
@@ -101,7 +101,7 @@ async def test_a_command_that_fails(cli: Cli, api: Api, tmp_path: Path, command:
 
 @pytest.mark.parametrize("options", ["-n 2", "--since 3", "--since 1h", "--since {third}"])
 async def test_a_first_command_that_fails(cli: Cli, api: Api, tmp_path: Path, options: str) -> None:
-    """Also a run that ends before its first event is done goes on there, whatever has come since."""
+    """A run that fails at its first event resumes at that event, whatever was appended since."""
     stored = (await api.append_all("my", [{}] * 5)).expect(201)["events"]
     given = options.replace("{third}", stored[2]["id"]).split()
     first = 1 if "1h" in options else 4
@@ -112,7 +112,7 @@ async def test_a_first_command_that_fails(cli: Cli, api: Api, tmp_path: Path, op
 
 
 async def test_a_slow_command_loses_nothing(server: Server, cli: Cli, api: Api, tmp_path: Path) -> None:
-    """While a command runs far more comes in than fits between server and client: all of it is handled, on one connection."""
+    """While a command runs, events that exceed all buffers are appended. All are handled, over one connection."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     await api.append("my")
@@ -133,7 +133,7 @@ async def test_a_slow_command_loses_nothing(server: Server, cli: Cli, api: Api, 
 
 
 async def test_ctrl_c_ends_the_command(cli: Cli, api: Api, tmp_path: Path) -> None:
-    """Ctrl-C on the terminal ends the command with all that it started; its event does not count as done."""
+    """Ctrl-C on the terminal ends the command and its children. Its event is not acknowledged."""
     await api.append("my")
     tail = ("tail", "my", "-f", "--cursor-file", tmp_path / "c")
     async with cli.on_terminal(*tail, "--exec", "(sleep 1000 & wait) & echo group $$ ; wait") as terminal:
@@ -147,7 +147,7 @@ async def test_ctrl_c_ends_the_command(cli: Cli, api: Api, tmp_path: Path) -> No
 
 
 async def test_sigterm_ends_the_command(cli: Cli, api: Api) -> None:
-    """SIGTERM ends tail with 143, and the command before it: one that cleans up has the time to."""
+    """SIGTERM ends the command first, with time to clean up, and then tail with 143."""
     await api.append("my")
     command = "trap 'echo cleaned; exit' TERM; echo $$; while :; do sleep 0.01; done"
     async with cli.started("tail", "my", "--exec", command) as process:
@@ -160,7 +160,7 @@ async def test_sigterm_ends_the_command(cli: Cli, api: Api) -> None:
 
 
 async def test_kill_9_in_a_loop(cli: Cli, api: Api, tmp_path: Path) -> None:
-    """Killed at any moment, again and again, each event is handled, in order; a kill repeats one event at most."""
+    """Despite repeated kills at any time, each event is handled in order. A kill repeats at most one event."""
     await api.append_all("my", [{}] * 200)
     done = tmp_path / "done"
     tail = ("tail", "my", "-f", "--since", "all", "--cursor-file", tmp_path / "c")
@@ -182,7 +182,7 @@ async def test_kill_9_in_a_loop(cli: Cli, api: Api, tmp_path: Path) -> None:
 
 
 async def test_the_idle_exit_does_not_count_a_command(cli: Cli, api: Api) -> None:
-    """A command that takes longer than --idle-exit is no idleness: what came meanwhile is handled, too."""
+    """The time of a running command does not count towards --idle-exit, and later events are handled."""
     await api.append("my")
     command = '[ "$STREAMER_EVENT_SEQ" != 2 ] || sleep 1.5; echo "$STREAMER_EVENT_SEQ"'
     async with cli.started("tail", "my", "-f", "--idle-exit", "1s", "--exec", command) as process:

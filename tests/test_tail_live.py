@@ -1,4 +1,4 @@
-"""`streamer tail` over what servers do to a stream: they close it, refuse it, are away, or have nothing to say."""
+"""`streamer tail` on streams that a server closes, refuses or interrupts, or that are idle."""
 
 import asyncio
 import contextlib
@@ -23,18 +23,18 @@ from tests.support.waiting import SECONDS
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: the command sees none."""
+    """Run on one kind of database only, because the command never sees it."""
     return sqlite_url(tmp_path)
 
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """The command line; the server is named by each test."""
+    """Run commands; each test names the server."""
     return Cli(tmp_path, {"STREAMER_KEY": ADMIN_KEY})
 
 
 class Script:
-    """A server whose streams say what a test wrote down, one after the other."""
+    """A server whose streams follow a script, one after another."""
 
     def __init__(self, *answers: bytes | web.Response) -> None:
         self._answers = list(answers)
@@ -44,7 +44,7 @@ class Script:
         """When that was."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Answer a request."""
+        """Respond to a request."""
         if not request.path.endswith("/stream"):
             return web.json_response({"position": "e.9", "earliest": "e.0"})
         self.resumed.append(request.headers.get("Last-Event-ID"))
@@ -60,7 +60,7 @@ class Script:
 
 @contextlib.asynccontextmanager
 async def script_of(*answers: bytes | web.Response) -> AsyncIterator[tuple[Script, Sequence[str]]]:
-    """Run such a server; yields it and the arguments that lead to it."""
+    """Start such a server; yield it and the arguments to reach it."""
     script = Script(*answers)
     async with scripted(script.answer) as url:
         yield script, ("tail", "my", "--since", "all", "--url", url)
@@ -72,7 +72,7 @@ def activity(seq: int) -> bytes:
 
 
 def closed(reason: str, *, retry: int | None) -> bytes:
-    """Return the block that ends a stream; with `retry`, for so many milliseconds."""
+    """Return the block that ends a stream; with `retry` after this many milliseconds."""
     line = b"" if retry is None else b"retry: %d\n" % retry
     reconnect = b"false" if retry is None else b"true"
     return line + b'event: closed\ndata: {"reason":"%s","reconnect":%s}\n\n' % (reason.encode(), reconnect)
@@ -81,11 +81,11 @@ def closed(reason: str, *, retry: int | None) -> bytes:
 SYNCED = b'event: synced\ndata: {"position":"e.9"}\n\n'
 
 
-# ---- closed by the server
+# ---- streams that the server closes
 
 
 async def test_a_stream_that_is_closed_to_reconnect(cli: Cli) -> None:
-    """However often the server closes a stream for a while, tail comes back in time: also without -f, and without a word."""
+    """However often the server closes a stream with a delay, tail reconnects in time, also without -f, and prints nothing."""
     reasons = ["rotated", "stalled", "shutdown", "store_unavailable", "reset", "internal_error"]
     blocks = [activity(n) + activity(n + 1) + closed(reason, retry=20) for n, reason in enumerate(reasons, 1)]
     async with script_of(*blocks, SYNCED) as (script, tail):
@@ -109,7 +109,7 @@ async def test_a_stream_that_is_closed_to_reconnect(cli: Cli) -> None:
     ],
 )
 async def test_a_stream_that_is_closed_for_good(cli: Cli, reason: str, code: int, text: str) -> None:
-    """What the server closes for good ends the command, also with -f; the exit code tells a credential from the rest."""
+    """A stream that is closed for good ends the command, even with -f. The exit code tells an invalid credential from other reasons."""
     async with script_of(activity(1) + closed(reason, retry=None)) as (script, tail):
         ended = await cli(*tail, "-f")
     assert (ended.code, ended.out) == (code, '{"seq":1}\n')
@@ -118,7 +118,7 @@ async def test_a_stream_that_is_closed_for_good(cli: Cli, reason: str, code: int
 
 
 async def test_a_key_that_is_revoked(server: Server, cli: Cli, api: Api) -> None:
-    """A real key's stream ends with exit code 4 when the key is revoked."""
+    """When a key is revoked, its stream ends with exit code 4."""
     await api.append("my")
     keys = "/v1/workspaces/my/keys"
     made = (await api.post(keys, {"name": "k", "template": "read_only"})).expect(201)
@@ -131,12 +131,12 @@ async def test_a_key_that_is_revoked(server: Server, cli: Cli, api: Api) -> None
     assert b"--key" in err
 
 
-# ---- refused
+# ---- refused streams
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, 4), (403, 4), (404, 1), (410, 1)])
 async def test_refusals_are_final(cli: Cli, status: int, code: int) -> None:
-    """What cannot become better is not tried again, even with -f."""
+    """A permanent error is not retried, even with -f."""
     refusal = web.json_response({"error": {"code": "c", "message": "No, not this."}}, status=status)
     async with script_of(refusal) as (script, tail):
         ended = await cli(*tail, "-f")
@@ -146,7 +146,7 @@ async def test_refusals_are_final(cli: Cli, status: int, code: int) -> None:
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
 async def test_troubles_pass(cli: Cli, status: int) -> None:
-    """What may become better is tried again, in the middle of a stream too, and nothing comes twice."""
+    """A temporary error is retried, even in the middle of a stream, and no event is repeated."""
     trouble = web.Response(status=status, text="a proxy")
     again = activity(2) + activity(3) + SYNCED
     async with script_of(activity(1) + activity(2), trouble, again) as (script, tail):
@@ -156,7 +156,7 @@ async def test_troubles_pass(cli: Cli, status: int) -> None:
 
 
 async def test_retry_after(cli: Cli) -> None:
-    """An error's `Retry-After` and a stream's `retry:` are waited for."""
+    """tail waits as long as an error's `Retry-After` and a stream's `retry:` say."""
     busy = web.Response(status=503, headers={"Retry-After": "1"})
     async with script_of(busy, b"retry: 1200\n\n", SYNCED) as (script, tail):
         ended = await cli(*tail)
@@ -169,7 +169,7 @@ async def test_retry_after(cli: Cli) -> None:
 
 
 async def test_idle_exit(server: Server, cli: Cli, api: Api) -> None:
-    """When nothing comes for so long tail ends with 0; each event starts the time anew."""
+    """tail exits with 0 after this time without an event. Each event restarts the timer."""
     await api.append("my")
     loop = asyncio.get_running_loop()
     async with cli.started("tail", "my", "-f", "--idle-exit", "1s", "--url", server.url) as process:
@@ -185,7 +185,7 @@ async def test_idle_exit(server: Server, cli: Cli, api: Api) -> None:
 
 
 async def test_idle_exit_waits_for_the_server(server: Server, cli: Cli, api: Api) -> None:
-    """Without a connection nobody knows whether something comes: tail ends once it was live for long enough."""
+    """Without a connection, tail cannot know whether events exist. It exits after it was live for long enough."""
     await api.append("my")
     async with proxy_to(server.url) as proxy:
         options = ("-f", "-v", "-n", 0, "--idle-exit", "1s")
@@ -202,7 +202,7 @@ async def test_idle_exit_waits_for_the_server(server: Server, cli: Cli, api: Api
 
 
 async def test_what_counts_as_idle() -> None:
-    """The count runs while the stream is live, stands still while it is not, and starts anew with an event."""
+    """The timer runs while the stream is live, pauses while it is not, and restarts with an event."""
     loop = asyncio.get_running_loop()
 
     def left() -> float | None:
@@ -223,13 +223,13 @@ async def test_what_counts_as_idle() -> None:
         assert second is not None
         assert 99 < second <= first <= 100
         idle._left = 5
-        idle.stop()  # lost
+        idle.stop()  # disconnected
         idle._left = 5
         with idle.handling(Synced("e.2")):
             pass
         rest = left()
         assert rest is not None
-        assert rest <= 5  # a connection that is closed every minute does not put the end off for ever
+        assert rest <= 5  # a connection that is closed every minute does not postpone the exit indefinitely
         with idle.handling(Activity("e.3", b"{}")):
             pass
         fresh = left()
@@ -253,6 +253,6 @@ async def test_what_counts_as_idle() -> None:
     ],
 )
 async def test_wrong_usage(cli: Cli, options: str, text: str) -> None:
-    """Options that mean nothing together are wrong usage."""
+    """Options that exclude each other are a usage error."""
     ended = await cli("tail", "my", *options.split())
     assert (ended.code, text in ended.err) == (2, True), ended.err

@@ -1,4 +1,4 @@
-"""What `streamer tail` writes: its formats, and what it says besides on terminals and in pipes."""
+"""The output of `streamer tail`: its formats, and its messages on terminals and in pipes."""
 
 import json
 import re
@@ -31,7 +31,7 @@ EVENT = {
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: the command sees none."""
+    """Run on one kind of database only, because the command never sees it."""
     return sqlite_url(tmp_path)
 
 
@@ -56,7 +56,7 @@ def form(output: str) -> Format:
     ],
 )
 def test_templates(text: str, expected: str) -> None:
-    """A path shows its value, a missing one nothing, what is no text as JSON; control characters of events are replaced."""
+    """A path prints its value, nothing if it is missing, and JSON if it is not text. Control characters are replaced."""
     assert template(text)(Activity("e.7", orjson.dumps(EVENT))) == f"{expected}\n".encode()
 
 
@@ -64,14 +64,14 @@ def test_templates(text: str, expected: str) -> None:
     "text", ["{", "}", "{a", "{}", "{ seq }", "{nothing}", "{actor.age}", "{seq.x}", "{actor.id.x}"]
 )
 def test_templates_that_cannot_be(text: str) -> None:
-    """A lone brace or a field that no event has is refused, and the error names it."""
+    """A lone brace or an unknown field is refused with its name."""
     with pytest.raises(ValueError, match=re.escape(text.removesuffix("a"))):
         template(text)
 
 
 @given(st.text(alphabet="{}\\nt.ab s{action}") | st.text())
 def test_no_template_breaks(text: str) -> None:
-    """Any text is a template, or is refused as one: nothing else happens."""
+    """Any text is a valid template or is refused."""
     try:
         render = template(text)
     except ValueError:
@@ -80,7 +80,7 @@ def test_no_template_breaks(text: str) -> None:
 
 
 async def test_templates_know_the_event(api: Api) -> None:
-    """The fields that a template may name are those that events have."""
+    """A template may name exactly the fields of events."""
     event = (await api.append("my", entity={"type": "issue", "id": "1"})).expect(201)
     assert list(FIELDS) == list(event)
     for name in ("actor", "entity"):
@@ -105,7 +105,7 @@ async def test_a_template_through_the_command(cli: Cli, api: Api) -> None:
     ],
 )
 async def test_formats_that_do_not_exist(cli: Cli, output: str, text: str) -> None:
-    """A wrong format is wrong usage: nothing is asked of the server, and the error says what there is."""
+    """An unknown format is a usage error that lists the formats, and no request is sent."""
     ended = await cli("tail", "my", "-o", output, "--url", "http://127.0.0.1:1")
     assert (ended.code, ended.out) == (2, "")
     assert "--output" in ended.err
@@ -116,7 +116,7 @@ async def test_formats_that_do_not_exist(cli: Cli, output: str, text: str) -> No
 
 
 async def test_cloudevents(cli: Cli, api: Api) -> None:
-    """Each line is a CloudEvent 1.0 in structured JSON; its data is the event as the API has it."""
+    """Each line is a CloudEvent 1.0 in structured JSON. Its data is the event as the API returns it."""
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     full = {"entity": {"type": "issue", "id": "42"}, "traceparent": trace, "details": {"n": 0.1}}
     first = (await api.append("my", **full)).expect(201)
@@ -147,7 +147,7 @@ async def test_cloudevents(cli: Cli, api: Api) -> None:
 
 
 def test_a_cloudevents_source_is_a_uri_reference() -> None:
-    """Whatever a workspace is called, the source is a path."""
+    """The source is a valid path, whatever the workspace's name."""
     rendered = format_of("cloudevents", workspace="a b/ü", time="utc", terminal=False).render
     event = EVENT | {"id": "1", "timestamp": "2026-01-01T00:00:00Z", "traceparent": None}
     assert json.loads(rendered(Activity("e.7", orjson.dumps(event))))["source"] == "/v1/workspaces/a%20b%2F%C3%BC"
@@ -157,7 +157,7 @@ def test_a_cloudevents_source_is_a_uri_reference() -> None:
 
 
 async def test_json_is_one_array(cli: Cli, api: Api) -> None:
-    """At the end of history and after --count the output is one array of what the API has; of nothing it is empty."""
+    """After the history or --count, the output is one array of events as the API returns them, or an empty array."""
     stored = [(await api.append("my", details={"n": n})).expect(201) for n in range(5)]
     for options, expected in (
         ("", stored),
@@ -172,7 +172,7 @@ async def test_json_is_one_array(cli: Cli, api: Api) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 async def test_json_is_closed_by_a_signal(cli: Cli, api: Api, number: signal.Signals, code: int) -> None:
-    """An event's line is out at once; a signal that ends the command closes the array."""
+    """Each event's line is printed at once. A signal that ends the command closes the array."""
     await api.append_all("my", [{}] * 2)
     async with cli.started("tail", "my", "-f", "-o", "json") as process:
         assert process.stdout is not None
@@ -185,7 +185,7 @@ async def test_json_is_closed_by_a_signal(cli: Cli, api: Api, number: signal.Sig
 
 
 async def test_json_is_closed_by_an_error(cli: Cli, api: Api, tmp_path: Path) -> None:
-    """When events are missing under --strict the array is whole, and the reason stands beside it."""
+    """With --strict, a gap ends the command with a complete array and the reason on stderr."""
     await api.append("my")
     (tmp_path / "c").write_text("zzzz.7\n")
     ended = await cli("tail", "my", "-o", "json", "--strict", "--cursor-file", "c")
@@ -193,11 +193,11 @@ async def test_json_is_closed_by_an_error(cli: Cli, api: Api, tmp_path: Path) ->
     assert "missing" in ended.err
 
 
-# ---- what it says besides
+# ---- other messages
 
 
 async def test_verbose(server: Server, cli: Cli, api: Api, tmp_path: Path) -> None:
-    """With -v stderr tells of connections, what they cost, and positions; stdout has the events alone."""
+    """With -v, stderr reports connections, their timing and positions. stdout contains only events."""
     await api.append("my")
     options = ("-f", "-v", "--cursor-file", tmp_path / "c", "--count", 3)
     async with proxy_to(server.url) as proxy:
@@ -227,7 +227,7 @@ async def test_verbose(server: Server, cli: Cli, api: Api, tmp_path: Path) -> No
 
 
 async def test_the_status_line_has_a_rate(cli: Cli, api: Api) -> None:
-    """Following on a terminal, the last line tells how many events come, and up to which seq."""
+    """On a terminal, the last line shows the rate of events and the last seq."""
     await api.append("my")
     async with cli.on_terminal("tail", "my", "-f") as terminal:
         await eventually(lambda: "live - 0/s - seq 1" in terminal.shown)
@@ -239,7 +239,7 @@ async def test_the_status_line_has_a_rate(cli: Cli, api: Api) -> None:
 
 
 async def test_quiet(cli: Cli, api: Api) -> None:
-    """With --quiet a terminal shows the events and nothing else."""
+    """With --quiet, a terminal shows only events."""
     await api.append("my", description="Ann did it")
     async with cli.on_terminal("tail", "my", "-f", "--count", "2", "--quiet", "--time", "utc") as terminal:
         await eventually(lambda: "did it" in terminal.shown)
@@ -254,7 +254,7 @@ async def test_quiet(cli: Cli, api: Api) -> None:
     "variable", ["AI_AGENT", "AGENT", "CLAUDECODE", "CODEX_THREAD_ID", "CURSOR_AGENT", "GEMINI_CLI"]
 )
 async def test_an_agents_terminal_is_a_pipe(cli: Cli, api: Api, variable: str) -> None:
-    """Where an AI agent runs the command a terminal gets what a pipe gets; what it asks for, it gets without colour."""
+    """For an AI agent, a terminal gets the output of a pipe, and formats it asks for without colour."""
     event: dict[str, Any] = (await api.append("my")).expect(201)
     cli.variables[variable] = "1"
     async with cli.on_terminal("tail", "my", "-f", "--count", "1") as terminal:

@@ -51,7 +51,7 @@ async def works(api: Api, path: str = "", **query: str) -> bool:
 
 @on_sqlite
 async def test_a_failed_write_leaves_no_lock(api: Api, other_program: Sql) -> None:
-    """A write that fails because of the schema holds no lock, so another program can write at once. After the repair, appends work."""
+    """After a write fails because of the schema, another program can write at once. After the repair, appends work."""
     assert await works(api)
     other_program("ALTER TABLE events RENAME TO ex")
     for _ in range(2):

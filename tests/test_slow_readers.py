@@ -46,7 +46,7 @@ def forget_peak(pid: int) -> None:
 async def test_memory_for_a_reader_is_bounded(
     make_process: MakeProcess, http: aiohttp.ClientSession, kind: Kind, record_property: Callable[[str, object], None]
 ) -> None:
-    """2,000 readers, of which 20 read a twentieth of the data: memory per reader is limited, fast ones get all, slow ones continue."""
+    """With 20 of 2,000 readers slow, memory per reader is limited, fast ones get all events, and slow ones can catch up."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)

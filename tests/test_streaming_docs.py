@@ -26,7 +26,7 @@ def test_every_program_is_run() -> None:
 
 
 def test_the_proxy_waits_longer_than_the_server() -> None:
-    """nginx's limits exceed the server's: timeouts, the longest poll and the largest body."""
+    """The limits of nginx exceed the server's: timeouts, the longest poll and the largest body."""
     settings = {name: field.default for name, field in Settings.model_fields.items()}
     (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", DEPLOY)
     assert int(seconds) > max(settings["heartbeat_seconds"], settings["max_wait_seconds"])

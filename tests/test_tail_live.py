@@ -109,7 +109,7 @@ async def test_a_stream_that_is_closed_to_reconnect(cli: Cli) -> None:
     ],
 )
 async def test_a_stream_that_is_closed_for_good(cli: Cli, reason: str, code: int, text: str) -> None:
-    """A stream that is closed for good ends the command, even with -f. The exit code tells an invalid credential from other reasons."""
+    """A stream that is closed for good ends the command, even with -f. An invalid credential has its own exit code."""
     async with script_of(activity(1) + closed(reason, retry=None)) as (script, tail):
         ended = await cli(*tail, "-f")
     assert (ended.code, ended.out) == (code, '{"seq":1}\n')
@@ -156,7 +156,7 @@ async def test_troubles_pass(cli: Cli, status: int) -> None:
 
 
 async def test_retry_after(cli: Cli) -> None:
-    """tail waits as long as an error's `Retry-After` and a stream's `retry:` say."""
+    """The command waits as long as an error's `Retry-After` and a stream's `retry:` say."""
     busy = web.Response(status=503, headers={"Retry-After": "1"})
     async with script_of(busy, b"retry: 1200\n\n", SYNCED) as (script, tail):
         ended = await cli(*tail)
@@ -169,7 +169,7 @@ async def test_retry_after(cli: Cli) -> None:
 
 
 async def test_idle_exit(server: Server, cli: Cli, api: Api) -> None:
-    """tail exits with 0 after this time without an event. Each event restarts the timer."""
+    """The command exits with 0 after this time without an event. Each event restarts the timer."""
     await api.append("my")
     loop = asyncio.get_running_loop()
     async with cli.started("tail", "my", "-f", "--idle-exit", "1s", "--url", server.url) as process:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from streamer.access import tickets
 from streamer.api import workspaces
-from streamer.auth import tickets
 from streamer.cli import publish
 from streamer.core import entities as core_entities
 from streamer.core import filter as filters

@@ -14,17 +14,17 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from streamer.access.authorize import PUBLIC, Gate
+from streamer.access.jwks import Jwks, secret_key
+from streamer.access.jwt import Rules, Tokens
+from streamer.access.keys import Keyring
+from streamer.access.manage import Administration
+from streamer.access.revocation import WATCH_SECONDS, Watch
+from streamer.access.tickets import TicketLimits, Tickets
+from streamer.access.visibility import Views
 from streamer.api.node import NodeHandlers, PageFiles
 from streamer.api.openapi import OpenApi
 from streamer.api.routes import RESOURCES, ROUTES
-from streamer.auth.access import PUBLIC, Gate
-from streamer.auth.administration import Administration
-from streamer.auth.jwks import Jwks, secret_key
-from streamer.auth.jwt import Rules, Tokens
-from streamer.auth.keys import Keyring
-from streamer.auth.tickets import TicketLimits, Tickets
-from streamer.auth.view import Views
-from streamer.auth.watch import WATCH_SECONDS, Watch
 from streamer.bus.local import LocalBus
 from streamer.core.actions import AUDIT_ACTIONS
 from streamer.core.budget import KINDS, Budget

@@ -25,7 +25,7 @@ from pydantic import (
     field_validator,
 )
 
-from streamer.auth.origins import Origins, parse_origins
+from streamer.access.origins import Origins, parse_origins
 from streamer.core.actions import check_action
 from streamer.ingest.names import words_of
 from streamer.ingest.texts import check_shape
@@ -409,7 +409,7 @@ class Settings(BaseModel):
     @classmethod
     def _can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
         # Imported here because most commands read the settings, few need cryptography, and it is slow to import.
-        from streamer.auth.jwt import looks_like_jwt  # noqa: PLC0415
+        from streamer.access.jwt import looks_like_jwt  # noqa: PLC0415
 
         if value is not None:
             key = value.get_secret_value()
@@ -457,7 +457,7 @@ class Settings(BaseModel):
     @classmethod
     def _is_secret(cls, value: SecretStr | None) -> SecretStr | None:
         # Imported here because most commands read the settings, few need cryptography, and it is slow to import.
-        from streamer.auth.jwks import secret_key  # noqa: PLC0415
+        from streamer.access.jwks import secret_key  # noqa: PLC0415
 
         if value is not None:
             secret_key(value.get_secret_value())

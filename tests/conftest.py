@@ -235,7 +235,7 @@ def nginx(tmp_path: Path) -> Iterator[Nginx]:
 @pytest.fixture
 def one_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     """Record the reading of audit events once in a test, even if a new hour begins during the test."""
-    monkeypatch.setattr("streamer.auth.view.HOUR", 10**18)
+    monkeypatch.setattr("streamer.access.visibility.HOUR", 10**18)
 
 
 # ---- clients

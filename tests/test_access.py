@@ -11,11 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from streamer.api.routes import ROUTES
-from streamer.app import Server
-from streamer.auth.access import COOKIE
-from streamer.auth.keys import SESSION_SECONDS, SIGN_IN_SECONDS, Keyring
-from streamer.auth.principal import (
+from streamer.access.authorize import COOKIE
+from streamer.access.keys import SESSION_SECONDS, SIGN_IN_SECONDS, Keyring
+from streamer.access.principal import (
     ADMIN,
     AUDIT,
     AUDIT_OWN,
@@ -29,6 +27,8 @@ from streamer.auth.principal import (
     WRITE,
     Principal,
 )
+from streamer.api.routes import ROUTES
+from streamer.app import Server
 from streamer.core.clock import format_timestamp, now_us
 from streamer.core.errors import StoreUnavailable, Unauthenticated
 from streamer.edge.operation import Operation

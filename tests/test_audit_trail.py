@@ -283,7 +283,7 @@ async def test_an_hour_later_it_is_told_again(api: Api, monkeypatch: pytest.Monk
     """Each hour has its own event."""
     (await api.append(WS)).expect(201)
     for hour in (10**18, 10**15, 10**14):  # each value puts the present into another hour
-        monkeypatch.setattr("streamer.auth.view.HOUR", hour)
+        monkeypatch.setattr("streamer.access.visibility.HOUR", hour)
         await api.history(WS, category="audit")
     assert [event["action"] for event in await trail(api)] == ["audit.read"] * 3
 

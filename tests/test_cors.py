@@ -10,9 +10,9 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from streamer.access.origins import SETTING, Origins, parse_origins
 from streamer.api.routes import ROUTES
 from streamer.app import Server
-from streamer.auth.origins import SETTING, Origins, parse_origins
 from streamer.edge.operation import Operation
 from streamer.settings import SettingsError, load
 from tests.conftest import ADMIN_KEY, MakeServer

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streamer.access.principal import READ_OWN, ROLES, SCOPES
 from streamer.app import Server
-from streamer.auth.principal import READ_OWN, ROLES, SCOPES
 from streamer.dialects import DIALECTS
 from streamer.edge.operation import Operation
 from streamer.settings import DIALECT_NAMES

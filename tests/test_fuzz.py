@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
+from streamer.access import keys
+from streamer.access.authorize import COOKIE
 from streamer.api.params import HistoryParams, ListParams, SseParams, StreamParams, WorkspaceListParams
 from streamer.api.routes import ROUTES
 from streamer.app import Server
-from streamer.auth import keys
-from streamer.auth.access import COOKIE
 from streamer.core.clock import LAST, format_timestamp, parse_timestamp
 from streamer.core.errors import InvalidCursor, ValidationError
 from streamer.core.filter import CATEGORIES, FILTER_FIELDS, canonical, escape, parse_filter

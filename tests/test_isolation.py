@@ -23,11 +23,11 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Engine, event
 
+from streamer.access.authorize import COOKIE
+from streamer.access.keys import hash_secret
+from streamer.access.principal import READ_OWN, ROLES, SCOPES
 from streamer.api.routes import ROUTES
 from streamer.app import Server
-from streamer.auth.access import COOKIE
-from streamer.auth.keys import hash_secret
-from streamer.auth.principal import READ_OWN, ROLES, SCOPES
 from streamer.core.filter import FILTER_FIELDS
 from streamer.edge.operation import Operation
 from streamer.store.database import Database

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from streamer.auth.jwks import Jwks
+from streamer.access.jwks import Jwks
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, events
 from tests.support.issuer import Issuer, IssuerKey, issuer_key, says

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from jwt import get_algorithm_by_name
 from structlog.testing import capture_logs
 
-from streamer.auth.jwks import (
+from streamer.access.jwks import (
     MAX_SET_BYTES,
     MAX_SET_KEYS,
     PAUSE_SECONDS,
@@ -40,8 +40,8 @@ from streamer.auth.jwks import (
     read_set,
     secret_key,
 )
-from streamer.auth.jwt import MAX_GRANTS, MAX_TOKEN, Claims, Rules, Tokens, check_claims, looks_like_jwt
-from streamer.auth.principal import SCOPES
+from streamer.access.jwt import MAX_GRANTS, MAX_TOKEN, Claims, Rules, Tokens, check_claims, looks_like_jwt
+from streamer.access.principal import SCOPES
 from streamer.cli import main
 from streamer.core.clock import LAST
 from streamer.core.errors import IssuerUnavailable, Unauthenticated

@@ -7,8 +7,8 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
+from streamer.access.principal import ROLES
 from streamer.app import Server
-from streamer.auth.principal import ROLES
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Answer, Api, events, make_event
 from tests.support.readers import BEGINNING, CONNECTED, Kind, Reader

@@ -7,10 +7,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from streamer.access.authorize import COOKIE
+from streamer.access.keys import Keyring
+from streamer.access.tickets import OPEN_SECONDS, TICKET_SECONDS, Tickets
 from streamer.app import Server
-from streamer.auth.access import COOKIE
-from streamer.auth.keys import Keyring
-from streamer.auth.tickets import OPEN_SECONDS, TICKET_SECONDS, Tickets
 from streamer.core.clock import format_timestamp, now_us, parse_timestamp
 from streamer.store.credentials import Credentials
 from streamer.store.database import Database

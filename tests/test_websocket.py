@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streamer.access.authorize import COOKIE
 from streamer.app import Server
-from streamer.auth.access import COOKIE
 from streamer.core.filter import FILTER_FIELDS
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events, make_event

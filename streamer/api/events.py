@@ -8,12 +8,12 @@ from aiohttp import web
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
+from streamer.access.authorize import PRINCIPAL, Access
+from streamer.access.principal import READ, WRITE, Principal
+from streamer.access.visibility import Views
 from streamer.api import schemas
 from streamer.api.params import HistoryParams
 from streamer.api.schemas import ANSWER, PositionText, Time
-from streamer.auth.access import PRINCIPAL, Access
-from streamer.auth.principal import READ, WRITE, Principal
-from streamer.auth.view import Views
 from streamer.core import entities as core
 from streamer.core.clock import format_timestamp
 from streamer.core.errors import ValidationError

@@ -7,13 +7,13 @@ from aiohttp import web
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+from streamer.access.authorize import PRINCIPAL, Access
+from streamer.access.keys import Keyring
+from streamer.access.manage import Administration
+from streamer.access.principal import ADMIN, SCOPES, TEMPLATES
 from streamer.api.lists import listed
 from streamer.api.params import ListParams
 from streamer.api.schemas import ANSWER, STRICT, Actor, Name, Time, Timestamp, Word
-from streamer.auth.access import PRINCIPAL, Access
-from streamer.auth.administration import Administration
-from streamer.auth.keys import Keyring
-from streamer.auth.principal import ADMIN, SCOPES, TEMPLATES
 from streamer.core.clock import LAST, format_timestamp, now_us, parse_timestamp
 from streamer.core.errors import NotFound, ValidationError
 from streamer.core.ids import is_id

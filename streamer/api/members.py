@@ -7,12 +7,12 @@ from aiohttp import web
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+from streamer.access.authorize import PRINCIPAL, Access
+from streamer.access.manage import Administration
+from streamer.access.principal import ADMIN, READ, ROLES
 from streamer.api.lists import listed
 from streamer.api.params import ListParams
 from streamer.api.schemas import ANSWER, STRICT, Time
-from streamer.auth.access import PRINCIPAL, Access
-from streamer.auth.administration import Administration
-from streamer.auth.principal import ADMIN, READ, ROLES
 from streamer.core.clock import format_timestamp
 from streamer.core.errors import ValidationError
 from streamer.core.filter import MAX_VALUE_LENGTH

@@ -8,11 +8,11 @@ from aiohttp import web
 from pydantic import with_config
 from typing_extensions import TypedDict
 
+from streamer.access.authorize import PUBLIC, Access
+from streamer.access.principal import ADMIN
 from streamer.api.openapi import OpenApi
 from streamer.api.params import ReadyParams
 from streamer.api.schemas import ANSWER
-from streamer.auth.access import PUBLIC, Access
-from streamer.auth.principal import ADMIN
 from streamer.core.errors import NotFound, Overloaded
 from streamer.edge.answers import json_answer
 from streamer.edge.operation import Operation, Resource

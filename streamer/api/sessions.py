@@ -8,11 +8,11 @@ from aiohttp import web
 from pydantic import StringConstraints, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+from streamer.access.authorize import ANYONE, COOKIE, PRINCIPAL, PUBLIC
+from streamer.access.keys import SESSION_SECONDS, Keyring
+from streamer.access.principal import Principal
 from streamer.api.members import Role
 from streamer.api.schemas import ANSWER, STRICT, Actor, Time
-from streamer.auth.access import ANYONE, COOKIE, PRINCIPAL, PUBLIC
-from streamer.auth.keys import SESSION_SECONDS, Keyring
-from streamer.auth.principal import Principal
 from streamer.core.clock import format_timestamp
 from streamer.core.errors import ValidationError
 from streamer.edge.answers import PublicUrl, json_answer

@@ -6,10 +6,10 @@ from typing import Any
 
 import structlog
 
+from streamer.access.keys import Keyring
+from streamer.access.principal import READ, WRITE, Principal
+from streamer.access.visibility import Views
 from streamer.api import events, schemas
-from streamer.auth.keys import Keyring
-from streamer.auth.principal import READ, WRITE, Principal
-from streamer.auth.view import Views
 from streamer.core.errors import InternalError, RateLimited, StreamerError, ValidationError, WorkspaceNotFound
 from streamer.core.filter import parse_filter
 from streamer.core.ids import is_id

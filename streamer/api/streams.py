@@ -6,15 +6,15 @@ from aiohttp import web
 from pydantic import with_config
 from typing_extensions import TypedDict
 
+from streamer.access.authorize import ANYONE, PRINCIPAL, TICKET, Access
+from streamer.access.keys import Keyring
+from streamer.access.principal import READ, Principal
+from streamer.access.tickets import Tickets
+from streamer.access.visibility import Views
 from streamer.api import schemas
 from streamer.api.params import SseParams, StreamParams
 from streamer.api.schemas import ANSWER, Time
 from streamer.api.socket import Socket
-from streamer.auth.access import ANYONE, PRINCIPAL, TICKET, Access
-from streamer.auth.keys import Keyring
-from streamer.auth.principal import READ, Principal
-from streamer.auth.tickets import Tickets
-from streamer.auth.view import Views
 from streamer.core.budget import MESSAGE, Budget
 from streamer.core.clock import format_timestamp
 from streamer.core.errors import WorkspaceNotFound

@@ -8,12 +8,12 @@ from aiohttp import web
 from pydantic import AfterValidator, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+from streamer.access.authorize import ANYONE, PRINCIPAL, Access
+from streamer.access.manage import Administration
+from streamer.access.principal import ADMIN, OWNER, READ
 from streamer.api.lists import listed
 from streamer.api.params import WorkspaceListParams
 from streamer.api.schemas import ANSWER, STRICT, Name, PositionText, Time, Word
-from streamer.auth.access import ANYONE, PRINCIPAL, Access
-from streamer.auth.administration import Administration
-from streamer.auth.principal import ADMIN, OWNER, READ
 from streamer.core.clock import format_timestamp
 from streamer.core.errors import ValidationError
 from streamer.core.position import Position

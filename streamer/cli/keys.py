@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 import orjson
 
-from streamer.auth.principal import SCOPES, TEMPLATES
+from streamer.access.principal import SCOPES, TEMPLATES
 from streamer.cli.listing import Columns, Output, actor_of, expiry_in_full, facts, output_of_list, show, table, write
 from streamer.cli.pretty import printable
 from streamer.cli.remote import Failure, connection, failure, open_client, run, say_no_more

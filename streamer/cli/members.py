@@ -2,7 +2,7 @@
 
 import click
 
-from streamer.auth.principal import ROLES
+from streamer.access.principal import ROLES
 from streamer.cli.listing import Columns, Output, output_of_list, show
 from streamer.cli.pretty import printable
 from streamer.cli.remote import Failure, connection, failure, open_client, run

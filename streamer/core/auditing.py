@@ -1,4 +1,4 @@
-"""Detects filters that ask only for audit events: such reads are themselves recorded (`auth.view`)."""
+"""Detects filters that ask only for audit events: such reads are themselves recorded (`access.visibility`)."""
 
 import re
 from collections.abc import Set as AbstractSet

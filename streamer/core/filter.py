@@ -65,7 +65,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Either:
-    """A disjunction, which is not part of the grammar; a principal's visibility uses it (`auth.principal`)."""
+    """A disjunction, which is not part of the grammar; a principal's visibility uses it (`access.principal`)."""
 
     conditions: tuple[Condition, ...]
 

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 from aiohttp import HttpVersion11, StreamReader, web
 
-from streamer.auth.access import PRINCIPAL, Gate
-from streamer.auth.principal import Principal
+from streamer.access.authorize import PRINCIPAL, Gate
+from streamer.access.principal import Principal
 from streamer.core.budget import ANONYMOUS, REQUEST, SMALL, Budget, Hold
 from streamer.core.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType, ValidationError
 from streamer.edge.holding import account_of, hold_of

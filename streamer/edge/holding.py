@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from streamer.auth.access import PRINCIPAL
+from streamer.access.authorize import PRINCIPAL
 from streamer.core.budget import ANONYMOUS, REQUEST, RESPONSE, SMALL, Budget, Hold
 from streamer.server.holds import HOLD
 

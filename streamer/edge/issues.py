@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from streamer.auth.principal import Principal
-from streamer.auth.view import Views
+from streamer.access.principal import Principal
+from streamer.access.visibility import Views
 from streamer.core.entities import ISSUE, Entity
 from streamer.core.errors import Ambiguous, EntityNotFound
 from streamer.core.filter import Condition, Either, Filter, canonical

@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from streamer.auth.principal import Principal
-from streamer.auth.view import Views
+from streamer.access.principal import Principal
+from streamer.access.visibility import Views
 from streamer.core.errors import InvalidCursor, ValidationError, WorkspaceNotFound
 from streamer.core.filter import Filter
 from streamer.core.ports import Bound, Log, Order

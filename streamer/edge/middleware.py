@@ -14,8 +14,8 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from streamer.auth.access import PRINCIPAL
-from streamer.auth.origins import Origins
+from streamer.access.authorize import PRINCIPAL
+from streamer.access.origins import Origins
 from streamer.core.budget import Budget
 from streamer.core.errors import (
     InternalError,

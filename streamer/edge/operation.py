@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import TypeAdapter
 
-from streamer.auth.access import PRINCIPAL, Access, Gate
+from streamer.access.authorize import PRINCIPAL, Access, Gate
 from streamer.core.errors import StreamerError, ValidationError, WorkspaceNotFound
 from streamer.core.ids import RESERVED_EVENT_IDS, SYSTEM_WORKSPACE, is_id
 from streamer.edge.bodies import Bodies

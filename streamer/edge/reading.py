@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from streamer.auth.principal import Principal
+from streamer.access.principal import Principal
 from streamer.core.errors import ReadTimeout
 from streamer.core.filter import Filter
 from streamer.core.ports import Log, Page

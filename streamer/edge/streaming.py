@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from streamer.auth.principal import Principal
+from streamer.access.principal import Principal
 from streamer.core.unread import Unread
 
 

@@ -1,4 +1,4 @@
-"""What is open by which link (`auth.principal.Principal.chain`): connections by credentials, subscriptions by roles."""
+"""What is open by which link (`access.principal.Principal.chain`): connections by credentials, subscriptions by roles."""
 
 import asyncio
 from collections.abc import Collection, Sequence

@@ -48,7 +48,7 @@ _OURS = r"(?=[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-]))(?:(?=[a-z0-9_-]{0,42}+[A-Z])|[A
 
 TOKENS: Final = (
     # (the beginnings; what follows). A match includes the rest of its word.
-    ("sk_", f"(?:{_MIXED}|{_OURS})"),  # ours (auth/administration.py); Stripe, Evershell, Clerk
+    ("sk_", f"(?:{_MIXED}|{_OURS})"),  # ours (access/manage.py); Stripe, Evershell, Clerk
     ("pcp_", _MIXED),  # Paperclip
     ("stk_", _DASHED + "{40,}"),  # our tickets
     ("sk-", _MIXED),  # OpenAI, Anthropic, OpenRouter

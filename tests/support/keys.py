@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Sequence
 
-from streamer.auth.keys import Keyring, admin_credential, hash_secret
+from streamer.access.keys import Keyring, admin_credential, hash_secret
 from streamer.core.clock import now_us
 from streamer.store.credentials import Credential, Credentials
 from streamer.store.database import Database

@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from streamer.auth.access import ANYONE, Access
-from streamer.auth.principal import AUDIT, READ
+from streamer.access.authorize import ANYONE, Access
+from streamer.access.principal import AUDIT, READ
 from streamer.dialects.evershell.handlers import Handlers
 from streamer.dialects.evershell.params import ActivityParams, AuditParams, StreamParams
 from streamer.edge.models import Params

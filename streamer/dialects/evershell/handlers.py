@@ -7,10 +7,10 @@ from functools import partial
 import orjson
 from aiohttp import web
 
-from streamer.auth.access import PRINCIPAL
-from streamer.auth.keys import Keyring
-from streamer.auth.principal import AUDIT, AUDIT_OWN, EVERYWHERE, READ, READ_OWN, Principal
-from streamer.auth.view import Views
+from streamer.access.authorize import PRINCIPAL
+from streamer.access.keys import Keyring
+from streamer.access.principal import AUDIT, AUDIT_OWN, EVERYWHERE, READ, READ_OWN, Principal
+from streamer.access.visibility import Views
 from streamer.core.errors import EventNotFound, PermissionDenied, ValidationError
 from streamer.core.event import timestamp_in
 from streamer.core.filter import EVERYTHING

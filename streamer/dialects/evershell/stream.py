@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from streamer.auth.keys import Keyring
-from streamer.auth.principal import Principal
-from streamer.auth.view import Views
+from streamer.access.keys import Keyring
+from streamer.access.principal import Principal
+from streamer.access.visibility import Views
 from streamer.core.errors import (
     Overloaded,
     PermissionDenied,

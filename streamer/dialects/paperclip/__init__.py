@@ -1,7 +1,7 @@
 """Paperclip's activity API at `/api`: what its released server answers, and what its document promises beyond that. A company is a workspace."""
 
-from streamer.auth.access import ANYONE, Access
-from streamer.auth.principal import READ, WRITE
+from streamer.access.authorize import ANYONE, Access
+from streamer.access.principal import READ, WRITE
 from streamer.dialects.paperclip.errors import TOKEN, render_error
 from streamer.dialects.paperclip.handlers import Handlers
 from streamer.dialects.paperclip.params import LinkedParams, ListParams, LiveParams

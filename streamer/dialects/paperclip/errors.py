@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 from pydantic_core import ErrorDetails
 
-from streamer.auth.access import COOKIE, PRINCIPAL
+from streamer.access.authorize import COOKIE, PRINCIPAL
 from streamer.core.errors import (
     EntityNotFound,
     InternalError,

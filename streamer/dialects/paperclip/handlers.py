@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 from aiohttp import ETag, web
 
-from streamer.auth.access import PRINCIPAL
-from streamer.auth.view import Views
+from streamer.access.authorize import PRINCIPAL
+from streamer.access.visibility import Views
 from streamer.core.budget import MESSAGE, Budget
 from streamer.core.entities import RUN, Entity
 from streamer.core.errors import Ambiguous, EventNotFound, PermissionDenied, PositionExpired, WorkspaceNotFound

@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from streamer.auth.access import ANYONE, PUBLIC, Access
-from streamer.auth.principal import READ
+from streamer.access.authorize import ANYONE, PUBLIC, Access
+from streamer.access.principal import READ
 from streamer.dialects.praisonai.errors import render_error
 from streamer.dialects.praisonai.handlers import Handlers
 from streamer.dialects.praisonai.params import AcrossParams, ActivityParams, ViewParams

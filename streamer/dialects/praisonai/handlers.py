@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from streamer.auth.access import PRINCIPAL
-from streamer.auth.view import Views
+from streamer.access.authorize import PRINCIPAL
+from streamer.access.visibility import Views
 from streamer.core.errors import EventNotFound, ReadTimeout
 from streamer.core.filter import EVERYTHING, Condition, Either, Filter, canonical
 from streamer.core.ids import is_id

@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import orjson
 
-from streamer.auth.principal import AUDIT, AUDIT_OWN, READ, Principal
+from streamer.access.principal import AUDIT, AUDIT_OWN, READ, Principal
 from streamer.core.auditing import asks_for_audit
 from streamer.core.clock import format_timestamp, now_us
 from streamer.core.errors import IdConflict, PermissionDenied

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from streamer.auth.jwks import HS256, PUBLISHED_ALGORITHMS, SECOND, Jwks, VerifyingKey, read_object
-from streamer.auth.principal import EVERYWHERE, SCOPES
+from streamer.access.jwks import HS256, PUBLISHED_ALGORITHMS, SECOND, Jwks, VerifyingKey, read_object
+from streamer.access.principal import EVERYWHERE, SCOPES
 from streamer.core.clock import LAST, now_us
 from streamer.core.errors import Unauthenticated
 from streamer.core.ids import is_id

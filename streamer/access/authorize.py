@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from streamer.auth.jwt import MAX_TOKEN, looks_like_jwt
-from streamer.auth.keys import Keyring
-from streamer.auth.origins import SETTING, Origins, same_origin
-from streamer.auth.principal import ADMIN, Principal
-from streamer.auth.tickets import Ticket, Tickets
+from streamer.access.jwt import MAX_TOKEN, looks_like_jwt
+from streamer.access.keys import Keyring
+from streamer.access.origins import SETTING, Origins, same_origin
+from streamer.access.principal import ADMIN, Principal
+from streamer.access.tickets import Ticket, Tickets
 from streamer.core.errors import PermissionDenied, Unauthenticated
 
 COOKIE = "streamer_session"

@@ -11,8 +11,8 @@ from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from streamer.auth.jwt import Claims, Tokens, looks_like_jwt
-from streamer.auth.principal import ADMIN, EVERYWHERE, PERSON, SIGNER, UNTIL, Principal
+from streamer.access.jwt import Claims, Tokens, looks_like_jwt
+from streamer.access.principal import ADMIN, EVERYWHERE, PERSON, SIGNER, UNTIL, Principal
 from streamer.core.clock import now_us
 from streamer.core.errors import Unauthenticated
 from streamer.observe.tasks import outlasting

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from streamer.auth.keys import ADMIN_ID, Keyring, admin_credential, hash_secret
-from streamer.auth.principal import OWNER, Principal, member_link
+from streamer.access.keys import ADMIN_ID, Keyring, admin_credential, hash_secret
+from streamer.access.principal import OWNER, Principal, member_link
 from streamer.core.clock import format_timestamp, now_us
 from streamer.core.errors import LastOwner, PermissionDenied, WorkspaceNotFound
 from streamer.core.event import Draft
@@ -29,7 +29,7 @@ _ITSELF: Mapping[str, str | None] = {"type": "system", "id": "streamer", "name":
 
 
 class Administration:
-    """Makes the changes, and closes affected connections on this node at once; other nodes notice within a second (`auth.watch`)."""
+    """Makes the changes, and closes affected connections on this node at once; other nodes notice within a second (`access.revocation`)."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - the composition root names each of them
         self,

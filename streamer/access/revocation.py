@@ -1,14 +1,14 @@
 """Closes connections whose access was revoked or has expired, here or on another node.
 
-A connection depends on the links of its chain (`auth.principal.Principal.links`); this module checks each kind of link.
+A connection depends on the links of its chain (`access.principal.Principal.links`); this module checks each kind of link.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 
-from streamer.auth.jwt import Tokens
-from streamer.auth.principal import MEMBER, PERSON, SIGNER, TICKET, UNTIL
-from streamer.auth.tickets import Tickets
+from streamer.access.jwt import Tokens
+from streamer.access.principal import MEMBER, PERSON, SIGNER, TICKET, UNTIL
+from streamer.access.tickets import Tickets
 from streamer.core.clock import now_us
 from streamer.fanout.dependencies import Dependencies
 from streamer.feed.reasons import Reason

@@ -9,8 +9,8 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from streamer.auth.keys import SECOND, Keyring, claims_of, hash_secret
-from streamer.auth.principal import AUDIT, AUDIT_OWN, READ, READ_OWN, TICKET, Principal
+from streamer.access.keys import SECOND, Keyring, claims_of, hash_secret
+from streamer.access.principal import AUDIT, AUDIT_OWN, READ, READ_OWN, TICKET, Principal
 from streamer.core.clock import now_us
 from streamer.core.errors import RateLimited, Unauthenticated, ValidationError
 from streamer.core.filter import parse_filter

@@ -42,7 +42,7 @@ ROLES: Mapping[str, frozenset[str]] = {
 
 EVERYWHERE = "*"
 
-# Prefixes of the links of a chain (`auth.watch`); all other links are ids of stored credentials.
+# Prefixes of the links of a chain (`access.revocation`); all other links are ids of stored credentials.
 TICKET = "ticket_"
 PERSON = "user:"
 UNTIL = "until_"
@@ -80,7 +80,7 @@ class Principal:
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """Links that must be valid for the principal to be valid, its own credential first; `auth.watch` knows each kind."""
+        """Links that must be valid for the principal to be valid, its own credential first; `access.revocation` knows each kind."""
         return (f"{self.id}.{self.version}" if self.version else self.id, *self.parents)
 
     def links(self, workspace: str) -> tuple[str, ...]:

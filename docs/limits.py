@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from streamer.access import tickets
-from streamer.api import workspaces
 from streamer.cli import publish
 from streamer.core import entities as core_entities
 from streamer.core import filter as filters
 from streamer.core import quoting, shares
-from streamer.dialects.paperclip import params as paperclip
-from streamer.edge import bodies, many, reading, unpack
 from streamer.fanout import pace
+from streamer.http import bodies, reading
+from streamer.http import decompress as unpack
+from streamer.http import merge as many
+from streamer.http.dialects.paperclip import params as paperclip
+from streamer.http.native import workspaces
 from streamer.server import connection
 from streamer.settings import PREFIX, Settings
 from streamer.store import database, entities, held, pools, readiness

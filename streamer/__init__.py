@@ -2,12 +2,13 @@
 
 The path of an event, folder by folder::
 
-    api          parse, check the grant; or one of the dialects, which offer a foreign API (`edge` is shared by both)
+    http         parse, check the grant: the native API, or one of the dialects, which offer a foreign API
     ingest       validate, redact, encode once
     store        one transaction for many appends: assigns seq and timestamp, updates entities
     bus          notifies the other parts (and nodes), after the commit
-    feed         tail ring, cohorts of equal subscriptions, replay followed by live
-    transports   SSE: the same bytes to every reader
+    feed         the log on this node, as frames; gaps are filled from the store
+    fanout       cohorts of equal subscriptions, replay followed by live
+    transports   SSE, WebSocket, long poll: the same bytes to every reader
 
 `core` holds the pure parts (event, position, filter, frame, errors) that all of them share;
 `app` is the composition root, the only place that knows every part.

@@ -22,31 +22,31 @@ from streamer.access.manage import Administration
 from streamer.access.revocation import WATCH_SECONDS, Watch
 from streamer.access.tickets import TicketLimits, Tickets
 from streamer.access.visibility import Views
-from streamer.api.node import NodeHandlers, PageFiles
-from streamer.api.openapi import OpenApi
-from streamer.api.routes import RESOURCES, ROUTES
 from streamer.bus.local import LocalBus
 from streamer.core.actions import AUDIT_ACTIONS
 from streamer.core.budget import KINDS, Budget
 from streamer.core.unread import Unread
-from streamer.dialects import DIALECTS
-from streamer.dialects.evershell.handlers import StreamSeconds
-from streamer.dialects.praisonai.handlers import Zone
-from streamer.edge.answers import PublicUrl
-from streamer.edge.bodies import Bodies
-from streamer.edge.issues import Issues
-from streamer.edge.many import Many
-from streamer.edge.middleware import malformed_response, middlewares, set_headers
-from streamer.edge.models import Bounds
-from streamer.edge.operation import Operation, Resource, endpoint
-from streamer.edge.reading import Pages
-from streamer.edge.services import Services
-from streamer.edge.streaming import SinkOptions, SocketLimits
 from streamer.fanout.connections import Connections
 from streamer.fanout.dependencies import Dependencies
 from streamer.fanout.places import Places
 from streamer.fanout.subscribers import Subscribers
 from streamer.feed.channels import Channels
+from streamer.http.bodies import Bodies
+from streamer.http.dialects import DIALECTS
+from streamer.http.dialects.evershell.handlers import StreamSeconds
+from streamer.http.dialects.praisonai.handlers import Zone
+from streamer.http.issues import Issues
+from streamer.http.merge import Many
+from streamer.http.middleware import malformed_response, middlewares, set_headers
+from streamer.http.models import Bounds
+from streamer.http.native.node import NodeHandlers, PageFiles
+from streamer.http.native.openapi import OpenApi
+from streamer.http.native.routes import RESOURCES, ROUTES
+from streamer.http.operation import Operation, Resource, endpoint
+from streamer.http.reading import Pages
+from streamer.http.responses import PublicUrl
+from streamer.http.services import Services
+from streamer.http.streaming import SinkOptions, SocketLimits
 from streamer.ingest.intake import Intake, Limits
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor

@@ -17,9 +17,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from streamer.api.routes import ROUTES
-from streamer.dialects import DIALECTS
-from streamer.edge.operation import Operation
+from streamer.http.dialects import DIALECTS
+from streamer.http.native.routes import ROUTES
+from streamer.http.operation import Operation
 from tests.conftest import ADMIN_KEY, MakeProcess
 from tests.support import shapes
 from tests.support.api import Api, events

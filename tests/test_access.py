@@ -27,11 +27,11 @@ from streamer.access.principal import (
     WRITE,
     Principal,
 )
-from streamer.api.routes import ROUTES
 from streamer.app import Server
 from streamer.core.clock import format_timestamp, now_us
 from streamer.core.errors import StoreUnavailable, Unauthenticated
-from streamer.edge.operation import Operation
+from streamer.http.native.routes import ROUTES
+from streamer.http.operation import Operation
 from streamer.settings import load
 from streamer.store.credentials import Credential, Credentials
 from streamer.store.database import Database

@@ -11,9 +11,9 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from streamer.access.origins import SETTING, Origins, parse_origins
-from streamer.api.routes import ROUTES
 from streamer.app import Server
-from streamer.edge.operation import Operation
+from streamer.http.native.routes import ROUTES
+from streamer.http.operation import Operation
 from streamer.settings import SettingsError, load
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, events, make_event

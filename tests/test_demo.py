@@ -22,13 +22,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamer.api import schemas
 from streamer.client import ApiError, Client, seq_of
 from streamer.demo.cast import Cast
 from streamer.demo.git import GitError, Identity, read_commits
 from streamer.demo.history import history
 from streamer.demo.living import living
-from streamer.edge.models import check
+from streamer.http.models import check
+from streamer.http.native import schemas
 from tests.support.api import Api
 from tests.support.cli import Cli
 from tests.support.databases import sqlite_url

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from streamer.access.principal import READ_OWN, ROLES, SCOPES
 from streamer.app import Server
-from streamer.dialects import DIALECTS
-from streamer.edge.operation import Operation
+from streamer.http.dialects import DIALECTS
+from streamer.http.operation import Operation
 from streamer.settings import DIALECT_NAMES
 from tests.conftest import MakeServer
 from tests.support.api import Answer, Api, events, make_event

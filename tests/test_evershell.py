@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from streamer.app import Server
 from streamer.core.event import Facets
 from streamer.core.position import MAX_SEQ, Position
-from streamer.dialects.evershell import params
-from streamer.dialects.evershell.shape import of_actors, of_users, shape, user_of
-from streamer.dialects.evershell.stream import parse_place, place_of
 from streamer.feed.reasons import Reason
+from streamer.http.dialects.evershell import params
+from streamer.http.dialects.evershell.shape import of_actors, of_users, shape, user_of
+from streamer.http.dialects.evershell.stream import parse_place, place_of
 from streamer.store.database import Database
 from streamer.transports import sse
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
@@ -50,7 +50,7 @@ async def server(make_server: MakeServer) -> Server:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for new workspaces often, so that no test has to wait."""
-    monkeypatch.setattr("streamer.dialects.evershell.handlers.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("streamer.http.dialects.evershell.handlers.LOOK_SECONDS", 0.05)
 
 
 def activity(workspace: str = WS) -> str:
@@ -1038,7 +1038,7 @@ async def test_a_place_is_kept_where_nobody_reads_just_now(
     make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ids keep a workspace's position while it has no reader, so a reconnecting client neither misses nor repeats events."""
-    monkeypatch.setattr("streamer.dialects.evershell.handlers.LOOK_SECONDS", 3600)
+    monkeypatch.setattr("streamer.http.dialects.evershell.handlers.LOOK_SECONDS", 3600)
     api = Api(http, (await make_server(jwt_secret=SECRET)).url, ADMIN_KEY)
     for workspace in ("a", "b"):
         await stored(api, workspace, [f"{workspace}1", f"{workspace}2"])
@@ -1113,7 +1113,7 @@ async def test_a_slow_reader_of_all_loses_nothing(make_server: MakeServer, http:
 @on_sqlite
 async def test_more_workspaces_than_one_stream_brings(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many workspaces get 400. An open stream that exceeds the maximum later ends with the reason."""
-    monkeypatch.setattr("streamer.edge.many.MAX_WORKSPACES", 3)
+    monkeypatch.setattr("streamer.http.merge.MAX_WORKSPACES", 3)
     for workspace in ("a", "b"):
         await stored(api, workspace, [workspace])
     (await api.get(ORG_AUDIT)).expect(200)

@@ -20,17 +20,17 @@ from yarl import URL
 
 from streamer.access import keys
 from streamer.access.authorize import COOKIE
-from streamer.api.params import HistoryParams, ListParams, SseParams, StreamParams, WorkspaceListParams
-from streamer.api.routes import ROUTES
 from streamer.app import Server
 from streamer.core.clock import LAST, format_timestamp, parse_timestamp
 from streamer.core.errors import InvalidCursor, ValidationError
 from streamer.core.filter import CATEGORIES, FILTER_FIELDS, canonical, escape, parse_filter
 from streamer.core.filter import Condition as FilterCondition
 from streamer.core.position import MAX_SEQ, Position
-from streamer.dialects import DIALECTS
-from streamer.edge.models import Bounds, NoParams, Params, names_of, read_query
-from streamer.edge.paging import Cursor, parse_bound
+from streamer.http.dialects import DIALECTS
+from streamer.http.models import Bounds, NoParams, Params, names_of, read_query
+from streamer.http.native.params import HistoryParams, ListParams, SseParams, StreamParams, WorkspaceListParams
+from streamer.http.native.routes import ROUTES
+from streamer.http.paging import Cursor, parse_bound
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, events
 from tests.support.raw import RawConnection, request_head

@@ -12,7 +12,7 @@ import pytest
 import uvloop
 from aiohttp import HttpVersion11, web
 
-from streamer.edge.middleware import malformed_response
+from streamer.http.middleware import malformed_response
 from streamer.observe.metrics import Metrics
 from streamer.observe.watchdog import Watchdog
 from streamer.server.connection import Runner

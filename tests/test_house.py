@@ -15,10 +15,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from streamer.api.routes import ROUTES
 from streamer.core.errors import StreamerError
-from streamer.dialects import DIALECTS
 from streamer.feed.reasons import Reason
+from streamer.http.dialects import DIALECTS
+from streamer.http.native.routes import ROUTES
 from streamer.observe.metrics import Metrics
 from streamer.settings import CLIENT_VARIABLES, PREFIX, Settings
 from tests.support.cli import commands

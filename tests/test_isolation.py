@@ -26,10 +26,10 @@ from sqlalchemy import Engine, event
 from streamer.access.authorize import COOKIE
 from streamer.access.keys import hash_secret
 from streamer.access.principal import READ_OWN, ROLES, SCOPES
-from streamer.api.routes import ROUTES
 from streamer.app import Server
 from streamer.core.filter import FILTER_FIELDS
-from streamer.edge.operation import Operation
+from streamer.http.native.routes import ROUTES
+from streamer.http.operation import Operation
 from streamer.store.database import Database
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Answer, Api, events, make_event

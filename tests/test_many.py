@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from streamer.app import Server
 from streamer.core.errors import InvalidCursor
 from streamer.core.position import MAX_SEQ
-from streamer.edge.many import MAX_WORKSPACES, ManyCursor, parse_positions, positions_text
+from streamer.http.merge import MAX_WORKSPACES, ManyCursor, parse_positions, positions_text
 from streamer.server.connection import MAX_HEADER
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Answer, Api

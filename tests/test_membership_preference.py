@@ -120,7 +120,7 @@ async def test_a_copied_event_id_moves_no_reader_of_all(api: Api) -> None:
 @on_sqlite
 async def test_more_memberships_than_one_reader_reads(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person added to more workspaces than one stream can read keeps the earlier ones, and learns how many are left out."""
-    monkeypatch.setattr("streamer.edge.many.MAX_WORKSPACES", 3)
+    monkeypatch.setattr("streamer.http.merge.MAX_WORKSPACES", 3)
     for name in ("x", "y", "z"):
         await tenant(api, name, "mia")
         ann = await join(api, name, "ann", "admin")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from streamer.app import Server
 from streamer.core.budget import ANONYMOUS, KINDS, SMALL, Budget, Hold
 from streamer.core.errors import Overloaded
-from streamer.edge import unpack
+from streamer.http import decompress as unpack
 from streamer.settings import SettingsError, load
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, events, make_event

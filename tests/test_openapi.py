@@ -17,10 +17,10 @@ from schemathesis.engine import events as happened
 from schemathesis.engine import from_schema
 
 from streamer import __version__
-from streamer.api.params import FILTER_PATTERNS
-from streamer.api.routes import ROUTES
 from streamer.app import Server
 from streamer.core.filter import FILTER_FIELDS, MAX_VALUES
+from streamer.http.native.params import FILTER_PATTERNS
+from streamer.http.native.routes import ROUTES
 from streamer.server.connection import MAX_HEADER
 from tests.conftest import ADMIN_KEY
 from tests.support.api import Answer, Api, events, make_event

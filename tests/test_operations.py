@@ -17,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from streamer.api import params
 from streamer.app import running
+from streamer.http.native import params
 from streamer.observe.metrics import Metrics
 from streamer.settings import Settings, SettingsError, load
 from streamer.store.database import Database

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy import event as sql
 
 from streamer.app import Server
-from streamer.dialects.praisonai.names import PLATFORM, platform_action, resource_type
+from streamer.http.dialects.praisonai.names import PLATFORM, platform_action, resource_type
 from tests.conftest import MakeServer
 from tests.support.api import Api, events, make_event
 from tests.support.tokens import SECRET, join, person

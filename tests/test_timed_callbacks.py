@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from streamer.app import Server
-from streamer.edge.middleware import malformed_response
+from streamer.http.middleware import malformed_response
 from streamer.observe.metrics import Metrics
 from streamer.observe.watchdog import Watchdog
 from streamer.server.connection import Runner

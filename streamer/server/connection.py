@@ -318,7 +318,7 @@ class Runner(web.AppRunner):
         super().__init__(
             application,
             access_log=None,  # the middleware writes the one line a request, without query strings
-            auto_decompress=False,  # a body is unpacked once it is wanted, and whole (`edge.unpack`)
+            auto_decompress=False,  # a body is unpacked once it is wanted, and whole (`http.decompress`)
             keepalive_timeout=KEPT_SECONDS,
             lingering_time=LINGER_SECONDS,
             max_line_size=MAX_HEADER,

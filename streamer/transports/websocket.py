@@ -160,7 +160,7 @@ async def serve(  # noqa: PLR0913 - what a socket is served with
         return response
     sink = sink_type(transport, writer.drain, **options)
     connection = feed.connect(sink, chain)
-    meter = request.protocol._payload_parser  # noqa: SLF001 - `edge.connection` put it there
+    meter = request.protocol._payload_parser  # noqa: SLF001 - `server.connection` put it there
     assert isinstance(meter, Unfinished)  # noqa: S101 - as above
     meter.watch(hold, message_seconds, transport.is_reading, connection.close)
     clock, due = asyncio.get_running_loop().time, 0.0

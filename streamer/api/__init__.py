@@ -1,1 +1,0 @@
-"""The native API: routes, what they read and write, and the document that describes them."""

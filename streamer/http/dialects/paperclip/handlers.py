@@ -1,0 +1,253 @@
+"""What Paperclip's routes answer."""
+
+import contextlib
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from aiohttp import ETag, web
+
+from streamer.access.authorize import PRINCIPAL
+from streamer.access.visibility import Views
+from streamer.core.budget import MESSAGE, Budget
+from streamer.core.entities import RUN, Entity
+from streamer.core.errors import Ambiguous, EventNotFound, PermissionDenied, PositionExpired, WorkspaceNotFound
+from streamer.core.filter import EVERYTHING, Condition, Either, Filter, canonical
+from streamer.core.ids import is_id
+from streamer.core.ports import Page
+from streamer.core.position import UNKNOWN, Position, expired
+from streamer.fanout.connection import Subscription
+from streamer.fanout.subscribers import Subscribers
+from streamer.http.bodies import JSON_TYPES, MAX_SMALL_BYTES, Bodies, media_type, parse_json
+from streamer.http.dialects.paperclip import shape
+from streamer.http.dialects.paperclip.body import event_of
+from streamer.http.dialects.paperclip.errors import ABSENT
+from streamer.http.dialects.paperclip.live import Listener, LiveSink
+from streamer.http.dialects.paperclip.params import (
+    MOST,
+    LinkedCursor,
+    LinkedParams,
+    ListParams,
+    LiveParams,
+    ResumeFrom,
+)
+from streamer.http.issues import Issues, about_issue
+from streamer.http.models import BadInput, Bounds, fault
+from streamer.http.operation import WORKSPACE, readable
+from streamer.http.paging import Cursor, Stretch, link_to, parse_bound
+from streamer.http.reading import Pages
+from streamer.http.responses import POSITION, json_answer, off_loop, shaped
+from streamer.http.services import Services
+from streamer.http.streaming import SinkOptions, SocketLimits
+from streamer.ingest.intake import Intake
+from streamer.store.entities import Entities
+from streamer.store.log import SqlLog
+from streamer.transports import websocket
+
+USUAL = 100
+"""Events of a company's list, unless it is asked for more or fewer."""
+
+_OUTSIDE = "Activity is outside this actor's authorization boundary"
+_FIRST_MOMENT = "1970-01-01T00:00:00Z"
+"""Where a reader goes on from that found no log: with its first event."""
+_REVALIDATE = "no-cache, private"
+"""A browser may keep the answer, and asks each time whether it is still right; the tag tells."""
+
+
+class Handlers:
+    """One method for each operation."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._log = services.get(SqlLog)
+        self._views = services.get(Views)
+        self._pages = services.get(Pages)
+        self._issues = services.get(Issues)
+        self._entities = services.get(Entities)
+        self._intake = services.get(Intake)
+        self._bodies = services.get(Bodies)
+        self._feed = services.get(Subscribers)
+        self._max_page_events = services.get(Bounds).page_events
+
+    # ---- events
+
+    async def company_activity(self, request: web.Request, wanted: ListParams) -> web.StreamResponse:
+        try:
+            workspace = readable(request[WORKSPACE])
+            page, stretch = await self._read(request, workspace, wanted, wanted.selection, wanted.limit or USUAL)
+        except WorkspaceNotFound:  # the caller may read it: there is no log of it yet
+            return _answer(request, [], {POSITION: _FIRST_MOMENT})
+        return await _list(request, page, stretch)
+
+    async def create_company_activity(self, request: web.Request) -> web.StreamResponse:
+        workspace = request[WORKSPACE]
+        if request.body_exists:
+            media_type(request, JSON_TYPES)
+        data, principal = await self._bodies.events(request)
+        author = principal.author(workspace)
+        event = event_of(await parse_json(data, self._bodies.max_values) if data else ABSENT, author)
+        stored = await self._intake.append(workspace, [event], author, batch=False, size=len(data), no_details=None)
+        return json_answer(shape.shape(orjson.loads(stored.events[0].body)), HTTPStatus.CREATED)
+
+    async def activity_of_issue(self, request: web.Request, wanted: ListParams) -> web.StreamResponse:
+        workspace, entity = await self._issues.find(request[PRINCIPAL], request.match_info["issue"])
+        selection = wanted.selection.narrowed(about_issue(entity.id))
+        page, stretch = await self._read(request, workspace, wanted, selection, wanted.limit or MOST)
+        return await _list(request, page, stretch)
+
+    async def _read(
+        self, request: web.Request, workspace: str, wanted: ListParams, selection: Filter, limit: int
+    ) -> tuple[Page, Stretch]:
+        """Read a page; the newest first, but after an event the oldest first."""
+        view = await self._views.authorize(request[PRINCIPAL], workspace, selection)
+        if wanted.cursor is not None:
+            stretch = Stretch.behind(Cursor.parse(wanted.cursor))
+        elif wanted.resume_from is not None:
+            at = await self._place(request, workspace, wanted.resume_from)
+            if wanted.lower is not None:
+                start = await self._log.resolve(workspace, wanted.lower)
+                at = at if isinstance(at, Position) else await self._log.resolve(workspace, at)
+                at = start if at.epoch == start.epoch and at.seq < start.seq else at
+            stretch = Stretch("asc", at, wanted.upper, skip=wanted.offset)
+        else:
+            stretch = Stretch("desc", wanted.lower, wanted.upper, skip=wanted.offset)
+        limit = min(limit, self._max_page_events)
+        return await self._pages.read_whole(request[PRINCIPAL], workspace, view, stretch, limit), stretch
+
+    async def _place(self, request: web.Request, workspace: str, start: ResumeFrom) -> Position | int:
+        """Return the place that an event's id, a position or a timestamp names. Raises BadInput."""
+        bound: Position | None = None
+        with contextlib.suppress(ValueError):
+            found = parse_bound(start.text)
+            if isinstance(found, int):
+                return found
+            bound = found
+        # Ids may look like positions: no event's id is to lead a reader astray who has a position of this log.
+        if bound is not None and bound.epoch == (await self._log.head(workspace)).epoch:
+            return bound
+        if is_id(start.text):
+            view = await self._views.authorize(request[PRINCIPAL], workspace, EVERYTHING)
+            with contextlib.suppress(EventNotFound):
+                return await self._log.position_of(workspace, start.text, view)
+            if bound is None:
+                raise expired(await self._log.head(workspace))
+        if bound is not None:
+            return bound
+        expected = "the id of an event of this company, a position, or an RFC 3339 timestamp"
+        raise BadInput([fault(start.name, f"Invalid input: expected {expected}", start.text)])
+
+    async def _resume(self, request: web.Request, workspace: str, start: ResumeFrom) -> Position | int:
+        """Return where a socket begins. A gap reports what is gone: a client that was refused would retry indefinitely."""
+        try:
+            return await self._place(request, workspace, start)
+        except PositionExpired:
+            return UNKNOWN
+
+    # ---- issues and runs
+
+    async def issue_runs(self, request: web.Request, wanted: LinkedParams) -> web.StreamResponse:
+        after, limit = _linked(wanted)
+        principal = request[PRINCIPAL]
+        workspace, entity = await self._issues.find(principal, request.match_info["issue"])
+        if not await self._views.is_whole(principal, workspace):
+            raise PermissionDenied(_OUTSIDE)
+        runs = await self._entities.runs_of(workspace, entity.id, limit, after=after)
+        told = [run.attributes for run in runs]
+        unnamed = {known["agent_id"] for known in told if "agent_id" in known and "agent_name" not in known}
+        names = await self._entities.names(workspace, "agent", unnamed)
+        return _answer(request, [shape.run(run, names) for run in runs], _more(request, limit, runs))
+
+    async def run_issues(self, request: web.Request, wanted: LinkedParams) -> web.StreamResponse:
+        after, limit = _linked(wanted)
+        principal, reference = request[PRINCIPAL], request.match_info["run"]
+        found = await self._issues.visible(principal, RUN, reference, _of_run)
+        if not found:
+            return _answer(request, [])
+        if len(found) > 1:
+            raise Ambiguous("several of your companies have such a run: use a key for one of them")
+        workspace, entity = found[0]
+        if not await self._views.is_whole(principal, workspace):
+            raise PermissionDenied(_OUTSIDE)
+        issues = await self._entities.issues_of(workspace, entity.id, limit, after=after)
+        return _answer(request, [shape.issue(one) for one in issues], _more(request, limit, issues))
+
+    # ---- live
+
+    async def company_events(self, request: web.Request, wanted: LiveParams) -> web.StreamResponse:
+        websocket.check(request)
+        workspace, principal = request[WORKSPACE], request[PRINCIPAL]
+        view = await self._views.authorize(principal, workspace, wanted.selection)
+        start = None if wanted.resume_from is None else await self._resume(request, workspace, wanted.resume_from)
+        self._feed.check_room(principal.bearer)
+        reader = await self._feed.follow(
+            Subscription(workspace, principal.account, view, start, principal.links(workspace))
+        )
+        try:
+            return await websocket.serve(
+                request,
+                self._feed,
+                Listener(self._feed, reader),
+                principal.chain,
+                sink_type=LiveSink,
+                max_message_bytes=MAX_SMALL_BYTES,
+                messages_per_second=self._services.get(SocketLimits).messages_per_second,
+                message_seconds=self._bodies.seconds,
+                hold=self._services.get(Budget).hold(MESSAGE, principal.account),
+                **self._services.get(SinkOptions).of(principal),
+            )
+        finally:
+            self._feed.leave(reader)
+
+
+def _of_run(run: str) -> Filter:
+    """Return the filter of what a run did, or what was done to it."""
+    this = frozenset({run})
+    by_it = Condition("run_id", this)
+    is_run = Condition("entity_type", frozenset({RUN, "heartbeat_run"}))
+    # (entity_id AND entity_type) OR run_id, as a conjunction: that is what filters are.
+    return canonical((Either((Condition("entity_id", this), by_it)), Either((is_run, by_it))))
+
+
+async def _list(request: web.Request, page: Page, stretch: Stretch) -> web.Response:
+    cursor = stretch.following(page)
+    leads_on = {POSITION: str(stretch.position(page))}
+    if cursor is not None:
+        without = {"cursor", "after", "since", "from", "to", "offset"}
+        leads_on |= {"Link": link_to(request, cursor, without), "X-Next-Cursor": cursor}
+    body = b"[%b]" % b",".join(await shaped(page, shape.shape))
+    return _tagged(request, body, await off_loop(len(body), lambda: sha256(body).digest()), leads_on)
+
+
+def _linked(wanted: LinkedParams) -> tuple[tuple[int, str] | None, int]:
+    """Return what a page of runs or issues comes after, and how many it has. Raises InvalidCursor."""
+    at = None if wanted.cursor is None else LinkedCursor.parse(wanted.cursor)
+    return None if at is None else (at.created_at, at.id), wanted.limit or MOST
+
+
+def _more(request: web.Request, limit: int, found: Sequence[Entity]) -> dict[str, str]:
+    """Return the headers that lead on from a list of runs or issues, if there may be more."""
+    if len(found) < limit:
+        return {}
+    cursor = str(LinkedCursor(found[-1].created_at, found[-1].id))
+    return {"Link": link_to(request, cursor, {"cursor"}), "X-Next-Cursor": cursor}
+
+
+def _answer(request: web.Request, value: Any, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Answer with JSON, or that the client has it already."""
+    body = orjson.dumps(value)
+    return _tagged(request, body, sha256(body).digest(), headers)
+
+
+def _tagged(request: web.Request, body: bytes, digest: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Answer with a body, or that the client has it already (RFC 9110, 13.1.2)."""
+    tag = f"{len(body):x}-{b64encode(digest).decode()[:27]}"
+    response = web.Response(headers={"Cache-Control": _REVALIDATE, **(headers or {})})
+    response.etag = ETag(tag, is_weak=True)
+    if any(known.value in {tag, "*"} for known in request.if_none_match or ()):
+        response.set_status(HTTPStatus.NOT_MODIFIED)
+    else:
+        response.body, response.content_type = body, "application/json"
+    return response

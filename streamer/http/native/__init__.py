@@ -1,0 +1,1 @@
+"""The native API: one module per resource, and the OpenAPI document that describes them."""

@@ -1,4 +1,4 @@
-"""Persons and their roles: what each may do, who may change it, and that a change holds at once, everywhere and on what is open."""
+"""Members and roles: what each role may do, who may change it, and that a change takes effect at once, everywhere."""
 
 import asyncio
 from collections.abc import Iterator
@@ -24,19 +24,19 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens."""
+    """Start a server that accepts tokens."""
     return await make_server(jwt_secret=SECRET)
 
 
 @pytest.fixture
 async def workspace(api: Api) -> Api:
-    """The API of a server with an empty workspace."""
+    """Create a workspace with no events; return the server's API."""
     (await api.put(f"/v1/workspaces/{WS}")).expect(201)
     return api
 
 
 def event_of(user: str, **changes: object) -> dict[str, object]:
-    """Return an event by a person."""
+    """Return an event of a person."""
     return make_event(actor={"type": "user", "id": user}, **changes)
 
 
@@ -44,7 +44,7 @@ def event_of(user: str, **changes: object) -> dict[str, object]:
 
 
 def attempts(user: str) -> Iterator[tuple[str, str, str, object]]:
-    """Return what a member may try: the least role that may, and the request."""
+    """Return what a member may try: the lowest sufficient role and the request."""
     base = f"/v1/workspaces/{WS}"
     yield "viewer", "GET", base, None
     yield "viewer", "GET", f"{base}/events", None
@@ -64,7 +64,7 @@ def attempts(user: str) -> Iterator[tuple[str, str, str, object]]:
 
 
 async def test_what_each_role_may_do(workspace: Api) -> None:
-    """Each role may what those below it may, and what is its own; the rest is 403, and nothing of it happens."""
+    """Each role includes the rights of the roles below it. Everything else gets 403 and has no effect."""
     order = list(ROLES)
     for role in order:
         caller = await join(workspace, WS, role, role)
@@ -73,7 +73,7 @@ async def test_what_each_role_may_do(workspace: Api) -> None:
             answer = await caller.request(method, path, body=body)
             if order.index(role) >= order.index(least):
                 assert answer.status < 300, (role, method, path, answer.body)
-            elif body != {"role": "owner"}:  # which chief is already
+            elif body != {"role": "owner"}:  # the chief is an owner already
                 assert (answer.status, answer.error) == (403, "permission_denied"), (role, method, path)
                 if path.endswith(f"/v1/workspaces/{WS}") and method == "DELETE":
                     assert (await workspace.get(path)).status == 200
@@ -82,7 +82,7 @@ async def test_what_each_role_may_do(workspace: Api) -> None:
 
 @on_sqlite
 async def test_a_token_alone_opens_nothing(workspace: Api) -> None:
-    """Who is no member of any workspace gets 404 for each, and lists none; the instance's own routes are 403."""
+    """A person who is a member of no workspace gets 404 for each, an empty list, and 403 on instance routes."""
     nobody = person(workspace, "nobody")
     for method, path in (
         ("GET", events(WS)),
@@ -102,7 +102,7 @@ async def test_a_token_alone_opens_nothing(workspace: Api) -> None:
 
 @on_sqlite
 async def test_a_role_is_of_one_workspace(workspace: Api) -> None:
-    """An owner here is nobody there; the list of workspaces shows where one is a member."""
+    """A role applies to one workspace only. The list of workspaces shows the caller's memberships."""
     (await workspace.put("/v1/workspaces/v")).expect(201)
     ann = await join(workspace, WS, "ann", "owner")
     assert (await ann.get(events("v"))).error == "workspace_not_found"
@@ -114,7 +114,7 @@ async def test_a_role_is_of_one_workspace(workspace: Api) -> None:
 
 
 async def test_organisations_group_workspaces(workspace: Api) -> None:
-    """An organisation's workspaces can be listed; belonging to it grants nothing, and moving a workspace there takes its owner."""
+    """Workspaces can be listed by organisation. This grants no access, and only an owner may move a workspace there."""
     for name, org in (("a", "acme"), ("b", "acme"), ("c", "other")):
         (await workspace.put(f"/v1/workspaces/{name}", {"org_id": org})).expect(201)
     ann = await join(workspace, "b", "ann", "viewer")
@@ -130,7 +130,7 @@ async def test_organisations_group_workspaces(workspace: Api) -> None:
     assert await listed(ann) == ["b", "c"]
     assert await listed(ann, org_id="nobody") == []
     assert (await ann.put("/v1/workspaces/c", {"org_id": "acme"})).error == "permission_denied"
-    assert (await ann.put("/v1/workspaces/c", {"org_id": "other", "name": "C"})).status == 200  # as it is
+    assert (await ann.put("/v1/workspaces/c", {"org_id": "other", "name": "C"})).status == 200  # its present values
     for wrong in ("", "x" * 513, "a%00"):
         answer = await workspace.get(f"/v1/workspaces?org_id={wrong}")
         assert set(answer.expect(400)["error"]["details"]["fields"]) == {"org_id"}
@@ -141,7 +141,7 @@ async def test_organisations_group_workspaces(workspace: Api) -> None:
 
 @on_sqlite
 async def test_a_workspace_that_is_made_again_has_no_members(workspace: Api) -> None:
-    """Members go with their workspace: the next one of that name is not theirs."""
+    """Deleting a workspace deletes its members, so a recreated workspace has none of them."""
     ann = await join(workspace, WS, "ann", "owner")
     (await ann.delete(f"/v1/workspaces/{WS}")).expect(204)
     (await workspace.put(f"/v1/workspaces/{WS}")).expect(201)
@@ -154,7 +154,7 @@ async def test_a_workspace_that_is_made_again_has_no_members(workspace: Api) -> 
     "user", ["auth0|5f7c", "ann@example.com", "a/b", "a%2Fb", "é ü", "x" * 512, "?a=b&c#d", "'; --", "\n", "\U0001f600"]
 )
 async def test_ids_of_any_form(workspace: Api, user: str) -> None:
-    """A member's id is any text: put, found, listed and removed under it, and the same as in the token."""
+    """A member's id may be any text, as in the token. Members are put, found, listed and removed by it."""
     path = f"{MEMBERS}/{quote(user, safe='')}"
     assert (await workspace.put(path, {"role": "member"})).expect(201)["user"] == user
     caller = person(workspace, user)
@@ -171,7 +171,7 @@ async def test_ids_of_any_form(workspace: Api, user: str) -> None:
 
 @on_sqlite
 async def test_members_are_checked(workspace: Api) -> None:
-    """What cannot be a role or an id is 400 with its name; a workspace that is not there has no members to be."""
+    """An invalid role or id gets 400 with its name. A missing workspace has no members."""
     for body, fields in (
         ({}, {"role"}),
         ({"role": "king"}, {"role"}),
@@ -191,7 +191,7 @@ async def test_members_are_checked(workspace: Api) -> None:
 
 
 async def test_the_list_of_members_has_pages(workspace: Api) -> None:
-    """Members are listed in order of their ids, as many as asked for, behind the one that is named."""
+    """Members are listed by id, as many as requested, after the given id."""
     names = [f"user-{number:02}" for number in range(7)]
     for name in reversed(names):
         await join(workspace, WS, name, "viewer")
@@ -202,11 +202,11 @@ async def test_the_list_of_members_has_pages(workspace: Api) -> None:
     assert found == names
 
 
-# ---- who may change what
+# ---- who may change roles
 
 
 async def test_only_owners_make_and_change_owners(workspace: Api) -> None:
-    """An admin neither makes an owner, nor changes or removes one; not themselves either."""
+    """An admin cannot appoint, change or remove an owner, and cannot become one."""
     admin = await join(workspace, WS, "admin", "admin")
     await join(workspace, WS, "chief", "owner")
     for user, role in (("new", "owner"), ("admin", "owner"), ("chief", "viewer"), ("chief", "admin")):
@@ -217,11 +217,11 @@ async def test_only_owners_make_and_change_owners(workspace: Api) -> None:
     assert (await by_key.put(f"{MEMBERS}/new", {"role": "owner"})).error == "permission_denied"
     roles = {member["user"]: member["role"] for member in (await workspace.get(MEMBERS)).expect(200)["members"]}
     assert roles == {"admin": "admin", "chief": "owner"}
-    (await admin.put(f"{MEMBERS}/chief", {"role": "owner"})).expect(200)  # as it is: nothing changes
+    (await admin.put(f"{MEMBERS}/chief", {"role": "owner"})).expect(200)  # unchanged
 
 
 async def test_the_last_owner_stays(workspace: Api) -> None:
-    """The last owner can neither go nor step down; the instance's admin can take them away all the same."""
+    """The last owner can neither leave nor step down, but an instance admin can remove them."""
     ann = await join(workspace, WS, "ann", "owner")
     assert (await ann.put(f"{MEMBERS}/ann", {"role": "admin"})).error == "last_owner"
     assert (await ann.delete(f"{MEMBERS}/ann")).error == "last_owner"
@@ -232,7 +232,7 @@ async def test_the_last_owner_stays(workspace: Api) -> None:
 
 
 async def test_two_owners_at_each_other(workspace: Api) -> None:
-    """Owners who remove one another at the same moment: one of them stays."""
+    """If two owners remove each other concurrently, one of them stays."""
     for turn in range(10):
         both = [await join(workspace, WS, name, "owner") for name in ("ann", "bob")]
         answers = await asyncio.gather(both[0].delete(f"{MEMBERS}/bob"), both[1].delete(f"{MEMBERS}/ann"))
@@ -243,7 +243,7 @@ async def test_two_owners_at_each_other(workspace: Api) -> None:
 
 
 async def test_many_changes_at_once_are_one_after_the_other(workspace: Api) -> None:
-    """Of many who add the same person one adds them; roles that are given at once are told one after the other."""
+    """Of concurrent requests to add one person, one adds them. Concurrent role changes are recorded one after another."""
     answers = await asyncio.gather(*(workspace.put(f"{MEMBERS}/ann", {"role": "viewer"}) for _ in range(20)))
     assert sorted(answer.status for answer in answers) == [200] * 19 + [201]
     await asyncio.gather(*(workspace.put(f"{MEMBERS}/ann", {"role": role}) for role in list(ROLES) * 3))
@@ -257,11 +257,11 @@ async def test_many_changes_at_once_are_one_after_the_other(workspace: Api) -> N
     assert (await workspace.get(f"{MEMBERS}/ann")).expect(200)["role"] == last
 
 
-# ---- a change holds
+# ---- changes take effect
 
 
 async def test_a_removed_member_is_out_at_once(workspace: Api) -> None:
-    """After the 204 no request of theirs is let in, however many were under way: there is no moment between."""
+    """After the 204, none of the removed member's requests is accepted, however many are in progress."""
     for turn in range(3):
         ann = await join(workspace, WS, f"ann{turn}", "member")
         (await ann.get(events(WS))).expect(200)
@@ -284,7 +284,7 @@ async def test_a_removed_member_is_out_at_once(workspace: Api) -> None:
 
 
 async def test_what_another_node_remembers_makes_no_key(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A node may know for a second more that somebody was an admin: with that, no access can be made."""
+    """A node may accept a removed admin for a second from its cache, but it grants no access in that time."""
     here, there = [Api(http, (await make_server(jwt_secret=SECRET)).url, ADMIN_KEY) for _ in range(2)]
     (await here.put(f"/v1/workspaces/{WS}")).expect(201)
     ann = await join(here, WS, "ann", "admin")
@@ -310,7 +310,7 @@ async def test_what_another_node_remembers_makes_no_key(make_server: MakeServer,
 
 @pytest.mark.parametrize("kind", CONNECTED, ids=lambda kind: kind.name)
 async def test_readers_end_with_the_role(make_server: MakeServer, http: aiohttp.ClientSession, kind: Kind) -> None:
-    """A reader ends when its person's role changes, to come back, and when they are removed, for good; on every node."""
+    """When a role changes, the person's readers end on every node and reconnect. After a removal, they end for good."""
     here, there = [Api(http, (await make_server(jwt_secret=SECRET)).url, ADMIN_KEY) for _ in range(2)]
     (await here.put(f"/v1/workspaces/{WS}")).expect(201)
     for at in (here, there):
@@ -333,7 +333,7 @@ async def test_readers_end_with_the_role(make_server: MakeServer, http: aiohttp.
         (await here.delete(f"{MEMBERS}/ann")).expect(204)
         ended = await ending
         assert (ended.reason, ended.reconnect) == ("access_revoked", False)
-        # The other one's goes on.
+        # The other reader continues.
         (await here.append(WS, id=f"after-{at.url[-5:]}")).expect(201)
         assert await reads(other, f"after-{at.url[-5:]}")
         other.close()
@@ -341,14 +341,14 @@ async def test_readers_end_with_the_role(make_server: MakeServer, http: aiohttp.
 
 
 async def reads(reader: Reader, event_id: str) -> bool:
-    """Read on until an event comes."""
+    """Read until an event arrives."""
     while all(event["id"] != event_id for event in await reader.some()):
         pass
     return True
 
 
 async def test_a_poll_ends_with_the_role(workspace: Api) -> None:
-    """A waiting poll says nothing in the name of a role that has changed: it answers at once, the next one decides anew."""
+    """A waiting poll never answers for a changed role: it returns at once, and the next request is authorized again."""
     ann = await join(workspace, WS, "ann", "admin")
     position = (await ann.get(f"/v1/workspaces/{WS}")).expect(200)["position"]
     polling = asyncio.create_task(ann.get(events(WS), after=position, wait=30))
@@ -363,13 +363,13 @@ async def test_a_poll_ends_with_the_role(workspace: Api) -> None:
 
 
 async def waiting(api: Api) -> bool:
-    """Tell whether a poll waits."""
+    """Check whether a poll waits."""
     metrics = (await api.get("/metrics")).body.decode()
     return 'streamer_subscribers{transport="longpoll"} 1.0' in metrics
 
 
 async def test_a_shared_socket_knows_the_role_of_the_moment(workspace: Api) -> None:
-    """On a socket for many workspaces each message is judged by the roles of then; one whose role a subscription needs ends it."""
+    """On a multiplexed socket, each message is authorized with the current roles. A subscription ends with the role it needs."""
     (await workspace.put("/v1/workspaces/v")).expect(201)
     ann = await join(workspace, WS, "ann", "viewer")
     async with await open_socket(ann, None) as socket:
@@ -384,19 +384,19 @@ async def test_a_shared_socket_knows_the_role_of_the_moment(workspace: Api) -> N
         ] == "error"
         await join(workspace, "v", "ann", "viewer")
         await socket.ask({"type": "subscribe", "sub": "v", "workspace": "v"}, "synced")
-        (await workspace.delete(f"{MEMBERS}/ann")).expect(204)  # nothing on this socket reads there
+        (await workspace.delete(f"{MEMBERS}/ann")).expect(204)  # no subscription of this socket is there
         await socket.ask({"type": "ping"}, "pong")
         await join(workspace, WS, "ann", "viewer")
         await socket.ask({"type": "subscribe", "sub": "w", "workspace": WS}, "synced")
         (await workspace.delete("/v1/workspaces/v/members/ann")).expect(204)
         closed = await socket.next("closed")
         assert (closed["sub"], closed["reason"], closed["reconnect"]) == ("v", "access_revoked", False)
-        (await workspace.append(WS, id="on")).expect(201)  # the other subscription goes on
+        (await workspace.append(WS, id="on")).expect(201)  # the other subscription continues
         assert "on" in [event["id"] for event in await socket.events(1, "w")]
 
 
 async def test_keys_that_act_as_a_member_go_with_them(workspace: Api) -> None:
-    """Removing a person revokes the keys that act as them there; those that they made for others go on."""
+    """Removing a person revokes the keys that act as them in the workspace. Keys that they created for others stay."""
     await join(workspace, WS, "ann", "admin")
     ann = person(workspace, "ann")
     own = ann.with_key(await ann.create_key(WS, actor={"type": "user", "id": "ann"}))
@@ -408,14 +408,14 @@ async def test_keys_that_act_as_a_member_go_with_them(workspace: Api) -> None:
     assert (await own.get(events(WS))).error == "unauthenticated"
     (await agents.get(events(WS))).expect(200)
     told = [event["action"] for event in await workspace.history(WS, order="asc", category="audit")]
-    assert told[-3:-1] == ["member.removed", "key.revoked"]  # the last one tells of this reading
+    assert told[-3:-1] == ["member.removed", "key.revoked"]  # the last event records this reading
 
 
 # ---- tokens
 
 
 async def test_a_reader_ends_when_its_token_expires(workspace: Api) -> None:
-    """A stream and a socket end at the token's `exp`, and say so; the token is no credential any more."""
+    """A stream and a socket end at the token's `exp` with the reason, and the token is refused afterwards."""
     await join(workspace, WS, "ann", "viewer")
     ann = person(workspace, "ann", seconds=2)
     async with await ann.stream(WS) as stream, await open_socket(ann, WS) as socket:
@@ -425,7 +425,7 @@ async def test_a_reader_ends_when_its_token_expires(workspace: Api) -> None:
 
 @on_sqlite
 async def test_tickets_of_persons(workspace: Api) -> None:
-    """A ticket made with a token is worth what the role is at the time it is used, and ends with the token and the role."""
+    """A ticket created with a token uses the role at the time of use, and ends with the token and the role."""
     await join(workspace, WS, "ann", "admin")
     ann, nobody = person(workspace, "ann"), workspace.with_key(None)
     (await workspace.append(WS, id="hidden", category="audit")).expect(201)
@@ -460,7 +460,7 @@ async def test_tickets_of_persons(workspace: Api) -> None:
 
 @on_sqlite
 async def test_what_a_token_grants_itself(workspace: Api) -> None:
-    """`grants` in a token stand beside the roles: for one workspace, or for all; of another server's they are not looked at."""
+    """`grants` in a token add to the roles, for one workspace or for all. Grants for another server are ignored."""
     (await workspace.append("v")).expect(201)
     caller = person(workspace, "svc", grants={WS: ["workspace:write"], "v": ["workspace:read"]})
     assert (await caller.post(events(WS), event_of("svc"))).status == 201
@@ -479,19 +479,19 @@ async def test_what_a_token_grants_itself(workspace: Api) -> None:
 
 @on_sqlite
 async def test_a_server_without_tokens(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Without a secret and an issuer no token is a credential."""
+    """Without a secret and an issuer, no token is accepted."""
     api = Api(http, (await make_server()).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     answer = await person(api, "ann", grants={"*": ["admin"]}).get(events(WS))
     assert (answer.status, answer.error) == (401, "unauthenticated")
 
 
-# ---- who wrote it
+# ---- attribution
 
 
 @on_sqlite
 async def test_persons_write_as_themselves(workspace: Api) -> None:
-    """A person's token fills in the actor, with their name; another actor, or another person behind them, is 403."""
+    """A person's token fills in the actor with their name. Another actor, or another person on whose behalf, gets 403."""
     await join(workspace, WS, "ann", "owner")
     ann = person(workspace, "ann", name="Ann")
     stored = (await ann.post(events(WS), {"action": "a.b"})).expect(201)["actor"]
@@ -517,7 +517,7 @@ async def test_persons_write_as_themselves(workspace: Api) -> None:
 
 @on_sqlite
 async def test_a_token_that_may_claim(workspace: Api) -> None:
-    """With `admin` in its own grants a token appends as anybody, and as itself when the event names nobody; a role is no such grant."""
+    """With `admin` in its own grants, a token appends as any actor, or as itself by default. A role is no such grant."""
     back_end = person(workspace, "svc", grants={WS: ["admin"]})
     stored = (await back_end.post(events(WS), event_of("bob"))).expect(201)
     assert stored["actor"]["id"] == "bob"

@@ -1,4 +1,4 @@
-"""`streamer tail` and `streamer publish` as users have them: processes, pipes, terminals, exit codes."""
+"""`streamer tail` and `streamer publish` as users run them: processes, pipes, terminals and exit codes."""
 
 import asyncio
 import json
@@ -30,13 +30,13 @@ from tests.support.waiting import SECONDS, eventually
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """One kind of database is enough: the commands see none."""
+    """Run on one kind of database only, because the commands never see it."""
     return sqlite_url(tmp_path)
 
 
 @pytest.fixture
 async def thirty(api: Api) -> list[dict[str, Any]]:
-    """Thirty events in `my`: by ann, a bot and an agent, in turn."""
+    """Append thirty events to `my`: by ann, a bot and an agent, in turn."""
     actors = [{"type": "user", "id": "ann"}, {"type": "system", "id": "ci"}, {"type": "agent", "id": "bob"}]
     batch = [{"actor": actors[n % 3], "action": f"issue.{'created' if n % 2 else 'updated'}"} for n in range(30)]
     stored = (await api.append_all("my", batch)).expect(201)["events"]
@@ -44,7 +44,7 @@ async def thirty(api: Api) -> list[dict[str, Any]]:
     return stored
 
 
-# ---- tail: what it shows
+# ---- tail: selecting events
 
 
 @pytest.mark.parametrize(
@@ -76,18 +76,18 @@ async def thirty(api: Api) -> list[dict[str, Any]]:
     ],
 )
 async def test_what_tail_shows(cli: Cli, thirty: list[dict[str, Any]], options: str, expected: list[int]) -> None:
-    """Each choice of history gives its events, oldest first, and the command ends."""
+    """Each selection of the history prints its events, oldest first, and the command ends."""
     assert len(thirty) == 30
     assert (await cli("tail", "my", *options.split())).seqs == list(expected)
 
 
 async def test_the_audit_trail(cli: Cli, api: Api) -> None:
-    """`--category audit` shows and follows what was done to access and settings, and nothing else; `activity` the rest."""
+    """`--category audit` shows and follows only changes of access and settings; `activity` shows the rest."""
     (await api.append("my")).expect(201)
     key = await api.create_key("my", scopes=["workspace:read"])
     (await api.put("/v1/workspaces/my/members/ann", {"role": "viewer"})).expect(201)
     for options, expected in (
-        ("--category audit", ["key.created", "member.added", "audit.read"]),  # who reads it is told, too
+        ("--category audit", ["key.created", "member.added", "audit.read"]),  # the reading is recorded, too
         ("--category !activity", ["key.created", "member.added", "audit.read"]),
         ("--exclude category=audit", ["issue.created"]),
         ("--category activity", ["issue.created"]),
@@ -104,7 +104,7 @@ async def test_the_audit_trail(cli: Cli, api: Api) -> None:
 
 
 async def test_since_an_event(cli: Cli, thirty: list[dict[str, Any]], api: Api) -> None:
-    """`--since` and `--until` take an event's id and a position, too."""
+    """`--since` and `--until` also accept an event's id and a position."""
     assert (await cli("tail", "my", "--since", thirty[26]["id"])).seqs == [28, 29, 30]
     position = (await api.get("/v1/workspaces/my/events")).expect(200)["position"]
     epoch = position.rpartition(".")[0]
@@ -113,7 +113,7 @@ async def test_since_an_event(cli: Cli, thirty: list[dict[str, Any]], api: Api) 
 
 
 async def test_ndjson_is_what_the_server_serves(cli: Cli, api: Api) -> None:
-    """Each printed line is byte by byte the event as the API gives it, from pages and from the stream."""
+    """Each printed line is byte for byte the event of the API, from pages and from the stream."""
     stored = (await api.append("my", details={"text": "é\u2028 😀 \x1b[31m", "n": 0.1, "big": 2**60})).expect(201)
     raw = (await api.get(f"/v1/workspaces/my/events/{stored['id']}")).body.decode()
     assert (await cli("tail", "my")).out == raw + "\n"
@@ -121,7 +121,7 @@ async def test_ndjson_is_what_the_server_serves(cli: Cli, api: Api) -> None:
 
 
 async def test_pretty_is_one_line_an_event_and_cannot_steer_the_terminal(cli: Cli, api: Api) -> None:
-    """Whatever an event holds, it is one line without control characters; piped it has no colour."""
+    """Any event is one line without control characters. A pipe gets no colour."""
     await api.append(
         "my",
         action="issue.created",
@@ -140,7 +140,7 @@ BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2
 
 @given(st.text() | st.text(st.sampled_from(BIDI_CONTROLS + "a\u3000\u200d\u2028\x1b\x9b")))
 def test_printable(text: str) -> None:
-    """What could steer a terminal is replaced, one for one; all else stays."""
+    """Characters that could control a terminal are replaced one by one; all others are kept."""
     shown = printable(text)
     assert len(shown) == len(text)
     for before, after in zip(text, shown, strict=True):
@@ -152,7 +152,7 @@ def test_printable(text: str) -> None:
 
 
 async def test_follow_is_live_and_ends_on_interrupt(cli: Cli, thirty: list[dict[str, Any]], api: Api) -> None:
-    """History, then each event as it comes, flushed by line; Ctrl-C ends it with 130 and no more words."""
+    """It prints the history, then each event as it arrives, flushed by line. Ctrl-C ends it with 130 and no message."""
     assert thirty
     async with cli.started("tail", "my", "-f", "-n", "1") as process:
         assert (await line_of(process.stdout))["seq"] == 30
@@ -165,7 +165,7 @@ async def test_follow_is_live_and_ends_on_interrupt(cli: Cli, thirty: list[dict[
 
 
 async def test_follow_survives_cuts(server: Server, cli: Cli, api: Api) -> None:
-    """Cut again and again, it prints each event once, in order; a pipe hears nothing of it."""
+    """Despite repeated disconnections, it prints each event once and in order, and a pipe gets no other output."""
     await api.append("my")
     async with (
         proxy_to(server.url) as proxy,
@@ -184,7 +184,7 @@ async def test_follow_survives_cuts(server: Server, cli: Cli, api: Api) -> None:
 
 
 async def test_a_terminal_gets_colour_and_a_status_line(server: Server, cli: Cli, api: Api) -> None:
-    """On a terminal: a coloured line an event, the state below, and what a lost connection cost."""
+    """On a terminal, events are coloured lines above a status line, and the effect of a lost connection is reported."""
     await api.append("my", actor={"type": "agent", "id": "bob", "name": "Bob"})
     async with proxy_to(server.url) as proxy, cli.on_terminal("tail", "my", "-f", "--url", proxy.url) as terminal:
         await eventually(lambda: "\x1b[35mBob\x1b[0m created issue" in terminal.shown)
@@ -200,7 +200,7 @@ async def test_a_terminal_gets_colour_and_a_status_line(server: Server, cli: Cli
 
 
 async def test_a_reader_that_leaves(cli: Cli, thirty: list[dict[str, Any]]) -> None:
-    """When nobody reads the pipe any more, tail ends in silence with 0, even if nothing comes that it could write."""
+    """When the pipe's reader exits, tail ends silently with 0, even if it has nothing to write."""
     assert thirty
     async with cli.started("tail", "my", "-f", "-n", "1") as process:
         await line_of(process.stdout)
@@ -218,7 +218,7 @@ async def test_a_reader_that_leaves(cli: Cli, thirty: list[dict[str, Any]]) -> N
 async def test_the_cursor_file_resumes_exactly(
     cli: Cli, thirty: list[dict[str, Any]], api: Api, tmp_path: Path
 ) -> None:
-    """Each run goes on where the last one ended, also when a filter let nothing through."""
+    """Each run resumes where the last one ended, even if the filter stopped all events."""
     assert thirty
     tail = ("tail", "my", "--cursor-file", tmp_path / "c")
     assert (await cli(*tail, "--since", "all", "--count", 10)).seqs == list(range(1, 11))
@@ -232,7 +232,7 @@ async def test_the_cursor_file_resumes_exactly(
 
 
 async def test_the_cursor_file_with_an_end(cli: Cli, thirty: list[dict[str, Any]], tmp_path: Path) -> None:
-    """A run that ends at --until leaves what is behind it to the next one."""
+    """A run that ends at --until leaves the later events to the next run."""
     assert thirty
     tail = ("tail", "my", "--cursor-file", tmp_path / "c")
     assert (await cli(*tail, "--until", 8, "-n", 2)).seqs == [7, 8]
@@ -241,7 +241,7 @@ async def test_the_cursor_file_with_an_end(cli: Cli, thirty: list[dict[str, Any]
 
 
 async def test_a_killed_tail_resumes(cli: Cli, api: Api, tmp_path: Path) -> None:
-    """`kill -9` at any moment: the next run leaves nothing out, and repeats at most the event that was being written."""
+    """After `kill -9` at any time, the next run skips nothing and repeats at most the event that was being written."""
     await api.append("my")
     output = tmp_path / "out"
     tail = f"tail my -f --since all --cursor-file {tmp_path / 'c'}".split()
@@ -267,7 +267,7 @@ async def test_a_killed_tail_resumes(cli: Cli, api: Api, tmp_path: Path) -> None
                         file.write(await process.stdout.readline())
                     known += 1
                 process.kill()
-                # What was written before the kill is in the pipe: it counts.
+                # Data written before the kill is in the pipe, so it counts.
                 file.write(await process.stdout.read())
         seams += 1
     done.set()
@@ -280,7 +280,7 @@ async def test_a_killed_tail_resumes(cli: Cli, api: Api, tmp_path: Path) -> None
 
 
 async def test_a_cursor_file_of_another_log(cli: Cli, thirty: list[dict[str, Any]], tmp_path: Path) -> None:
-    """A position that the log does not have is a gap: said, and with --strict the end with code 6."""
+    """A position that is not in the log is reported as a gap. With --strict, the command ends with code 6."""
     assert thirty
     (tmp_path / "c").write_text("zzzz.7\n")
     tail = ("tail", "my", "--cursor-file", tmp_path / "c")
@@ -293,7 +293,7 @@ async def test_a_cursor_file_of_another_log(cli: Cli, thirty: list[dict[str, Any
 
 
 def test_the_cursor_file(tmp_path: Path) -> None:
-    """The position is whole at any time, survives without being closed, and what is no position is refused."""
+    """The position is complete at any time, even without closing the file. An invalid position is refused."""
     path = tmp_path / "c"
     file = CursorFile(path)
     assert file.read() is None
@@ -309,7 +309,7 @@ def test_the_cursor_file(tmp_path: Path) -> None:
         CursorFile(tmp_path / "no" / "c").write("epoch.1")
 
 
-# ---- what goes wrong
+# ---- errors
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_the_cursor_file(tmp_path: Path) -> None:
 )
 @pytest.mark.usefixtures("thirty")
 async def test_exit_codes(cli: Cli, api: Api, arguments: str, code: int, text: str) -> None:
-    """Each way to fail has its code and says the next step."""
+    """Each failure has its exit code and names the next step."""
     if "READER" in arguments:
         arguments = arguments.replace("READER", await api.create_key("my", template="read_only"))
     ended = await cli(*arguments.replace("NOBODY", str(free_port())).split())
@@ -345,7 +345,7 @@ async def test_exit_codes(cli: Cli, api: Api, arguments: str, code: int, text: s
 
 
 async def test_the_local_admin_key(make_process: MakeProcess, tmp_path: Path) -> None:
-    """On the server's own machine the key in its data directory is taken; it is never sent to another machine."""
+    """On the server's own machine, the key in its data directory is used. It is never sent to another machine."""
     process = make_process(admin_key=None, data_dir=tmp_path / "here")
     await process.start()
     cli = Cli(tmp_path, {"STREAMER_DATA_DIR": str(tmp_path / "here"), "STREAMER_URL": process.url})
@@ -368,12 +368,12 @@ async def test_the_local_admin_key(make_process: MakeProcess, tmp_path: Path) ->
     ],
 )
 def test_times_as_people_type_them(text: str, expected: str | None) -> None:
-    """A time with a zone is itself; what is no time is none."""
+    """A time with a zone is taken literally. An invalid time is refused."""
     assert moment_of(text) == expected
 
 
 def test_how_long_ago() -> None:
-    """A span counts back from now, a time without a zone is local."""
+    """A span counts back from now. A time without a zone is local."""
     for text, seconds in (("90s", 90), ("1h30m", 5400), ("2d", 172_800), ("1w", 604_800)):
         moment = moment_of(text)
         assert moment is not None
@@ -387,7 +387,7 @@ def test_how_long_ago() -> None:
 
 
 async def test_publish_one_event_by_options(cli: Cli, api: Api) -> None:
-    """Every option arrives where it belongs."""
+    """Every option sets its field."""
     arguments = (
         "--action issue.created --actor-type agent --actor-id bob --actor-name Bob --on-behalf-of ann --entity-type issue"
         " --entity-id 1 --entity-identifier PAP-1 --entity-name Login --agent-id bob --run-id r1 --task-id t1"
@@ -401,14 +401,14 @@ async def test_publish_one_event_by_options(cli: Cli, api: Api) -> None:
     assert event["entity"] == {"type": "issue", "id": "1", "identifier": "PAP-1", "name": "Login"}
     assert (event["agent_id"], event["run_id"], event["task_id"], event["id"]) == ("bob", "r1", "t1", "my-1")
     assert (event["description"], event["details"]) == ("Done", {"a": [1]})
-    # The same id again is the same event.
+    # A repeated id is the same event.
     again = await cli("publish", "my", *arguments.split(), "-v")
     assert [json.loads(line) for line in again.lines] == [event]
     assert len(await api.history("my")) == 1
 
 
 def lines_of(count: int) -> bytes:
-    """Return events, one a line."""
+    """Return events, one per line."""
     return b"".join(json.dumps(make_event(details={"n": n})).encode() + b"\n" for n in range(count))
 
 
@@ -427,7 +427,7 @@ def lines_of(count: int) -> bytes:
     ],
 )
 async def test_publish_reads_what_comes(cli: Cli, api: Api, tmp_path: Path, text: bytes, count: int) -> None:
-    """Events a line, an array or one document, of any number, from a pipe or a file: all are stored, in order."""
+    """It stores any number of events in order: lines, an array or one document, from a pipe or a file."""
     (tmp_path / "in").write_bytes(text)
     for start, ended in (
         (0, await cli("publish", "my", stdin=text)),
@@ -443,7 +443,7 @@ async def test_publish_reads_what_comes(cli: Cli, api: Api, tmp_path: Path, text
 
 
 async def test_publish_says_which_line_is_wrong(cli: Cli, api: Api, tmp_path: Path) -> None:
-    """A wrong event is named by its line; its batch is not stored, those before it are, and that is said."""
+    """An invalid event is reported with its line. Its batch is not stored, earlier ones are, and the error says so."""
     lines = lines_of(1201).splitlines()
     lines[1100] = b'{"action": 1, "actor": {"type": "user", "id": "ann"}}'
     (tmp_path / "in").write_bytes(b"\n".join(lines))
@@ -452,7 +452,7 @@ async def test_publish_says_which_line_is_wrong(cli: Cli, api: Api, tmp_path: Pa
     assert "line 1101, action: must be a text" in ended.err
     assert "The 1,000 events before this batch are stored." in ended.err
     assert len(await api.history("my", limit=1000)) == 1000
-    # Mended, the same call goes on without a double.
+    # After a correction, the same call continues without duplicates.
     lines[1100] = lines[0]
     (tmp_path / "in").write_bytes(b"\n".join(lines))
     assert (await cli("publish", "my", "--file", "in", "--idempotency-key", "k")).code == 0
@@ -462,7 +462,7 @@ async def test_publish_says_which_line_is_wrong(cli: Cli, api: Api, tmp_path: Pa
 
 
 async def test_publish_does_not_hold_events_back(cli: Cli, api: Api) -> None:
-    """From a pipe that stays open, what has come is stored, and an interrupt ends the wait."""
+    """Events from an open pipe are stored at once, and an interrupt ends the wait."""
     async with cli.started("publish", "my", "-v") as process:
         assert process.stdin is not None
         for seq in (1, 2):
@@ -475,7 +475,7 @@ async def test_publish_does_not_hold_events_back(cli: Cli, api: Api) -> None:
 
 
 async def test_publish_over_cuts(server: Server, cli: Cli, api: Api, tmp_path: Path) -> None:
-    """With a connection that breaks again and again every event is stored once."""
+    """Over a connection that breaks repeatedly, every event is stored once."""
     (tmp_path / "in").write_bytes(lines_of(4000))
     async with proxy_to(server.url) as proxy:
         publishing = asyncio.create_task(cli("publish", "my", "--file", "in", "--url", proxy.url))

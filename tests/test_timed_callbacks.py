@@ -1,4 +1,4 @@
-"""Callbacks that are no tasks are timed, too: of the feed, of the fan-out, and of connections."""
+"""The watchdog also times callbacks outside of tasks: those of the feed, the fan-out and connections."""
 
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -20,7 +20,7 @@ P = ParamSpec("P")
 
 
 class Noting(Watchdog):
-    """A watchdog that notes what it times."""
+    """A watchdog that records what it times."""
 
     def __init__(self) -> None:
         super().__init__(Metrics())
@@ -33,7 +33,7 @@ class Noting(Watchdog):
 
 
 async def test_callbacks_of_the_fan_out_are_timed(api: Api, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of a window, and closing beyond the first part."""
+    """The end of a flush window and each later part of closing connections are timed."""
     monkeypatch.setattr("streamer.fanout.dependencies.AT_ONCE", 1)
     server.channels._watchdog = server.subscribers._dependencies._watchdog = noting = Noting()
     (await api.append("w")).expect(201)
@@ -50,7 +50,7 @@ async def test_callbacks_of_the_fan_out_are_timed(api: Api, server: Server, monk
 
 
 async def test_a_connections_callbacks_are_timed() -> None:
-    """Its beginning, its end, and what it does once its client takes bytes again."""
+    """A connection's start, its end, and the work after its client reads again are timed."""
     noting = Noting()
 
     async def answer(_: web.Request) -> web.Response:

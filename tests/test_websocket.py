@@ -1,4 +1,4 @@
-"""What is WebSocket's own: many subscriptions on one socket, appending through it, its messages, close codes and frames."""
+"""WebSockets: several subscriptions on one socket, publishing, messages, close codes and frames."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ from tests.support.websocket import (
     open_socket,
 )
 
-# Where the database is no part of the matter.
+# Tests that do not depend on the database.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 WS = "sockets"
@@ -42,7 +42,7 @@ def subscribe(sub: str, workspace: str = WS, **options: object) -> dict[str, obj
 
 
 def publish(ref: str | None = None, workspace: str = WS, **options: object) -> dict[str, object]:
-    """Return the message that appends; one event is made up unless there are some."""
+    """Return the message that appends, with one event by default."""
     message: dict[str, object] = {"type": "publish", "workspace": workspace, **options}
     if not {"event", "events"} & set(options):
         message["event"] = make_event()
@@ -52,7 +52,7 @@ def publish(ref: str | None = None, workspace: str = WS, **options: object) -> d
 
 
 def error_of(answer: Any, code: str, *fields: str) -> Any:
-    """Check that an answer is this error with these fields wrong, in the documented form; return it."""
+    """Require that a response is this error with these wrong fields, in the documented form; return it."""
     assert answer["type"] == "error", answer
     assert set(answer) <= {"type", "error", "sub", "ref"}
     assert set(answer["error"]) <= {"code", "message", "details"}
@@ -64,7 +64,7 @@ def error_of(answer: Any, code: str, *fields: str) -> Any:
 
 
 async def is_alive(socket: WsReader) -> None:
-    """Check that the socket still answers; nothing but the answer comes."""
+    """Require that the socket still responds, and that nothing else arrives."""
     await socket.send({"type": "ping", "ref": "alive"})
     assert await socket.next() == {"type": "pong", "ref": "alive"}
 
@@ -74,22 +74,22 @@ async def is_alive(socket: WsReader) -> None:
 
 @on_sqlite
 async def test_the_handshake_has_no_extension(api: Api) -> None:
-    """Compression is offered and not taken, on both sockets; the subscription of a workspace's socket is `default`."""
+    """The server declines compression on both sockets. The subscription of a workspace's socket is `default`."""
     (await api.append(WS)).expect(201)
     async with await open_socket(api, WS) as socket, await open_socket(api) as many:
         assert (socket.status, many.status) == (101, 101)
         assert "sec-websocket-extensions" not in socket.headers | many.headers
         synced = await socket.next()
         assert synced == {"type": "synced", "sub": "default", "position": synced["position"]}
-        await is_alive(many)  # and nothing came before: it begins with no subscription
+        await is_alive(many)  # nothing came before: it starts without a subscription
         stored = (await api.append(WS, description="aaaa" * 20_000)).expect(201)
-        message = await socket.next()  # every frame is checked for the bit that says compressed
+        message = await socket.next()  # the bit for compression is checked in every frame
         assert message == {"type": "events", "sub": "default", "events": [stored], "position": message["position"]}
 
 
 @on_sqlite
 async def test_the_handshake_is_guarded(server: Server, api: Api) -> None:
-    """Without a credential 401, with parameters that are not known 400, as plain answers; a plain GET is 400 and says what is missing."""
+    """Without a credential, it gets 401, with unknown parameters 400, and a plain GET gets 400 that says what is missing."""
     (await api.append(WS)).expect(201)
     for workspace in (WS, None):
         for key in (None, "garbage"):
@@ -104,13 +104,13 @@ async def test_the_handshake_is_guarded(server: Server, api: Api) -> None:
             assert 400 <= refused.status < 500, sent
             assert refused.error
     answer = await (await open_socket(api, after="2000-01-01T00:00:00Z")).answer()
-    assert list(answer.expect(400)["error"]["details"]["fields"]) == ["after"]  # there is nothing yet that it is of
+    assert list(answer.expect(400)["error"]["details"]["fields"]) == ["after"]  # there is no subscription yet
     assert server.url
 
 
 @on_sqlite
 async def test_a_session_needs_its_own_origin(server: Server, api: Api) -> None:
-    """With the cookie only this server's own page gets a socket: another site's could read with it."""
+    """With the cookie, only this server's own page can open a socket, because another site's page could read with it."""
     (await api.append(WS)).expect(201)
     code = (await server.sign_in_link()).partition("#sign-in=")[2]
     signed_in = await api.with_key(None).post("/v1/session", {"code": code})
@@ -133,11 +133,11 @@ async def test_a_session_needs_its_own_origin(server: Server, api: Api) -> None:
             assert (await socket.ask(publish(), "published"))["type"] == "published"
 
 
-# ---- many subscriptions
+# ---- several subscriptions
 
 
 async def test_many_subscriptions_on_one_socket(api: Api) -> None:
-    """Each subscription has its own workspace, position and filter, and moves on by itself."""
+    """Each subscription has its own workspace, position and filter, and advances independently."""
     for workspace in ("one", "two"):
         (
             await api.append_all(workspace, [{"action": f"issue.{verb}"} for verb in ("created", "updated", "closed")])
@@ -183,7 +183,7 @@ async def test_many_subscriptions_on_one_socket(api: Api) -> None:
         await socket.next("events")
     assert {event["workspace_id"] for event in events_of(socket, "some of two")} == {"two"}
     socket.abort()
-    # Each goes on from its own position.
+    # Each continues from its own position.
     for workspace in ("one", "two"):
         (await api.append(workspace, action="issue.created")).expect(201)
     again = await open_socket(api)
@@ -199,13 +199,13 @@ async def test_many_subscriptions_on_one_socket(api: Api) -> None:
 
 
 def events_of(socket: WsReader, sub: str) -> list[dict[str, Any]]:
-    """Return the events that a subscription had so far."""
+    """Return the events of a subscription so far."""
     return [event for message in socket.messages if message.get("sub") == sub for event in message.get("events", [])]
 
 
 @on_sqlite
 async def test_more_subscriptions_on_a_workspaces_own_socket(api: Api) -> None:
-    """Beside `default` there can be others, of its workspace, which may be left out. The client may end any; the server ends all."""
+    """A workspace's socket accepts more subscriptions of its workspace, which is the default. Either side may end them."""
     for workspace in (WS, "other"):
         (await api.append(workspace)).expect(201)
     socket = await open_socket(api, WS, after=BEGINNING, action="issue.created")
@@ -229,14 +229,14 @@ async def test_more_subscriptions_on_a_workspaces_own_socket(api: Api) -> None:
     (await api.append(WS)).expect(201)
     await socket.send({"type": "subscribe", "sub": "default"})
     await socket.next("synced", sub="default")
-    assert len(events_of(socket, "default")) == 3, "nothing of what came while it was not subscribed"
+    assert len(events_of(socket, "default")) == 3, "no event from before the new subscription"
     (await api.delete(f"/v1/workspaces/{WS}")).expect(204)
     assert (await socket.closed())[0] == 4500
 
 
 @on_sqlite
 async def test_a_socket_for_many_outlives_its_subscriptions(api: Api) -> None:
-    """When a workspace is deleted its subscriptions are closed and the others go on; the name is free again."""
+    """When a workspace is deleted, its subscriptions close, the others continue, and the name can be reused."""
     for workspace in ("one", "two"):
         (await api.append(workspace)).expect(201)
     async with await open_socket(api) as socket:
@@ -254,7 +254,7 @@ async def test_a_socket_for_many_outlives_its_subscriptions(api: Api) -> None:
 
 
 async def test_nothing_comes_after_closed(api: Api) -> None:
-    """Under load: once a subscription's `closed` came nothing of it comes any more, and under its name it resumes exactly."""
+    """Under load, no event follows a subscription's `closed`, and a new one of the same name resumes exactly."""
     (await api.append(WS)).expect(201)
 
     async def load() -> None:
@@ -285,7 +285,7 @@ async def test_nothing_comes_after_closed(api: Api) -> None:
     assert rounds > 2
 
 
-# ---- messages that are refused
+# ---- refused messages
 
 
 WRONG: list[tuple[Any, str, tuple[str, ...]]] = [
@@ -344,7 +344,7 @@ WRONG: list[tuple[Any, str, tuple[str, ...]]] = [
 
 @on_sqlite
 async def test_wrong_messages_are_errors_that_name_the_field(api: Api) -> None:
-    """Each is answered by one `error` that says what is wrong, with the `ref` or `sub` of the message; the socket stays open."""
+    """Each is answered with one `error` that names the field and the message's `ref` or `sub`. The socket stays open."""
     (await api.append(WS)).expect(201)
     async with await open_socket(api) as socket:
         await socket.send(subscribe("taken"))
@@ -371,7 +371,7 @@ async def test_wrong_messages_are_errors_that_name_the_field(api: Api) -> None:
 
 @on_sqlite
 async def test_what_is_not_a_message(api: Api) -> None:
-    """Text that is not JSON, and JSON that is not an object, is an error and the socket stays; so is a binary frame."""
+    """Invalid JSON, JSON that is not an object, and binary frames are errors, and the socket stays open."""
     async with await open_socket(api) as socket:
         for text in (b"", b" ", b"{", b"nonsense", b"[]", b"5", b"null", b'"ping"', b'{"type":"ping"}x', b"NaN",
                      b"[" * 5000, b'{"type":"ping","type":' + b"[" * 500, b'{"a":"\\ud800"}'):  # fmt: skip
@@ -385,7 +385,7 @@ async def test_what_is_not_a_message(api: Api) -> None:
         answer = await socket.next()
         assert answer["error"]["code"] == "validation_error"
         await is_alive(socket)
-        # In pieces it is one message, and a control frame may come between them.
+        # Its fragments are one message, and a control frame may come between them.
         whole = json.dumps({"type": "ping", "ref": "in pieces"}).encode()
         await socket.send_frame(TEXT, whole[:5], final=False)
         await socket.send_frame(PING, b"between")
@@ -417,7 +417,7 @@ async def test_what_is_not_a_message(api: Api) -> None:
 async def test_a_client_that_is_wrong_is_told_by_the_code(
     make_server: MakeServer, http: aiohttp.ClientSession, sent: bytes, code: int
 ) -> None:
-    """What no client may send ends the socket with the standard code that says why."""
+    """An invalid frame closes the socket with the standard code for the reason."""
     api = Api(http, (await make_server(max_body_bytes=65_536)).url, ADMIN_KEY)
     async with await open_socket(api) as socket:
         await socket.send_frame(TEXT, b'"' + b"x" * 60_000 + b'"')  # not too long
@@ -428,7 +428,7 @@ async def test_a_client_that_is_wrong_is_told_by_the_code(
 
 @on_sqlite
 async def test_subscriptions_of_a_socket_are_bounded(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """One more than the limit is an error; when one ends there is room again."""
+    """A subscription above the limit is an error. One that ends makes room for another."""
     api = Api(http, (await make_server(max_subscriptions=3)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     async with await open_socket(api, WS) as socket:
@@ -447,7 +447,7 @@ async def test_subscriptions_of_a_socket_are_bounded(make_server: MakeServer, ht
 
 @on_sqlite
 async def test_grants_are_checked_for_each_message(api: Api) -> None:
-    """A socket's key reads where it may read and writes where it may write; what it has no grant for is not there."""
+    """Each message is authorized by itself: a key reads and writes where it may, and other workspaces do not exist."""
     for workspace in ("mine", "theirs"):
         (await api.append(workspace)).expect(201)
     reader = api.with_key(await api.create_key("mine", scopes=["workspace:read"]))
@@ -467,11 +467,11 @@ async def test_grants_are_checked_for_each_message(api: Api) -> None:
     assert len(await api.history("theirs")) == 1
 
 
-# ---- appending
+# ---- publishing
 
 
 async def test_publish_answers_in_order_after_the_commit(api: Api) -> None:
-    """Appends are answered in the order of sending, each with its `ref`, when they are stored: history has what was answered."""
+    """Appends are acknowledged in order with their `ref` once they are stored, so history contains what was acknowledged."""
     async with await open_socket(api) as socket:
         first = await socket.ask(publish("0", event=make_event(id="first")), "published")
         assert set(first) == {"type", "events", "created", "ref"}
@@ -480,7 +480,7 @@ async def test_publish_answers_in_order_after_the_commit(api: Api) -> None:
         for number in range(1, 100):
             batch = [make_event(details={"n": number, "i": i}) for i in range(number % 3)]
             await socket.send(publish(str(number), **({"events": batch} if batch else {"event": make_event()})))
-            if number % 10 == 5:  # between them one that is wrong: it, too, is answered in its turn
+            if number % 10 == 5:  # between them an invalid one, which is answered in its turn, too
                 await socket.send(publish(f"wrong-{number}", event={}))
         seqs = [1]
         refs: list[str] = []
@@ -491,7 +491,7 @@ async def test_publish_answers_in_order_after_the_commit(api: Api) -> None:
             seqs += [event["seq"] for event in answer.get("events", [])]
             if len(refs) == 50:
                 held = {event["seq"] for event in await api.history(WS, limit=1000)}
-                assert set(seqs) <= held, "what was answered is stored"
+                assert set(seqs) <= held, "acknowledged events are stored"
         expected = [ref for n in range(1, 100) for ref in [str(n), *([f"wrong-{n}"] if n % 10 == 5 else [])]]
         assert refs == expected
         assert seqs == list(range(1, len(seqs) + 1))
@@ -499,7 +499,7 @@ async def test_publish_answers_in_order_after_the_commit(api: Api) -> None:
 
 
 async def test_publish_is_append(api: Api) -> None:
-    """Ids and idempotency keys mean what they mean in POST, and are the same there; the workspace's own socket knows its workspace."""
+    """Ids and idempotency keys work as in POST and share their scope. A workspace's socket implies its workspace."""
     event = make_event(id="mine", details={"n": 1})
     async with await open_socket(api) as socket:
         made = await socket.ask(publish("a", event=event), "published")
@@ -526,7 +526,7 @@ async def test_publish_is_append(api: Api) -> None:
 
 
 async def test_publish_by_a_key_that_is_bound_to_an_actor(api: Api) -> None:
-    """Such a key need not name its actor, and cannot name another; others' readers on the same socket kind see it."""
+    """A key bound to an actor need not name it and cannot name another. Other readers of the same kind see its events."""
     (await api.append(WS)).expect(201)
     bound = api.with_key(await api.create_key(WS, actor={"type": "agent", "id": "bob"}))
     async with await open_socket(bound) as socket, await open_socket(api, WS) as other:
@@ -544,7 +544,7 @@ async def test_publish_by_a_key_that_is_bound_to_an_actor(api: Api) -> None:
 
 @on_sqlite
 async def test_a_publisher_hears_itself_in_order(api: Api) -> None:
-    """What is published over a socket comes back on its own subscription once, in order, whatever comes between."""
+    """A publisher's own subscription receives its events once and in order, whatever comes between."""
     (await api.append(WS)).expect(201)
     async with await open_socket(api, WS) as socket:
         await socket.next("synced")
@@ -554,12 +554,12 @@ async def test_a_publisher_hears_itself_in_order(api: Api) -> None:
         assert [event["seq"] for event in heard] == list(range(2, 52))
 
 
-# ---- the frames
+# ---- frames
 
 
 @on_sqlite
 async def test_pings_both_ways(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """The server pings a quiet socket, answers ours with what they hold, and our `ping` messages with their `ref`."""
+    """The server pings an idle socket, answers pings with their payload and `ping` messages with their `ref`."""
     api = Api(http, (await make_server(heartbeat_seconds=1)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     async with await open_socket(api, WS) as socket, await open_socket(api) as many:
@@ -575,7 +575,7 @@ async def test_pings_both_ways(make_server: MakeServer, http: aiohttp.ClientSess
 
 @on_sqlite
 async def test_a_close_is_answered(api: Api) -> None:
-    """A client's close frame is answered by one with its code, and the connection ends."""
+    """A client's close frame is answered with its code, and the connection ends."""
     (await api.append(WS)).expect(201)
     for payload, code in ((b"\x03\xe8bye", 1000), (b"\x03\xe9", 1001), (b"", 1000)):
         async with await open_socket(api, WS) as socket:
@@ -589,7 +589,7 @@ async def test_a_close_is_answered(api: Api) -> None:
 
 @on_sqlite
 async def test_messages_are_not_longer_than_a_client_may_take(api: Api) -> None:
-    """A long replay comes in messages of about 256 KiB at most, unless one event is longer."""
+    """A long replay is sent in messages of up to about 256 KiB, unless one event is longer."""
     for _ in range(4):
         (await api.append_all(WS, [{"description": "x" * 9000}] * 50)).expect(201)
     (await api.append(WS, description="x" * 250_000)).expect(201)
@@ -605,7 +605,7 @@ async def test_messages_are_not_longer_than_a_client_may_take(api: Api) -> None:
 async def test_a_client_that_floods_and_never_reads_is_bounded(
     make_process: MakeProcess, http: aiohttp.ClientSession
 ) -> None:
-    """Who sends and never reads gets no further when the buffers are full; the server keeps little of it, and others are served."""
+    """A client that sends without reading is blocked when the buffers are full. The server holds little, and others are served."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -626,7 +626,7 @@ async def test_a_client_that_floods_and_never_reads_is_bounded(
             sent += len(flood)
     except TimeoutError:
         pass
-    assert sent < most, "the server goes on taking what is not asked for"
+    assert sent < most, "the server still reads without limit"
     assert server.memory_info().rss - before < 24 * 2**20
     stored = (await api.append(WS)).expect(201)
     assert (await other.next("events"))["events"] == [stored]
@@ -638,7 +638,7 @@ async def test_a_client_that_floods_and_never_reads_is_bounded(
 
 
 async def test_close_codes(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """The last message says why and whether to come back; the close code is that of the table, with the reason as its text."""
+    """The last message says why and whether to reconnect. The close code matches the table, with the reason as its text."""
     server = await make_server(heartbeat_seconds=1)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -665,7 +665,7 @@ async def test_close_codes(make_server: MakeServer, http: aiohttp.ClientSession)
 
 
 async def test_a_dead_socket_of_many_leaves_nothing(api: Api, server: Server) -> None:
-    """When a socket vanishes all its subscriptions are forgotten, in whatever state they were."""
+    """When a socket disconnects, all its subscriptions are removed, in any state."""
     for number in range(5):
         (await api.append_all(f"w{number}", [{"description": "x" * 1000}] * 200)).expect(201)
     for _ in range(10):
@@ -680,7 +680,7 @@ async def test_a_dead_socket_of_many_leaves_nothing(api: Api, server: Server) ->
     (await api.append("w1")).expect(201)
 
 
-# ---- anything at all
+# ---- arbitrary messages
 
 _SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=20)
 _VALUES = st.recursive(
@@ -740,7 +740,7 @@ _MESSAGES = (
 
 @on_sqlite
 async def test_no_message_breaks_the_socket(api: Api) -> None:
-    """Whatever JSON is sent: the socket stays open, and no error is the server's."""
+    """Any JSON leaves the socket open and causes no server error."""
     (await api.append(WS)).expect(201)
     loop = asyncio.get_running_loop()
     socket = await open_socket(api)
@@ -765,7 +765,7 @@ async def test_no_message_breaks_the_socket(api: Api) -> None:
         asyncio.run_coroutine_threadsafe(exchange(messages), loop).result()
 
     await asyncio.to_thread(check)
-    assert {"error", "published"} <= answered, "the messages are not all of one sort"
+    assert {"error", "published"} <= answered, "the examples cover all types"
     await socket.send_frame(CLOSE, b"\x03\xe8")
     assert (await socket.closed())[0] == 1000
 
@@ -795,7 +795,7 @@ while True:
 async def test_a_flood_does_not_keep_the_others_waiting(
     make_process: MakeProcess, http: aiohttp.ClientSession, frame: str
 ) -> None:
-    """While one client sends tiny messages as fast as it can and reads the answers, others' appends are stored and delivered."""
+    """While one client sends tiny messages as fast as it can, other clients' appends are stored and delivered."""
     process = make_process()
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -812,7 +812,7 @@ async def test_a_flood_does_not_keep_the_others_waiting(
             for seq in range(2, 12):
                 assert (await api.append(WS)).expect(201)["seq"] == seq
                 assert [event["seq"] for event in await socket.events(1)] == [seq]
-        assert flood.returncode is None, "it goes on all the time"
+        assert flood.returncode is None, "the flood lasts throughout"
     finally:
         flood.kill()
         await flood.wait()

@@ -1,4 +1,4 @@
-"""What `./run bench` takes for exact: streams cut anywhere, and readers that lose, double and reorder."""
+"""How `./run bench` checks exactness: streams split anywhere, and readers that lose, repeat and reorder events."""
 
 import itertools
 from array import array
@@ -24,7 +24,7 @@ Parse = Callable[[bytes], Blob]
 
 
 def frame(number: int) -> Frame:
-    """Return an event with this number, due at a time that follows from it."""
+    """Return an event with this number and a due time derived from it."""
     return Frame(
         Position(EPOCH, number),
         b'{"id":"x","seq":1,%b,"z":null}' % (DETAILS % {"n": number, "due": number * 7}).encode(),
@@ -32,7 +32,7 @@ def frame(number: int) -> Frame:
 
 
 def sse(groups: Sequence[Sequence[int]], *, chunked: bool) -> bytes:
-    """Return a stream as the server writes it: a line of its own, groups of events with signs of life between, and `synced`."""
+    """Return a stream as the server writes it: other lines, groups of events with heartbeats between them, and `synced`."""
     wire = SseWire(chunked=chunked)
     parts = [wire.chunk(b"retry: 1000\n"), wire.synced(Position(EPOCH, 0))]
     for group in groups:
@@ -41,7 +41,7 @@ def sse(groups: Sequence[Sequence[int]], *, chunked: bool) -> bytes:
 
 
 def websocket(groups: Sequence[Sequence[int]]) -> bytes:
-    """Return the same as a WebSocket has it."""
+    """Return the same as WebSocket frames."""
     wire = WebSocketWire("default")
     parts = [wire.synced(Position(EPOCH, 0))]
     for group in groups:
@@ -58,7 +58,7 @@ forms = pytest.mark.parametrize(("parse", "encode"), FORMS, ids=["chunked", "pla
 
 
 def read(parse: Parse, parts: Sequence[bytes]) -> tuple[list[int], list[int], bytes | None, Mark]:
-    """Read a stream that comes in these parts: its numbers, when they were due, its last position, and what else is in it."""
+    """Read a stream in these parts; return its numbers, due times, last position and other content."""
     rest, numbers, dues, position, marks = b"", array("q"), list[int](), None, Mark(0)
     for part in parts:
         blob = parse(rest + part)
@@ -71,7 +71,7 @@ def read(parse: Parse, parts: Sequence[bytes]) -> tuple[list[int], list[int], by
 
 
 def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
-    """Cut bytes at these places."""
+    """Split bytes at these offsets."""
     edges = [0, *sorted(min(place, len(data)) for place in places), len(data)]
     return [data[first:last] for first, last in itertools.pairwise(edges)]
 
@@ -84,7 +84,7 @@ groups_of_numbers = st.lists(st.lists(st.integers(0, 2**40), min_size=1, max_siz
 def test_streams_mean_the_same_however_they_are_cut(
     parse: Parse, encode: Callable[[Sequence[Sequence[int]]], bytes], groups: list[list[int]], places: list[int]
 ) -> None:
-    """Numbers, dues, position and `synced` are what was written, wherever the network cut the bytes."""
+    """Numbers, due times, position and `synced` are read as written, wherever the network splits the bytes."""
     wanted = [number for group in groups for number in group]
     numbers, dues, position, marks = read(parse, cut(encode(groups), places))
     assert numbers == wanted
@@ -95,7 +95,7 @@ def test_streams_mean_the_same_however_they_are_cut(
 
 @forms
 def test_every_single_cut(parse: Parse, encode: Callable[[Sequence[Sequence[int]]], bytes]) -> None:
-    """One cut at each byte, and a stream that comes byte by byte."""
+    """A stream can be split at each byte, or arrive byte by byte."""
     data = encode([[1, 2], [3], [4, 5, 6]])
     for place in range(len(data) + 1):
         assert read(parse, cut(data, [place]))[0] == [1, 2, 3, 4, 5, 6], place
@@ -103,7 +103,7 @@ def test_every_single_cut(parse: Parse, encode: Callable[[Sequence[Sequence[int]
 
 
 def test_blocks_may_end_in_another_chunk() -> None:
-    """A proxy may cut chunks anew, within blocks."""
+    """A proxy may change the chunks, even within blocks."""
     data = sse([[1, 2, 3]], chunked=False)
     for first, second in itertools.combinations(range(1, len(data), 7), 2):
         chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in cut(data, [first, second]) if part)
@@ -111,21 +111,21 @@ def test_blocks_may_end_in_another_chunk() -> None:
 
 
 def test_long_websocket_messages() -> None:
-    """Lengths of one, three and nine bytes."""
+    """Message lengths of one, three and nine bytes are read."""
     for count in (1, 20, 700):
         data = websocket([list(range(count))])
         assert read(parse_websocket, cut(data, range(0, len(data), 977)))[0] == list(range(count))
 
 
 def test_gaps_are_seen() -> None:
-    """A stream that tells of a gap is not taken for one without."""
+    """A gap in a stream is detected."""
     position = Position(EPOCH, 9)
     assert read(parse_sse, [sse_message("gap", {}, position)])[3] == Mark.GAP
     assert read(parse_websocket, [b"\x81\x0e" + b'{"type":"gap"}'])[3] == Mark.GAP
 
 
 def test_same_bytes_are_read_once() -> None:
-    """Readers that get the same share a blob; bytes that only begin alike do not."""
+    """Readers that receive the same bytes share a blob. Bytes with only an equal prefix do not."""
     memory = Memory(parse_sse)
     one, other = sse([[1, 2]], chunked=False), sse([[1, 3]], chunked=False)
     assert len(one) == len(other)
@@ -134,11 +134,11 @@ def test_same_bytes_are_read_once() -> None:
     assert memory(other).numbers != memory(one).numbers
 
 
-# ---- what a reader got
+# ---- what a reader received
 
 
 def packed(numbers: Sequence[int]) -> bytes:
-    """Return numbers as blobs hold them."""
+    """Return numbers in the form of blobs."""
     return array("q", numbers).tobytes()
 
 
@@ -151,7 +151,7 @@ def packed(numbers: Sequence[int]) -> bytes:
 def test_all_that_is_wrong_is_counted(
     expected: list[int], lost: set[int], doubled: list[int], foreign: list[int]
 ) -> None:
-    """What a stream lost, doubled and had too much is counted exactly, each for itself."""
+    """Lost, repeated and unexpected events of a stream are each counted exactly."""
     kept = [number for place, number in enumerate(expected) if place not in lost]
     again = [kept[place] for place in doubled if place < len(kept)]
     got = [*kept, *again, *foreign]
@@ -164,7 +164,7 @@ def test_all_that_is_wrong_is_counted(
     )
 )
 def test_disorder_is_counted(numbers: list[int]) -> None:
-    """An event that comes after a later one is out of order, and only that."""
+    """An event that arrives after a later one is out of order, and no other."""
     numbers = list(dict.fromkeys(numbers))
     moved = [*numbers[1:], numbers[0]]
     assert compare(packed(numbers), packed(moved)) == Tally(out_of_order=int(len(numbers) > 1))
@@ -172,7 +172,7 @@ def test_disorder_is_counted(numbers: list[int]) -> None:
 
 
 def test_parts_must_have_no_hole() -> None:
-    """Who came late and left early has a part of the stream; nothing within it may be missing."""
+    """A reader that arrives late and leaves early has part of the stream, without gaps in it."""
     stream = packed([1, 2, 3, 4, 5])
     assert compare_part(stream, b"") == Tally()
     assert compare_part(stream, packed([2, 3, 4])) == Tally()
@@ -183,7 +183,7 @@ def test_parts_must_have_no_hole() -> None:
 
 
 def test_percentiles() -> None:
-    """They are those of the values that were counted, to 10 µs."""
+    """Percentiles are those of the counted values, to 10 µs."""
     assert percentiles({}) == {"p50": None, "p95": None, "p99": None, "max": None}
     found = percentiles(merged([{str(bucket): 1 for bucket in range(0, 5000, 100)}, {"5000": 50}]))
     assert found == {"p50": 49.005, "p95": 50.005, "p99": 50.005, "max": 50.005}
@@ -201,7 +201,7 @@ def test_percentiles() -> None:
     ],
 )
 def test_pages_must_be_the_right_ones(body: bytes) -> None:
-    """A page that is short, long, turned, or holds something twice or something else is none, in either form."""
+    """A page that is short, long, misordered, or has repeated or foreign events is an error, in either form."""
     page = Page("/list", "", 2, ["a", "b"])
     page.check(b'[{"id":"a"},{"id":"b"}]')
     page.check(b'{"events":[{"id":"a"},{"id":"b"}],"cursor":"c"}')
@@ -210,7 +210,7 @@ def test_pages_must_be_the_right_ones(body: bytes) -> None:
 
 
 def test_pages_of_a_peer_are_counted() -> None:
-    """Of a page whose events are not known only the number is, and that they differ."""
+    """Of a peer's page, only the number of events and their distinctness are checked."""
     page = Page("/list", "", 2)
     page.check(b'[{"id":"b"},{"id":"a"}]')
     for body in (b'[{"id":"a"}]', b'[{"id":"a"},{"id":"a"}]'):
@@ -218,7 +218,7 @@ def test_pages_of_a_peer_are_counted() -> None:
             page.check(body)
 
 
-# ---- what came of it
+# ---- results
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_pages_of_a_peer_are_counted() -> None:
     ],
 )
 def test_thresholds(text: str, metrics: dict[str, float | None], *, holds: bool) -> None:
-    """Units are those of the metric, or are turned into them; what was not measured does not hold."""
+    """Thresholds use the metric's unit or are converted to it. A metric that was not measured misses its threshold."""
     (threshold,) = parse_thresholds(text)
     assert threshold.holds(metrics) is holds
 
@@ -249,13 +249,13 @@ def test_thresholds(text: str, metrics: dict[str, float | None], *, holds: bool)
     "text", ["", "p99", "p99<", "p99<50ms,", "p99<50KiB", "lost=0ms", "p99~5", "P99<5ms", "lost=zero"]
 )
 def test_bad_thresholds(text: str) -> None:
-    """A piece that is none is named."""
+    """An invalid part is named."""
     with pytest.raises(ValueError, match=repr(text.rsplit(",", maxsplit=1)[-1])):
         parse_thresholds(text)
 
 
 def test_medians_hide_no_loss() -> None:
-    """Of numbers the median counts, of what is wrong the worst run."""
+    """Numbers use the median of the runs, errors use the worst run."""
     runs: list[dict[str, float | None]] = [
         {"p99": 1, "lost": 0},
         {"p99": 9, "lost": 5},

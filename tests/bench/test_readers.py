@@ -1,4 +1,4 @@
-"""The process of the readers against a server that is not exact: whatever it does wrong is counted, and when events came."""
+"""The reader process against a server that misbehaves: every fault and the arrival times are counted."""
 
 import contextlib
 import socket
@@ -26,7 +26,7 @@ HEADS = {
 
 
 def body(transport: str, parts: Sequence[Sequence[int]]) -> list[bytes]:
-    """Return what the server writes: that the stream is live, then these numbers, a write for each part."""
+    """Return what the server sends: `synced`, then these numbers, with one write per part."""
     wire = SseWire(chunked=True) if transport == "sse" else WebSocketWire("default")
     due = time.monotonic_ns() - LATE_NS
     frames = [
@@ -37,18 +37,18 @@ def body(transport: str, parts: Sequence[Sequence[int]]) -> list[bytes]:
 
 @contextlib.contextmanager
 def liar(head: bytes, parts: Sequence[bytes], *, pause: float = 0, hangs_up: bool = False) -> Iterator[int]:
-    """Serve the same to everybody who connects; yield the port."""
+    """Send the same data to every client; yield the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as open_ones:
 
         def serve() -> None:
-            with contextlib.suppress(OSError):  # the listener is shut
+            with contextlib.suppress(OSError):  # the listener is closed
                 while True:
                     connection, _ = listener.accept()
                     open_ones.enter_context(connection)
                     connection.recv(2**16)
                     for part in (head, *parts):
                         connection.sendall(part)
-                        time.sleep(pause)  # the writes are to come apart
+                        time.sleep(pause)  # the writes must arrive separately
                     if hangs_up:
                         connection.close()
 
@@ -62,7 +62,7 @@ def liar(head: bytes, parts: Sequence[bytes], *, pause: float = 0, hangs_up: boo
 
 
 def seen(port: int, expected: Sequence[int], *, readers: int = 2, **connect: Any) -> Any:
-    """Read with so many readers until they have as many events as they have to, or nothing comes; return what they report."""
+    """Read with this many readers until they have all events or nothing arrives; return their report."""
     with sandbox() as place:
         worker = Worker(place, "bench.readers", "readers")
         streams = [["stream", "/"]] * readers
@@ -86,7 +86,7 @@ WRONG = {
 def test_what_is_wrong_is_counted_for_each_reader(
     transport: str, parts: list[list[int]], wrong: dict[str, int]
 ) -> None:
-    """Each fault is counted as what it is, once for every reader that met it."""
+    """Each fault is counted as its kind, once for every reader that saw it."""
     with liar(HEADS[transport], body(transport, parts), pause=0.01) as port:
         report = seen(port, [1, 2, 3, 4])
     assert {name: count for name, count in report["tally"].items() if count} == {
@@ -97,7 +97,7 @@ def test_what_is_wrong_is_counted_for_each_reader(
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
 def test_streams_may_come_in_pieces(transport: str) -> None:
-    """The network cuts where it likes: in the head of the response, in frames and in events."""
+    """The network may split a stream anywhere: in the head, in frames and in events."""
     data = HEADS[transport] + b"".join(body(transport, [[1, 2], [3, 4]]))
     size = len(data) // 12
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
@@ -108,7 +108,7 @@ def test_streams_may_come_in_pieces(transport: str) -> None:
 
 
 def test_latency_is_from_the_intended_time() -> None:
-    """It counts from when an event was to be sent, not from when it was."""
+    """Latency counts from the time at which an event was due, not from when it was sent."""
     with liar(HEADS["sse"], body("sse", [[1, 2, 3]])) as port:
         report = seen(port, [1, 2, 3])
     found = percentiles({int(bucket): count for bucket, count in report["latencies"].items()})
@@ -116,7 +116,7 @@ def test_latency_is_from_the_intended_time() -> None:
 
 
 def test_streams_that_end_are_counted() -> None:
-    """What such a one had is exact up to there; that it ended is told."""
+    """A stream that ends is checked up to its end, which is reported."""
     with liar(HEADS["sse"], body("sse", [[1, 2]]), hangs_up=True) as port:
         report = seen(port, [1, 2, 3])
     assert report["ended"] == 2
@@ -124,7 +124,7 @@ def test_streams_that_end_are_counted() -> None:
 
 
 def test_slow_readers_are_slow_and_do_not_count() -> None:
-    """They take so many bytes a second, and until they are released nobody waits for them or blames the server."""
+    """Slow readers read a limited rate. Until they are released, nobody waits for them and no error is counted."""
     parts = [list(range(first, first + 50)) for first in range(0, 500, 50)]
     assert len(b"".join(body("sse", parts))) > 30_000
     with liar(HEADS["sse"], body("sse", parts)) as port:
@@ -134,6 +134,6 @@ def test_slow_readers_are_slow_and_do_not_count() -> None:
 
 
 def test_refusals_end_it() -> None:
-    """A stream that is refused is an error, with what the server said."""
+    """A refused stream is an error that contains the server's response."""
     with liar(b"HTTP/1.1 403 Forbidden\r\n\r\nnot you", []) as port, pytest.raises(BenchError, match="not you"):
         seen(port, [])

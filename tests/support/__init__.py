@@ -1,1 +1,1 @@
-"""What tests are made with."""
+"""Helpers for the tests."""

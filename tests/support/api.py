@@ -1,4 +1,4 @@
-"""A thin client of the API: it sends what it is told and shows what came back."""
+"""A thin client of the API: it sends what it is given and returns what it receives."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from tests.support.sse import SseReader
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server said."""
+    """The server's response."""
 
     status: int
     headers: Mapping[str, str]
@@ -26,19 +26,19 @@ class Answer:
 
     @property
     def error(self) -> str:
-        """Return the code of the error, which this must be."""
+        """Return the error code; the response must be an error."""
         code = self.json["error"]["code"]
         assert isinstance(code, str)
         return code
 
     def expect(self, status: int) -> Any:
-        """Check the status and return the decoded body, None if there is none."""
+        """Check the status and return the decoded body, or None if there is none."""
         assert self.status == status, f"{self.status}: {self.body[:1000]!r}"
         return self.json if self.body else None
 
 
 class Api:
-    """Calls in the name of one key."""
+    """Calls with one key."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: str | None) -> None:
         self._session = session
@@ -46,7 +46,7 @@ class Api:
         self.key = key
 
     def with_key(self, key: str | None) -> "Api":
-        """Return the same for another key, or for nobody."""
+        """Return the same with another key, or without one."""
         return Api(self._session, self.url, key)
 
     def at(self, url: str) -> "Api":
@@ -55,7 +55,7 @@ class Api:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Return what tells the server who is calling."""
+        """Return the headers with the credential."""
         return {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
 
     async def request(
@@ -85,7 +85,7 @@ class Api:
         ) as response:
             return Answer(response.status, response.headers, await response.read())
 
-    # Any, here and in `stream`: so that mypy lets a dict of parameters be given as keywords.
+    # Any, here and in `stream`, lets mypy accept a dict of parameters as keywords.
     async def get(self, path: str, *, headers: Any = None, **params: object) -> Answer:
         """GET a path; keywords are its parameters."""
         return await self.request("GET", path, params=params, headers=headers)
@@ -103,11 +103,11 @@ class Api:
         return await self.request("DELETE", path, **options)
 
     async def append(self, workspace: str, **event: object) -> Answer:
-        """Append one event; what is not given is made up."""
+        """Append one event; missing fields get defaults."""
         return await self.post(events(workspace), make_event(**event))
 
     async def append_all(self, workspace: str, batch: Sequence[Mapping[str, object]], **options: Any) -> Answer:
-        """Append events at once; what each of them lacks is made up."""
+        """Append events at once; missing fields of each get defaults."""
         return await self.post(events(workspace), [make_event(**event) for event in batch], **options)
 
     async def history(self, workspace: str, **params: object) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ class Api:
         found: list[dict[str, Any]] = []
         page = (await self.request("GET", events(workspace), params=params)).expect(200)
         found += page["events"]
-        # A cursor carries the order and the bounds; the filter and the limit are said again.
+        # A cursor contains the order and the bounds; the filter and the limit are repeated.
         kept = {name: value for name, value in params.items() if name not in {"order", "after", "before"}}
         while "cursor" in page:
             answer = await self.request("GET", events(workspace), params=kept | {"cursor": page["cursor"]})
@@ -124,7 +124,7 @@ class Api:
         return found
 
     async def create_key(self, workspace: str, **wanted: object) -> str:
-        """Make a key for the workspace and return its secret; keywords as the API's, by default it may read and write."""
+        """Create a key for the workspace and return its secret; keywords as in the API. By default it may read and write."""
         body = {"name": "test", **wanted}
         if "template" not in body:
             body.setdefault("scopes", ["workspace:read", "workspace:write"])
@@ -156,5 +156,5 @@ def events(workspace: str) -> str:
 
 
 def make_event(**event: object) -> dict[str, object]:
-    """Return an event with what is required, and what is given."""
+    """Return an event with the given fields and defaults for required ones."""
     return {"action": "issue.created", "actor": {"type": "user", "id": "ann"}, **event}

@@ -1,4 +1,4 @@
-"""A GET on a raw socket whose answer goes on: the beginning of every stream and WebSocket."""
+"""A GET on a raw socket with an endless response: the start of every stream and WebSocket."""
 
 import asyncio
 import socket
@@ -11,7 +11,7 @@ from tests.support.waiting import SECONDS
 
 @dataclass
 class Asked:
-    """A connection, and the head of the answer; header names are in lower case."""
+    """A connection and the head of the response; header names are in lower case."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -22,13 +22,13 @@ class Asked:
 async def ask(
     url: str, params: Mapping[str, object] | None, headers: Mapping[str, str], receive_buffer: int | None
 ) -> Asked:
-    """Connect, send a GET and read the head of the answer.
+    """Connect, send a GET and read the head of the response.
 
     Args:
-        url: where to.
-        params: for the query string; those that are None are left out.
-        headers: beside `Host`, which they may replace.
-        receive_buffer: bytes that the kernel takes for a reader that does not read; a small number makes it slow soon.
+        url: The URL.
+        params: Parameters of the query string; those that are None are left out.
+        headers: Headers besides `Host`, which they may replace.
+        receive_buffer: The size of the kernel's buffer; with a small one, an idle reader soon blocks the server.
     """
     parts = urlsplit(url)
     assert parts.hostname

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @contextlib.asynccontextmanager
 async def chromium() -> "AsyncIterator[Browser]":
-    """Run a Chromium, without a window."""
+    """Run Chromium without a window."""
     from playwright.async_api import async_playwright  # noqa: PLC0415 - slow to import
 
     executable = require("chromium")

@@ -1,4 +1,4 @@
-"""The command line as users have it: a process, with pipes or with a terminal."""
+"""The command line as users run it: a process with pipes or a terminal."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from tests.support.waiting import SECONDS
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
-    """Yield every command with its name, those of groups with the group's before it; groups too."""
+    """Yield every command with its name, prefixed with its group's; groups, too."""
     yield from _commands(main, "")
     yield "bench", bench.command
     yield "bench install-peer", bench.install_peer
@@ -42,7 +42,7 @@ def _commands(group: click.Group, prefix: str) -> Iterator[tuple[str, click.Comm
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command left."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -50,12 +50,12 @@ class Ended:
 
     @property
     def lines(self) -> list[str]:
-        """Return what it printed, by lines."""
+        """Return the lines that it printed."""
         return self.out.splitlines()
 
     @property
     def seqs(self) -> list[int]:
-        """Return the seqs of the events that it printed, and then ended well."""
+        """Return the seqs of the printed events; the command must have succeeded."""
         assert self.code == 0, self.err
         return [json.loads(line)["seq"] for line in self.lines]
 
@@ -65,24 +65,24 @@ async def line_of(stream: asyncio.StreamReader | None) -> Any:
     assert stream is not None
     async with asyncio.timeout(SECONDS):
         line = await stream.readline()
-    assert line, "the output ended"
+    assert line, "the output has ended"
     return json.loads(line)
 
 
 async def said(stream: asyncio.StreamReader | None, text: str, times: int = 1) -> str:
-    """Return the lines that a process writes, up to the one in which `text` stands for the so many-th time."""
+    """Return the lines that a process writes, up to the one with this occurrence of `text`."""
     assert stream is not None
     lines = ""
     async with asyncio.timeout(SECONDS):
         while lines.count(text) < times:
             line = await stream.readline()
-            assert line, f"the output ended: {lines}"
+            assert line, f"the output has ended: {lines}"
             lines += line.decode()
     return lines
 
 
 class Cli:
-    """Runs commands in a folder, with some variables."""
+    """Runs commands in a folder, with some environment variables."""
 
     def __init__(self, folder: Path, variables: Mapping[str, str], module: str = "streamer") -> None:
         self._folder = folder
@@ -105,7 +105,7 @@ class Cli:
 
     @contextlib.asynccontextmanager
     async def started(self, *arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
-        """Start a command with pipes; at the end it is killed if it still runs."""
+        """Start a command with pipes; kill it at the end if it still runs."""
         process = await asyncio.create_subprocess_exec(
             *self._command(arguments),
             cwd=self._folder,
@@ -144,7 +144,7 @@ class Cli:
 
 
 class Terminal:
-    """What a command shows on its terminal."""
+    """The terminal of a command."""
 
     def __init__(self, process: asyncio.subprocess.Process, descriptor: int) -> None:
         self.process = process
@@ -159,14 +159,14 @@ class Terminal:
         os.write(self._descriptor, keys.encode())
 
     async def ended(self) -> int:
-        """Wait until the command has ended and all that it wrote is shown. Returns its exit code."""
+        """Wait until the command has ended and all its output is read. Return its exit code."""
         async with asyncio.timeout(SECONDS):
             code = await self.process.wait()
             await self._end.wait()
         return code
 
     def close(self) -> None:
-        """Take the terminal away."""
+        """Close the terminal."""
         asyncio.get_running_loop().remove_reader(self._descriptor)
         os.close(self._descriptor)
 
@@ -183,7 +183,7 @@ class Terminal:
 
 @contextlib.asynccontextmanager
 async def ended(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
-    """See to it that a process has ended and left nothing open."""
+    """Ensure that a process has ended and left nothing open."""
     note_pid(process.pid)
     try:
         yield
@@ -193,6 +193,6 @@ async def ended(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
                 process.send_signal(signal.SIGKILL)
             await process.wait()
         forget_pid(process.pid)
-        # The pipes' transports close with the process; wait for that, or they warn when they are collected.
+        # The pipes' transports close with the process. Wait for this, or they warn when they are garbage-collected.
         transport = process._transport  # type: ignore[attr-defined]
         transport.close()

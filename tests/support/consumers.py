@@ -1,4 +1,4 @@
-"""The programs of docs/streaming.md at work: started, cut off and started again, and what they have seen."""
+"""The programs of docs/streaming.md: start, kill and restart them, and return the events that they received."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ RESUME_BY_THEMSELVES = ("eventsource.mjs", "undici.mjs", "browser-eventsource.js
 
 
 class Consumer(ABC):
-    """One program with its memory: what it stored stays when it is killed."""
+    """A program and its stored state, which survives a kill."""
 
     def __init__(self, name: str, key: str) -> None:
         self.name = name
@@ -58,11 +58,11 @@ class Consumer(ABC):
 
     @abstractmethod
     async def start(self, url: str) -> None:
-        """Start it, with the server's URL."""
+        """Start it with the server's URL."""
 
     @abstractmethod
     async def kill(self) -> None:
-        """End it, in the middle of whatever it does."""
+        """Kill it at any point of its work."""
 
     @abstractmethod
     async def position(self) -> str:
@@ -70,30 +70,30 @@ class Consumer(ABC):
 
     @abstractmethod
     async def remember(self, position: str, url: str) -> None:
-        """Have it go on from a position, at the server with this URL, when it starts."""
+        """Set the position and the server's URL for its next start."""
 
     def trust(self, certificate: Path) -> None:
-        """Have it trust a server's certificate."""
+        """Make it trust a server's certificate."""
         names = ("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
         self._variables |= dict.fromkeys(names, str(certificate))
 
     @property
     def seqs(self) -> list[int]:
-        """Return the seqs of the events that it was given."""
+        """Return the seqs of the events that it received."""
         return [event["seq"] for event in self.seen]
 
     def __repr__(self) -> str:
         return f"{self.name}, which saw {self.seqs[-30:]} and said {self.complaints[-30:]}"
 
     async def saw(self, count: int, *, first: int = 1) -> None:
-        """Wait until it was given `count` events, and check that those are `first` and the following, each once, in order."""
+        """Wait until it has received `count` events, and require that they are consecutive from `first`, once each and in order."""
         with contextlib.suppress(AssertionError):
             await eventually(lambda: len(self.seen) >= count)
         assert self.seqs == list(range(first, first + count)), repr(self)
 
 
 class Program(Consumer):
-    """A program of Node, Python or bash, in a folder of its own."""
+    """A program in Node, Python or bash, in a folder of its own."""
 
     def __init__(self, name: str, key: str, folder: Path) -> None:
         super().__init__(name, key)
@@ -122,7 +122,7 @@ class Program(Consumer):
                 return ["bash", self.name]
 
     async def start(self, url: str) -> None:
-        """Start it, with the server's URL."""
+        """Start it with the server's URL."""
         assert self._process is None, "started already"
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
@@ -148,7 +148,7 @@ class Program(Consumer):
         ]
 
     async def kill(self) -> None:
-        """End it and what it started: `kill -9`."""
+        """Kill it and its children with `kill -9`."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -163,19 +163,19 @@ class Program(Consumer):
         return (self._folder / "position").read_text().strip()
 
     async def remember(self, position: str, url: str) -> None:
-        """Have it go on from a position when it starts."""
-        # `tail` ends its line: half a position would be an earlier one.
+        """Set the position for its next start."""
+        # `tail` ends its line, because a truncated position would be an earlier one.
         (self._folder / "position").write_text(position + ("\n" if self.name == "tail.sh" else ""))
 
     async def ended(self) -> None:
-        """Wait until it has given up by itself."""
+        """Wait until it exits by itself."""
         process = self._process
         assert process
         await eventually(lambda: process.returncode is not None)
 
     async def _read_events(self, stream: asyncio.StreamReader) -> None:
         async for line in stream:
-            if line.endswith(b"\n"):  # the last one may have been cut off
+            if line.endswith(b"\n"):  # the last line may be incomplete
                 self.seen.append(json.loads(line))
 
     async def _read_complaints(self, stream: asyncio.StreamReader) -> None:
@@ -184,7 +184,7 @@ class Program(Consumer):
 
 
 class Script(Consumer):
-    """A script of a page in Chromium, in a profile of its own."""
+    """A page's script in Chromium, in a profile of its own."""
 
     def __init__(self, name: str, key: str, browser: "Browser") -> None:
         super().__init__(name, key)
@@ -193,13 +193,13 @@ class Script(Consumer):
         self._url = ""
 
     async def start(self, url: str) -> None:
-        """Open a page of the server, and run the script there."""
+        """Open a page of the server and run the script there."""
         await self._open(url)
         assert self._page
         await self._page.add_script_tag(content=snippets()[self.name], type="module")
 
     async def kill(self) -> None:
-        """Leave the page."""
+        """Close the page."""
         if self._page is not None:
             await self._page.goto("about:blank")
 
@@ -211,7 +211,7 @@ class Script(Consumer):
         return stored
 
     async def remember(self, position: str, url: str) -> None:
-        """Have it go on from a position, at the server with this URL, when it starts."""
+        """Set the position and the server's URL for its next start."""
         page = await self._open(url)
         await page.evaluate("position => localStorage.setItem('position', position)", position)
 
@@ -233,7 +233,7 @@ class Script(Consumer):
             self.complaints.append(text)
 
     async def _serve_ticket(self, route: "Route") -> None:
-        """Be the application: make a ticket with the key."""
+        """Act as the application: create a ticket with the key."""
         process = await asyncio.create_subprocess_exec(
             "bash",
             "-c",
@@ -251,7 +251,7 @@ class Script(Consumer):
 
 
 def seq_of(position: str) -> int:
-    """Return the seq of a position. Programs take positions as they are; a test may look into them."""
+    """Return the seq of a position. Programs treat positions as opaque, but a test may parse them."""
     matched = re.fullmatch(r"[a-z0-9]+\.(\d+)", position)
     assert matched, position
     return int(matched[1])

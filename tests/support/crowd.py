@@ -1,4 +1,4 @@
-"""Thousands of readers in one process: each counts what it gets and checks its order, with as little work as that takes."""
+"""Thousands of readers in one process, each of which counts its events and checks their order as cheaply as possible."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ _SEQS = [b"%d" % number for number in range(100_000)]
 
 
 class Member:
-    """One reader: it reads all, or only so many bytes."""
+    """One reader, which reads everything or only a number of bytes."""
 
     def __init__(self, connection: socket.socket, kind: str) -> None:
         self._socket = connection
@@ -39,18 +39,18 @@ class Member:
         self._last = 0
 
     def take_until(self, limit: int | None) -> None:
-        """Read until so many bytes are read in all, or everything."""
+        """Read until this many bytes are read in total, or everything."""
         self._limit = limit
         if not self._reads and (limit is None or self.bytes < limit):
             self._reads = True
             self._loop.add_reader(self._socket, self._read)
 
     def pause(self) -> None:
-        """Read nothing for now."""
+        """Stop reading."""
         self._stop()
 
     def leave(self) -> None:
-        """Vanish."""
+        """Drop the connection."""
         self._stop()
         self._socket.close()
 
@@ -84,7 +84,7 @@ class Member:
         positions = self._position.findall(self._rest, 0, end)
         if not positions:
             return
-        if self._end == b'"}':  # an event ends with the same; a position ends a message
+        if self._end == b'"}':  # an event ends with the same text; a position ends a message
             end = self._rest.rfind(positions[-1]) + len(positions[-1]) + 2
         whole, self._rest = self._rest[:end], self._rest[end:]
         self.position = positions[-1].decode()
@@ -124,7 +124,7 @@ class Crowd:
             member.leave()
 
     async def join(self, count: int, *, receive_buffer: int | None = None) -> list[Member]:
-        """Open so many readers, from now on, and return them when each has all there is; they read on."""
+        """Start this many live readers, and return them when each has caught up; they continue to read."""
         parts = urlsplit(self._api.url)
         loop = asyncio.get_running_loop()
         joined: list[Member] = []

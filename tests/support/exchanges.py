@@ -1,4 +1,4 @@
-"""Exchanges as data: what is asked and what is answered; played against a server, they are compared."""
+"""Exchanges as data: requests and expected responses. They are replayed against a server and compared."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,14 +12,14 @@ from yarl import URL
 
 @dataclass(frozen=True)
 class Count:
-    """An answer that is a list with so many items."""
+    """A response that is a list with this many items."""
 
     items: int
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """An answer that is an error in Evershell's form, which is the native one, too. `fields` are those that it names."""
+    """A response that is an error in Evershell's form, which is also the native one. `fields` are those that it names."""
 
     code: str
     fields: frozenset[str] = frozenset()
@@ -27,7 +27,7 @@ class Envelope:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request and its answer. `{name}` in the path, the headers and the answer stands for a value that is filled in."""
+    """A request and its response. `{name}` in the path, the headers and the response is replaced by a value."""
 
     request: str
     """Method, path and query, as they go over the wire."""
@@ -51,10 +51,10 @@ async def play(
     sent: Mapping[str, str],
     values: Mapping[str, str],
 ) -> None:
-    """Play exchanges, one after the other; `sent` are headers of all requests.
+    """Replay exchanges in order; `sent` are headers of all requests.
 
     Raises:
-        AssertionError: with all answers that are not as they should be.
+        AssertionError: Some responses differ; the message lists them.
     """
     wrong: list[str] = []
     for exchange in exchanges:
@@ -62,7 +62,7 @@ async def play(
         given = {name: _filled(value, values) for name, value in {**sent, **exchange.sent}.items()}
         headers = {name: value for name, value in given.items() if value}
         body = exchange.body if isinstance(exchange.body, bytes | None) else json.dumps(exchange.body).encode()
-        # Encoded: the path and the query go out as they are.
+        # Encoded: path and query are sent unchanged.
         target = URL(url + path, encoded=True)
         async with http.request(method, target, headers=headers, data=body, allow_redirects=False) as response:
             text = (await response.read()).decode()

@@ -1,4 +1,4 @@
-"""Foreign programs: run to their end, or followed while they work. Each has a folder as its home; Python finds this project."""
+"""Foreign programs, run to their end or while the test continues. Each has a folder as its home; Python can import this project."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ LONGEST_LINE = 2**24
 
 
 class Running:
-    """A program at work."""
+    """A running program."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -36,13 +36,13 @@ class Running:
         assert line in self.out, (line, self.out, self.err)
 
     async def printed(self, count: int) -> list[str]:
-        """Wait until it has printed so many lines, and return them. There must be no more."""
+        """Wait until it has printed this many lines, and return them. There must be no more."""
         await eventually(lambda: len(self.out) >= count or self._process.returncode is not None)
         assert len(self.out) == count, (self.out, self.err)
         return self.out
 
     async def read(self) -> None:
-        """Wait for the end of what it writes."""
+        """Wait for the end of its output."""
         await self._reading
 
 
@@ -66,7 +66,7 @@ async def _start(command: tuple[object, ...], folder: Path, variables: Mapping[s
 
 
 async def run(*command: object, folder: Path, **variables: str) -> Ended:
-    """Run a program to its end, with nothing on its standard input; keywords are variables of its environment."""
+    """Run a program to its end, with empty standard input; keywords are environment variables."""
     process = await _start(command, folder, variables)
     async with ended(process):
         out, err = await process.communicate(b"")
@@ -76,7 +76,7 @@ async def run(*command: object, folder: Path, **variables: str) -> Ended:
 
 @asynccontextmanager
 async def running(*command: object, folder: Path, **variables: str) -> AsyncIterator[Running]:
-    """Start a program, and end it at last; keywords as for `run`."""
+    """Start a program, and end it after the block; keywords as for `run`."""
     process = await _start(command, folder, variables)
     program = Running(process)
     try:

@@ -1,8 +1,9 @@
-"""Starting the command line by a fork of a process that has imported it, instead of a new Python that imports it for a second.
+"""Start the command line by forking a process that has imported it, which saves a second of imports.
 
-`subprocess.Popen`, and so asyncio's subprocesses, do this for `python -P -m streamer …`, see `install`. What is started is a child of the
-caller, with a pid, an exit code, signals and pipes as any other. Where a start of Python would differ, it is one: another
-`PYTHON…` variable, a command through a shell (so tests/test_cli_streams.py starts some), a system that is not Linux.
+`subprocess.Popen`, and so asyncio's subprocesses, do this for `python -P -m streamer …`, see `install`. The new process
+is a child of the caller, with the usual pid, exit code, signals and pipes. A real Python is started where a fork would
+behave differently: with another `PYTHON…` variable, through a shell (which tests/test_cli_streams.py uses for this
+reason), and on systems other than Linux.
 """
 
 import ctypes
@@ -55,9 +56,9 @@ class _Server:
         return _at_start(environment) == self._at_start
 
     def start(self, order: Mapping[str, object], descriptors: list[int]) -> int:
-        """Start a command. Returns its pid."""
+        """Start a command. Return its pid."""
         with self._lock:
-            # The process whose parent ends becomes ours, not init's.
+            # A process whose parent ends becomes our child, not init's.
             _be_subreaper(on=True)
             try:
                 socket.send_fds(self._socket, [json.dumps(order).encode()], descriptors)
@@ -90,7 +91,7 @@ _server: _Server | None = None
 
 
 class _Forked(subprocess.Popen[Any]):
-    """A Popen that lets the server fork where it can."""
+    """A Popen that lets the server fork where possible."""
 
     def _execute_child(self, *given: Any) -> None:
         call = inspect.signature(_Popen._execute_child).bind(self, *given).arguments  # type: ignore[attr-defined]
@@ -113,25 +114,25 @@ class _Forked(subprocess.Popen[Any]):
             "session": bool(call["start_new_session"]),
             "terminal": call["preexec_fn"] is take_terminal,
         }
-        # -1: as this process has it.
+        # -1: as in this process.
         self.pid = _running().start(order, [each if each != -1 else own for own, each in enumerate(standard)])
         self._child_created = True
         self._close_pipe_fds(*(call[name] for name in _PIPES))  # type: ignore[attr-defined]
 
 
 def take_terminal() -> None:
-    """Make standard input, a terminal, the one of this process's session."""
+    """Make standard input, which is a terminal, the controlling terminal of this process's session."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def install() -> None:
-    """Have `subprocess.Popen` fork what is a command line of ours."""
+    """Let `subprocess.Popen` fork commands of this project."""
     if sys.platform == "linux":
         subprocess.Popen = _Forked  # type: ignore[misc]
 
 
 def remove() -> None:
-    """End the server, if there is one."""
+    """End the server, if it runs."""
     global _server  # noqa: PLW0603
     subprocess.Popen = _Popen  # type: ignore[misc]
     if _server:
@@ -160,7 +161,7 @@ def _be_subreaper(*, on: bool) -> None:
 
 
 def _serve(control: socket.socket) -> dict[str, Any] | None:
-    """Fork for each order. Returns in each fork, with its order, and at the end of the orders."""
+    """Fork for each order. Return in each fork, with its order, and when there are no more orders."""
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, _MOST, 3)
         if not data:
@@ -188,7 +189,7 @@ def _serve(control: socket.socket) -> dict[str, Any] | None:
 
 
 def _become(order: Mapping[str, Any]) -> None:
-    """Be what a Python that has just started with this command is."""
+    """Turn this process into one that has just started with this command."""
     os.environ.clear()
     os.environ.update(order["variables"])
     time.tzset()

@@ -1,4 +1,4 @@
-"""An issuer of tokens: its keys, and the server that publishes them, which can fail in every way."""
+"""An issuer of tokens: its keys, and a server that publishes them and can simulate every failure."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,7 +20,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class IssuerKey:
-    """A private key and what is published of it."""
+    """A private key and its published part."""
 
     alg: str
     private: Private
@@ -28,20 +28,20 @@ class IssuerKey:
 
     @property
     def jwk(self) -> dict[str, Any]:
-        """The public key, with `kid`, `alg` and `use`."""
+        """Return the public key, with `kid`, `alg` and `use`."""
         public = get_algorithm_by_name(self.alg).to_jwk(self.private.public_key(), as_dict=True)
         named = {} if self.kid is None else {"kid": self.kid}
         return {**public, **named, "alg": self.alg, "use": "sig"}
 
     def sign(self, claims: Mapping[str, Any], **headers: Any) -> str:
-        """Make a token."""
+        """Create a token."""
         named = {} if self.kid is None else {"kid": self.kid}
         return jwt.encode(dict(claims), self.private, self.alg, headers={**named, **headers})
 
 
 @cache
 def private_key(kind: str, number: int = 0) -> Private:
-    """Return a private key of a kind, such as `RS256` or `P-384`: the same for the same number."""
+    """Return a private key of a kind, such as `RS256` or `P-384`: always the same one for the same number."""
     del number
     match kind:
         case "RS256":
@@ -65,7 +65,7 @@ def issuer_key(alg: str, kid: str | None = "one", number: int = 0) -> IssuerKey:
 
 
 class Issuer:
-    """Publishes keys on a real socket. `answer`, if it is set, answers in their place."""
+    """Publishes keys on a real socket. If `answer` is set, it responds instead."""
 
     def __init__(self, *keys: IssuerKey) -> None:
         self.keys: list[IssuerKey] = list(keys)
@@ -77,7 +77,7 @@ class Issuer:
 
     @property
     def url(self) -> str:
-        """Where the keys are, with what must not be told."""
+        """Return the URL of the keys, with a secret that must not be exposed."""
         return f"{'https' if self.tls else 'http'}://user:password@127.0.0.1:{self.port}/keys.json?token=hidden"
 
     async def __aenter__(self) -> Self:
@@ -86,7 +86,7 @@ class Issuer:
         return self
 
     async def listen(self) -> None:
-        """Listen, on the same port as before."""
+        """Listen, always on the same port."""
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self.tls)
         await site.start()
         self.port = self._runner.addresses[0][1]
@@ -107,7 +107,7 @@ class Issuer:
 
 
 def says(status: int = 200, body: bytes | str = b"", headers: dict[str, str] | None = None) -> Answer:
-    """Answer with this, whatever is asked."""
+    """Send this response to every request."""
     raw = body.encode() if isinstance(body, str) else body
 
     async def answer(_: web.Request) -> web.StreamResponse:
@@ -117,6 +117,6 @@ def says(status: int = 200, body: bytes | str = b"", headers: dict[str, str] | N
 
 
 async def hangs(_: web.Request) -> web.StreamResponse:
-    """Never answer."""
+    """Never respond."""
     await asyncio.Event().wait()
     raise AssertionError

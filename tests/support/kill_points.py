@@ -1,6 +1,7 @@
-"""Commands that end as by `kill -9` at a chosen moment: just before the n-th time that they touch a file.
+"""Commands that end like `kill -9` at a chosen moment: just before the n-th access to a file.
 
-Run as a program it reads one order a line, forks, and answers how the command ended. So none of them costs a start of Python.
+Run as a program, this module reads one order per line, forks, and reports how the command ended. So no command needs a
+new Python.
 """
 
 import gc
@@ -26,7 +27,7 @@ KILLED = -signal.SIGKILL
 
 
 class Commands:
-    """Runs commands that may be killed, in a folder and with some variables; what they write goes to `commands.log` there."""
+    """Runs commands that may be killed, in a folder and with some variables; their output goes to `commands.log` there."""
 
     def __init__(self, process: "subprocess.Popen[str]", folder: Path, variables: dict[str, str]) -> None:
         self._process = process
@@ -41,9 +42,9 @@ class Commands:
         """Run a command and return its exit code.
 
         Args:
-            arguments: the command line.
-            kill_at: which touch of a file it does not live to do; 0: it runs to its end.
-            file_bytes: how long a file may become; 0: as it likes.
+            arguments: The command line.
+            kill_at: The number of the file access before which it is killed; 0: never.
+            file_bytes: The maximum size of a file; 0: unlimited.
         """
         order = {
             "arguments": [str(argument) for argument in arguments],
@@ -60,13 +61,13 @@ class Commands:
 
     @property
     def said(self) -> str:
-        """Return what the commands have written."""
+        """Return the output of the commands."""
         return (self._folder / "commands.log").read_text()
 
 
 @contextmanager
 def killable_commands() -> Iterator[Commands]:
-    """Give what runs commands."""
+    """Start the process that runs commands."""
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "tests.support.kill_points"],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -102,7 +103,7 @@ def _run(order: dict[str, Any]) -> None:
     except BaseException:  # noqa: BLE001 - as Python itself does it
         traceback.print_exc()
     sys.stdout.flush()
-    os._exit(code)  # Python's own way out would touch, and so copy, all of the parent's memory
+    os._exit(code)  # Python's own exit would touch, and so copy, all memory of the parent
 
 
 def _serve() -> None:

@@ -1,4 +1,4 @@
-"""Debian's nginx in front of a server, configured as docs/deploy.md says."""
+"""Debian's nginx in front of a server, configured as in docs/deploy.md."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ http {{
 
 
 class Nginx:
-    """One nginx with a folder, a port and a certificate of its own."""
+    """An nginx with a folder, a port and a certificate of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -44,8 +44,8 @@ class Nginx:
         self._make_certificate()
 
     async def start(self, server: str, *, path: str = "") -> None:
-        """Start it before the server with this URL; `path` is where it serves it, as docs/deploy.md says, else at `/`."""
-        # As root its worker would be another user, who may not look into our folder.
+        """Start it in front of the server with this URL; `path` is the public path (see docs/deploy.md), by default `/`."""
+        # As root, its worker would run as another user, without access to our folder.
         user = "user root;" if os.geteuid() == 0 else ""
         (self._folder / "nginx.conf").write_text(_MAIN.format(folder=self._folder, user=user))
         (self._folder / "streamer.conf").write_text(self._configuration(urlsplit(server).netloc, path))
@@ -53,7 +53,7 @@ class Nginx:
         await eventually(self._listens)
 
     def stop(self) -> None:
-        """End it at once, with its worker."""
+        """Kill it and its worker."""
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait()
@@ -61,12 +61,12 @@ class Nginx:
 
     @property
     def log(self) -> str:
-        """Return what it has logged of requests."""
+        """Return its log of requests."""
         return (self._folder / "streamer.log").read_text()
 
     @property
     def logs(self) -> str:
-        """Return all that it has logged."""
+        """Return all its logs."""
         return "".join(file.read_text() for file in self._folder.glob("*.log"))
 
     def _spawn(self) -> None:
@@ -75,7 +75,7 @@ class Nginx:
         note_pid(self._process.pid)
 
     def _configuration(self, server: str, path: str) -> str:
-        """Return the block of docs/deploy.md, with this machine's addresses and paths."""
+        """Return the block of docs/deploy.md with this machine's addresses and paths."""
         text: str
         text, locations = re.findall(r"```nginx\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
         if path:

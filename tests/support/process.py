@@ -1,4 +1,4 @@
-"""The server as a process of its own, that can be killed and started again on the same data."""
+"""The server as a separate process, which can be killed and restarted on the same data."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 
 class ServerProcess:
-    """One server: an address and its data stay the same over any number of starts."""
+    """A server whose address and data stay the same over any number of starts."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.port = free_port()
@@ -43,17 +43,17 @@ class ServerProcess:
 
     @property
     def log(self) -> str:
-        """Return what the server has written, over all its starts."""
+        """Return the server's output over all its starts."""
         return self.log_file.read_text()
 
     @property
     def log_lines(self) -> list[dict[str, Any]]:
-        """Return the lines of the log that are JSON, decoded. A line that is being written is not there yet."""
+        """Return the log's JSON lines, decoded. An incomplete line is left out."""
         lines = self.log.splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
     async def start(self, redirect: str = "") -> None:
-        """Start the server and wait until it is ready; `redirect` is a shell's, such as `2>/dev/full`."""
+        """Start the server and wait until it is ready; `redirect` is a shell redirection, such as `2>/dev/full`."""
         self.spawn(redirect)
         async with aiohttp.ClientSession() as session:
             try:
@@ -84,17 +84,17 @@ class ServerProcess:
         self._process.send_signal(signal_number)
 
     def kill(self) -> None:
-        """End the server at once, as a power cut would: `kill -9`."""
+        """Kill the server at once with `kill -9`, as a power failure would."""
         self.send(signal.SIGKILL)
         self._gone()
 
     async def stop(self) -> int:
-        """Ask the server to end, as a service manager does. Returns its exit code."""
+        """Stop the server as a service manager does. Return its exit code."""
         self.send(signal.SIGTERM)
         return await self.ended()
 
     async def ended(self) -> int:
-        """Wait until the server has ended. Returns its exit code."""
+        """Wait until the server has exited. Return its exit code."""
         process = self._process
         assert process is not None, "not started"
         await eventually(lambda: process.poll() is not None)
@@ -124,10 +124,7 @@ class ServerProcess:
 
 
 def free_port() -> int:
-    """Return a port that nobody uses, of those that the system does not give to outgoing connections by itself.
-
-    So it stays free for a server that is down for a while.
-    """
+    """Return an unused port outside of the range of outgoing connections, so that it stays free while a server is down."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""Programs that use the client, each in a process of its own, where every warning is an error."""
+"""Programs that use the client, each as a separate process in which every warning is an error."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from tests.support.waiting import SECONDS
 
 @contextlib.asynccontextmanager
 async def started(text: str, folder: Path, variables: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Start a program in a folder; at the end it is killed if it still runs."""
+    """Start a program in a folder; kill it at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-P", "-u", "-W", "error", "-c", text),

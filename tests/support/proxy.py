@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server that can cut, refuse and fall silent."""
+"""A TCP proxy between a client and a server that can disconnect, refuse and stall."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 
 class Proxy:
-    """Passes bytes on, until told otherwise. Made by `proxy_to`."""
+    """Forwards bytes until told otherwise. Created by `proxy_to`."""
 
     def __init__(self, target: str) -> None:
         parts = urlsplit(target)
@@ -30,43 +30,43 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Return what stands for the target's URL."""
+        """Return the proxy's URL for the target's URL."""
         return f"http://127.0.0.1:{self._port}"
 
     @property
     def open(self) -> int:
-        """Return how many connections there are."""
+        """Return the number of open connections."""
         return len(self._open) // 2
 
     async def listen(self) -> None:
-        """Take connections, on the same port each time."""
+        """Accept connections, always on the same port."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """Take no more connections, and cut those that there are."""
+        """Stop accepting connections, and close the existing ones."""
         assert self._server is not None
         self._server.close()
         self.cut()
 
     def cut(self) -> None:
-        """Cut all connections."""
+        """Close all connections."""
         for writer in self._open:
             writer.transport.abort()
 
     def reset(self) -> None:
-        """Cut all connections with a reset: what is under way is lost at once."""
+        """Reset all connections, so that data in transit is lost."""
         for writer in self._open:
             connection = writer.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.cut()
 
     def freeze(self) -> None:
-        """Bring nothing more to the clients, without a word."""
+        """Stop forwarding to the clients without closing."""
         self._flows.clear()
 
     def thaw(self) -> None:
-        """Bring on what was held back."""
+        """Forward the data that was held back."""
         self._flows.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

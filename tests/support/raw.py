@@ -1,4 +1,4 @@
-"""HTTP/1.1 by hand, for requests that no client would send."""
+"""HTTP/1.1 by hand, for requests that no client library would send."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from tests.support.waiting import SECONDS
 
 
 def request_head(method: str, target: str, headers: Mapping[str, str | int] | None = None) -> bytes:
-    """Return a request's head. Texts are sent as Latin-1, so that any byte can be."""
+    """Return a request's head. Texts are encoded as Latin-1, so that any byte is possible."""
     lines = [f"{method} {target} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in {"Host": "tests", **(headers or {})}.items()]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
@@ -29,7 +29,7 @@ class RawAnswer:
 
     @property
     def error(self) -> str:
-        """Return the code of the error, which this must be."""
+        """Return the error code; the response must be an error."""
         code = json.loads(self.body)["error"]["code"]
         assert isinstance(code, str)
         return code
@@ -65,7 +65,7 @@ class RawConnection:
         await self._writer.drain()
 
     async def answer(self, *, has_body: bool = True) -> RawAnswer:
-        """Read the next response; an interim one (1xx) has no body, nor has the answer to a HEAD."""
+        """Read the next response. An interim response (1xx) and the response to a HEAD have no body."""
         async with asyncio.timeout(SECONDS):
             lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             status = int(lines[0].split()[1])
@@ -75,7 +75,7 @@ class RawConnection:
             return RawAnswer(status, headers, await self._reader.readexactly(length))
 
     async def until(self, end: bytes) -> bytes:
-        """Read up to some bytes, and return all that was read."""
+        """Read up to some bytes, and return everything read."""
         text = bytearray()
         looked = 0
         async with asyncio.timeout(SECONDS):
@@ -85,7 +85,7 @@ class RawConnection:
         return bytes(text)
 
     async def some(self, seconds: float) -> bytes:
-        """Read what comes next, nothing if nothing comes so soon."""
+        """Return the next bytes, or nothing if none arrive soon."""
         try:
             async with asyncio.timeout(seconds):
                 return await self._reader.read(2**16)
@@ -98,11 +98,11 @@ class RawConnection:
             return await self._reader.read()
 
     def finish(self) -> None:
-        """Send no more: the server sees the end, and may still answer."""
+        """Send no more: the server sees the end, and may still respond."""
         self._writer.write_eof()
 
     def abort(self) -> None:
-        """Vanish: the kernel answers with a reset to whatever the server still sends."""
+        """Drop the connection: the kernel resets it when the server sends more."""
         connection = self._writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()

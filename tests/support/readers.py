@@ -1,4 +1,4 @@
-"""The kinds of reader behind one interface, so that one suite can say what all of them promise."""
+"""One interface for all kinds of readers, so that one suite can test their common guarantees."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ LOST = (StreamEnded, ConnectionError, asyncio.IncompleteReadError, aiohttp.Clien
 
 
 class Ended(AssertionError):
-    """The server ended the reading, with a reason; or without, when the connection was cut."""
+    """The server ended the reading with a reason, or the connection was dropped without one."""
 
     def __init__(self, reason: str | None, *, reconnect: bool = True) -> None:
         super().__init__(reason or "cut")
@@ -30,7 +30,7 @@ class Ended(AssertionError):
 
 
 class Refused(AssertionError):
-    """The server refused to let this be read."""
+    """The server refused the reader."""
 
     def __init__(self, status: int | None, error: Mapping[str, Any]) -> None:
         super().__init__(f"{status} {error}")
@@ -41,7 +41,7 @@ class Refused(AssertionError):
 
     @property
     def fields(self) -> set[str]:
-        """Return the names of what was wrong."""
+        """Return the names of the wrong fields."""
         return set(self.details["fields"])
 
 
@@ -50,28 +50,28 @@ class Reader(Protocol):
 
     @property
     def position(self) -> str | None:
-        """Return where it stands: exactly behind what `some` returned last."""
+        """Return its position: exactly after the last event that `some` returned."""
 
     async def some(self) -> list[Event]:
-        """Return the next events that come together, at least one. Raises Ended, Refused."""
+        """Return the next events that arrive together, at least one. Raises Ended, Refused."""
 
     async def synced(self) -> list[Event]:
-        """Read until the server says that this is all there is. Returns the events before that."""
+        """Read until the server reports that the replay is complete. Return the events before that."""
 
     async def gap(self) -> Mapping[str, Any]:
-        """Return what the server says that is gone; the next thing it says."""
+        """Return the gap that the server reports, which must be the next message."""
 
     async def moved_to(self, position: str) -> None:
-        """Read until the position is this one, and no event comes."""
+        """Read until the position is this one, and require that no event arrives."""
 
     async def ended(self) -> Ended:
-        """Read until the server ends it. Returns why."""
+        """Read until the server ends it. Return the reason."""
 
     def abort(self) -> None:
-        """Vanish."""
+        """Drop the connection."""
 
     def close(self) -> None:
-        """Leave."""
+        """Close the reader."""
 
 
 class Kind(Protocol):
@@ -84,10 +84,10 @@ class Kind(Protocol):
     """It stays connected: it can be closed with a reason, and be slow."""
 
     async def open(self, api: Api, workspace: str, *, position: str | None = None, **options: Any) -> Reader:
-        """Begin to read: behind a position, or where the options (`after`, filters, `receive_buffer`) say, else now.
+        """Start to read: after a position, as the options say (`after`, filters, `receive_buffer`), or now.
 
         Raises:
-            Refused: the server does not let it.
+            Refused: The server refuses the reader.
         """
 
 
@@ -245,7 +245,7 @@ class SubscriptionKind:
         headers: Any = None,
         **options: Any,
     ) -> "WsFollower":
-        """Open the socket for many and subscribe."""
+        """Open the multiplexed socket and subscribe."""
         socket = await open_socket(api, receive_buffer=receive_buffer, headers=headers)
         if socket.status != 101:
             answer = await socket.answer()
@@ -296,7 +296,7 @@ class WsFollower:
             assert not (await self._message()).get("events")
 
     async def ended(self) -> Ended:
-        """Read to the end, and check that the close code belongs to the reason if the socket ended."""
+        """Read to the end, and require that the close code matches the reason if the socket ended."""
         found: Ended | None = None
         while found is None:
             try:
@@ -335,7 +335,7 @@ class WsFollower:
 
 
 class LongPollKind:
-    """GET …/events?after=…&wait=…, again and again."""
+    """GET …/events?after=…&wait=…, repeatedly."""
 
     name = "longpoll"
     says_gaps = has_connection = False
@@ -350,14 +350,14 @@ class LongPollKind:
         receive_buffer: int | None = None,
         **options: Any,
     ) -> "Poller":
-        """Learn where to begin, and poll once to see that this may be read."""
+        """Find the start position, and poll once to check that reading is allowed."""
         poller = Poller(api, workspace, position or after or None, options)
         await poller.begin()
         return poller
 
 
 class Poller:
-    """A loop of polls. Between two of them it is not connected."""
+    """A loop of polls. Between two polls, it is not connected."""
 
     def __init__(self, api: Api, workspace: str, after: str | None, options: Mapping[str, Any]) -> None:
         self._api = api
@@ -372,17 +372,17 @@ class Poller:
         return self._after
 
     async def begin(self) -> None:
-        """Begin now, or where `after` says."""
+        """Start now, or at `after`."""
         if self._after is None:
             self._after = (await self._page(limit=1))["position"]
         else:
             page = await self._page(after=self._after, limit=1)
-            if page["events"]:  # it is read again: a position is needed, and it may be a timestamp
+            if page["events"]:  # it is read again: this needs a position, and `after` may be a timestamp
                 return
             self._after = page["position"]
 
     async def some(self) -> list[Event]:
-        """Poll until events come."""
+        """Poll until events arrive."""
         while True:
             page = await self._page(after=self._after, wait=30)
             self._after = page["position"]
@@ -409,7 +409,7 @@ class Poller:
             self._after = page["position"]
 
     async def ended(self) -> Ended:
-        """Poll until that is refused."""
+        """Poll until the server refuses."""
         try:
             while True:
                 await self.some()
@@ -419,7 +419,7 @@ class Poller:
             return ended
 
     def abort(self) -> None:
-        """Vanish: cut a poll that waits."""
+        """Drop the connection of a waiting poll."""
         if self._task is not None:
             self._task.cancel()
 
@@ -447,7 +447,7 @@ CONNECTED: tuple[Kind, ...] = (SSE, WEBSOCKET, SUBSCRIPTION)
 
 
 class Diary:
-    """What a reader that always comes back has read, over all its connections."""
+    """The events of a reader that always reconnects, over all its connections."""
 
     def __init__(self) -> None:
         self.seqs: list[int] = []
@@ -457,13 +457,13 @@ class Diary:
         """Why each connection ended."""
 
     async def keep(self, kind: Kind, api: Api, workspace: str, *, until: int, **options: Any) -> None:
-        """Read from the beginning until this seq, coming back whenever the server is lost or says so."""
+        """Read from the start up to this seq, and reconnect whenever the connection is lost or the server asks for it."""
         while not self.seqs or self.seqs[-1] < until:
             where = {"after": BEGINNING} if self.position is None else {"position": self.position}
             try:
                 reader = await kind.open(api, workspace, **where, **options)
             except (OSError, *LOST, Ended):
-                await asyncio.sleep(0.02)  # as every client: it does not hammer a server that is down
+                await asyncio.sleep(0.02)  # as every client, it waits before it retries
                 continue
             self.connections += 1
             try:

@@ -1,4 +1,4 @@
-"""The folder that all processes of one test run share, and what is left to clean when the run ends, however it ends."""
+"""The folder that all processes of one test run share, and the cleanup at the end of the run, however it ends."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ def run_dir() -> Path:
 
 
 def create() -> None:
-    """Make the folder; the processes that are started from now on learn of it by the environment."""
+    """Create the folder, and pass it to child processes through the environment."""
     path = Path(tempfile.mkdtemp(prefix="streamer-tests-"))
     path.chmod(0o755)  # PostgreSQL may run as another user
     (path / "pids").mkdir()
@@ -41,7 +41,7 @@ def create() -> None:
 
 
 def remove() -> None:
-    """End what still runs and remove the folder."""
+    """End the remaining processes and remove the folder."""
     for pid in list_pids():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGQUIT)
@@ -49,15 +49,15 @@ def remove() -> None:
 
 
 def list_pids() -> list[int]:
-    """Return the processes that this run started and that must end with it."""
+    """List the processes that this run started and that must end with it."""
     return [int(file.name) for file in (run_dir() / "pids").iterdir()]
 
 
 def note_pid(pid: int) -> None:
-    """Have a process ended when the run ends."""
+    """Register a process to be ended with the run."""
     (run_dir() / "pids" / str(pid)).touch()
 
 
 def forget_pid(pid: int) -> None:
-    """Take note that a process has ended."""
+    """Unregister a process that has ended."""
     (run_dir() / "pids" / str(pid)).unlink(missing_ok=True)

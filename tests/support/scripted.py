@@ -1,4 +1,4 @@
-"""A server that does what a test tells it to: what a real one does seldom."""
+"""A server under the test's control, for what a real server rarely does."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,7 +10,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @contextlib.asynccontextmanager
 async def scripted(handler: Handler) -> AsyncIterator[str]:
-    """Run a server that answers everything by `handler`; yields its URL."""
+    """Run a server that handles every request with `handler`; yields its URL."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(application)

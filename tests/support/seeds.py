@@ -1,4 +1,4 @@
-"""The samples of the documents whose APIs the dialects serve, as tests/seeds has them."""
+"""The samples in the dialects' documents, from tests/seeds."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def samples(number: str) -> dict[str, str]:
 
 
 def sample(number: str, name: str, replaced: Mapping[str, str]) -> str:
-    """Return one sample with what its reader is to fill in: each text, which must be there, gives way to its value."""
+    """Return one sample with replacements for its placeholders, each of which must occur."""
     text = samples(number)[name]
     for old, new in replaced.items():
         assert old in text, f"{number} {name}: {old}"

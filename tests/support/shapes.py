@@ -1,4 +1,4 @@
-"""Inputs that are as large as the limits allow, in the shapes that cost parsers, checks and redaction the most."""
+"""Inputs of the maximum size, in the shapes that are costliest for parsers, checks and redaction."""
 
 import gzip
 import json
@@ -31,7 +31,7 @@ REPEATED = {
 
 
 def text_of(unit: str, size: int) -> str:
-    """Return a text of about so many characters."""
+    """Return a text of about this many characters."""
     return unit * (size // len(unit))
 
 
@@ -41,7 +41,7 @@ def event_with(details: object) -> dict[str, object]:
 
 
 def json_bodies(size: int) -> Iterator[tuple[str, bytes]]:
-    """Yield names and bodies of about `size` bytes: valid JSON and not."""
+    """Yield names and bodies of about `size` bytes, as valid and invalid JSON."""
     yield "brackets", b"[" * size
     yield "arrays", b"[" + b"[]," * (size // 3 - 1) + b"[]]"
     yield "objects", b"[" + b"{}," * (size // 3 - 1) + b"{}]"
@@ -59,7 +59,7 @@ def json_bodies(size: int) -> Iterator[tuple[str, bytes]]:
 
 
 def events(size: int, one: int) -> Iterator[tuple[str, bytes]]:
-    """Yield names and batches of about `size` bytes of valid events of about `one` byte each, with texts that cost redaction the most."""
+    """Yield names and batches of about `size` bytes, with valid events of about `one` byte each that are costly to redact."""
     for name, event in _costly_events(one).items():
         yield name, _batch([event], size)
 
@@ -102,12 +102,12 @@ def wide_events(count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def packed(size: int) -> bytes:
-    """Return so many bytes of JSON, packed to very few."""
+    """Return this many bytes of JSON, compressed to very few."""
     return gzip.compress(b"[" + b" " * (size - 2) + b"]")
 
 
 def queries(names: tuple[str, ...], size: int) -> Iterator[str]:
-    """Yield query strings of about `size` bytes over these parameters."""
+    """Yield query strings of about `size` bytes with these parameters."""
     for name in names:
         yield f"{name}=" + "a" * size
         yield f"{name}=" + "a," * (size // 2)
@@ -119,7 +119,7 @@ def queries(names: tuple[str, ...], size: int) -> Iterator[str]:
 
 
 def empty_blocks(size: int) -> bytes:
-    """Return so many bytes of deflate (RFC 1951) that unpack to nothing: empty blocks, of ten bits each."""
+    """Return this many bytes of deflate data (RFC 1951) that expand to nothing: empty blocks, of ten bits each."""
     block = "010" + "0000000"  # not the last one, fixed codes, the end of the block; the first bit is the lowest
     four = int((block * 4)[::-1], 2).to_bytes(5, "little")
     return four * (size // 5)

@@ -1,4 +1,4 @@
-"""The programs of the documentation, as they stand there."""
+"""The programs in the documentation, unchanged."""
 
 import re
 from functools import cache
@@ -11,7 +11,7 @@ _NAME = re.compile(r"(?://|#) ([\w.-]+)\n")
 
 @cache
 def snippets(page: str = "streaming.md") -> dict[str, str]:
-    """Return each code block of a page by its file name, which its first line says."""
+    """Return each code block of a page by the file name in its first line."""
     found: dict[str, str] = {}
     for _, text in _BLOCK.findall((ROOT / "docs" / page).read_text()):
         name = _NAME.match(text)

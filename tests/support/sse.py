@@ -1,4 +1,4 @@
-"""A reader of server-sent events on a raw socket: it sees every byte, can be as slow as it likes and can vanish without a word."""
+"""A reader of server-sent events on a raw socket: it sees every byte, can read slowly and can drop the connection."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tests.support.waiting import SECONDS
 
 @dataclass
 class Block:
-    """What stands between two empty lines."""
+    """The text between two empty lines."""
 
     id: str | None = None
     event: str | None = None
@@ -34,7 +34,7 @@ class StreamEnded(AssertionError):
 
 
 class SseReader:
-    """One connection. Made by `open`; reads only when asked to, so not asking makes it a slow reader."""
+    """One connection, created by `open`. It reads only when asked to, so it can be a slow reader."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -57,13 +57,13 @@ class SseReader:
         headers: Mapping[str, str] | None = None,
         receive_buffer: int | None = None,
     ) -> Self:
-        """Connect, send the GET and read the answer's head.
+        """Connect, send the GET and read the head of the response.
 
         Args:
-            url: of the stream.
-            params: for the query string.
-            headers: beside `Host` and `Accept`.
-            receive_buffer: bytes that the kernel takes for a reader that does not read; a small number makes it slow soon.
+            url: The stream's URL.
+            params: Parameters of the query string.
+            headers: Headers besides `Host` and `Accept`.
+            receive_buffer: The size of the kernel's buffer; with a small one, an idle reader soon blocks the server.
         """
         asked = await ask(url, params, {"Accept": "text/event-stream", **(headers or {})}, receive_buffer)
         self = cls(asked.reader, asked.writer)
@@ -77,18 +77,18 @@ class SseReader:
         self.close()
 
     async def body(self) -> bytes:
-        """Read to the end of the answer: an error's body, or what is left of a stream."""
+        """Read to the end of the response: an error's body, or the rest of a stream."""
         async with asyncio.timeout(SECONDS):
             while await self._fill():
                 pass
         return self.raw
 
     async def next(self, event: str | None = None, *, timeout: float = SECONDS) -> Block:
-        """Return the next block; with `event`, the next one of that type, passing over all others.
+        """Return the next block; with `event`, skip to the next one of that type.
 
         Raises:
-            StreamEnded: there is none, the server has closed the stream.
-            TimeoutError: there is none in time.
+            StreamEnded: The server has closed the stream.
+            TimeoutError: None arrived in time.
         """
         async with asyncio.timeout(timeout):
             while True:
@@ -101,15 +101,15 @@ class SseReader:
         return [(await self.next("activity")).json for _ in range(count)]
 
     async def ended(self) -> None:
-        """Wait until the server has closed the stream, reading on."""
+        """Read until the server has closed the stream."""
         await self.body()
 
     def close(self) -> None:
-        """Hang up, as a client that ends in good order does."""
+        """Close the connection normally."""
         self._writer.close()
 
     def abort(self) -> None:
-        """Vanish: the kernel answers with a reset to whatever the server still sends."""
+        """Drop the connection: the kernel resets it when the server sends more."""
         connection = self._writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
@@ -140,7 +140,7 @@ class SseReader:
         return block
 
     async def _fill(self) -> bool:
-        """Read some of the body; False at its end."""
+        """Read part of the body; return False at its end."""
         if self.headers.get("transfer-encoding") == "chunked":
             data = await self._chunk()
         elif "content-length" in self.headers:
@@ -155,7 +155,7 @@ class SseReader:
 
     async def _chunk(self) -> bytes:
         size = await self._reader.readline()
-        if not size:  # cut off in the middle
+        if not size:  # disconnected in the middle
             return b""
         data = await self._reader.readexactly(int(size, 16))
         assert await self._reader.readexactly(2) == b"\r\n"

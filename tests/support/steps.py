@@ -1,7 +1,7 @@
-"""How long the event loop's single steps take: a server on a loop of its own, in a thread, each of whose callbacks is measured.
+"""Measure single steps of the event loop: a server on its own loop in a thread, with each callback timed.
 
-CPU time of the loop's thread, not wall time: what else the machine does is not counted. Nor is the garbage collector, which would
-look through the objects of the tests, too.
+It measures the CPU time of the loop's thread instead of wall time, so other load on the machine does not count. The
+garbage collector does not count, either, because it would also scan the tests' objects.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ class Steps:
 
     @property
     def longest(self) -> tuple[float, str]:
-        """The longest step since the last `forget`."""
+        """Return the longest step since the last `forget`."""
         return max(self.noted, default=(0.0, "nothing"))
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Start again without steps."""
         self.noted.clear()
 
 
@@ -75,7 +75,7 @@ def _measured(thread: threading.Thread, steps: Steps) -> Iterator[None]:
 
 @contextmanager
 def stepped_server(settings: Settings) -> Iterator[tuple[Server, Steps]]:
-    """Run a server on a plain asyncio loop in a thread, tuned as `serve` tunes it, and measure its steps."""
+    """Run a server on a plain asyncio loop in a thread, configured like `serve`, and measure its steps."""
     steps = Steps()
     ready, stopped = threading.Event(), threading.Event()
     found: list[Server] = []

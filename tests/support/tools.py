@@ -1,4 +1,4 @@
-"""The programs that some tests need. Without one its tests are left out, and with CI=true they fail (see conftest.py)."""
+"""The programs that some tests need. Without one, its tests are skipped; with CI=true, they fail (see conftest.py)."""
 
 import os
 import shutil
@@ -37,9 +37,10 @@ _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 @cache
 def find(tool: str) -> Path | None:
-    """Return the program's path. `postgresql`: the folder of its programs, also where Debian hides it. `node_modules`: npm's folder.
+    """Return the program's path.
 
-    `nchan`: nginx's module.
+    For `postgresql`, return the folder of its programs, which Debian keeps off the PATH; for `node_modules`, npm's
+    folder; for `nchan`, nginx's module.
     """
     if tool == "node_modules":
         folder = ROOT / "tests" / "node" / "node_modules"
@@ -64,7 +65,7 @@ def _version_of_node(node: str) -> tuple[int, ...]:
 
 
 def require(tool: str) -> Path:
-    """Return the program's path, or leave the test out."""
+    """Return the program's path, or skip the test."""
     found = find(tool)
     if found is None:
         pytest.skip(f"{tool}: not installed; ./run test --install installs it")

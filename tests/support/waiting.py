@@ -1,4 +1,4 @@
-"""Waiting for a condition, never for a time."""
+"""Wait for conditions instead of fixed times."""
 
 import asyncio
 import inspect
@@ -19,7 +19,7 @@ async def eventually(condition: Callable[[], Any], timeout: float = SECONDS) -> 
     """Call `condition` until it returns something true, and return that. An AssertionError in it means not yet.
 
     Raises:
-        AssertionError: it did not come true in time; the condition's own, if it raised one.
+        AssertionError: It did not become true in time. If the condition raised one, it is this one.
     """
     deadline = asyncio.get_running_loop().time() + timeout
     while True:

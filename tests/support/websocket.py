@@ -1,4 +1,4 @@
-"""A WebSocket client on a raw socket: it sees every byte, can be as slow as it likes, can send what no client would, and can vanish."""
+"""A WebSocket client on a raw socket: it sees every byte, can read slowly, send invalid frames and drop the connection."""
 
 import asyncio
 import base64
@@ -26,7 +26,7 @@ _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 @dataclass(frozen=True)
 class Frame:
-    """What came in one frame."""
+    """The content of one frame."""
 
     opcode: int
     final: bool
@@ -43,7 +43,7 @@ UPGRADE = {
 
 
 def encode_frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = True, reserved: int = 0) -> bytes:
-    """Return a client's frame (RFC 6455, 5.2); the mask is zero, so the payload stays as it is."""
+    """Return a client's frame (RFC 6455, 5.2). The mask is zero, so the payload stays unchanged."""
     head = bytes([(0x80 if final else 0) | reserved << 4 | opcode])
     mask = 0x80 if masked else 0
     if len(payload) < 126:
@@ -56,7 +56,7 @@ def encode_frame(opcode: int, payload: bytes, *, final: bool = True, masked: boo
 
 
 class WsReader:
-    """One connection. Made by `open`; reads only when asked to, so not asking makes it a slow reader."""
+    """One connection, created by `open`. It reads only when asked to, so it can be a slow reader."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -85,15 +85,15 @@ class WsReader:
         headers: Mapping[str, str] | None = None,
         receive_buffer: int | None = None,
     ) -> Self:
-        """Connect, ask for the upgrade and read the answer's head; `status` is 101 if it was granted.
+        """Connect, request the upgrade and read the head of the response; `status` is 101 after an upgrade.
 
-        Compression is always offered: that none of it comes back is checked here and in every frame.
+        Compression is always offered. This function and every frame check that the server declines it.
 
         Args:
-            url: of the socket, with `http:`.
-            params: for the query string.
-            headers: beside those of the handshake.
-            receive_buffer: bytes that the kernel takes for a reader that does not read; a small number makes it slow soon.
+            url: The socket's URL, with `http:`.
+            params: Parameters of the query string.
+            headers: Headers besides those of the handshake.
+            receive_buffer: The size of the kernel's buffer; with a small one, an idle reader soon blocks the server.
         """
         key = base64.b64encode(os.urandom(16)).decode()
         sent = {
@@ -121,21 +121,19 @@ class WsReader:
         self.close()
 
     async def answer(self) -> Answer:
-        """Return the answer of a server that did not upgrade."""
-        assert self.status != 101, "it did upgrade"
+        """Return the response of a server that did not upgrade."""
+        assert self.status != 101, "the server did upgrade"
         async with asyncio.timeout(SECONDS):
             body = await self._reader.readexactly(int(self.headers["content-length"]))
         self.close()
         return Answer(self.status, self.headers, body)
 
     async def next(self, kind: str | None = None, *, timeout: float = SECONDS, **having: object) -> Any:
-        """Return the next message; with `kind`, the next one of that type, with `having` the next of those fields.
-
-        It passes over all others.
+        """Return the next message; with `kind` and `having`, skip to the next one of that type with those fields.
 
         Raises:
-            StreamEnded: there is none, the socket was closed; see `close_code`.
-            TimeoutError: there is none in time.
+            StreamEnded: The socket was closed; see `close_code`.
+            TimeoutError: None arrived in time.
         """
         async with asyncio.timeout(timeout):
             while True:
@@ -144,7 +142,7 @@ class WsReader:
                     return message
 
     async def events(self, count: int, sub: str | None = None) -> list[dict[str, Any]]:
-        """Return the next `count` stored events, of one subscription or of any. What a message has more is kept."""
+        """Return the next `count` stored events, of one subscription or of any. Further events of a message are kept."""
         left = self._left.setdefault(sub, [])
         while len(left) < count:
             message = await self.next("events")
@@ -171,12 +169,12 @@ class WsReader:
         await self.send_bytes(encode_frame(opcode, payload, **options))
 
     async def send_bytes(self, data: bytes) -> None:
-        """Send bytes, and wait while the server takes none."""
+        """Send bytes, and wait while the server reads none."""
         self._writer.write(data)
         await self._writer.drain()
 
     async def pinged(self) -> None:
-        """Wait for a ping of the server on a socket that is quiet otherwise, and answer it."""
+        """Wait for a ping of the server on an otherwise idle socket, and answer it."""
         async with asyncio.timeout(SECONDS):
             while (frame := await self.frame()).opcode != PING:
                 assert frame.opcode == PONG, f"a quiet socket: {frame}"
@@ -184,7 +182,7 @@ class WsReader:
         await self.send_frame(PONG, frame.payload)
 
     async def closed(self) -> tuple[int, str]:
-        """Read on to the end. Returns the close frame's code and reason, `CUT` if there was none."""
+        """Read to the end. Return the close frame's code and reason, or `CUT` without one."""
         async with asyncio.timeout(SECONDS):
             try:
                 while True:
@@ -195,10 +193,10 @@ class WsReader:
         return self.close_code, self.close_reason
 
     async def frame(self) -> Frame:
-        """Return the next frame, of whatever kind, without acting on it.
+        """Return the next frame of any kind, without acting on it.
 
         Raises:
-            asyncio.IncompleteReadError: there is none.
+            asyncio.IncompleteReadError: There is none.
         """
         head = await self._reader.readexactly(2)
         assert not head[0] & 0x70, "a reserved bit is set: this frame is compressed"
@@ -211,15 +209,15 @@ class WsReader:
         return Frame(head[0] & 0x0F, bool(head[0] & 0x80), await self._reader.readexactly(length))
 
     def finish(self) -> None:
-        """Send no more: the server sees the end, and may still answer."""
+        """Send no more: the server sees the end, and may still respond."""
         self._writer.write_eof()
 
     def close(self) -> None:
-        """Hang up without a close frame."""
+        """Close the connection without a close frame."""
         self._writer.close()
 
     def abort(self) -> None:
-        """Vanish: the kernel answers with a reset to whatever the server still sends."""
+        """Drop the connection: the kernel resets it when the server sends more."""
         connection = self._writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
@@ -261,7 +259,7 @@ class WsReader:
 async def open_socket(
     api: Api, workspace: str | None = None, *, receive_buffer: int | None = None, headers: Any = None, **params: Any
 ) -> WsReader:
-    """Open a workspace's socket, or the one for many; keywords are its parameters."""
+    """Open a workspace's socket, or the multiplexed one; keywords are its parameters."""
     path = "/v1/ws" if workspace is None else f"{events(workspace)}/ws"
     return await WsReader.open(
         api.url + path, params=params, headers={**api.headers, **(headers or {})}, receive_buffer=receive_buffer

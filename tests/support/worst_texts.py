@@ -1,7 +1,7 @@
-"""Texts that are costly for the rules of redaction, made from the rules themselves: a new rule gets its own by being in the data.
+"""Texts that are costly for the redaction rules. They are derived from the rules, so a new rule gets its own.
 
-Each regular expression is walked. At each of its repetitions there is a text that leads up to it and one that it repeats; a pattern that
-is tried at many places, or reads far in vain, is slow on these, again and again.
+Each regular expression is walked. Each of its repetitions yields a text that leads up to it and a text that it repeats.
+A pattern that is tried at many places, or reads far in vain, is slow on long repetitions of these.
 """
 
 import re
@@ -30,7 +30,7 @@ CHOSEN = [
 
 
 def _members(items: Any) -> set[str]:
-    """Return the ASCII characters that a set has."""
+    """Return the ASCII characters of a set."""
     pattern = re.compile("[" + "".join(map(_of_set, items)) + "]", re.ASCII)
     return {chr(code) for code in range(32, 127) if pattern.fullmatch(chr(code))}
 
@@ -54,7 +54,7 @@ def _pick(members: set[str], preferred: str) -> str:
 
 
 def _walk(parsed: Iterable[Any], before: str, preferred: str, pumps: set[tuple[str, str]], turn: int) -> str:
-    """Return `before` and a text that fits; note each repetition as what leads up to it and what it repeats."""
+    """Return `before` and a matching text; record each repetition as the text before it and the repeated text."""
     text = before
     for operation, value in parsed:
         name = str(operation)
@@ -81,7 +81,7 @@ def _walk(parsed: Iterable[Any], before: str, preferred: str, pumps: set[tuple[s
 
 
 def of_pattern(pattern: str) -> Iterator[str]:
-    """Yield texts to be repeated, made from a regular expression."""
+    """Yield texts to repeat, derived from a regular expression."""
     parsed = _parser.parse(f"(?as){pattern}")
     pumps: set[tuple[str, str]] = set()
     for turn, preferred in enumerate(PREFERRED):
@@ -91,7 +91,7 @@ def of_pattern(pattern: str) -> Iterator[str]:
 
 
 def _of_names() -> Iterator[str]:
-    """Yield names of secrets in all the forms in which a text gives them a value, which is nothing, or short, or unfinished."""
+    """Yield names of secrets in all notations for a value, with an empty, short or incomplete value."""
     several = ("pw", "key", "cookie", "x-api-key")
     values = ("", "a", "$A", "''", "a1b2c3d4", "abcdefgh", '"', '\\"', "{", "{a1", "\\", "\\n", "5", "/")
     forms = ("=", ": ", ":", " = ", '":"', '\\":\\"', ":\n ", ": |\n ", " := ", " => ", "]=")
@@ -133,7 +133,7 @@ def _patterns() -> Iterator[str]:
 
 
 def units() -> list[str]:
-    """Return the texts that are to be repeated."""
+    """Return the texts to repeat."""
     found = dict.fromkeys(unit for pattern in _patterns() for unit in of_pattern(pattern))
     found |= dict.fromkeys((*_of_names(), *CHOSEN))
     signs = [
@@ -185,6 +185,6 @@ ALL_HINTS = "".join(
 
 
 def worst_text(unit: str, length: int) -> str:
-    """Return a text of such a length that has a unit again and again, and lets no rule be passed over."""
+    """Return a text of this length that repeats a unit, and for which no rule can be skipped."""
     room = length - len(ALL_HINTS)
     return ALL_HINTS + (unit * (room // len(unit) + 1))[:room]

@@ -295,6 +295,8 @@ except KeyboardInterrupt:
     print("interrupted")
     signal.pause()
 """
+INTERRUPTED_ELSEWHERE = INTERRUPTED.replace("try:", "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\ntry:")
+"""The signal reaches the client's thread, so it does not end the wait; nor does one that arrives just before the wait."""
 HELD = """
 import os
 from streamer.client import SyncClient
@@ -349,7 +351,8 @@ async def test_a_signal_ends_a_stream_at_once(
     assert err.count(b"Traceback") == (number == signal.SIGINT)
 
 
-async def test_an_interrupted_call_is_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", [INTERRUPTED, INTERRUPTED_ELSEWHERE], ids=["the waiting thread", "another thread"])
+async def test_an_interrupted_call_is_over(tmp_path: Path, program: str) -> None:
     """Ctrl-C cancels a pending call and closes its connection, instead of only the wait for it."""
     asked, answer = asyncio.Event(), asyncio.Event()
 
@@ -359,7 +362,7 @@ async def test_an_interrupted_call_is_over(tmp_path: Path) -> None:
         return web.Response()
 
     async with scripted(late) as url, proxy_to(url) as proxy, asyncio.timeout(SECONDS):
-        async with programs.started(INTERRUPTED, tmp_path, {"STREAMER_URL": proxy.url}) as process:
+        async with programs.started(program, tmp_path, {"STREAMER_URL": proxy.url}) as process:
             await asked.wait()
             process.send_signal(signal.SIGINT)
             assert process.stdout

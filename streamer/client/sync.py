@@ -5,6 +5,7 @@ which type checkers, editors and `help` understand.
 """
 
 import asyncio
+import contextlib
 import functools
 import threading
 import weakref
@@ -27,6 +28,8 @@ T_co = TypeVar("T_co", covariant=True)
 _CLOSED = "the client is closed"
 _ENDING = 5.0
 """Seconds to wait for the thread to end. It is a daemon: the process can exit without it."""
+_SIGNAL_SECONDS = 1.0
+"""Interval at which a waiting call looks for signals: one that arrives just before the wait does not interrupt it."""
 _AT_ONCE = 1000
 """Maximum number of items that are handed over together."""
 
@@ -77,6 +80,9 @@ class _Loop:
                 raise RuntimeError(refusal)
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
+            while not future.done():
+                with contextlib.suppress(TimeoutError):
+                    return future.result(_SIGNAL_SECONDS)
             return future.result()
         except CancelledError:
             raise RuntimeError(_CLOSED) from None

@@ -22,7 +22,7 @@ from streamer.cli.streams import guarded
 from streamer.cli.values import Number
 from streamer.core.errors import StoreUnavailable
 from streamer.settings import Settings
-from streamer.store.postgresql import BadDatabaseUrl
+from streamer.store.engine.postgresql import BadDatabaseUrl
 
 BAR = 30
 HELP = {"help_option_names": ["-h", "--help"]}

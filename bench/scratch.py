@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from streamer.core.errors import StoreUnavailable
-from streamer.store.outages import is_outage
-from streamer.store.postgresql import CONNECT_SECONDS, BadDatabaseUrl
+from streamer.store.engine.outages import is_outage
+from streamer.store.engine.postgresql import CONNECT_SECONDS, BadDatabaseUrl
 
 PREFIX = "streamer_bench_"
 

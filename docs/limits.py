@@ -21,7 +21,8 @@ from streamer.http.dialects.paperclip import params as paperclip
 from streamer.http.native import workspaces
 from streamer.server import connection
 from streamer.settings import PREFIX, Settings
-from streamer.store import database, entities, held, pools, readiness
+from streamer.store.engine import database, pools, readiness
+from streamer.store.log import entities, held
 
 PAGE = Path(__file__).parent / "limits.md"
 

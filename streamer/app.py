@@ -57,17 +57,17 @@ from streamer.observe.watchdog import Watchdog
 from streamer.server.connection import Patience, Runner
 from streamer.server.listening import bind, urls
 from streamer.settings import Settings
-from streamer.store.credentials import Credentials
-from streamer.store.database import Database
-from streamer.store.entities import Entities
-from streamer.store.lock import exclusive
-from streamer.store.log import SqlLog
-from streamer.store.members import Members
+from streamer.store.engine.database import Database
+from streamer.store.engine.lock import exclusive
+from streamer.store.engine.readiness import Readiness
+from streamer.store.log.entities import Entities
+from streamer.store.log.reader import SqlLog
+from streamer.store.log.writer import GroupCommit
 from streamer.store.migrate import migrate
-from streamer.store.readiness import Readiness
-from streamer.store.tickets import TicketStore
-from streamer.store.workspaces import Workspaces
-from streamer.store.writer import GroupCommit
+from streamer.store.records.credentials import Credentials
+from streamer.store.records.members import Members
+from streamer.store.records.tickets import TicketStore
+from streamer.store.records.workspaces import Workspaces
 
 BACKLOG = 4096
 """Connections that the kernel can queue for us; after a restart, all readers reconnect at once."""

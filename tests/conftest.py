@@ -22,7 +22,7 @@ import pytest
 from streamer.app import Server, running
 from streamer.observe import logs
 from streamer.settings import Settings
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from tests.support import forked, run_dir
 from tests.support.api import Api
 from tests.support.browser import chromium

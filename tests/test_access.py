@@ -33,9 +33,9 @@ from streamer.core.errors import StoreUnavailable, Unauthenticated
 from streamer.http.native.routes import ROUTES
 from streamer.http.operation import Operation
 from streamer.settings import load
-from streamer.store.credentials import Credential, Credentials
-from streamer.store.database import Database
-from streamer.store.members import Members
+from streamer.store.engine.database import Database
+from streamer.store.records.credentials import Credential, Credentials
+from streamer.store.records.members import Members
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Answer, Api, events, make_event
 from tests.support.keys import keyring_with_admin, store_key

@@ -15,7 +15,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from streamer.app import Server
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Answer, Api, events, make_event
 from tests.support.keys import store_key

@@ -18,7 +18,7 @@ from alembic import command
 from sqlalchemy import create_engine
 
 from streamer.store import migrate as migrations
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from streamer.store.migrate import HEAD
 from tests.conftest import ADMIN_KEY, MakeProcess
 from tests.support.api import Api, events

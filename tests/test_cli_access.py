@@ -15,7 +15,7 @@ from aiohttp import web
 from streamer.app import Server
 from streamer.cli.when import expiry_of, until
 from streamer.client import Client, Timing, Unreachable
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api
 from tests.support.cli import Cli

@@ -21,9 +21,9 @@ from streamer.core.entities import Entity, fold, issue_of, traces
 from streamer.core.errors import EntityNotFound, WorkspaceNotFound
 from streamer.core.filter import Condition, canonical
 from streamer.store import migrate as migrations
-from streamer.store.database import Database
-from streamer.store.entities import STEP_EVENTS, Entities, RebuildOvertaken
-from streamer.store.log import SqlLog
+from streamer.store.engine.database import Database
+from streamer.store.log.entities import STEP_EVENTS, Entities, RebuildOvertaken
+from streamer.store.log.reader import SqlLog
 from streamer.store.migrate import migrate
 from streamer.store.schema import metadata
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
@@ -375,8 +375,8 @@ async def test_nodes_that_take_turns_fold_the_same(
     make_server: MakeServer, http: Any, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node's cached entities expire when another node writes. Two alternating nodes keep the rows correct."""
-    monkeypatch.setattr("streamer.store.statements.KEPT_ROWS", 6)
-    monkeypatch.setattr("streamer.store.statements.KEPT_LOGS", 2)
+    monkeypatch.setattr("streamer.store.log.statements.KEPT_ROWS", 6)
+    monkeypatch.setattr("streamer.store.log.statements.KEPT_LOGS", 2)
     nodes = [Api(http, (await make_server()).url, ADMIN_KEY) for _ in range(2)]
     rng = random.Random(3)
     names = ["a", "b", "c"]
@@ -563,7 +563,7 @@ async def test_a_deleted_workspace_takes_its_entities_along(
     api: Api, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deleted workspace's entities vanish at once for readers and soon from the tables. Other workspaces keep theirs."""
-    monkeypatch.setattr("streamer.store.entities.CUT_ROWS", 3)
+    monkeypatch.setattr("streamer.store.log.entities.CUT_ROWS", 3)
     for name in (WS, "other"):
         batch = [{"entity": {"type": "issue", "id": f"i{n}"}, "run_id": f"r{n}"} for n in range(10)]
         (await api.append_all(name, batch)).expect(201)

@@ -21,7 +21,7 @@ from streamer.feed.reasons import Reason
 from streamer.http.dialects.evershell import params
 from streamer.http.dialects.evershell.shape import of_actors, of_users, shape, user_of
 from streamer.http.dialects.evershell.stream import parse_place, place_of
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from streamer.transports import sse
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Answer, Api, events, make_event

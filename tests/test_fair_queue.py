@@ -19,8 +19,8 @@ from streamer.ingest.redact import Redactor
 from streamer.ingest.worker import Worker
 from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
-from streamer.store.database import Database
-from streamer.store.writer import LOOP_GROUP_EVENTS, GroupCommit
+from streamer.store.engine.database import Database
+from streamer.store.log.writer import LOOP_GROUP_EVENTS, GroupCommit
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, make_event
 from tests.support.databases import nothing_written

@@ -6,8 +6,8 @@ import pytest
 
 from streamer.app import Server
 from streamer.client import ApiError, PlatformClient
-from streamer.store.database import Database
-from streamer.store.workspaces import Workspaces
+from streamer.store.engine.database import Database
+from streamer.store.records.workspaces import Workspaces
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, events
 from tests.support.sse import SseReader

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
+from streamer.store.engine.steady import SteadyClock
 from streamer.store.migrate import migrate
-from streamer.store.steady import SteadyClock
 from tests.test_store import opened
 
 YEAR_US = 365 * 86_400 * 1_000_000

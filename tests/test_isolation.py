@@ -30,7 +30,7 @@ from streamer.app import Server
 from streamer.core.filter import FILTER_FIELDS
 from streamer.http.native.routes import ROUTES
 from streamer.http.operation import Operation
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Answer, Api, events, make_event
 from tests.support.issuer import Issuer, issuer_key

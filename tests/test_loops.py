@@ -17,7 +17,7 @@ from streamer.core.errors import StoreUnavailable
 from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.observe.watchdog import OPERATION, Watchdog
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api
 from tests.support.databases import run_sql

@@ -21,7 +21,7 @@ from streamer.app import running
 from streamer.http.native import params
 from streamer.observe.metrics import Metrics
 from streamer.settings import Settings, SettingsError, load
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from streamer.store.migrate import HEAD
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events

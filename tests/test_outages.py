@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from streamer.app import running
 from streamer.settings import Settings
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api
 from tests.support.databases import Cluster, fresh_database, run_sql

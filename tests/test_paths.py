@@ -10,8 +10,8 @@ import pytest
 from streamer.cli.cursor import CursorFile
 from streamer.cli.remote import Failure
 from streamer.settings import Settings, load
-from streamer.store.database import Database
-from streamer.store.postgresql import BadDatabaseUrl
+from streamer.store.engine.database import Database
+from streamer.store.engine.postgresql import BadDatabaseUrl
 from tests.support.cli import Cli
 from tests.support.tools import ROOT
 

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Engine, event
 from streamer.core.filter import Filter, parse_filter
 from streamer.core.ports import Order, Page
 from streamer.core.position import Position
-from streamer.store.database import Database
-from streamer.store.log import SqlLog
+from streamer.store.engine.database import Database
+from streamer.store.log.reader import SqlLog
 from tests.support.databases import run_sql
 
 WS = "planned"

@@ -13,9 +13,9 @@ import pytest
 from streamer.app import running
 from streamer.core.errors import StoreUnavailable
 from streamer.settings import Settings
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
+from streamer.store.engine.postgresql import BadDatabaseUrl
 from streamer.store.migrate import DatabaseUnfit, migrate
-from streamer.store.postgresql import BadDatabaseUrl
 from tests.conftest import ADMIN_KEY
 from tests.support.api import Api
 from tests.support.cli import Cli

@@ -221,7 +221,7 @@ FILTERS: tuple[dict[str, Any], ...] = (
 async def test_offset_at_any_depth(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every offset, the page is that part of the list, with and without audit access, `:own` and filters."""
     # Audit events are counted in blocks: many of them here, and few in each block.
-    monkeypatch.setattr("streamer.store.ranges.BLOCK", 8)
+    monkeypatch.setattr("streamer.store.log.ranges.BLOCK", 8)
     rng = random.Random(11)
     batch: list[dict[str, object]] = [
         {

@@ -22,9 +22,9 @@ from streamer.ingest.worker import Worker
 from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.settings import Settings
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
+from streamer.store.log.writer import GroupCommit
 from streamer.store.schema import workspaces
-from streamer.store.writer import GroupCommit
 from tests.conftest import ADMIN_KEY, MakeProcess
 from tests.support.api import Api, events, make_event
 from tests.support.readers import BEGINNING

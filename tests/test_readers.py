@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events
 from tests.support.databases import trim

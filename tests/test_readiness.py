@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from streamer.core.errors import StoreUnavailable
 from streamer.observe.metrics import Metrics
-from streamer.store.database import Database
-from streamer.store.readiness import Readiness
+from streamer.store.engine.database import Database
+from streamer.store.engine.readiness import Readiness
 from tests.support.api import Api
 from tests.support.databases import nothing_written, run_sql
 from tests.support.waiting import eventually

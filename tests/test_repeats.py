@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from sqlalchemy import text
 
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Answer, Api, events
 from tests.support.websocket import WsReader

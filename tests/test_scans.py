@@ -15,8 +15,8 @@ from streamer.core.errors import ReadTimeout
 from streamer.core.filter import Condition, Either, Filter, canonical
 from streamer.core.ports import Order, Page
 from streamer.core.position import Position
-from streamer.store.database import Database
-from streamer.store.log import SqlLog
+from streamer.store.engine.database import Database
+from streamer.store.log.reader import SqlLog
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, events
 from tests.support.databases import run_sql

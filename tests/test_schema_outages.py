@@ -13,9 +13,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from streamer.observe.metrics import Metrics
-from streamer.store.database import Database
-from streamer.store.outages import QUIET_SECONDS
-from streamer.store.readiness import Readiness
+from streamer.store.engine.database import Database
+from streamer.store.engine.outages import QUIET_SECONDS
+from streamer.store.engine.readiness import Readiness
 from streamer.store.schema import metadata
 from tests.support.api import Api
 from tests.support.databases import run_sql

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection
 
 from streamer.core.errors import StoreUnavailable
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from tests.conftest import ADMIN_KEY, MakeProcess
 from tests.support.api import Api
 from tests.support.raw import request_head

@@ -30,11 +30,11 @@ from streamer.ingest.worker import Worker
 from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.store import migrate as migrations
-from streamer.store.database import Database
-from streamer.store.log import SqlLog
+from streamer.store.engine.database import Database
+from streamer.store.log.reader import SqlLog
+from streamer.store.log.writer import GroupCommit
 from streamer.store.migrate import DatabaseTooNew, migrate
 from streamer.store.schema import metadata
-from streamer.store.writer import GroupCommit
 from tests.support.api import make_event
 from tests.support.databases import run_sql
 

@@ -7,9 +7,9 @@ import aiohttp
 import pytest
 from sqlalchemy import func, insert, select
 
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
+from streamer.store.records.tickets import SWEPT
 from streamer.store.schema import tickets
-from streamer.store.tickets import SWEPT
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Answer, Api
 from tests.support.sse import SseReader

@@ -12,7 +12,7 @@ import pytest
 import streamer
 from streamer.app import Server
 from streamer.core.ports import Page
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, events, make_event
 from tests.support.databases import trim

@@ -9,7 +9,7 @@ import aiohttp
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from tests.conftest import ADMIN_KEY, MakeProcess
 from tests.support.api import Api
 from tests.support.databases import OwnCluster, nothing_written, run_sql

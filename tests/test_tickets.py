@@ -12,11 +12,11 @@ from streamer.access.keys import Keyring
 from streamer.access.tickets import OPEN_SECONDS, TICKET_SECONDS, Tickets
 from streamer.app import Server
 from streamer.core.clock import format_timestamp, now_us, parse_timestamp
-from streamer.store.credentials import Credentials
-from streamer.store.database import Database
-from streamer.store.members import Members
-from streamer.store.tickets import TicketStore
-from streamer.store.workspaces import Workspaces
+from streamer.store.engine.database import Database
+from streamer.store.records.credentials import Credentials
+from streamer.store.records.members import Members
+from streamer.store.records.tickets import TicketStore
+from streamer.store.records.workspaces import Workspaces
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api, events
 from tests.support.proxy import proxy_to

@@ -9,7 +9,7 @@ import pytest
 
 from streamer.app import Server
 from streamer.core.actions import OPEN_AUDIT_ACTIONS
-from streamer.store.scan import Scan
+from streamer.store.log.scan import Scan
 from tests.conftest import MakeServer
 from tests.support.api import Api, events, make_event
 from tests.support.readers import BEGINNING, KINDS, Kind, take

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streamer.store.pools import WAL_BYTES
+from streamer.store.engine.pools import WAL_BYTES
 from tests.support.api import Api
 from tests.support.waiting import eventually
 

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from tests.support.api import Api, events
 
 WS = "w"

@@ -16,8 +16,8 @@ from streamer.access.principal import ADMIN, EVERYWHERE, PERSON, SIGNER, UNTIL, 
 from streamer.core.clock import now_us
 from streamer.core.errors import Unauthenticated
 from streamer.observe.tasks import outlasting
-from streamer.store.credentials import Credential, Credentials
-from streamer.store.members import Members
+from streamer.store.records.credentials import Credential, Credentials
+from streamer.store.records.members import Members
 
 T = TypeVar("T")
 

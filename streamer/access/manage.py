@@ -20,9 +20,9 @@ from streamer.fanout.dependencies import Dependencies
 from streamer.feed.channels import Channels
 from streamer.feed.reasons import Reason
 from streamer.ingest.intake import Intake
-from streamer.store.credentials import Credential, Credentials, guarded
-from streamer.store.members import Member, Members, Removed
-from streamer.store.workspaces import Workspace, Workspaces
+from streamer.store.records.credentials import Credential, Credentials, guarded
+from streamer.store.records.members import Member, Members, Removed
+from streamer.store.records.workspaces import Workspace, Workspaces
 
 _ITSELF: Mapping[str, str | None] = {"type": "system", "id": "streamer", "name": None}
 """The actor of the server's own actions at its start."""

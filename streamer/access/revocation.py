@@ -12,8 +12,8 @@ from streamer.access.tickets import Tickets
 from streamer.core.clock import now_us
 from streamer.fanout.dependencies import Dependencies
 from streamer.feed.reasons import Reason
-from streamer.store.credentials import Credentials
-from streamer.store.members import Members
+from streamer.store.records.credentials import Credentials
+from streamer.store.records.members import Members
 
 WATCH_SECONDS = 1
 """Time between checks."""

@@ -17,7 +17,7 @@ from streamer.core.filter import parse_filter
 from streamer.core.position import Position
 from streamer.feed.reasons import Reason
 from streamer.ingest.limits import AppendRate
-from streamer.store.tickets import TicketRecord, TicketStore
+from streamer.store.records.tickets import TicketRecord, TicketStore
 
 OPEN_SECONDS = 60
 """How long a ticket can stay unopened."""

@@ -15,7 +15,7 @@ from streamer.core.filter import EVERYTHING, Filter
 from streamer.core.ids import OWN_EVENT_IDS, is_id
 from streamer.core.ports import Append, Log, Writer
 from streamer.ingest.intake import Intake
-from streamer.store.workspaces import Workspaces
+from streamer.store.records.workspaces import Workspaces
 
 HOUR = 3_600_000_000
 REMEMBERED = 10_000

@@ -9,7 +9,7 @@ from streamer.cli.offline import data_dir_option, failures, settings_of, shown_s
 from streamer.store.backups.archive import Manifest
 from streamer.store.backups.files import default_name, rotate
 from streamer.store.backups.work import make, verify
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 
 
 @click.command()

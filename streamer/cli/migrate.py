@@ -6,8 +6,8 @@ import click
 
 from streamer.cli.offline import data_dir_option, failures, settings_of
 from streamer.store.backups.work import accept
-from streamer.store.database import Database
-from streamer.store.lock import exclusive
+from streamer.store.engine.database import Database
+from streamer.store.engine.lock import exclusive
 from streamer.store.migrate import HEAD, migrate
 
 

@@ -17,7 +17,7 @@ from streamer.settings import PREFIX, Settings, SettingsError, load
 from streamer.store.backups.archive import NotIntact
 from streamer.store.backups.archive import Progress as OnProgress
 from streamer.store.backups.work import Steps
-from streamer.store.postgresql import BadDatabaseUrl
+from streamer.store.engine.postgresql import BadDatabaseUrl
 
 data_dir_option = click.option("--data-dir", metavar="PATH", help="Folder of the SQLite database [default: data].")
 

@@ -11,11 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from streamer.cli.offline import data_dir_option, failures, settings_of
 from streamer.core.errors import WorkspaceNotFound
 from streamer.observe.output import takes_escapes
-from streamer.store.database import Database
-from streamer.store.entities import Entities
-from streamer.store.lock import exclusive
+from streamer.store.engine.database import Database
+from streamer.store.engine.lock import exclusive
+from streamer.store.log.entities import Entities
 from streamer.store.migrate import migrate
-from streamer.store.workspaces import Workspaces
+from streamer.store.records.workspaces import Workspaces
 
 PAGE = 1000
 

@@ -7,8 +7,8 @@ import click
 
 from streamer.cli.offline import data_dir_option, failures, settings_of, shown_steps
 from streamer.store.backups.work import restore
-from streamer.store.database import Database
-from streamer.store.lock import exclusive
+from streamer.store.engine.database import Database
+from streamer.store.engine.lock import exclusive
 
 
 @click.command()

@@ -13,7 +13,7 @@ from streamer.observe.collector import TURN_SECONDS, Collector
 from streamer.observe.logs import configure
 from streamer.observe.output import never_block
 from streamer.settings import PREFIX, Settings, SettingsError, load
-from streamer.store.postgresql import BadDatabaseUrl
+from streamer.store.engine.postgresql import BadDatabaseUrl
 
 SWITCH_SECONDS = 0.001
 

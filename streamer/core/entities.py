@@ -1,7 +1,7 @@
 """Entities derived from the log: issues, agents' runs, and everything else that events are about.
 
 `traces` extracts facts from one event, `fold` applies one to an entity. Both are pure, so the rows that the writer
-maintains (`store.entities`) are the fold of the log, however its events were grouped, and can be rebuilt from it.
+maintains (`store.log.entities`) are the fold of the log, however its events were grouped, and can be rebuilt from it.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """One grammar of filters for history, streams and export, compiled once.
 
 A filter is a conjunction of conditions. A condition is a list of values of one field (OR) or, with a leading `!`, a
-list of excluded values. This module parses the grammar and evaluates filters in memory; `store.predicate` does the same
+list of excluded values. This module parses the grammar and evaluates filters in memory; `store.log.predicate` does the same
 in SQL, and a property test checks that they agree.
 """
 

@@ -10,7 +10,7 @@ from streamer.core.filter import Condition, Either, Filter, canonical
 from streamer.core.ids import is_id
 from streamer.http.paging import Stretch
 from streamer.http.reading import Pages
-from streamer.store.entities import FOUND_ROWS, Entities
+from streamer.store.log.entities import FOUND_ROWS, Entities
 
 MAX_REFERENCE = 512
 

@@ -21,7 +21,7 @@ from streamer.http.paging import Stretch, decode_cursor, encode_cursor
 from streamer.http.reading import Pages
 from streamer.http.responses import off_loop
 from streamer.observe.metrics import Metrics
-from streamer.store.workspaces import Workspaces
+from streamer.store.records.workspaces import Workspaces
 
 MAX_WORKSPACES = 500
 """Workspaces that one reader reads at once: a cursor, or the `id:` of a stream, holds a position of each."""

@@ -10,7 +10,7 @@ from streamer.core.ports import Log, Page
 from streamer.http.paging import Stretch
 from streamer.observe.metrics import Metrics
 from streamer.observe.turns import Turns
-from streamer.store.ranges import is_scan
+from streamer.store.log.ranges import is_scan
 
 PAGE_WAIT_SECONDS = 5
 SCAN_WAIT_SECONDS = 2

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, inspect, text
 
 from streamer.core.errors import StreamerError
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -97,7 +97,7 @@ events = Table(
 entities = Table(
     "entities",
     metadata,
-    # A workspace's key; its negative while its entities are rebuilt (`store/entities.py`).
+    # A workspace's key; its negative while its entities are rebuilt (`store/records/entities.py`).
     Column("workspace", BigInteger, nullable=False),
     Column("id", _Word, nullable=False),
     Column("type", _Word, nullable=False),
@@ -129,7 +129,7 @@ run_issues = Table(
     Index("run_issues_by_run", "workspace", "run_id"),
 )
 
-# The number of audit events by block of seqs and action (`store.ranges`).
+# The number of audit events by block of seqs and action (`store.log.ranges`).
 audit_counts = Table(
     "audit_counts",
     metadata,

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from tests.support.cli import Cli, Ended
 from tests.support.databases import Cluster, fresh_database, run_sql
 from tests.support.tools import require

@@ -19,7 +19,7 @@ import asyncpg  # type: ignore[import-untyped]
 import psutil
 from sqlalchemy import Connection, delete, text, update
 
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 from streamer.store.migrate import migrate
 from streamer.store.schema import events as event_rows
 from streamer.store.schema import workspaces

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from streamer.access.keys import Keyring, admin_credential, hash_secret
 from streamer.core.clock import now_us
-from streamer.store.credentials import Credential, Credentials
-from streamer.store.database import Database
-from streamer.store.members import Members
+from streamer.store.engine.database import Database
+from streamer.store.records.credentials import Credential, Credentials
+from streamer.store.records.members import Members
 from tests.conftest import ADMIN_KEY
 
 

@@ -31,7 +31,7 @@ from streamer.http.reading import Pages
 from streamer.http.responses import json_answer, json_bytes
 from streamer.http.services import Services
 from streamer.ingest.intake import Intake
-from streamer.store.entities import Entities
+from streamer.store.log.entities import Entities
 from streamer.transports import longpoll
 
 _FREE_DATA = "field; free data goes into `details`"

@@ -21,8 +21,8 @@ from streamer.http.operation import WORKSPACE, Operation, Resource
 from streamer.http.responses import json_answer
 from streamer.http.services import Services
 from streamer.ingest.intake import Intake
-from streamer.store.credentials import Credential
-from streamer.store.log import SqlLog
+from streamer.store.log.reader import SqlLog
+from streamer.store.records.credentials import Credential
 
 
 class _RequiredKey(TypedDict):

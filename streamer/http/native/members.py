@@ -20,8 +20,8 @@ from streamer.http.operation import WORKSPACE, Operation, Resource
 from streamer.http.responses import json_answer
 from streamer.http.services import Services
 from streamer.ingest.intake import Intake
-from streamer.store import members as store
-from streamer.store.log import SqlLog
+from streamer.store.log.reader import SqlLog
+from streamer.store.records import members as store
 
 Role = Literal[*ROLES]  # type: ignore[valid-type]
 

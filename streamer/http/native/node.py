@@ -19,7 +19,7 @@ from streamer.http.responses import json_answer
 from streamer.http.services import Services
 from streamer.observe.loops import Loops
 from streamer.observe.metrics import CONTENT_TYPE, Metrics
-from streamer.store.readiness import Readiness
+from streamer.store.engine.readiness import Readiness
 
 WRITING_LOOPS = {"writer", "probe", "purge"}
 """Background loops that a node does not need to serve reads."""

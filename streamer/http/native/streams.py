@@ -33,7 +33,7 @@ from streamer.http.services import Services
 from streamer.http.streaming import SinkOptions, SocketLimits
 from streamer.ingest.intake import Intake
 from streamer.ingest.redact import Redactor
-from streamer.store.log import SqlLog
+from streamer.store.log.reader import SqlLog
 from streamer.transports import sse, websocket
 
 

@@ -22,7 +22,7 @@ from streamer.http.responses import json_answer
 from streamer.http.services import Services
 from streamer.ingest.intake import LIKE_A_SECRET, Intake, depth_of
 from streamer.ingest.redact import Redactor
-from streamer.store import workspaces as store
+from streamer.store.records import workspaces as store
 
 MAX_SETTINGS_BYTES = 64 * 1024
 MAX_SETTINGS_DEPTH = 32

@@ -25,8 +25,8 @@ from streamer.core.ids import new_epoch
 from streamer.store.backups.archive import CHUNK, Archive, BackupError, Manifest
 from streamer.store.backups.files import stamp
 from streamer.store.backups.logs import LOGS, LogState, in_words, read_logs
-from streamer.store.outages import is_outage
-from streamer.store.postgresql import parse
+from streamer.store.engine.outages import is_outage
+from streamer.store.engine.postgresql import parse
 from streamer.store.schema import metadata, workspaces
 
 TABLES = ("alembic_version", *metadata.tables)

@@ -12,11 +12,11 @@ from streamer import __version__
 from streamer.store.backups import postgresql, sqlite
 from streamer.store.backups.archive import Archive, BackupError, Manifest, NotIntact, Progress, open_archive, seal
 from streamer.store.backups.files import appearing
-from streamer.store.database import Database
-from streamer.store.lock import NAME as LOCK
-from streamer.store.lock import lock_of
+from streamer.store.engine.database import Database
+from streamer.store.engine.lock import NAME as LOCK
+from streamer.store.engine.lock import lock_of
 from streamer.store.migrate import HEAD, migrate
-from streamer.store.workspaces import Workspaces
+from streamer.store.records.workspaces import Workspaces
 
 KEY_FILE = "admin.key"
 """The file in the data directory with the admin key that the server created."""

@@ -41,8 +41,8 @@ from streamer.http.responses import json_bytes, last_event_id, shaped
 from streamer.http.services import Services
 from streamer.http.streaming import SinkOptions
 from streamer.observe.loops import Loops
-from streamer.store.log import SqlLog
-from streamer.store.workspaces import Workspaces
+from streamer.store.log.reader import SqlLog
+from streamer.store.records.workspaces import Workspaces
 from streamer.transports import sse
 
 

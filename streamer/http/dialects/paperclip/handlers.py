@@ -43,8 +43,8 @@ from streamer.http.responses import POSITION, json_answer, off_loop, shaped
 from streamer.http.services import Services
 from streamer.http.streaming import SinkOptions, SocketLimits
 from streamer.ingest.intake import Intake
-from streamer.store.entities import Entities
-from streamer.store.log import SqlLog
+from streamer.store.log.entities import Entities
+from streamer.store.log.reader import SqlLog
 from streamer.transports import websocket
 
 USUAL = 100

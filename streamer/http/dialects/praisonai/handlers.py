@@ -26,7 +26,7 @@ from streamer.http.paging import Cursor, Stretch, link_to
 from streamer.http.reading import Pages
 from streamer.http.responses import POSITION, json_answer, json_bytes, shaped
 from streamer.http.services import Services
-from streamer.store.log import SqlLog
+from streamer.store.log.reader import SqlLog
 
 
 @dataclass(frozen=True, slots=True)

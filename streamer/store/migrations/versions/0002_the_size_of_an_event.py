@@ -7,7 +7,7 @@ revision = "0002"
 down_revision = "0001"
 
 ROWS = 5000
-"""Rows that one statement fills on PostgreSQL, where a statement has its time limit (`store/database.py`)."""
+"""Rows that one statement fills on PostgreSQL, where a statement has its time limit (`store/engine/database.py`)."""
 
 
 def upgrade() -> None:

@@ -7,7 +7,7 @@ revision = "0005"
 down_revision = "0004"
 
 ROWS = 5000
-"""Rows that one statement fills on PostgreSQL, where a statement has its time limit (`store/database.py`)."""
+"""Rows that one statement fills on PostgreSQL, where a statement has its time limit (`store/engine/database.py`)."""
 
 # Bytewise on both databases; see store/schema.py.
 _Word = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")

@@ -18,9 +18,9 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func,
 from streamer.core.entities import ISSUE, MAX_TEXT, RUN, Entity, Trace, entity_type, fold, issue_of, traces
 from streamer.core.errors import EntityNotFound, StreamerError, WorkspaceNotFound
 from streamer.core.ids import new_epoch
-from streamer.store.database import Database, reads
-from streamer.store.lookup import bodies
-from streamer.store.rows import arrays, columns, inserter
+from streamer.store.engine.database import Database, reads
+from streamer.store.log.lookup import bodies
+from streamer.store.log.rows import arrays, columns, inserter
 from streamer.store.schema import entities, events, run_issues, workspaces
 
 FOUND_ROWS = 20
@@ -270,7 +270,7 @@ class Entities:
         for table in (entities, run_issues):
             connection.execute(delete(table).where(table.c.workspace == key))
             connection.execute(update(table).where(table.c.workspace == -key).values(workspace=key))
-        # This shows the writers that their cached rows are out of date (`store.writer`).
+        # This shows the writers that their cached rows are out of date (`store.log.writer`).
         later = workspaces.c.last_timestamp + 1
         connection.execute(update(workspaces).where(workspaces.c.key == key).values(last_timestamp=later))
         return head, head, True

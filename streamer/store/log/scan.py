@@ -21,11 +21,11 @@ from streamer.core.event import Event, Facets
 from streamer.core.filter import Filter
 from streamer.core.ports import Bound, Order, Page
 from streamer.core.position import LogHead, Position, expired
-from streamer.store.database import Database
-from streamer.store.lookup import FACETS, SIZED, find, fitting, seq_of
-from streamer.store.pools import TURN_SECONDS
-from streamer.store.predicate import branches, lead, predicate
-from streamer.store.ranges import Range, Ranges, in_order, within
+from streamer.store.engine.database import Database
+from streamer.store.engine.pools import TURN_SECONDS
+from streamer.store.log.lookup import FACETS, SIZED, find, fitting, seq_of
+from streamer.store.log.predicate import branches, lead, predicate
+from streamer.store.log.ranges import Range, Ranges, in_order, within
 from streamer.store.schema import events
 
 FIRST_WINDOW = 4096

@@ -15,10 +15,10 @@ from streamer.core.errors import StoreUnavailable, WorkspaceNotFound
 from streamer.core.ids import SYSTEM_WORKSPACE, new_epoch
 from streamer.core.ports import Change, Told
 from streamer.core.position import LogHead
-from streamer.store.database import Database, reads, writes
-from streamer.store.entities import cut
+from streamer.store.engine.database import Database, reads, writes
+from streamer.store.log.entities import cut
+from streamer.store.log.statements import workspace_row
 from streamer.store.schema import audit_counts, credentials, events, idempotency, members, tickets, workspaces
-from streamer.store.statements import workspace_row
 
 PURGE_ROWS = 5000
 """Events of deleted workspaces that one transaction removes."""

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, inser
 from streamer.core.errors import NotFound, PermissionDenied, RateLimited, WorkspaceNotFound
 from streamer.core.event import Draft
 from streamer.core.ports import Change, T, Told
-from streamer.store.database import Database, reads, writes
+from streamer.store.engine.database import Database, reads, writes
 from streamer.store.schema import credentials, members
 
 Kind = Literal["admin", "key", "sign_in", "session"]

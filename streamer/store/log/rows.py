@@ -5,7 +5,7 @@ from itertools import chain
 
 from sqlalchemy import Connection, Integer, Table
 
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 
 INSERT_ROWS = (256, 64, 16, 4, 1)
 """Rows that SQLite takes with one statement.

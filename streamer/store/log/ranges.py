@@ -13,8 +13,8 @@ from sqlalchemy import ColumnElement, CompoundSelect, Connection, case, func, se
 
 from streamer.core.filter import Condition, Filter
 from streamer.core.ports import Order
-from streamer.store.database import Database
-from streamer.store.predicate import branches, is_audit, lead, parts_of, predicate
+from streamer.store.engine.database import Database
+from streamer.store.log.predicate import branches, is_audit, lead, parts_of, predicate
 from streamer.store.schema import audit_counts, events
 
 BLOCK = 1024

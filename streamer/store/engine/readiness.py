@@ -13,8 +13,8 @@ from streamer.core.clock import now_us
 from streamer.core.errors import StoreUnavailable
 from streamer.observe.metrics import Metrics
 from streamer.observe.tasks import outlasting
-from streamer.store.database import Database
-from streamer.store.outages import Outage
+from streamer.store.engine.database import Database
+from streamer.store.engine.outages import Outage
 from streamer.store.schema import audit_counts, entities, events, idempotency, run_issues, workspaces
 
 ANSWER_SECONDS = 1.0

@@ -8,8 +8,8 @@ from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, inse
 from streamer.core.errors import NotFound, RateLimited, WorkspaceNotFound
 from streamer.core.event import Draft
 from streamer.core.ports import Change, Told
-from streamer.store.credentials import Credential, take_keys_of
-from streamer.store.database import Database, reads
+from streamer.store.engine.database import Database, reads
+from streamer.store.records.credentials import Credential, take_keys_of
 from streamer.store.schema import members
 
 AT_ONCE = 5000

@@ -24,7 +24,7 @@ SESSION = {
 }
 """Settings with which PostgreSQL cleans up after a node that stopped in the middle of a transaction, or disappeared silently."""
 WRITING = {"lock_timeout": "1s", "idle_in_transaction_session_timeout": "10s"}
-"""A stopped node's locks end soon; and a writer gives up on a lock earlier, so that it can do other work (`store.writer`)."""
+"""A stopped node's locks end soon; and a writer gives up on a lock earlier, so that it can do other work (`store.log.writer`)."""
 
 _HANDED_ON = frozenset(
     {

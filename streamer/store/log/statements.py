@@ -10,10 +10,10 @@ from streamer.core.event import Draft, Event, Facets
 from streamer.core.frame import LiveFrame
 from streamer.core.ids import new_epoch
 from streamer.core.position import Position
-from streamer.store.database import Database
-from streamer.store.entities import Folding, Known, Told
-from streamer.store.ranges import count_audit
-from streamer.store.rows import inserter
+from streamer.store.engine.database import Database
+from streamer.store.log.entities import Folding, Known, Told
+from streamer.store.log.ranges import count_audit
+from streamer.store.log.rows import inserter
 from streamer.store.schema import audit_counts, events, idempotency, workspaces
 
 KEPT_LOGS = 100

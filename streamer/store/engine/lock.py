@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from streamer.core.errors import StreamerError
-from streamer.store.database import Database
+from streamer.store.engine.database import Database
 
 NAME = "streamer.lock"
 """The locked file in the data directory.

@@ -33,11 +33,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 
-from streamer.store.outages import (
+from streamer.store.engine.outages import (
     Outage,
 )
-from streamer.store.pools import File, Pool, PostgresqlPool, SqlitePool
-from streamer.store.postgresql import SESSION, WRITING, BadDatabaseUrl, parse
+from streamer.store.engine.pools import File, Pool, PostgresqlPool, SqlitePool
+from streamer.store.engine.postgresql import SESSION, WRITING, BadDatabaseUrl, parse
 from streamer.store.schema import credentials, events, workspaces
 
 SQLITE_READERS = 2
@@ -48,7 +48,7 @@ POSTGRESQL_WRITERS = 2
 READ_SECONDS = 5.0
 """Default time limit for one read."""
 WINDOW_SECONDS = 0.25
-"""Time limit for one statement for a page of events: a page that needs more is read in parts (`store.scan`)."""
+"""Time limit for one statement for a page of events: a page that needs more is read in parts (`store.log.scan`)."""
 CHECK_LOCK_MS = "800"
 """Milliseconds that a check of the database waits for a lock on PostgreSQL: less than the second in which it must answer."""
 

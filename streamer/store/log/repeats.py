@@ -7,7 +7,7 @@ import orjson
 
 from streamer.core.event import Draft, Event
 from streamer.core.ports import Append
-from streamer.store.statements import LockedLog
+from streamer.store.log.statements import LockedLog
 
 _OLD_LENGTH = 64
 """Digits of request fingerprints from versions before migration 0009, which were computed from the events as they were stored."""

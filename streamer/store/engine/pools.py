@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from streamer.core.errors import ReadTimeout, StoreUnavailable
 from streamer.observe.tasks import outlasting
-from streamer.store.outages import (
+from streamer.store.engine.outages import (
     Cause,
     Contended,
     Outage,
@@ -41,7 +41,7 @@ from streamer.store.outages import (
     refusal_of,
     spoils,
 )
-from streamer.store.postgresql import Target, misuse
+from streamer.store.engine.postgresql import Target, misuse
 
 TURN_SECONDS = 5
 """How long a function waits for a connection."""

@@ -30,15 +30,15 @@ from streamer.core.event import Event
 from streamer.core.ids import SYSTEM_WORKSPACE
 from streamer.core.ports import Append, Appended, Change, Committed, T
 from streamer.observe.metrics import Metrics
-from streamer.store.ahead import Ahead
-from streamer.store.database import Database
-from streamer.store.held import HELD, LOCKED, Held, Waiting, locks_of
-from streamer.store.outages import Contended, Refused
-from streamer.store.pools import STOPPING
-from streamer.store.queue import Queue
-from streamer.store.repeats import is_same, repeats
-from streamer.store.statements import LockedLog, Statements
-from streamer.store.steady import SteadyClock
+from streamer.store.engine.database import Database
+from streamer.store.engine.outages import Contended, Refused
+from streamer.store.engine.pools import STOPPING
+from streamer.store.engine.steady import SteadyClock
+from streamer.store.log.ahead import Ahead
+from streamer.store.log.held import HELD, LOCKED, Held, Waiting, locks_of
+from streamer.store.log.queue import Queue
+from streamer.store.log.repeats import is_same, repeats
+from streamer.store.log.statements import LockedLog, Statements
 
 GROUP_EVENTS = 4096
 """Events in one transaction, unless a single request has more."""

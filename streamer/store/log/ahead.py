@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import structlog
 
 from streamer.observe.metrics import Metrics
-from streamer.store.statements import LockedLog
+from streamer.store.log.statements import LockedLog
 
 AHEAD_US = 5_000_000
 """A smaller difference is normal: simultaneous events are one microsecond apart."""

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row, and_, delete, false, func, insert, or_, select, update
 
-from streamer.store.database import Database, reads, writes
+from streamer.store.engine.database import Database, reads, writes
 from streamer.store.schema import tickets
 
 SWEPT = 100

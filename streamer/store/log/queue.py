@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from streamer.core.ports import Append, Change
 from streamer.core.shares import has_room
-from streamer.store.held import Held, Lane, Waiting, locks_of
+from streamer.store.log.held import Held, Lane, Waiting, locks_of
 
 QUANTUM_EVENTS: Final = 128
 """Events of one account before the next account's turn; a single request can have more."""

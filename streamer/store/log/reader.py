@@ -11,11 +11,11 @@ from streamer.core.filter import Filter
 from streamer.core.frame import LiveFrame
 from streamer.core.ports import Bound, Order, Page
 from streamer.core.position import LogHead, Position
-from streamer.store.database import Database, reads
-from streamer.store.lookup import FACETS, HEAD, SIZED, find, fitting, log_head, seq_of
-from streamer.store.predicate import predicate
-from streamer.store.ranges import Ranges, is_scan
-from streamer.store.scan import Scan, Wanted
+from streamer.store.engine.database import Database, reads
+from streamer.store.log.lookup import FACETS, HEAD, SIZED, find, fitting, log_head, seq_of
+from streamer.store.log.predicate import predicate
+from streamer.store.log.ranges import Ranges, is_scan
+from streamer.store.log.scan import Scan, Wanted
 from streamer.store.schema import events, workspaces
 
 

@@ -1,0 +1,1 @@
+"""The database: connections with deadlines, locks, outages, readiness."""

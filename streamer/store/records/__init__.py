@@ -1,0 +1,1 @@
+"""Records beside the log: workspaces, members, credentials and tickets."""

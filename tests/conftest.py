@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ADMIN_KEY = "sk_admin_of_the_tests_0123456789"
 
 READ_SECONDS = 60
-"""How long a server's reads of the database may take: on a busy machine more than by default, unless that is what is tested."""
+"""Time limit for a server's database reads. It exceeds the default, because the machine may be busy, except where a test is about it."""
 
 MakeServer = Callable[..., Awaitable[Server]]
 MakeProcess = Callable[..., ServerProcess]

@@ -158,7 +158,7 @@ TOKENS |= {
 }
 
 PLAIN = "Zx9qLm2Wv8Rt4Yp7Kd3N"
-"""A secret without a shape."""
+"""A secret without a recognizable shape."""
 GITHUB, OURS, JWT = TOKENS["GitHub personal"], TOKENS["ours"], TOKENS["JSON Web Token"]
 
 

@@ -37,9 +37,9 @@ GROWING, MIDDLE = 180_000, 9_000
 QUERY = 15_000
 """A little less than a request line may have."""
 SERVED = {"livez", "append", "read", "session"}
-"""What the bystanders ask for."""
+"""A little less than a request line can have."""
 LIMIT_SECONDS = 0.05
-"""CPU time of one step at the default limits."""
+"""The bystanders' requests."""
 PACE_SECONDS = 0.005
 """Pause between the requests of a bystander. Without it, bystanders use most of the CPU, and each test takes twice as long."""
 

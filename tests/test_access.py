@@ -43,7 +43,7 @@ from tests.support.raw import RawConnection, request_head
 from tests.support.waiting import eventually
 
 WORKSPACES = ("mine", "theirs", "nowhere", "%00", "system")
-"""One with a grant, one without, and three that do not exist."""
+"""A workspace with a grant, one without, and three that do not exist."""
 
 GUARDED = [route for route in ROUTES if not route.access.public]
 OF_A_WORKSPACE = [route for route in GUARDED if "{ws}" in route.path]

@@ -52,7 +52,7 @@ FULL: dict[str, Any] = {
 }
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-"""For what is decided before any database is asked."""
+"""For tests that do not reach the database."""
 
 
 async def count(api: Api, workspace: str = "w") -> int:

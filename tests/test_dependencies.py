@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from tests.support.tools import ROOT
 
 OWN = {"bench", "position", "streamer", "tests"}
-"""Our packages, and a module that docs/streaming.md shows."""
+"""This project's packages, and a module shown in docs/streaming.md."""
 # `./run bench` starts with the server's packages only.
 RUNTIME = ("streamer", "bench")
 DEVELOPMENT = ("tests", "docs")
@@ -30,7 +30,7 @@ NOT_IMPORTED = {
     "ruff": "./run test starts it",
     "types-psutil": "mypy reads it",
 }
-"""Packages that are declared, and used without an import."""
+"""Declared packages that are used without an import."""
 
 
 def _sources(folder: str) -> Iterator[tuple[str, str]]:

@@ -40,7 +40,7 @@ RUN_KEYS = {
     "continuationAttempt", "lastUsefulActionAt", "nextAction", "wakeCommentIds", "wakeCommentId", "contextCommentId",
     "contextIssueId", "execution", "environment", "environmentLease", "retryExhaustedReason",
 }  # fmt: skip
-"""What the released server says of a run."""
+"""The released server's fields of a run."""
 
 
 @pytest.fixture

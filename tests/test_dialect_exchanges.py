@@ -112,10 +112,14 @@ def praisonai_tokens() -> list[Exchange]:
             401,
             INVALID,
             sent=_as(_signed(exp=None)),
-            instead_of="200: a token that never ends is refused",
+            instead_of="200: a token without an expiry is refused",
         ),
         Exchange(
-            f"GET {LIST}", 401, INVALID, sent=_as(_signed(sub=None)), instead_of="500: a token of nobody is refused"
+            f"GET {LIST}",
+            401,
+            INVALID,
+            sent=_as(_signed(sub=None)),
+            instead_of="500: a token without a subject is refused",
         ),
         Exchange(f"GET {LIST}?token={good.partition(' ')[2]}", 401, MISSING, sent=_as("")),
         Exchange(f"GET {LIST}", 401, MISSING, sent=_as("") | {"Cookie": f"token={good}", "X-API-Key": good}),
@@ -143,7 +147,7 @@ PRAISONAI = [
     Exchange(f"GET {LIST}?offset=6", 200, []),
     Exchange(f"GET {OF_ISSUE}?offset=1000", 200, []),
     Exchange(
-        f"GET {LIST}?offset={2**63}", 422, instead_of="500: a number that no database takes is the caller's error"
+        f"GET {LIST}?offset={2**63}", 422, instead_of="500: a number too large for the database is the caller's error"
     ),
     Exchange("GET /api/v1/workspaces/unknown/activity", 403, FORBIDDEN),
     Exchange("GET /api/v1/workspaces/foreign/activity", 403, FORBIDDEN),
@@ -155,7 +159,7 @@ PRAISONAI = [
     Exchange(f"GET {LIST}?limit=0", 401, MISSING, sent=_as("")),
     *(
         Exchange(
-            f"GET {LIST}?{name}=1", 422, _unknown(name), instead_of="200: a parameter that does nothing would mislead"
+            f"GET {LIST}?{name}=1", 422, _unknown(name), instead_of="200: a parameter without effect would mislead"
         )
         for name in ("foo", "actor", "since")
     ),
@@ -179,7 +183,7 @@ PRAISONAI = [
     Exchange(f"GET {LIST}", 200, Count(6), sent={"Accept": "text/event-stream"}),
     Exchange("GET /health", 200, {"status": "ok"}, sent=_as("")),
 ]
-"""The table of the activity calls."""
+"""The table of activity calls."""
 
 PRAISONAI_FILTERS = [
     Exchange(f"GET {LIST}?actor_id=ann", 200, Count(2)),
@@ -216,7 +220,7 @@ PRAISONAI_FILTERS = [
         )
     ),
 ]
-"""What the documents promise and the released server ignores."""
+"""Documented behaviour that the released server ignores."""
 
 
 async def test_praisonai(server: Server, api: Api, http: aiohttp.ClientSession) -> None:
@@ -251,7 +255,7 @@ PLATFORM_ACTIVITY = [
     *((action, "issue") for action in ("agent_assigned", "agent_completed", "agent_failed")),
     ("agent_created", "agent"),
 ]
-"""The actions of the platform's document, and the resources that they are about there."""
+"""The actions in the platform's document, and their resources there."""
 
 
 async def test_praisonai_platform_activity(api: Api) -> None:
@@ -335,17 +339,16 @@ PAPERCLIP_READS = [
     Exchange(f"HEAD {COMPANY}", 200, ""),
     Exchange(f"GET {COMPANY}?limit=1", 200, Count(1), sent=AGENT),
     Exchange(
-        "GET /api/companies/unknown/activity", 403, FOREIGN, instead_of="200 or 500: who may not read learns nothing"
+        "GET /api/companies/unknown/activity",
+        403,
+        FOREIGN,
+        instead_of="200 or 500: a caller without access learns nothing",
     ),
-    Exchange(
-        "GET /api/companies/company_abc/activity", 403, FOREIGN, instead_of="403 with a text that its document lacks"
-    ),
+    Exchange("GET /api/companies/company_abc/activity", 403, FOREIGN, instead_of="403 with an undocumented text"),
     Exchange("GET /api/companies/company_abc/activity", 403, FOREIGN, sent=AGENT),
     Exchange(f"GET {COMPANY}", 403, FOREIGN, sent=_as(_signed(sub="zoe")), instead_of="403 with a text of its own"),
     Exchange(f"GET {COMPANY}", 200, Count(100), sent=_as(_signed(sub="vera"))),
-    Exchange(
-        f"OPTIONS {COMPANY}", 404, NO_ROUTE, instead_of="200: only where the settings let other origins in, for CORS"
-    ),
+    Exchange(f"OPTIONS {COMPANY}", 404, NO_ROUTE, instead_of="200: only if the settings allow other origins"),
     Exchange("GET /api/companies/company_abc/activity?limit=abc", 403, FOREIGN),
     *(
         Exchange(f"GET /api/issues/{ref}/activity", 200, Count(2))
@@ -358,7 +361,7 @@ PAPERCLIP_READS = [
     Exchange("GET /api/issues/PAP-42/runs", 200, Count(1)),
     Exchange("GET /api/issues/PAP-43/runs", 404, NO_ISSUE),
     Exchange("GET /api/heartbeat-runs/run_1/issues", 200, Count(1)),
-    Exchange("GET /api/heartbeat-runs/unknown/issues", 200, [], instead_of="500 for what is not a UUID"),
+    Exchange("GET /api/heartbeat-runs/unknown/issues", 200, [], instead_of="500 for an id that is not a UUID"),
     Exchange("GET /api/heartbeat-runs/run_of_abc/issues", 200, []),
     *(
         Exchange(f"{method} {path}", 404, NO_ROUTE)
@@ -381,10 +384,14 @@ PAPERCLIP_READS = [
     Exchange(f"GET {COMPANY}", 401, UNAUTHORIZED, sent=_as("")),
     Exchange("GET /api/heartbeat-runs/run_1/issues", 401, UNAUTHORIZED, sent=_as("")),
     Exchange(
-        "GET /api/issues/PAP-42/activity", 401, UNAUTHORIZED, sent=_as(""), instead_of="404: credentials come first"
+        "GET /api/issues/PAP-42/activity",
+        401,
+        UNAUTHORIZED,
+        sent=_as(""),
+        instead_of="404: credentials are checked first",
     ),
 ]
-"""The tables of the lists and of access. 511 events are there."""
+"""The tables of lists and access, for 511 events."""
 
 PAPERCLIP_FILTERS = [
     Exchange(f"GET {COMPANY}?action=issue.created", 200, Count(1)),
@@ -416,7 +423,7 @@ PAPERCLIP_FILTERS = [
         )
     ),
 ]
-"""What the document says will come; a parameter that does nothing, or cannot be, is an error."""
+"""Documented future behaviour; a parameter without effect, or an invalid one, is an error."""
 
 PAPERCLIP_WRITES = [
     Exchange(f"POST {COMPANY}", 201, body=WHOLE),
@@ -472,14 +479,14 @@ PAPERCLIP_WRITES = [
         403,
         FOREIGN,
         body={},
-        instead_of="400: access is decided before the body",
+        instead_of="400: access is checked before the body",
     ),
     Exchange(
         "POST /api/companies/unknown/activity",
         403,
         FOREIGN,
         body=WHOLE,
-        instead_of="500: who may not write learns nothing",
+        instead_of="500: a caller without access learns nothing",
     ),
     Exchange(f"POST {COMPANY}", 401, UNVERIFIED, sent=_as("Bearer pcp_unknown"), body=WHOLE),
     Exchange(

@@ -289,11 +289,11 @@ PARAMETERS = {
     "last_event_id": "event-of-theirs",
     "Last-Event-ID": "event-of-theirs",
 }
-"""A value for each parameter of a route; a credential's makes it the caller's own matter."""
+"""A value for each parameter of a route. Parameters with credentials have tests of their own."""
 ACROSS = {
     "issue_activity", "my_activity", "activity_of_issue", "issue_runs", "run_issues", "org_audit", "stream_org_activity",
 }  # fmt: skip
-"""Routes without a workspace in their path: they have a test of their own."""
+"""Routes without a workspace in their path have tests of their own."""
 
 
 def path_of(route: Operation, workspace: str) -> str:

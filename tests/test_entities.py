@@ -190,7 +190,7 @@ def test_times_of_a_run_that_the_event_gives_win() -> None:
 
 
 def test_a_heartbeat_about_an_agent_is_about_its_run() -> None:
-    """A heartbeat event sets status and source of its run. The agent is the one that is woken."""
+    """A heartbeat event sets status and source of its run. Its agent is the agent that is woken."""
     event = complete(
         action="heartbeat.invoked", entity={"type": "agent", "id": "a2", "name": "Two"}, run_id="r",
         details={"status": "queued", "source": "timer"},

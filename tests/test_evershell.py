@@ -190,7 +190,7 @@ FITS: Mapping[str, Callable[[Any], bool]] = {
     "policy_type": lambda value: value in ("http", "dns"),
     "credentials_minted": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
 }
-"""What the contract says of the values of the fields that are lifted."""
+"""The contract's types of the lifted fields."""
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=5)
@@ -791,7 +791,7 @@ async def test_streams_end_with_what_opened_them(api: Api) -> None:
 
 
 MARK = "test.mark"
-"""An action of events that tell a client only how far it has come."""
+"""The action of marker events, which show a client's progress."""
 
 
 class Client:

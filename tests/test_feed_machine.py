@@ -50,7 +50,7 @@ BOUNDS: list[dict[str, int]] = [
     {"audience.STEP_DELIVERIES": 1, "cohort.TURN_BYTES": 100, "cohort.TURN_FRAME_BYTES": 10},
     {"audience.STEP_DELIVERIES": 2, "cohort.TURN_SEARCH": 20, "pace.FREE": 0, "pace.SEARCHED_A_SECOND": 100},
 ]
-"""Bounds of a turn of the fan-out: those of the product, and such that a pass takes many turns and steps."""
+"""Limits of a fan-out pass: small, so that a pass takes many turns and steps."""
 
 
 class ModelLog:
@@ -193,7 +193,7 @@ class Client:
     seqs: list[int] = field(default_factory=list)
     missing: set[int] = field(default_factory=set)
     first: int = 0
-    """What it was given begins behind this seq."""
+    """It receives events after this seq."""
     closed: str | None = None
 
     def take(self) -> None:

@@ -43,9 +43,9 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 MAX_MESSAGE = 2**16
 SOON = 0.05
-"""How long an answer is waited for that may never come, for what was sent is not whole."""
+"""Time to wait for a response that may never come, because the request is incomplete."""
 CODES = {1000, 1002, 1007, 1009}
-"""How a socket may end for what its client sent (RFC 6455, 7.4.1): in good order, by a fault of the protocol, no UTF-8, too long."""
+"""Allowed close codes after a client's input (RFC 6455, 7.4.1): normal, protocol error, invalid UTF-8, too long."""
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ class Taken:
     outlets: list[Outlet] = field(default_factory=list)
     lost: int = 0
     peak: int = 0
-    """The most bytes that a transport's buffer held when it was about to be given more."""
+    """The maximum size of a transport's buffer before a write."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Start a response and take over its connection."""

@@ -26,7 +26,7 @@ W = events("w")
 
 pytestmark = pytest.mark.usefixtures("one_hour")
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-"""For what is decided before any database is asked."""
+"""For tests that do not reach the database."""
 
 
 async def fill(api: Api, count: int, workspace: str = "w", **event: object) -> list[Event]:

@@ -1,4 +1,4 @@
-"""No step of the event loop takes long, whatever a client sends: measured as CPU time, over the API's doors."""
+"""No input blocks the event loop: the CPU time of each step is limited, for all interfaces of the API."""
 
 import asyncio
 import io
@@ -24,7 +24,7 @@ MiB = 2**20
 W = events("w")
 JSON = "application/json"
 LONGEST = 0.05
-"""CPU seconds that one step may take, on a machine that does `_reference` in `REFERENCE_SECONDS`."""
+"""Limit for the CPU seconds of one step, on a machine that runs `_reference` in `REFERENCE_SECONDS`."""
 REFERENCE_SECONDS = 0.018
 TRIES = 3
 HEAD = b'{"action":"tool.used","actor":{"type":"agent","id":"a"}'
@@ -41,7 +41,7 @@ def batch(each: bytes, count: int) -> bytes:
 
 
 def text(content: str, size: int) -> bytes:
-    """Return details with a text of about so many bytes."""
+    """Return details with a text of about this many bytes."""
     return b',"details":{"text":"' + (content * (size // len(content.encode()))).encode() + b'"}'
 
 
@@ -106,14 +106,14 @@ MESSAGES = ("arrays in details", "unknown fields", "wrong changes", "a long word
 
 @pytest.fixture
 def stepped(database_url: str, tmp_path: Path) -> Iterator[tuple[str, Steps]]:
-    """A server whose steps are measured."""
+    """Start a server whose steps are measured."""
     settings = Settings(data_dir=tmp_path / "data", port=0, database_url=database_url, admin_key=ADMIN_KEY)
     with stepped_server(settings) as (server, steps):
         yield server.url, steps
 
 
 async def in_short_steps(steps: Steps, act: Callable[[], Awaitable[object]]) -> None:
-    """Check that no step takes long while this is done. A busy machine inflates CPU time, too: then it is tried again."""
+    """Require that no step takes long while this runs. Retry if it fails, because a busy machine inflates CPU time, too."""
     for _ in range(TRIES):
         steps.forget()
         await act()
@@ -124,19 +124,19 @@ async def in_short_steps(steps: Steps, act: Callable[[], Awaitable[object]]) -> 
 
 
 def _slowness() -> float:
-    """Return how many times slower than the reference this machine is now."""
+    """Return how much slower than the reference machine this machine is now."""
     started = time.thread_time()
     _reference()
     return (time.thread_time() - started) / REFERENCE_SECONDS
 
 
 def _reference() -> None:
-    """Do what takes about 10 ms on a fast machine."""
+    """Run a computation that takes about 10 ms on a fast machine."""
     json.loads("[" + "1," * 300_000 + "1]")
 
 
 async def post(api: Api, path: str, data: bytes, kind: str = JSON) -> Answer:
-    """Send a body; returns when the step that answered is over."""
+    """Send a body; return when the step that sent the response has ended."""
     headers = {**api.headers, "Content-Type": kind}
     async with api._session.post(api.url + path, data=io.BytesIO(data), headers=headers) as response:
         answer = Answer(response.status, response.headers, await response.read())
@@ -145,14 +145,14 @@ async def post(api: Api, path: str, data: bytes, kind: str = JSON) -> Answer:
 
 
 async def expect(api: Api, path: str, data: bytes, kind: str, *, name: str, status: int) -> None:
-    """Send a body and check the answer's status."""
+    """Send a body and check the response's status."""
     answer = await post(api, path, data, kind)
     assert answer.status == status, (name, answer.body[:300])
 
 
 @pytest.mark.parametrize("stored", [True, False], ids=["stored", "refused"])
 async def test_bodies(stepped: tuple[str, Steps], http: aiohttp.ClientSession, *, stored: bool) -> None:
-    """Large bodies, valid and not, are taken or refused in short steps."""
+    """Large bodies, valid and invalid, are accepted or refused in short steps."""
     url, steps = stepped
     api = Api(http, url, ADMIN_KEY)
     (await api.put("/v1/workspaces/w")).expect(201)
@@ -163,7 +163,7 @@ async def test_bodies(stepped: tuple[str, Steps], http: aiohttp.ClientSession, *
 
 
 async def test_small_bodies(stepped: tuple[str, Steps], http: aiohttp.ClientSession) -> None:
-    """A body that holds a few values is refused in short steps if it holds many, by the native API and by a dialect."""
+    """A body with too many values for its kind is refused in short steps, by the native API and by a dialect."""
     url, steps = stepped
     api = Api(http, url, ADMIN_KEY)
     (await api.put("/v1/workspaces/w")).expect(201)
@@ -178,7 +178,7 @@ async def test_small_bodies(stepped: tuple[str, Steps], http: aiohttp.ClientSess
 
 
 async def test_messages(stepped: tuple[str, Steps], http: aiohttp.ClientSession) -> None:
-    """Large messages on a WebSocket are taken or refused in short steps; the socket goes on."""
+    """Large messages on a WebSocket are accepted or refused in short steps, and the socket stays open."""
     url, steps = stepped
     api = Api(http, url, ADMIN_KEY)
     (await api.put("/v1/workspaces/w")).expect(201)
@@ -203,7 +203,7 @@ async def test_messages(stepped: tuple[str, Steps], http: aiohttp.ClientSession)
 
 
 async def test_appends_at_once(stepped: tuple[str, Steps], http: aiohttp.ClientSession) -> None:
-    """Many large batches of small events, stored together, are stored in short steps, and found again in such."""
+    """Many large batches of small events in one group are stored and read back in short steps."""
     url, steps = stepped
     api = Api(http, url, ADMIN_KEY)
     (await api.put("/v1/workspaces/w")).expect(201)
@@ -227,7 +227,7 @@ async def test_appends_at_once(stepped: tuple[str, Steps], http: aiohttp.ClientS
 
 
 async def test_what_is_refused_says_why(stepped: tuple[str, Steps], http: aiohttp.ClientSession) -> None:
-    """Too many values are 413 with their number and the limit; commas and brackets within texts are none."""
+    """Too many values get 413 with their number and the limit. Commas and brackets within texts do not count."""
     url, _ = stepped
     api = Api(http, url, ADMIN_KEY)
     (await api.put("/v1/workspaces/w")).expect(201)
@@ -239,15 +239,15 @@ async def test_what_is_refused_says_why(stepped: tuple[str, Steps], http: aiohtt
     lines = b"\n".join([event(), values])
     refused = await post(api, W, lines, "application/x-ndjson")
     assert refused.json["error"]["details"]["fields"] == {"events[1]": "over 100000 values"}
-    for shift in range(8):  # the escapes are cut at each of their places
+    for shift in range(8):  # the escapes are split at each position
         content = "x" * shift + '\\",,,,' * 30_000
         answer = await post(api, W, event(b',"details":{"t":%b}' % json.dumps(content).encode()))
-        assert answer.status == 201, "120,000 commas within a text"
+        assert answer.status == 201, "commas within a text do not count"
         assert answer.json["details"]["t"] == content
 
 
 async def test_no_more_than_fifty_fields_are_named(stepped: tuple[str, Steps], http: aiohttp.ClientSession) -> None:
-    """Of many wrong events the first are named, as JSON and as NDJSON."""
+    """If many events are invalid, only the first are named, in JSON and in NDJSON."""
     url, _ = stepped
     api = Api(http, url, ADMIN_KEY)
     for separator, kind in ((b",", JSON), (b"\n", "application/x-ndjson")):
@@ -259,7 +259,7 @@ async def test_no_more_than_fifty_fields_are_named(stepped: tuple[str, Steps], h
 
 
 async def test_our_own_client_sends_more_than_an_array_holds(stepped: tuple[str, Steps]) -> None:
-    """A batch of the client's may have more values in all than are taken in one array."""
+    """A batch of the client may exceed the limit of values in one array."""
     url, _ = stepped
     batch_ = [{"action": "a.b", "actor": {"type": "user", "id": "u"}, "details": {"n": [1] * 2000}}] * 60
     async with Client(url, ADMIN_KEY) as client:

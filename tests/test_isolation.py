@@ -1,4 +1,4 @@
-"""Isolation: on every route, callers learn nothing about workspaces without a grant, and lose access when a grant ends.
+"""Isolation: on every route, callers learn nothing about workspaces without a grant, and lose access when a grant is withdrawn.
 
 The tests are generated from the route table. A new route, parameter, header or body needs a value here; without one, a
 test fails.
@@ -44,7 +44,7 @@ from tests.support.websocket import UPGRADE, open_socket
 
 MINE, THEIRS, NOWHERE = "mine", "theirs", "nowhere"
 MARK = "zq7Marker"
-"""Stands in everything of the foreign workspace that somebody could be shown, and in nothing that is sent."""
+"""A text in everything of the foreign workspace that could be exposed, and in no request."""
 GUARDED = [route for route in ROUTES if not route.access.public]
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -119,7 +119,7 @@ class World:
     mine: Things
     strangers: dict[str, Witness]
     seen: list[bytes]
-    """All that the strangers were answered."""
+    """All responses to the strangers."""
 
     async def state(self) -> Any:
         """Return the whole contents of the foreign workspace."""
@@ -651,7 +651,7 @@ async def test_a_credential_is_looked_at_first(server: Server, api: Api) -> None
 
 WAYS = ("asking", *(kind.name for kind in CONNECTED))
 HELD = 100
-"""Readers that a crowd holds open, before the end is near."""
+"""Readers that a crowd keeps open before the access ends."""
 
 
 class Crowd:
@@ -661,14 +661,14 @@ class Crowd:
         self._api = api
         self.name = name
         self._refusal = refusal
-        """The code that tells of the end; a workspace that is about to be made anew is refused for another reason."""
+        """The error code after the end of access; a workspace that is about to be recreated is refused for another reason."""
         self.has_ended = self.is_ending = self.is_over = False
-        """`has_ended`: nothing that is begun from now on may be let in."""
+        """`has_ended`: from now on, nothing new may be accepted."""
         self.let_in: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
-        """Counted by the way that was tried."""
+        """Number of attempts by route."""
         self.wrong: list[str] = []
-        """What was begun after the end and let in."""
+        """What was accepted although it started after the end."""
         self.readers: list[asyncio.Task[list[Any]]] = []
         self._tasks = [asyncio.create_task(self._ask(n)) for n in range(6)]
         self._tasks += [asyncio.create_task(self._open(kind)) for kind in CONNECTED for _ in range(3)]

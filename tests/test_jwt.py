@@ -56,7 +56,7 @@ SECRET = "the secret of the tests, which is long enough"
 PUBLISHED = ("RS256", "ES256", "EdDSA")
 SECONDS_NOW = 1_795_242_124
 REFUSED = "the token is malformed, or no key of this server verifies it with a supported algorithm"
-"""The one text of all that is wrong before the signature is known to be right."""
+"""The text of every error that is found before the signature is verified."""
 
 
 class Clock:
@@ -280,7 +280,7 @@ def _unsigned(alg: object) -> str:
 NO_ALGORITHMS: tuple[object, ...] = ("none", "None", "NONE", "nOnE", "", None, 0, ["none"], ["HS256"], {}, True)
 RSA, EC, OKP = (issuer_key(alg, alg.lower()) for alg in PUBLISHED)
 MINE = issuer_key("RS256", "rs256", 99)
-"""A key that the issuer does not publish, named like one that it does."""
+"""A key that the issuer does not publish, under the name of one that it does."""
 
 FORGED: dict[str, Callable[[], str]] = {
     **{f"alg {alg!r}": partial(_unsigned, alg) for alg in NO_ALGORITHMS},
@@ -731,7 +731,7 @@ def keys_in_use(metrics: Metrics) -> int:
 
 
 async def test_rotation(tokens: Tokens, issuer: Issuer, clock: Clock, metrics: Metrics) -> None:
-    """A new key is used at once by the first token that names it. A removed key verifies nothing, and its grants end."""
+    """A new key is used at once by the first token that names it. A removed key verifies nothing, and its tokens become invalid."""
     old, new = issuer_key("ES256", "old"), issuer_key("ES256", "new", 1)
     issuer.keys = [old]
     await tokens.refresh()
@@ -754,7 +754,7 @@ async def test_rotation(tokens: Tokens, issuer: Issuer, clock: Clock, metrics: M
 
 
 async def test_a_kid_that_is_used_again(tokens: Tokens, issuer: Issuer, clock: Clock) -> None:
-    """A different key under the same `kid` is another signer, and the old key's grants end."""
+    """A different key under the same `kid` is another signer, and tokens of the old key become invalid."""
     old, new = issuer_key("ES256"), issuer_key("ES256", number=1)
     issuer.keys = [old]
     first = await tokens.verify(old.sign(claims()))

@@ -42,7 +42,7 @@ from tests.support.websocket import open_socket
 WS = "living"
 
 SOON = 8
-"""Seconds in which what the documentation says of two seconds must be over, on a busy machine."""
+"""Time limit in seconds, on a busy machine, for what the documentation promises in two seconds."""
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 of_every_connected_kind = pytest.mark.parametrize("kind", CONNECTED, ids=lambda kind: kind.name)

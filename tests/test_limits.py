@@ -29,7 +29,7 @@ from tests.support.websocket import BINARY, CONTINUATION, PING, TEXT, encode_fra
 
 WS = "w"
 SLOW = 0.001
-"""A rate, events a second, at which nothing comes back during a test."""
+"""A rate in events per second so low that no token returns during a test."""
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.support.waiting import SECONDS, eventually
 
 WS = "polled"
 LONG = 60
-"""Seconds that a poll may wait: more than a test may take, so whoever waits so long has failed."""
+"""Seconds for `wait`: longer than a test may take, so a poll that waits this long fails its test."""
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

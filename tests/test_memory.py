@@ -1,4 +1,4 @@
-"""Memory is bounded for the whole node: clients that send slowly, or read nothing, use up their own share and nobody else's."""
+"""Memory is limited per node: clients that send slowly or read nothing use up only their own share."""
 
 import asyncio
 import gzip
@@ -34,11 +34,11 @@ WS = "w"
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    """No database is asked about this."""
+    """Run on one kind of database only, because these tests do not depend on it."""
     return sqlite_url(tmp_path)
 
 
-# ---- the count
+# ---- the budget
 
 
 @given(
@@ -50,7 +50,7 @@ def database_url(tmp_path: Path) -> str:
     )
 )
 def test_the_count_is_the_sum_of_what_is_held(steps: list[tuple[int, str, int]]) -> None:
-    """Whatever is held, grown, turned and released: nothing is lost, no share is exceeded but by force, and in the end all is free."""
+    """After any changes of holds, the sum is right, no share is exceeded unless forced, and in the end everything is free."""
     refused: list[str] = []
     budget = Budget(32 * SMALL, refused.append)
     accounts = [ANONYMOUS, "a", "a", "b", "b", "c"]
@@ -85,7 +85,7 @@ def test_the_count_is_the_sum_of_what_is_held(steps: list[tuple[int, str, int]])
 
 
 def test_one_account_cannot_use_all() -> None:
-    """Half of the budget is for the others, the last eighth for small ones; callers without a credential have a small part together."""
+    """An account may use half of the budget, except for the last eighth. Callers without a credential share a small part."""
     budget = Budget(64 * SMALL)
     mine: list[Hold] = [budget.hold(KINDS[0], "a") for _ in range(2)]
     mine[0].resize(32 * SMALL)
@@ -102,7 +102,7 @@ def test_one_account_cannot_use_all() -> None:
 
 
 def test_small_holders_have_a_reserve() -> None:
-    """Accounts that hold much cannot take the last eighth; one that holds little can, and its small work is never refused."""
+    """Only accounts that hold little can use the last eighth, and their small requests are never refused."""
     budget = Budget(256 * SMALL)
     budget.hold(KINDS[0], "a").resize(128 * SMALL)
     budget.hold(KINDS[0], "b").resize(96 * SMALL)
@@ -119,7 +119,7 @@ def test_small_holders_have_a_reserve() -> None:
 async def test_two_accounts_cannot_use_all(
     make_server: MakeServer, http: aiohttp.ClientSession, open_many: AsyncExitStack
 ) -> None:
-    """While two accounts hold all that they can, a third appends, small and larger, over HTTP and over a socket."""
+    """While two accounts use their whole shares, a third can append small and larger events, over HTTP and over a socket."""
     node = await node_with(make_server, http, memory_bytes=16 * MiB, max_body_bytes=4 * MiB)
     size, held = 4_190_000, 0
     for api in (node.slow, node.other, node.slow, node.other):
@@ -138,14 +138,14 @@ async def test_two_accounts_cannot_use_all(
 
 
 def test_a_budget_that_cannot_hold_the_largest_body_stops_the_start() -> None:
-    """Otherwise such a body would be told to come back for ever."""
+    """Otherwise, a client would retry such a body indefinitely."""
     with pytest.raises(SettingsError, match="memory_bytes"):
         load({}, {"STREAMER_MAX_BODY_BYTES": str(128 * MiB)})
     with pytest.raises(SettingsError, match="STREAMER_MEMORY_BYTES"):
         load({}, {"STREAMER_MEMORY_BYTES": str(16 * MiB)})
 
 
-# ---- what clients do
+# ---- requests
 
 
 class Node:
@@ -164,14 +164,14 @@ class Node:
         return int(float(found[1]))
 
     async def refused(self, kind: str) -> int:
-        """Return how often there was no room."""
+        """Return the number of refusals."""
         text = (await self.admin.get("/metrics")).body.decode()
         found = re.search(rf'^streamer_memory_refused_total{{kind="{kind}"}} (\S+)$', text, re.MULTILINE)
         assert found is not None
         return int(float(found[1]))
 
     async def is_free(self, kind: str) -> bool:
-        """Tell whether none of it is in use."""
+        """Check that the budget is unused."""
         return await self.used(kind) == 0
 
     def head(self, path: str, length: int, api: Api | None = None, **headers: str | int) -> bytes:
@@ -183,7 +183,7 @@ class Node:
 
 
 async def node_with(make_server: MakeServer, http: aiohttp.ClientSession, **settings: Any) -> Node:
-    """Start a server of which one account may hold 2 MiB, unless it is set otherwise."""
+    """Start a server on which one account may hold 2 MiB by default."""
     small = {"memory_bytes": 4 * MiB, "max_body_bytes": MiB, "max_page_bytes": MiB}
     node = Node(server := await make_server(**(small | settings)), Api(http, "", ADMIN_KEY))
     node.admin = node.admin.at(server.url)
@@ -194,19 +194,19 @@ async def node_with(make_server: MakeServer, http: aiohttp.ClientSession, **sett
 
 @pytest.fixture
 async def node(make_server: MakeServer, http: aiohttp.ClientSession) -> Node:
-    """The usual one."""
+    """Start a node with the default limits."""
     return await node_with(make_server, http)
 
 
 @pytest.fixture
 async def open_many() -> AsyncIterator[AsyncExitStack]:
-    """Connections that are closed in the end."""
+    """Collect connections, which are closed at the end."""
     async with AsyncExitStack() as stack:
         yield stack
 
 
 async def connect(url: str, receive_buffer: int = 4096) -> RawConnection:
-    """Connect with a small window, so that what is not read stays with the server."""
+    """Connect with a small receive window, so that unread data stays on the server."""
     parts = urlsplit(url)
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -216,7 +216,7 @@ async def connect(url: str, receive_buffer: int = 4096) -> RawConnection:
 
 
 async def test_bodies_that_stall(node: Node, open_many: AsyncExitStack) -> None:
-    """One account's unfinished bodies are 503 once its share is used; the others append, and all is free when they are gone."""
+    """When one account's unfinished bodies fill its share, it gets 503. Others can append, and disconnecting frees the memory."""
     stalled = [await open_many.enter_async_context(await RawConnection.open(node.server.url)) for _ in range(4)]
     for n, connection in enumerate(stalled):
         await connection.send(node.head(events(WS), 800_000, node.slow) + b" " * 600_000)
@@ -238,19 +238,19 @@ async def test_bodies_that_stall(node: Node, open_many: AsyncExitStack) -> None:
 
 
 async def at_least(node: Node, size: int) -> bool:
-    """Tell whether so much is held of bodies."""
+    """Check whether bodies hold this many bytes."""
     return await node.used("request") >= size
 
 
 async def is_settled(node: Node, size: int) -> bool:
-    """Tell whether so much is held of bodies, or the last one was refused."""
+    """Check whether bodies hold this many bytes, or the last one was refused."""
     return await node.used("request") >= size or await node.refused("request") > 0
 
 
 async def test_bodies_of_nobody(
     make_server: MakeServer, http: aiohttp.ClientSession, open_many: AsyncExitStack
 ) -> None:
-    """Callers without a credential share little, and what they do with it does not keep a small body from being read."""
+    """Callers without a credential share little memory, and cannot prevent a small body from being read."""
     node = await node_with(make_server, http, memory_bytes=16 * MiB)
     for _ in range(2):
         connection = await open_many.enter_async_context(await RawConnection.open(node.server.url))
@@ -267,7 +267,7 @@ async def test_bodies_of_nobody(
 
 
 async def test_a_packed_body_stays_packed_until_it_is_there(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What little packs much is unpacked when all of it has come, up to the limit, and counted."""
+    """A compressed body is decompressed only when it is complete, up to the limit, and the result is counted."""
     unpacked: list[int] = []
     parts = unpack._parts
 
@@ -292,7 +292,7 @@ async def test_a_packed_body_stays_packed_until_it_is_there(node: Node, monkeypa
 
 
 async def test_a_body_that_unpacks_to_more_than_there_is(node: Node, open_many: AsyncExitStack) -> None:
-    """Unpacked bytes are counted before they are made."""
+    """Decompressed bytes are counted before they are produced."""
     for _ in range(2):
         connection = await open_many.enter_async_context(await RawConnection.open(node.server.url))
         await connection.send(node.head(events(WS), 1_000_000, node.slow) + b" " * 900_000)
@@ -303,12 +303,12 @@ async def test_a_body_that_unpacks_to_more_than_there_is(node: Node, open_many: 
     (await node.other.post(events(WS), data=body, headers={"Content-Encoding": "gzip"})).expect(201)
 
 
-# ---- answers
+# ---- responses
 
 
 @pytest.fixture
 async def full_node(make_server: MakeServer, http: aiohttp.ClientSession) -> Node:
-    """A node whose pages are longer than what the kernel takes for a client; one account may hold two of them."""
+    """Start a node whose pages exceed the kernel's buffers; one account may hold two of them."""
     node = await node_with(
         make_server, http, memory_bytes=32 * MiB, max_body_bytes=8 * MiB, max_page_bytes=8 * MiB, stall_seconds=2
     )
@@ -316,14 +316,14 @@ async def full_node(make_server: MakeServer, http: aiohttp.ClientSession) -> Nod
 
 
 async def filled(node: Node) -> Node:
-    """Append what makes a long page."""
+    """Append the events of a long page."""
     for _ in range(10):
         (await node.admin.append_all(WS, [{"details": {"x": "y" * 250_000}}] * 3)).expect(201)
     return node
 
 
 async def test_answers_that_are_not_read(full_node: Node) -> None:
-    """Unread pages are counted until the share is used, then refused; the others read on; who takes nothing is cut."""
+    """Unread pages are counted and refused above the share. Others can read, and a client that reads nothing is disconnected."""
     node, page = full_node, events(WS) + "?limit=30"
     async with AsyncExitStack() as stack:
         for n in range(2):
@@ -334,21 +334,21 @@ async def test_answers_that_are_not_read(full_node: Node) -> None:
         assert (answer.status, answer.error, answer.headers["Retry-After"]) == (503, "overloaded", "1")
         assert len((await node.other.get(page)).expect(200)["events"]) == 30
         assert await node.refused("response") == 1
-        await eventually(lambda: node.is_free("response"))  # they never left, and are cut
+        await eventually(lambda: node.is_free("response"))  # they stayed, and were disconnected
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await connection.answer()
     (await node.slow.get(page)).expect(200)
 
 
 async def answers(node: Node, size: int) -> bool:
-    """Tell whether so much is held of answers."""
+    """Check whether responses hold this many bytes."""
     return await node.used("response") >= size
 
 
 async def test_pipelined_requests_wait_for_their_answers_to_be_read(
     make_server: MakeServer, http: aiohttp.ClientSession
 ) -> None:
-    """While a client does not read its answers its next request is not handled; when it reads them, it gets each."""
+    """While a client does not read its responses, its next request waits. When it reads them, it receives each."""
     node = await node_with(make_server, http, memory_bytes=32 * MiB)
     (await node.admin.append_all(WS, [{"details": {"x": "y" * 250_000}}] * 3)).expect(201)
     count = 20
@@ -362,7 +362,7 @@ async def test_pipelined_requests_wait_for_their_answers_to_be_read(
 
     async with await connect(node.server.url) as connection:
         await connection.send(request_head("GET", events(WS), node.slow.headers) * count)
-        await eventually(lambda: answers(node, 1))  # one that the kernel does not take
+        await eventually(lambda: answers(node, 1))  # one that exceeds the kernel's buffer
         before = await handled()
         (await node.other.append(WS)).expect(201)
         assert await handled() == before < count
@@ -374,7 +374,7 @@ async def test_pipelined_requests_wait_for_their_answers_to_be_read(
 async def test_a_connection_that_is_closed_unread_does_not_linger(
     make_server: MakeServer, http: aiohttp.ClientSession
 ) -> None:
-    """An answer that ends its connection is dropped with it if the client takes nothing."""
+    """A response that ends its connection is dropped with it if the client reads nothing."""
     node = await node_with(
         make_server, http, stall_seconds=1, memory_bytes=64 * MiB, max_page_bytes=8 * MiB, max_body_bytes=8 * MiB
     )
@@ -391,7 +391,7 @@ async def test_a_connection_that_is_closed_unread_does_not_linger(
 
 
 async def test_messages_that_never_end(node: Node) -> None:
-    """Unfinished messages count for the account: the socket without room is told to come back, the others go on."""
+    """Unfinished messages count towards the account. A socket above its share must reconnect, and the others continue."""
     async with AsyncExitStack() as stack:
         sockets = [await stack.enter_async_context(await open_socket(node.slow, WS)) for _ in range(3)]
         calm = await stack.enter_async_context(await open_socket(node.other, WS))
@@ -408,12 +408,12 @@ async def test_messages_that_never_end(node: Node) -> None:
 
 
 async def messages(node: Node, size: int) -> bool:
-    """Tell whether so much is held of messages."""
+    """Check whether messages hold this many bytes."""
     return await node.used("message") >= size
 
 
 async def test_a_message_in_tiny_pieces(node: Node) -> None:
-    """Each piece costs more than its byte, and is counted so."""
+    """Each fragment is counted with its overhead."""
     async with await open_socket(node.slow, WS) as socket_:
         piece = encode_frame(CONTINUATION, b"x", final=False)
         await socket_.send_bytes(encode_frame(TEXT, b'"', final=False) + piece * 35_000)
@@ -422,7 +422,7 @@ async def test_a_message_in_tiny_pieces(node: Node) -> None:
 
 
 async def test_a_message_that_takes_too_long(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A message that is not complete in time ends its socket; complete ones do not, however many there are."""
+    """A message that is not complete in time closes its socket. Any number of complete ones is accepted."""
     node = await node_with(make_server, http, body_timeout=1)
     async with await open_socket(node.slow, WS) as socket_, await open_socket(node.slow, WS) as busy:
         await socket_.send_frame(TEXT, b'{"type":', final=False)
@@ -434,7 +434,7 @@ async def test_a_message_that_takes_too_long(make_server: MakeServer, http: aioh
 
 
 async def test_large_messages_one_after_another(node: Node) -> None:
-    """A message is free again once it is handled: a socket may send any number."""
+    """The memory of a message is released after it is handled, so a socket may send any number."""
     async with await open_socket(node.slow, WS) as socket_:
         for n in range(6):
             event = make_event(id=f"e{n}", details={"x": "y" * 200_000})
@@ -456,9 +456,9 @@ LONG_AGO = "2000-01-01T00:00:00Z"
 
 
 async def test_events_that_streams_do_not_read(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Unread events are counted, also where each stream has its own filter; above the bound streams wait, and miss nothing."""
+    """Unread events are counted even if each stream has its own filter. Above the limit, streams wait and miss nothing."""
     node = await node_with(make_server, http)
-    most = MiB  # one account's half of what streams have
+    most = MiB  # one account's half of the streams' budget
     wanted = [f"long-{n}" for n in range(6)]
     actor = {"type": "user", "id": WRITER}
     async with AsyncExitStack() as stack:
@@ -483,7 +483,7 @@ async def test_events_that_streams_do_not_read(make_server: MakeServer, http: ai
 async def test_streams_opened_over_long_events(
     make_server: MakeServer, http: aiohttp.ClientSession, open_many: AsyncExitStack
 ) -> None:
-    """Streams with small buffers replay long events and read nothing: the bound holds, and all tenants append and read on."""
+    """When streams with small buffers replay long events and read nothing, the limit holds, and all tenants append and read."""
     node = await node_with(make_server, http, write_buffer_bytes=4096)
     actor = {"type": "user", "id": WRITER}
     wanted = [f"long-{n}" for n in range(4)]
@@ -510,5 +510,5 @@ async def test_streams_opened_over_long_events(
 
 
 async def held_of_streams(node: Node, size: int) -> bool:
-    """Return whether streams hold that many bytes."""
+    """Check whether streams hold this many bytes."""
     return await node.used("stream") >= size

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser, Page, Route
 
 KEEP = 2000
-"""Rows that the page keeps."""
+"""The number of rows that the page keeps."""
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-"""The page does not know what the server keeps its events in."""
+"""The page does not depend on the server's database."""
 
 Open = Callable[..., Awaitable["Page"]]
 
@@ -184,7 +184,7 @@ async def test_signing_out_leaves_nothing(open_page: Open, server: Server, api: 
 
 
 async def test_signing_out_ends_the_other_tabs_stream(open_page: Open, server: Server, api: Api) -> None:
-    """A second tab shares the session: it shows at once that the session has ended, and does not reconnect."""
+    """A second tab shares the session: it shows the end of the session at once, and does not reconnect."""
     await api.append("demo")
     first = await signed_in(open_page, server)
     await first.state("Live")

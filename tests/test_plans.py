@@ -18,7 +18,7 @@ from tests.support.databases import run_sql
 WS = "planned"
 EVENTS = 20_000
 RARE = 1000
-"""One event in so many is of each rare kind."""
+"""One event in this many has each rare value."""
 
 # Two in three events have the most common value in each column; half have no entity.
 _FILL = f"""
@@ -63,7 +63,7 @@ INDEXED = {
     "actor_id=actor7&q=needle": "actor",
     "action=issue.updated&actor_id=!actor7": "action",
 }
-"""Filters, and the index that finds their events on SQLite, where no statistics choose it."""
+"""Filters, and the index that SQLite uses for them, independent of statistics."""
 
 
 def selection_of(text: str) -> Filter:

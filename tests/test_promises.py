@@ -33,9 +33,9 @@ from tests.support.waiting import eventually
 
 WORKSPACE = "promises"
 WRITERS, EACH = 16, 10
-"""How many write at once, and how many events each of them appends."""
+"""Number of concurrent writers, and of events for each."""
 ENOUGH = 1000
-"""A reader that has seen so many events of the writers' 160 goes in circles, as it may without the lock."""
+"""A reader that has seen this many of the writers' 160 events is in a loop, which can happen without the lock."""
 
 
 # ---- durable
@@ -94,7 +94,7 @@ class Account:
             elif len(ids) != len(set(ids)):
                 found[reader] = "saw events twice"
             elif seqs != list(range(1, len(seqs) + 1)):
-                found[reader] = "seq has holes or is out of order"
+                found[reader] = "seq has gaps or is out of order"
             elif times != sorted(set(times)):
                 found[reader] = "timestamps do not strictly increase"
         return found

@@ -15,13 +15,13 @@ from tests.support.tokens import SECRET, person
 from tests.support.websocket import open_socket
 
 LONG = "cookie:" * 72_000
-"""A name as costly to clean as it is long: each of its parts may begin a secret."""
+"""A name whose redaction costs as much as its length allows, because each part may start a secret."""
 IN_URL = "cookie:" * 500
 MANY = {f"unknown{number}": "1" for number in range(300)}
 MAX_ANSWER = 16_384
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-"""What an error quotes does not depend on the database."""
+"""Quotes in errors do not depend on the database."""
 
 LISTS = [
     events("w"),
@@ -34,7 +34,7 @@ LISTS = [
     "/api/v1/workspaces/w/activity",
     "/api/companies/w/activity",
 ]
-"""Lists and streams of our own API and of the three dialects."""
+"""Lists and streams of the native API and of the three dialects."""
 
 
 def texts_of(value: Any) -> list[str]:

@@ -29,7 +29,7 @@ async def api(make_server: MakeServer, http: aiohttp.ClientSession, api: Api) ->
 
 
 async def get_raw(api: Api, http: aiohttp.ClientSession, path: str) -> Answer:
-    """GET a path as it is written."""
+    """GET a path without normalizing it."""
     async with http.get(URL(api.url + path, encoded=True), headers=api.headers) as response:
         return Answer(response.status, response.headers, await response.read())
 
@@ -52,7 +52,7 @@ async def test_two_idempotency_keys(api: Api, http: aiohttp.ClientSession) -> No
 
 
 async def test_digits(api: Api, http: aiohttp.ClientSession) -> None:
-    """A fraction of a second can have more digits than are kept, and a clamped limit more than a number has."""
+    """Fractions of a second and clamped limits may have any number of digits."""
     (await get_raw(api, http, f"{W}?after=2026-01-01T00:00:00.123456789012Z")).expect(200)
     (await get_raw(api, http, f"/v1/workspaces/w/activity?limit={'9' * 40}")).expect(200)
     (await get_raw(api, http, f"/v1/workspaces/w/activity?limit={'0' * 40}")).expect(400)

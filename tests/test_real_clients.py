@@ -29,7 +29,7 @@ from tests.support.tools import find, require
 from tests.support.waiting import eventually
 
 TEXT = "ünïcode 😀, separators \u2028\u2029\x85\v\f, lines\r\n\n"
-"""What a reader of lines might stumble over."""
+"""Texts that may confuse a program that reads lines."""
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ KIB = 1024
 VALUES = 20_000
 PARTS = 8
 MAX_NS = 2_500
-"""Nanoseconds a character: about four times what the slowest text takes on an idle core."""
+"""Nanoseconds per character: about four times what the slowest text takes on an idle core."""
 MAX_RATIO = 6
-"""Of the time for four times the text."""
+"""Limit for the time of four times the text."""
 
 
 def cpu(call: Callable[[], object], tries: int = 1) -> float:

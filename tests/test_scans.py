@@ -27,7 +27,7 @@ WS = "scanned"
 OTHER = "other"
 EPOCH = "abc"
 COSTLY = [text for number in range(15) for text in (f"{'a' * 490}{number:02}", f"{number:02}{'a' * 490}")]
-"""Texts that no event holds, and that are long to look for in a text of `a`: the first kind on SQLite, the second on PostgreSQL."""
+"""Texts that no event contains, and that take long to search in a text of `a`: the first on SQLite, the second on PostgreSQL."""
 
 _WORKSPACE = (
     "INSERT INTO workspaces (id, epoch, head, earliest, last_timestamp, org_id, settings, created_at, created_by) "
@@ -105,7 +105,7 @@ _filters = st.lists(
     max_size=3,
 ).map(canonical)
 _never = Condition("q", frozenset(COSTLY[:2]), exclude=True)
-"""Lets all events through, which takes long to find out."""
+"""Matches all events, which takes long to evaluate."""
 
 
 async def in_time(read: Callable[[], Awaitable[Page]]) -> Page:

@@ -138,7 +138,7 @@ async def refused(api: Api, **query: str) -> bool:
 
 @on_sqlite
 async def test_the_reason_is_the_lock(api: Api, other_program: Sql) -> None:
-    """While another program locks SQLite, every `/readyz` reports the lock, not only the one that waited for it."""
+    """While another program locks SQLite, every `/readyz` reports the lock, including those that did not wait for it."""
     assert await works(api)
     other_program("BEGIN IMMEDIATE")
     await eventually(lambda: refused(api))

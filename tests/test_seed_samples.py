@@ -25,7 +25,7 @@ from tests.support.tokens import SECRET, join
 from tests.support.tools import require
 
 HOLE = Ellipsis
-"""Stands for a value that the server makes."""
+"""Stands for a value that the server generates."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The end of a connection whose peer is slow."""
+"""Closing a connection whose peer is slow."""
 
 import asyncio
 from typing import Any, cast
@@ -11,7 +11,7 @@ from tests.support.waiting import SECONDS
 
 
 async def test_a_slow_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer that takes the farewell late, but in time, ends the connection; the timer that would have cut it does no harm then."""
+    """If the peer reads the last bytes in time, the connection ends normally, and the timer that would abort it does nothing."""
     monkeypatch.setattr("streamer.transports.sink.GRACE_SECONDS", 2)
     loop = asyncio.get_running_loop()
     problems: list[dict[str, Any]] = []

@@ -16,14 +16,14 @@ from tests.support.waiting import eventually
 
 WS = "crowd"
 QUICK, SLOW = 1980, 20
-"""Readers: one in a hundred is slow."""
+"""Number of readers, of which one in a hundred is slow."""
 SHARE = 20
-"""A quick reader reads all that there is; a slow one, of so many bytes, one: 500 events a second are about 200 KB/s, it takes 10."""
+"""A fast reader reads everything. A slow one reads a twentieth: 10 KB/s of about 200 KB/s."""
 BATCH, BATCHES = 100, 30
-"""Events that are appended at once, as in a fifth of a second, and how often."""
+"""The number of events per batch, for a fifth of a second each, and the number of batches."""
 KIB = 1024
 IDLE_KIB = {"sse": 8, "websocket": 32}
-"""For an idle reader, at the most. An SSE stream is a socket and a position (4 KiB); a WebSocket has a task and a parser too."""
+"""Upper limit for an idle reader. An SSE stream is a socket and a position (4 KiB); a WebSocket has a task and a parser, too."""
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

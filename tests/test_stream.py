@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 WS = "stream"
 PACKAGE = str(Path(streamer.__file__).parent)
 ONE_EVENT = 256 * 1024
-"""The largest that one event can be: a reading brings no more of these than one."""
+"""The maximum size of an event. A read returns at most one event of this size."""
 BEGINNING = "2000-01-01T00:00:00Z"
 
 
@@ -409,7 +409,7 @@ async def test_streams_of_one_key_are_bounded(make_server: MakeServer, http: aio
 
 
 async def test_a_stream_ends_with_its_key(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Revoking a key ends its streams at once, expiry at the next heartbeat. Other streams continue."""
+    """A revoked key's streams are closed at once, an expired key's at the next heartbeat. Other streams continue."""
     server = await make_server(heartbeat_seconds=1)
     api = Api(http, server.url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
@@ -420,7 +420,7 @@ async def test_a_stream_ends_with_its_key(make_server: MakeServer, http: aiohttp
     assert (await stream.next("closed")).json == {"reason": "credential_revoked", "reconnect": False}
     await stream.ended()
     (await api.append(WS)).expect(201)
-    assert await seqs_of(other, 2) == [3, 4]  # the key's end, and the append
+    assert await seqs_of(other, 2) == [3, 4]  # the revocation, and the append
     other.close()
 
 

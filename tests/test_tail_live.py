@@ -39,9 +39,9 @@ class Script:
     def __init__(self, *answers: bytes | web.Response) -> None:
         self._answers = list(answers)
         self.resumed: list[str | None] = []
-        """`Last-Event-ID` of each stream that was asked for."""
+        """The `Last-Event-ID` of each requested stream."""
         self.times: list[float] = []
-        """When that was."""
+        """The times of these requests."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Respond to a request."""

@@ -1,4 +1,4 @@
-"""Tickets: what a browser opens a stream with, which cannot send headers."""
+"""Tickets: credentials with which browsers, which cannot send headers, open streams."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -30,12 +30,12 @@ DAY_US = 24 * 3600 * 1_000_000
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 STREAMS: tuple[Kind, ...] = (SSE, WEBSOCKET)
-"""What a ticket opens."""
+"""The routes that a ticket opens."""
 of_each_kind = pytest.mark.parametrize("kind", STREAMS, ids=lambda kind: kind.name)
 
 
 async def make_ticket(api: Api, workspace: str = WS, **selection: object) -> str:
-    """Make a ticket."""
+    """Create a ticket."""
     made = (await api.post("/v1/tickets", {"workspace": workspace, **selection})).expect(201)
     assert set(made) == {"ticket", "expires_at"}
     ticket = made["ticket"]
@@ -44,7 +44,7 @@ async def make_ticket(api: Api, workspace: str = WS, **selection: object) -> str
 
 
 async def refused(opening: Awaitable[Reader]) -> tuple[int | None, str]:
-    """Return how an opening is refused."""
+    """Return the refusal of an attempt to open a stream."""
     try:
         reader = await opening
     except Refused as error:
@@ -56,11 +56,11 @@ async def refused(opening: Awaitable[Reader]) -> tuple[int | None, str]:
 UNAUTHENTICATED = (401, "unauthenticated")
 
 
-# ---- making one
+# ---- creating tickets
 
 
 async def test_who_may_make_a_ticket(api: Api) -> None:
-    """It needs `workspace:read` in the workspace; of others nobody learns anything."""
+    """Creating a ticket requires `workspace:read` in the workspace. Other workspaces are reported as missing."""
     for workspace in (WS, "theirs"):
         (await api.append(workspace)).expect(201)
     reader = api.with_key(await api.create_key(WS, scopes=["workspace:read"]))
@@ -80,7 +80,7 @@ async def test_who_may_make_a_ticket(api: Api) -> None:
 
 @on_sqlite
 async def test_what_a_ticket_is_made_of(api: Api) -> None:
-    """A workspace and a filter; what else, or what cannot be, is 400 with the field's name. It lasts no longer than its key."""
+    """A ticket has a workspace and a filter. Other or invalid fields get 400. It expires no later than its key."""
     (await api.append(WS)).expect(201)
     cases: list[tuple[object, set[str]]] = [
         ({}, {"workspace"}),
@@ -92,7 +92,7 @@ async def test_what_a_ticket_is_made_of(api: Api) -> None:
         ({"workspace": WS, "agent_id": 5}, {"agent_id"}),
         ({"workspace": WS, "agent_id": [[]]}, {"agent_id[0]"}),
         ({"workspace": WS, "q": ["x", ""]}, {"q"}),
-        ({"workspace": WS, "action": []}, {"action"}),  # a list of nothing is not a filter of everything
+        ({"workspace": WS, "action": []}, {"action"}),  # an empty list is not the same as no filter
         ({"workspace": WS, "agent_id": ["a"] * 101}, {"filter"}),
         ([], {"body"}),
     ]
@@ -109,12 +109,12 @@ async def test_what_a_ticket_is_made_of(api: Api) -> None:
     assert parse_timestamp(made["expires_at"]) <= soon
 
 
-# ---- opening with one
+# ---- opening streams
 
 
 @of_each_kind
 async def test_a_ticket_opens_its_stream_with_its_filter(api: Api, kind: Kind) -> None:
-    """Without any header a ticket opens the stream that it was made for; `after` may be added."""
+    """Without any header, a ticket opens the stream it was created for, with an optional `after`."""
     batch = [{"action": f"issue.{verb}", "agent_id": agent} for verb in ("created", "updated") for agent in "ab"]
     (await api.append_all(WS, batch)).expect(201)
     nobody = api.with_key(None)
@@ -133,7 +133,7 @@ async def test_a_ticket_opens_its_stream_with_its_filter(api: Api, kind: Kind) -
 
 @of_each_kind
 async def test_a_tickets_filter_is_not_changed_by_the_url(api: Api, kind: Kind) -> None:
-    """Another filter in the URL is 400 and named, also one that is the same; a wrong `after` is, too. The ticket is not used up."""
+    """A filter or an invalid `after` in the URL gets 400 with its name, even if the filter is the same. The ticket stays unused."""
     (await api.append_all(WS, [{"agent_id": "a"}, {"agent_id": "b"}])).expect(201)
     nobody = api.with_key(None)
     ticket = await make_ticket(api, agent_id="a")
@@ -155,7 +155,7 @@ async def test_a_tickets_filter_is_not_changed_by_the_url(api: Api, kind: Kind) 
 
 @of_each_kind
 async def test_a_ticket_shows_no_more_than_its_key(api: Api, kind: Kind) -> None:
-    """Without `audit:read` there are no audit events, whatever the ticket's filter asks for; with it there are."""
+    """Without `audit:read`, a ticket shows no audit events, whatever its filter; with it, it does."""
     (await api.append_all(WS, [{"id": "audit", "category": "audit"}, {"id": "open"}])).expect(201)
     plain = api.with_key(await api.create_key(WS, scopes=["workspace:read"]))
     auditor = api.with_key(await api.create_key(WS, template="read_only"))
@@ -168,14 +168,14 @@ async def test_a_ticket_shows_no_more_than_its_key(api: Api, kind: Kind) -> None
     ):
         ticket = await make_ticket(caller, **selection)
         reader = await kind.open(api.with_key(None), WS, ticket=ticket, after=BEGINNING)
-        # Beside what the server tells of the keys, and of the reading.
+        # In addition to the server's records of the keys and of the reading.
         assert [event["id"] for event in await reader.synced() if event["id"] in {"audit", "open"}] == expected
         reader.close()
 
 
 @on_sqlite
 async def test_a_ticket_publishes_nothing(api: Api) -> None:
-    """A ticket is for reading its workspace: on its socket nothing can be appended, and no other workspace be read."""
+    """A ticket's socket can only read its workspace: it can neither append nor read another workspace."""
     for workspace in (WS, "other"):
         (await api.append(workspace)).expect(201)
     async with await open_socket(api.with_key(None), WS, ticket=await make_ticket(api, agent_id="x")) as socket:
@@ -192,7 +192,7 @@ async def test_a_ticket_publishes_nothing(api: Api) -> None:
 
 @on_sqlite
 async def test_a_tickets_filter_is_not_widened_on_its_socket(api: Api) -> None:
-    """A subscription that is made on a ticket's socket shows no more than the ticket's filter lets through, or is refused."""
+    """A subscription on a ticket's socket is limited to the ticket's filter, or refused."""
     (await api.append_all(WS, [{"agent_id": "a"}, {"agent_id": "b"}])).expect(201)
     async with await open_socket(api.with_key(None), WS, ticket=await make_ticket(api, agent_id="a")) as socket:
         await socket.next("synced")
@@ -204,12 +204,12 @@ async def test_a_tickets_filter_is_not_widened_on_its_socket(api: Api) -> None:
                 assert "b" not in {event["agent_id"] for event in answer.get("events", [])}, selection
 
 
-# ---- what is refused
+# ---- refusals
 
 
 @of_each_kind
 async def test_a_second_opening_is_refused(api: Api, kind: Kind) -> None:
-    """A ticket opens once: the second is 401 and leaves the first alone, while that is open and when it is over."""
+    """A ticket opens one stream. A second attempt gets 401 and does not affect the first, open or closed."""
     (await api.append(WS)).expect(201)
     nobody = api.with_key(None)
     ticket = await make_ticket(api)
@@ -223,7 +223,7 @@ async def test_a_second_opening_is_refused(api: Api, kind: Kind) -> None:
 
 
 async def test_of_many_openings_one_wins(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Of many that open with the same ticket at the same moment, on two nodes, one gets the stream."""
+    """Of concurrent attempts to open a stream with one ticket on two nodes, one succeeds."""
     nodes = [Api(http, (await make_server()).url, ADMIN_KEY) for _ in range(2)]
     (await nodes[0].append(WS)).expect(201)
     ticket = await make_ticket(nodes[0])
@@ -235,7 +235,7 @@ async def test_of_many_openings_one_wins(make_server: MakeServer, http: aiohttp.
 
 @on_sqlite
 async def test_what_is_no_ticket(server: Server, api: Api) -> None:
-    """Made-up tickets, cut ones, and secrets of every other kind are 401 in the ticket's place; so is a ticket in theirs."""
+    """An invalid ticket, another kind of secret as a ticket, or a ticket as another kind gets 401."""
     (await api.append(WS)).expect(201)
     ticket, nobody = await make_ticket(api), api.with_key(None)
     code = await server.keyring.create_sign_in()
@@ -253,18 +253,18 @@ async def test_what_is_no_ticket(server: Server, api: Api) -> None:
         assert (answer.status, answer.error) == UNAUTHENTICATED, path
         answer = await nobody.get(path, headers={"Cookie": f"{COOKIE}={ticket}"})
         assert (answer.status, answer.error) == UNAUTHENTICATED, path
-    reader = await SSE.open(nobody, WS, ticket=ticket)  # it was good all the time
+    reader = await SSE.open(nobody, WS, ticket=ticket)  # it was valid all the time
     reader.close()
 
 
 async def test_a_ticket_is_for_its_own_stream_only(api: Api) -> None:
-    """Another workspace's stream is not there, and on every other route it is no credential."""
+    """For a ticket, another workspace's stream does not exist, and other routes do not accept it as a credential."""
     for workspace in (WS, "other"):
         (await api.append(workspace, id="an-event")).expect(201)
     ticket, nobody = await make_ticket(api), api.with_key(None)
     for kind in STREAMS:
         found = {await refused(kind.open(nobody, workspace, ticket=ticket)) for workspace in ("other", "nowhere")}
-        assert found in ({UNAUTHENTICATED}, {(404, "workspace_not_found")}), "the same if it exists or not"
+        assert found in ({UNAUTHENTICATED}, {(404, "workspace_not_found")}), "the same whether it exists or not"
     for path in (events(WS), f"{events(WS)}/an-event", f"/v1/workspaces/{WS}", "/v1/workspaces", "/v1/session", "/v1/ws",
                  f"/v1/workspaces/{WS}/keys", "/metrics"):  # fmt: skip
         answer = await nobody.get(path, ticket=ticket)
@@ -277,13 +277,13 @@ async def test_a_ticket_is_for_its_own_stream_only(api: Api) -> None:
     assert (answer.status, answer.error) == UNAUTHENTICATED
     answer = await (await open_socket(nobody, None, ticket=ticket)).answer()
     assert (answer.status, answer.error) == UNAUTHENTICATED
-    reader = await SSE.open(nobody, WS, ticket=ticket)  # nothing of that has used it up
+    reader = await SSE.open(nobody, WS, ticket=ticket)  # none of these attempts used it up
     reader.close()
 
 
 @of_each_kind
 async def test_a_ticket_with_another_credential_is_refused(api: Api, kind: Kind) -> None:
-    """Two credentials in one request are 401, good or bad: it is not guessed which one was meant."""
+    """Two credentials in one request get 401, valid or not, because the intended one is ambiguous."""
     (await api.append(WS)).expect(201)
     ticket = await make_ticket(api)
     for key in (ADMIN_KEY, await api.create_key(WS), "garbage"):
@@ -291,7 +291,7 @@ async def test_a_ticket_with_another_credential_is_refused(api: Api, kind: Kind)
         assert await refused(kind.open(api.with_key(key), WS, ticket="made-up")) == UNAUTHENTICATED
 
 
-# ---- going on
+# ---- resuming
 
 
 @on_sqlite
@@ -299,7 +299,7 @@ async def test_a_ticket_with_another_credential_is_refused(api: Api, kind: Kind)
 async def test_a_refusal_for_now_does_not_use_a_ticket_up(
     make_server: MakeServer, http: aiohttp.ClientSession, kind: Kind
 ) -> None:
-    """Who is told to wait (429), or asked wrongly (400), can open the stream with the same ticket later."""
+    """An attempt that gets 429 or 400 does not use up the ticket, so a later attempt succeeds."""
     api = Api(http, (await make_server(max_streams_per_key=1)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     ticket, nobody = await make_ticket(api), api.with_key(None)
@@ -322,7 +322,7 @@ async def test_a_refusal_for_now_does_not_use_a_ticket_up(
 
 @on_sqlite
 async def test_a_time_is_no_place_to_resume_from(api: Api) -> None:
-    """On a socket only a position says where it left: the URL that opened it first is not good a second time."""
+    """A socket resumes only from a position. The URL that opened it is refused a second time."""
     (await api.append(WS)).expect(201)
     ticket, nobody = await make_ticket(api), api.with_key(None)
     async with await open_socket(nobody, WS, ticket=ticket, after=BEGINNING) as socket:
@@ -333,7 +333,7 @@ async def test_a_time_is_no_place_to_resume_from(api: Api) -> None:
 
 @of_each_kind
 async def test_a_ticket_resumes_and_replaces(api: Api, kind: Kind) -> None:
-    """With a position the same ticket goes on where that is, again and again, and ends the connection before it."""
+    """With a position, the same ticket resumes there any number of times, and closes its previous connection."""
     (await api.append_all(WS, [{"agent_id": agent} for agent in "abab"])).expect(201)
     nobody = api.with_key(None)
     ticket = await make_ticket(api, agent_id="a")
@@ -347,7 +347,7 @@ async def test_a_ticket_resumes_and_replaces(api: Api, kind: Kind) -> None:
         (await api.append_all(WS, [{"agent_id": agent} for agent in "ab"])).expect(201)
         assert await seqs_of(again, 1) == [5 + 2 * number]
         reader = again
-    reader.abort()  # and after a cut
+    reader.abort()  # and after a disconnection
     (await api.append(WS, agent_id="a")).expect(201)
     last = await kind.open(nobody, WS, ticket=ticket, position=reader.position)
     assert await seqs_of(last, 1) == [11]
@@ -356,7 +356,7 @@ async def test_a_ticket_resumes_and_replaces(api: Api, kind: Kind) -> None:
 
 @of_each_kind
 async def test_a_position_that_was_made_up(api: Api, kind: Kind) -> None:
-    """Who has only the ticket cannot resume its stream: no position that they make up is of its log, or shows anything."""
+    """With the ticket alone, a stream cannot be resumed: no invented position belongs to its log or shows anything."""
     (await api.append_all(WS, [{}] * 3)).expect(201)
     nobody = api.with_key(None)
     ticket = await make_ticket(api)
@@ -367,13 +367,13 @@ async def test_a_position_that_was_made_up(api: Api, kind: Kind) -> None:
             await kind.open(nobody, WS, ticket=ticket, position=position)
         assert (refused.value.status, refused.value.code) == (401, "unauthenticated")
     (await api.append(WS)).expect(201)
-    assert await seqs_of(reader, 1) == [4]  # it goes on
+    assert await seqs_of(reader, 1) == [4]  # it continues
     reader.close()
 
 
 @on_sqlite
 async def test_a_resume_after_the_log_was_made_anew(api: Api, database: Database) -> None:
-    """Who had the stream before a backup was restored comes back with a position of then, and is told of the gap."""
+    """After a restore, a client that resumes with an older position receives a gap."""
     (await api.append_all(WS, [{}] * 3)).expect(201)
     nobody = api.with_key(None)
     ticket = await make_ticket(api)
@@ -389,25 +389,25 @@ async def test_a_resume_after_the_log_was_made_anew(api: Api, database: Database
 
 @on_sqlite
 async def test_a_resume_wins_over_after(api: Api) -> None:
-    """A browser comes back with the URL as it was, `after` included, and a `Last-Event-ID`, which counts."""
+    """When a browser reconnects with the original URL, `after` included, its `Last-Event-ID` takes precedence."""
     (await api.append_all(WS, [{}] * 4)).expect(201)
     nobody, ticket = api.with_key(None), await make_ticket(api)
     stream = await nobody.stream(WS, ticket=ticket, after=BEGINNING)
     assert [event["seq"] for event in await stream.events(2)] == [1, 2]
     stream.abort()
-    with pytest.raises(Refused):  # without the header it is a second opening
+    with pytest.raises(Refused):  # without the header it is a second attempt
         await SSE.open(nobody, WS, ticket=ticket, after=BEGINNING)
     again = await nobody.stream(WS, ticket=ticket, after=BEGINNING, last_event_id=stream.position)
     assert [event["seq"] for event in await again.events(2)] == [3, 4]
     garbage = await nobody.get(f"{events(WS)}/stream", headers={"Last-Event-ID": "x"}, ticket=ticket)
     assert list(garbage.expect(400)["error"]["details"]["fields"]) == ["Last-Event-ID"]
     (await api.append(WS)).expect(201)
-    assert [event["seq"] for event in await again.events(1)] == [5], "what was refused has replaced nothing"
+    assert [event["seq"] for event in await again.events(1)] == [5], "a refused attempt replaces no connection"
     again.close()
 
 
 async def test_a_ticket_is_good_on_every_node(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Made here, opened there, resumed here: the connection on the other node is ended, and nothing is missed or doubled."""
+    """A ticket works on every node: resuming on one closes the connection on the other, and no event is lost or repeated."""
     here, there = [Api(http, (await make_server(poll_seconds=0.05)).url, ADMIN_KEY) for _ in range(2)]
     (await here.append_all(WS, [{}] * 3)).expect(201)
     for kind in STREAMS:
@@ -424,17 +424,17 @@ async def test_a_ticket_is_good_on_every_node(make_server: MakeServer, http: aio
         third.close()
 
 
-# ---- its end
+# ---- expiry
 
 
 async def make_key(api: Api, **wanted: object) -> tuple[str, str]:
-    """Make a key. Returns its id and its secret."""
+    """Create a key. Return its id and its secret."""
     made = (await api.post(f"/v1/workspaces/{WS}/keys", {"name": "k", "template": "read_only", **wanted})).expect(201)
     return made["id"], made["key"]
 
 
 async def test_a_ticket_ends_with_its_key(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """Revoking the key ends the streams of its tickets within seconds, on every node, and the tickets, opened or not."""
+    """Revoking a key closes its tickets' streams within seconds, on every node, and its tickets become invalid."""
     here, there = [Api(http, (await make_server()).url, ADMIN_KEY) for _ in range(2)]
     (await here.append(WS)).expect(201)
     key_id, key = await make_key(here)
@@ -458,7 +458,7 @@ async def test_a_ticket_ends_with_its_key(make_server: MakeServer, http: aiohttp
 
 @of_each_kind
 async def test_a_ticket_expires_with_its_key(make_server: MakeServer, http: aiohttp.ClientSession, kind: Kind) -> None:
-    """The stream ends when the key that the ticket was made with does, with that reason."""
+    """When the ticket's key expires, the stream ends with this reason."""
     api = Api(http, (await make_server(heartbeat_seconds=1)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     _, key = await make_key(api, expires_at=format_timestamp(now_us() + 2_000_000))
@@ -472,7 +472,7 @@ async def test_a_ticket_expires_with_its_key(make_server: MakeServer, http: aioh
 
 
 async def test_a_tickets_times(server: Server, api: Api, database_url: str) -> None:
-    """A ticket must be opened within 60 seconds; once it is, it resumes its stream for 12 hours, also one that is open then."""
+    """A ticket must be used within 60 seconds. Then it can resume its stream for 12 hours, even while it is open."""
     (await api.append(WS)).expect(201)
     position = (await api.get(events(WS), limit=1)).expect(200)["position"]
     nobody = api.with_key(None)
@@ -502,7 +502,7 @@ async def test_a_tickets_times(server: Server, api: Api, database_url: str) -> N
 
 
 async def test_signing_out_ends_the_sessions_tickets(server: Server, api: Api) -> None:
-    """A page's ticket ends with the page's session; those of another session stay."""
+    """Signing out ends the tickets of the page's session. Tickets of other sessions stay valid."""
     (await api.append(WS)).expect(201)
     nobody = api.with_key(None)
 
@@ -539,7 +539,7 @@ async def test_signing_out_ends_the_sessions_tickets(server: Server, api: Api) -
 
 
 async def test_a_deleted_workspace_takes_its_tickets_along(api: Api) -> None:
-    """A ticket of a workspace that was deleted opens nothing in the one that is made anew under its name."""
+    """A ticket of a deleted workspace opens nothing in a recreated one of the same name."""
     (await api.append(WS)).expect(201)
     ticket = await make_ticket(api)
     (await api.delete(f"/v1/workspaces/{WS}")).expect(204)
@@ -549,13 +549,13 @@ async def test_a_deleted_workspace_takes_its_tickets_along(api: Api) -> None:
     assert await refused(SSE.open(api.with_key(None), WS, ticket=ticket)) == UNAUTHENTICATED
 
 
-# ---- nothing shows
+# ---- nothing is exposed
 
 
 async def test_a_ticket_appears_nowhere(
     make_process: MakeProcess, http: aiohttp.ClientSession, database_url: str
 ) -> None:
-    """Neither the log nor the database holds a ticket, whether it was used well or badly."""
+    """Neither the log nor the database contains a ticket, whether it was accepted or refused."""
     process = make_process(log_level="debug", log_format="json")
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
@@ -574,7 +574,7 @@ async def test_a_ticket_appears_nowhere(
         reader.close()
     assert await process.stop() == 0
     lines = process.log_lines
-    assert any(line.get("path") == f"{events(WS)}/stream" for line in lines), "there is a log"
+    assert any(line.get("path") == f"{events(WS)}/stream" for line in lines), "the log is not empty"
     assert [ticket for ticket in tickets if ticket in process.log] == []
     if database_url.startswith("sqlite:///"):
         file = database_url.removeprefix("sqlite:///")
@@ -603,7 +603,7 @@ async ([key, workspace, selection]) => {
 
 
 async def test_a_browsers_own_reconnect_resumes_exactly(api: Api, browser: Any) -> None:
-    """An EventSource that is cut comes back by itself, with the same ticket, as often as it must: each event once and in order."""
+    """An EventSource reconnects with the same ticket as often as necessary, and receives each event once and in order."""
     require("chromium")
     (await api.append(WS)).expect(201)
     async with proxy_to(api.url) as proxy:

@@ -1,4 +1,4 @@
-"""The memory for unread events: shares, lines in order of arrival, and nobody waits while there is room."""
+"""The memory for unread events: shares per account, queues in order of arrival, and no waiting while there is room."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +23,7 @@ STEPS = st.lists(
 
 
 class Model:
-    """Connections of several accounts, and who waits for what."""
+    """Connections of several accounts, and the queues of those that wait."""
 
     def __init__(self) -> None:
         self.unread = Unread(LIMIT)
@@ -32,7 +32,7 @@ class Model:
         """By account: connection and size, in order of arrival."""
 
     def granted(self, index: int) -> Callable[[], None]:
-        """Return what is called when a connection's wait is over."""
+        """Return the callback for the end of a connection's wait."""
 
         def grant() -> None:
             first, size = self.lines[ACCOUNTS[index]].pop(0)
@@ -50,7 +50,7 @@ class Model:
         return sum(hold.size for hold, whose in zip(self.holds, ACCOUNTS, strict=True) if whose == account)
 
     def do(self, index: int, step: str, size: int) -> None:
-        """Carry out one step, unless the connection cannot do that now."""
+        """Carry out one step, if the connection's state allows it."""
         hold, line = self.holds[index], self.lines[ACCOUNTS[index]]
         if step == "reserve" and not self.waits(index):
             others_wait = bool(line)
@@ -69,13 +69,13 @@ class Model:
             hold.release()
 
     def give_up(self, index: int) -> None:
-        """End a connection's wait."""
+        """Cancel a connection's wait."""
         line = self.lines[ACCOUNTS[index]]
         line[:] = [each for each in line if each[0] != index]
         self.holds[index].withdraw()
 
     def check(self) -> None:
-        """Check the sum, the shares, and that whoever is first in a line has to wait."""
+        """Check the sum, the shares, and that the first in each queue has to wait."""
         assert self.unread.used == sum(hold.size for hold in self.holds)
         for account, line in self.lines.items():
             own = self.used(account)
@@ -96,7 +96,7 @@ class Model:
 @given(STEPS)
 @settings(max_examples=300)
 def test_shares_and_lines(steps: list[Step]) -> None:
-    """Whatever connections reserve, give up and release: shares hold, lines are served in order, and at the end all is free."""
+    """After any steps of connections, shares are kept, queues are served in order, and in the end everything is free."""
     model = Model()
     for step in steps:
         model.do(*step)
@@ -127,7 +127,7 @@ def test_a_long_line_costs_nothing_to_leave() -> None:
 
 
 def test_more_accounts_than_are_looked_at_at_once() -> None:
-    """The account that released memory is served first, and all others in turn."""
+    """The account that released memory is served first, and then all others in turn."""
     unread = Unread(LIMIT)
     readers = [unread.hold("a"), unread.hold("b")]
     for reader in readers:

@@ -1,4 +1,4 @@
-"""What a principal may see: `:own`, audit events, and what the members of a workspace may know, by every way of reading."""
+"""Visibility: `:own`, audit events and the records about members, on every route that reads."""
 
 import itertools
 import random
@@ -26,12 +26,12 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
-    """A server that takes tokens."""
+    """Start a server that accepts tokens."""
     return await make_server(jwt_secret=SECRET)
 
 
 def corpus() -> list[dict[str, object]]:
-    """Return events of every kind that views tell apart."""
+    """Return events of every kind that views distinguish."""
     rng = random.Random(3)
     actors = [
         {"type": kind, "id": name, "on_behalf_of": behalf}
@@ -42,7 +42,7 @@ def corpus() -> list[dict[str, object]]:
 
 
 def sees(event: Event, scopes: Collection[str], own_id: str, *, made: bool = False) -> bool:
-    """Say plainly whether a principal with these scopes may see an event."""
+    """Decide by the plain rules whether a principal with these scopes may see an event."""
     is_own = made or own_id in {event["actor"]["id"], event["actor"]["on_behalf_of"]}
     if event["category"] == "activity":
         return "workspace:read" in scopes or ("workspace:read:own" in scopes and is_own)
@@ -52,7 +52,7 @@ def sees(event: Event, scopes: Collection[str], own_id: str, *, made: bool = Fal
 
 
 def ids(found: Sequence[Event], among: Collection[str]) -> list[str]:
-    """Return the ids of these events, of those that the test appended."""
+    """Return the ids of those of these events that the test appended."""
     return [event["id"] for event in found if event["id"] in among]
 
 
@@ -65,7 +65,7 @@ SETS = [
 
 
 async def test_every_set_of_scopes(api: Api) -> None:
-    """Whatever the scopes, by history, page by page and by id, exactly those events are there that a plain reading of the rules allows."""
+    """For every set of scopes, history, pages and look-ups by id return exactly the events that the plain rules allow."""
     stored: list[Event] = (await api.append_all(WS, corpus())).expect(201)["events"]
     known = {event["id"] for event in stored}
     assert {event["category"] for event in stored} == {"activity", "audit"}
@@ -93,7 +93,7 @@ async def test_every_set_of_scopes(api: Api) -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 async def test_own_events_live(api: Api, kind: Kind) -> None:
-    """Replay, live and with a ticket: who has `:own` gets what they did and what was done for them, and nothing else."""
+    """With `:own`, a caller receives exactly its own events and those on its behalf, replayed, live and by ticket."""
     stored: list[Event] = (await api.append_all(WS, corpus())).expect(201)["events"]
     expected = [event["id"] for event in stored if sees(event, {"workspace:read:own"}, "ann")]
     ann = person(api, "ann", grants={WS: ["workspace:read:own"]})
@@ -107,7 +107,7 @@ async def test_own_events_live(api: Api, kind: Kind) -> None:
 
 @on_sqlite
 async def test_a_ticket_keeps_to_what_is_own(api: Api) -> None:
-    """A ticket of who has `:own` shows no more than they may see, live and replayed, whatever is subscribed to on its socket."""
+    """With a ticket of a caller with `:own`, replays, live events and subscriptions show no more than the caller may see."""
     (await api.append_all(WS, [{"id": "mine", "actor": {"type": "agent", "id": "bot", "on_behalf_of": "ann"}}, {"id": "other", "actor": {"type": "user", "id": "eve"}}])).expect(201)  # fmt: skip
     key = api.with_key(await api.create_key(WS, scopes=["workspace:read:own"], actor={"type": "user", "id": "ann"}))
     for caller in (person(api, "ann", grants={WS: ["workspace:read:own"]}), key):
@@ -118,12 +118,12 @@ async def test_a_ticket_keeps_to_what_is_own(api: Api) -> None:
             await socket.send({"type": "subscribe", "sub": "s", "after": BEGINNING, "actor_id": "eve"})
             said = await socket.next()
             assert said.get("events", []) == []
-            if said["type"] == "events":  # where it stands, without an event
+            if said["type"] == "events":  # the position, without an event
                 assert (await socket.next())["type"] == "synced"
 
 
 async def test_who_made_a_workspace_owns_what_is_in_it(api: Api) -> None:
-    """The creator of a workspace owns all of it: events of others, audit events with `audit:read:own`."""
+    """The creator of a workspace owns everything in it: others' events, and audit events with `audit:read:own`."""
     (await person(api, "ann", grants={"*": ["admin"]}).put(f"/v1/workspaces/{WS}")).expect(201)
     maker = person(api, "ann", grants={WS: ["workspace:read:own"]})
     assert (await api.get(f"/v1/workspaces/{WS}")).expect(200)["created_by"] == "user:ann"
@@ -144,7 +144,7 @@ async def test_who_made_a_workspace_owns_what_is_in_it(api: Api) -> None:
 
 
 async def test_an_append_that_makes_a_workspace_owns_only_itself(api: Api) -> None:
-    """Who appends first under an id makes the workspace, and still reads only its own events there, by every way of reading."""
+    """An append that creates a workspace makes no owner: on every route, the caller still reads only its own events."""
     both = {"*": ["workspace:write", "workspace:read:own", "audit:read:own"]}
     first = person(api, "eve", grants=both)
     (await first.post(events(WS), {"action": "first.event"})).expect(201)
@@ -152,7 +152,7 @@ async def test_an_append_that_makes_a_workspace_owns_only_itself(api: Api) -> No
     stored: list[Event] = (await api.append_all(WS, corpus())).expect(201)["events"]
     known = {event["id"] for event in stored}
     assert ids(await first.history(WS, order="asc"), known) == []
-    # Changing its values is no making, either.
+    # Changing the workspace's values is no creation, either.
     (await person(api, "eve", grants={"*": ["admin"]}).put(f"/v1/workspaces/{WS}", {"name": "mine"})).expect(200)
     assert ids(await first.history(WS, order="asc"), known) == []
     assert (await first.get(f"{events(WS)}/{stored[0]['id']}")).error == "event_not_found"
@@ -166,7 +166,7 @@ async def test_an_append_that_makes_a_workspace_owns_only_itself(api: Api) -> No
 
 
 async def test_a_key_without_an_actor_owns_what_says_so(api: Api) -> None:
-    """A key that acts as nobody has its own id: only what names it is its own."""
+    """A key without an actor owns only events that name the key's own id."""
     (await api.append(WS, id="foreign")).expect(201)
     made = (await api.post(f"/v1/workspaces/{WS}/keys", {"name": "k", "scopes": ["workspace:read:own"]})).expect(201)
     key = api.with_key(made["key"])
@@ -179,7 +179,7 @@ async def test_a_key_without_an_actor_owns_what_says_so(api: Api) -> None:
 
 
 async def test_audit_alone_reads_nothing(api: Api) -> None:
-    """`audit:read` adds to the right to read; alone it opens no route."""
+    """`audit:read` alone opens no route. It extends the right to read."""
     (await api.append(WS)).expect(201)
     for scopes in (["audit:read"], ["audit:read:own"], ["audit:read", "audit:read:own"]):
         caller = api.with_key(await api.create_key(WS, scopes=scopes))
@@ -187,7 +187,7 @@ async def test_audit_alone_reads_nothing(api: Api) -> None:
 
 
 async def test_members_may_know_who_the_members_are(api: Api) -> None:
-    """Changes of members, roles and settings are for every reader; those of keys for who may read audit events."""
+    """Changes of members, roles and settings are visible to every reader, those of keys only with audit access."""
     (await api.put(f"/v1/workspaces/{WS}", {"name": "W"})).expect(201)
     (await api.put(f"/v1/workspaces/{WS}/members/ann", {"role": "viewer"})).expect(201)
     await api.create_key(WS)
@@ -198,12 +198,12 @@ async def test_members_may_know_who_the_members_are(api: Api) -> None:
     assert [event["action"] for event in await ann.history(WS, order="asc")] == ["member.added", "member.role_changed", "workspace.settings_updated"]  # fmt: skip
     assert await ann.history(WS, category="audit", order="asc") == await ann.history(
         WS, order="asc"
-    )  # not told, either
+    )  # not recorded, either
 
 
 @on_sqlite
 async def test_what_is_own_is_found_by_index(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading one's own in a long log of others asks an index for each of its two ways, and does not walk the log."""
+    """Reading one's own events in a long log uses an index for each of its two conditions, instead of scanning the log."""
     (await api.append_all(WS, [{}] * 500)).expect(201)
     (await api.append(WS, id="a", actor={"type": "user", "id": "zoe"})).expect(201)
     (await api.append(WS, id="b", actor={"type": "agent", "id": "x", "on_behalf_of": "zoe"})).expect(201)

@@ -1,4 +1,4 @@
-"""SQLite's write-ahead log while somebody else reads the file."""
+"""SQLite's write-ahead log while another program reads the file."""
 
 import sqlite3
 from contextlib import closing
@@ -13,7 +13,7 @@ from tests.support.waiting import eventually
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_the_write_ahead_log_shrinks_after_an_outside_reader(api: Api, database_url: str) -> None:
-    """It grows while a snapshot is held, and is cut to its bound by the appends that follow."""
+    """The log grows while another program holds a snapshot, and later appends truncate it to its limit."""
     file = database_url.removeprefix("sqlite:///")
     log = Path(f"{file}-wal")
     (await api.append("w")).expect(201)

@@ -1,4 +1,4 @@
-"""A clock that was ahead for one append: the log stays exact, and operators learn of it."""
+"""After an append with a clock that ran ahead, the log stays exact and operators are informed."""
 
 import json
 
@@ -15,13 +15,13 @@ METRIC = "streamer_log_ahead_seconds"
 
 
 async def ahead(api: Api) -> float:
-    """Return what the metric says."""
+    """Return the value of the metric."""
     families = text_string_to_metric_families((await api.get("/metrics")).body.decode())
     return next(sample.value for family in families for sample in family.samples if sample.name == METRIC)
 
 
 def warnings(output: str) -> list[dict[str, object]]:
-    """Return what was logged of it."""
+    """Return the warnings about it in the log."""
     lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     return [line for line in lines if line["event"] == "log_ahead_of_clock"]
 
@@ -29,7 +29,7 @@ def warnings(output: str) -> list[dict[str, object]]:
 async def test_a_log_ahead_of_the_clock_is_said(
     api: Api, database: Database, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One warning for each workspace that is a year ahead, and a metric; `after` with a timestamp still finds exactly what is behind it."""
+    """Each workspace far ahead of the clock gets one warning and sets a metric. A timestamp in `after` still works exactly."""
     for workspace in (WS, "fine"):
         (await api.append(workspace)).expect(201)
     assert await ahead(api) == 0

@@ -87,7 +87,7 @@ def about_issue(issue: str) -> Filter:
     """Return the filter of what is about an issue: done to it, or to something of it, such as a comment."""
     this = frozenset({issue})
     of_it = Condition("issue_id", this)
-    # (entity_id AND entity_type) OR issue_id, as a conjunction: that is what filters are.
+    # (entity_id AND entity_type) OR issue_id, rewritten as a conjunction, because a filter is a conjunction.
     return canonical(
         (Either((Condition("entity_id", this), of_it)), Either((Condition("entity_type", frozenset({ISSUE})), of_it)))
     )

@@ -116,7 +116,7 @@ def endpoint(operation: Operation, handlers: object, services: Services) -> Hand
             elif request.query:
                 read_query(NoParams, request.query)
         if appends and principal is not None:
-            rate.check(principal.account)  # before the body: a flood is to cost nothing
+            rate.check(principal.account)  # before the body is read, so that a flood is cheap to refuse
         elif body is not None:
             arguments.append(check(body, await bodies.json(request)))
         answer: web.StreamResponse = await handler(request, *arguments)

@@ -18,7 +18,7 @@ from streamer.transports.sse import SseWire
 from streamer.transports.websocket import WebSocketWire
 
 LATE_NS = 50_000_000
-"""Events are sent so long after their time."""
+"""The delay between an event's due time and its sending."""
 HEADS = {
     "sse": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
     "websocket": b"HTTP/1.1 101 Switching Protocols\r\n\r\n",

@@ -1,4 +1,4 @@
-"""`./run bench` as users run it: every scenario in small, exact; and nothing of it is left behind, however it ends."""
+"""`./run bench` as users run it: every scenario in small is exact and leaves nothing behind, however it ends."""
 
 import asyncio
 import json
@@ -18,16 +18,16 @@ from tests.support.waiting import eventually
 SMALL = ("--subscribers", "6", "--connections", "2")
 BRIEF = ("--rate", "40", "--seconds", "0.5", "--warmup", "0.1")
 PATIENCE_SECONDS = 50
-"""A measurement starts half a dozen processes, each of which a busy machine may take long for."""
+"""A measurement starts half a dozen processes, and each start can be slow on a busy machine."""
 DEPTHS = ("newest", "middle", "deep")
 EXACT = ("lost", "doubled", "out_of_order", "unexpected", "gaps", "failed", "ended")
 
 
 @pytest.fixture
 def bench_cli(tmp_path: Path) -> Cli:
-    """The command line, with a folder of its own for what it makes."""
+    """Run the command line with a temporary folder of its own."""
     (tmp_path / "temporary").mkdir()
-    # The settings of somebody's own server are nothing for the one that is measured.
+    # The variables of a user's server must not affect the measured one.
     nonsense = {"STREAMER_FLUSH_WINDOW_MS": "nonsense"}
     return Cli(
         tmp_path,
@@ -37,7 +37,7 @@ def bench_cli(tmp_path: Path) -> Cli:
 
 
 async def run(cli: Cli, *arguments: str) -> Ended:
-    """Run a measurement to its end, with patience."""
+    """Run a measurement to its end, with a long timeout."""
     async with asyncio.timeout(PATIENCE_SECONDS), cli.started(*arguments) as process:
         out, err = await process.communicate()
     assert process.returncode is not None
@@ -46,7 +46,7 @@ async def run(cli: Cli, *arguments: str) -> Ended:
 
 
 async def measured(cli: Cli, *arguments: str) -> Any:
-    """Run a measurement and return its document; it must be exact, and leave nothing."""
+    """Run a measurement and return its document; it must be exact and leave nothing behind."""
     ended = await run(cli, *arguments, "--json")
     assert ended.code == 0, ended.err
     document = json.loads(ended.out)
@@ -78,7 +78,7 @@ def has_cache(cli: Cli) -> bool:
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
 async def test_fanout(bench_cli: Cli, transport: str) -> None:
-    """Every subscriber gets every event, and its latency, CPU time and memory are told."""
+    """Every subscriber receives every event, and latency, CPU time and memory are reported."""
     document = await measured(bench_cli, "fanout", *SMALL, *BRIEF, "--transport", transport)
     result = document["result"]
     assert document["parameters"]["transport"] == transport
@@ -90,7 +90,7 @@ async def test_fanout(bench_cli: Cli, transport: str) -> None:
 
 
 async def test_fanout_with_filters(bench_cli: Cli) -> None:
-    """With filters each event is for the subscribers of one of them only."""
+    """With filters, each event reaches the subscribers of one filter only."""
     result = (await measured(bench_cli, "fanout", *SMALL, *BRIEF, "--filters", "3", "--reader-processes", "2"))[
         "result"
     ]
@@ -98,13 +98,13 @@ async def test_fanout_with_filters(bench_cli: Cli) -> None:
 
 
 async def test_fanout_over_workspaces(bench_cli: Cli) -> None:
-    """Subscribers are spread over the workspaces, and each gets the events of its own only."""
+    """Subscribers are spread over the workspaces, and each receives the events of its own only."""
     result = (await measured(bench_cli, "fanout", *SMALL, *BRIEF, "--workspaces", "3"))["result"]
     assert result["deliveries"] == 20 * 2
 
 
 async def test_runs_and_settings(bench_cli: Cli) -> None:
-    """Each run has a server of its own, with the settings that were given; the median of the runs counts."""
+    """Each run has a server of its own with the given settings, and the result is the median of the runs."""
     document = await measured(bench_cli, "fanout", *SMALL, *BRIEF, "--runs", "2", "--set", "flush_window_ms=1")
     first, second = document["runs"]
     assert document["result"]["p50"] == pytest.approx((first["p50"] + second["p50"]) / 2)
@@ -112,7 +112,7 @@ async def test_runs_and_settings(bench_cli: Cli) -> None:
 
 
 async def test_fanout_beside_nchan(bench_cli: Cli) -> None:
-    """The peer gets the same work, is checked in the same way, and the ratio is told."""
+    """The peer gets the same load and the same checks, and the ratio is reported."""
     require("nginx")
     require("nchan")
     document = await measured(bench_cli, "fanout", *SMALL, *BRIEF, "--peer", "nchan")
@@ -123,7 +123,7 @@ async def test_fanout_beside_nchan(bench_cli: Cli) -> None:
 
 
 async def test_ingest(bench_cli: Cli) -> None:
-    """What was acknowledged is in the log; without a rate there is as much as is answered."""
+    """Acknowledged events are in the log. Without a rate, the load is as high as possible."""
     result = (await measured(bench_cli, "ingest", "--connections", "4", "--seconds", "0.5", "--warmup", "0.1"))[
         "result"
     ]
@@ -132,14 +132,14 @@ async def test_ingest(bench_cli: Cli) -> None:
 
 
 async def test_ingest_of_batches_at_a_rate(bench_cli: Cli) -> None:
-    """A batch is one append of many events."""
+    """A batch is one append of several events."""
     arguments = ("--batch", "50", "--rate", "1000", "--seconds", "0.5", "--warmup", "0", "--workspaces", "2")
     result = (await measured(bench_cli, "ingest", *arguments))["result"]
     assert (result["events"], result["appends"]) == (500, 10)
 
 
 async def test_ingest_into_postgresql(bench_cli: Cli, postgresql: Cluster) -> None:
-    """It has a database of its own there, which is gone afterwards; the one that was named is not touched."""
+    """It creates and drops a database of its own on the named server. The named database stays unchanged."""
     databases = "SELECT datname FROM pg_database ORDER BY datname"
     with fresh_database(postgresql) as url:
         database = Database(url)
@@ -148,7 +148,7 @@ async def test_ingest_into_postgresql(bench_cli: Cli, postgresql: Cluster) -> No
         assert document["result"]["events"] > 0
         assert document["parameters"]["database"] == "postgresql"
         assert url not in json.dumps(document)
-        # The keys of a server that uses this database are still its own.
+        # A server on this database still has its own keys only.
         assert await run_sql(database, "SELECT * FROM credentials") == []
         assert await run_sql(database, "SELECT * FROM events") == []
         after = await run_sql(database, databases)
@@ -174,7 +174,7 @@ async def test_history(bench_cli: Cli) -> None:
 
 
 async def test_dialects(bench_cli: Cli) -> None:
-    """The same log is listed by every API, at both ends and in the middle, by one connection and by eight."""
+    """Every API lists the same log, at both ends and in the middle, over one connection and over eight."""
     document = await measured(bench_cli, "dialects", "--events", "500", "--seconds", "0.5")
     result = document["result"]
     kinds = [f"{api}_{length}_{depth}" for api in ("native", "praisonai") for length in (50, 100) for depth in DEPTHS]
@@ -189,7 +189,7 @@ async def test_dialects(bench_cli: Cli) -> None:
 
 
 async def test_only_the_dialects_that_are_served(bench_cli: Cli) -> None:
-    """A dialect that the measured server does not have is not asked."""
+    """A dialect that the measured server does not have is left out."""
     arguments = ("--events", "200", "--seconds", "0.1", "--set", "dialects=evershell")
     result = (await measured(bench_cli, "dialects", *arguments))["result"]
     assert {name.split("_")[0] for name in result if name.endswith("_p50")} == {"native", "evershell"}
@@ -197,7 +197,7 @@ async def test_only_the_dialects_that_are_served(bench_cli: Cli) -> None:
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
 async def test_resume(bench_cli: Cli, transport: str) -> None:
-    """Everybody who was cut off gets what was missed, and is live again."""
+    """All disconnected readers receive what they missed and are live again."""
     result = (await measured(bench_cli, "resume", *SMALL, "--missed", "150", "--transport", transport))["result"]
     assert result["deliveries"] == 6 * 150
     assert 0 < result["p50"] <= result["max"]
@@ -205,16 +205,16 @@ async def test_resume(bench_cli: Cli, transport: str) -> None:
 
 
 async def test_slow(bench_cli: Cli) -> None:
-    """Slow subscribers are there, are slow, and are exact in the end."""
+    """Slow subscribers read slowly and are exact in the end."""
     arguments = ("--slow", "50%", "--slow-rate", "2000", *BRIEF, "--rate", "200")
     result = (await measured(bench_cli, "slow", *SMALL, *arguments))["result"]
     assert result["slow"] == 3
-    assert 3 * 100 <= result["deliveries"] < 6 * 100  # of those that were not released yet
+    assert 3 * 100 <= result["deliveries"] < 6 * 100  # those that are not released yet
     assert result["p99_by_alone"] > 0
 
 
 async def test_idle(bench_cli: Cli) -> None:
-    """Open streams have their price in memory and files, and are live."""
+    """The memory and file descriptors of open idle streams are measured, and the streams are live."""
     result = (await measured(bench_cli, "idle", "--subscribers", "50", "--seconds", "0.2"))["result"]
     assert result["connections"] == 50
     assert result["files"] >= 50
@@ -222,7 +222,7 @@ async def test_idle(bench_cli: Cli) -> None:
 
 
 async def test_soak(bench_cli: Cli) -> None:
-    """Who stays gets everything, who comes and goes a part without a hole, and files do not grow."""
+    """Permanent readers receive everything and others a part without gaps, and descriptors do not grow."""
     result = (await measured(bench_cli, "soak", *SMALL, "--seconds", "1.5", "--churn", "40", "--rate", "40"))["result"]
     assert result["visitors"] > 20
     assert result["deliveries"] > 6 * 40
@@ -233,7 +233,7 @@ async def test_soak(bench_cli: Cli) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_beside_praisonai(bench_cli: Cli) -> None:
-    """The released praisonai-platform gets the same work; with several connections it refuses some of it, which is counted."""
+    """The released praisonai-platform gets the same load. Requests that it refuses over several connections are counted."""
     for said in ("is installed in", "is already installed in"):
         async with bench_cli.started("install-peer", "praisonai") as process:
             out, err = await process.communicate()
@@ -252,7 +252,7 @@ async def test_beside_praisonai(bench_cli: Cli) -> None:
 
 @pytest.mark.parametrize("scenario", ["ingest", "history", "dialects"])
 async def test_a_run_installs_no_peer(bench_cli: Cli, scenario: str) -> None:
-    """Without its server nothing is measured; the error names the command that installs it."""
+    """Without the peer's server, nothing is measured, and the error names the command that installs it."""
     ended = await run(bench_cli, scenario, "--peer", "praisonai", "--json")
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.splitlines() == [
@@ -274,11 +274,11 @@ async def test_a_peer_that_cannot_be_installed(bench_cli: Cli) -> None:
     assert (await run(bench_cli, "install-peer", "nchan")).code == 2
 
 
-# ---- what is said
+# ---- output
 
 
 async def test_table(bench_cli: Cli) -> None:
-    """People get a line of what was asked, one of the machine, and a table."""
+    """People get a line with the parameters, one with the machine, and a table."""
     ended = await run(bench_cli, "fanout", *SMALL, *BRIEF)
     assert ended.code == 0
     asked, machine, empty, *rows = ended.lines
@@ -290,7 +290,7 @@ async def test_table(bench_cli: Cli) -> None:
 
 
 async def test_progress(bench_cli: Cli) -> None:
-    """On a terminal a bar says how far it is, and is gone in the end."""
+    """On a terminal, a progress bar is displayed, and removed at the end."""
     async with bench_cli.on_terminal("fanout", *SMALL, *BRIEF, "--runs", "2") as terminal:
         assert await terminal.ended() == 0
     assert "fanout: streamer, run 1 of 2 [#" in terminal.shown
@@ -299,7 +299,7 @@ async def test_progress(bench_cli: Cli) -> None:
 
 
 async def test_thresholds(bench_cli: Cli) -> None:
-    """What is missed is said, and the exit code is 7; what holds is not spoken of."""
+    """A missed threshold is reported and the exit code is 7. Other thresholds are not mentioned."""
     ended = await run(bench_cli, "fanout", *SMALL, *BRIEF, "--assert", "lost=0,deliveries>1k,max<60s")
     assert ended.code == 7
     assert ended.err.splitlines()[-1] == "missed: deliveries>1k, but it is 120"
@@ -307,7 +307,7 @@ async def test_thresholds(bench_cli: Cli) -> None:
 
 
 async def test_thresholds_that_hold(bench_cli: Cli) -> None:
-    """The exit code is 0 when all of them hold."""
+    """The exit code is 0 when all thresholds are met."""
     await measured(bench_cli, "fanout", *SMALL, *BRIEF, "--assert", "lost=0,deliveries=120,max<60s")
 
 
@@ -331,7 +331,7 @@ async def test_thresholds_that_hold(bench_cli: Cli) -> None:
     ],
 )
 async def test_wrong_usage(bench_cli: Cli, arguments: tuple[str, ...], said: str) -> None:
-    """What cannot be is said, before anything is measured."""
+    """Invalid parameters are reported before anything is measured."""
     ended = await run(bench_cli, *arguments)
     assert ended.code in (1, 2)
     assert said.lower() in " ".join(ended.err.lower().split())
@@ -339,11 +339,11 @@ async def test_wrong_usage(bench_cli: Cli, arguments: tuple[str, ...], said: str
     assert left_over(bench_cli) == []
 
 
-# ---- what is left
+# ---- cleaning up
 
 
 async def running(process: asyncio.subprocess.Process) -> list[psutil.Process]:
-    """Wait until a measurement has all its processes; return them."""
+    """Wait until a measurement has started all its processes; return them."""
     bench = psutil.Process(process.pid)
 
     def all_of_them() -> list[psutil.Process]:
@@ -362,7 +362,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_interrupted(bench_cli: Cli, number: signal.Signals, code: int) -> None:
-    """Ctrl-C ends everything that was started, and removes the folder, before the command ends."""
+    """Ctrl-C ends all processes and removes the folder before the command ends."""
     async with bench_cli.started("fanout", *SMALL, "--seconds", "60") as process:
         started = await running(process)
         assert left_over(bench_cli) != []
@@ -375,7 +375,7 @@ async def test_interrupted(bench_cli: Cli, number: signal.Signals, code: int) ->
 
 
 async def test_killed(bench_cli: Cli) -> None:
-    """`kill -9` of the command leaves nothing, either."""
+    """`kill -9` of the command leaves nothing behind, either."""
     async with bench_cli.started("fanout", *SMALL, "--seconds", "60") as process:
         started = await running(process)
         process.kill()
@@ -384,7 +384,7 @@ async def test_killed(bench_cli: Cli) -> None:
 
 
 async def test_server_that_dies(bench_cli: Cli) -> None:
-    """A server that ends in the midst of it ends the measurement with an error."""
+    """If the server dies during the measurement, the command ends with an error."""
     async with bench_cli.started("fanout", *SMALL, "--rate", "20", "--seconds", "60") as process:
         (server,) = [each for each in await running(process) if "serve" in each.cmdline()]
         server.kill()
@@ -395,7 +395,7 @@ async def test_server_that_dies(bench_cli: Cli) -> None:
 
 
 async def test_a_database_that_is_none(bench_cli: Cli) -> None:
-    """A URL that leads nowhere is an error with the next step, without the password that it holds."""
+    """An invalid database URL is an error with the next step and without the URL's password."""
     for url in ("postgresql://u:pw-secret@127.0.0.1:9/none", "mysql://u:pw-secret@h/x", "::"):
         ended = await run(bench_cli, "ingest", "--seconds", "1", "--database-url", url)
         assert ended.code == 1

@@ -1,5 +1,5 @@
-// Follow a stream of Evershell; print that it is open, and the data of each event.
-// Argument: the URL, which holds the credential, as a browser's EventSource needs it.
+// Follow a stream of Evershell; print when it opens, and the data of each event.
+// Argument: the URL with the credential, as a browser's EventSource needs it.
 import { EventSource } from "eventsource";
 
 const source = new EventSource(process.argv[2]);

@@ -1,5 +1,5 @@
-// Write package-lock.json anew, without what clients need only for servers of their own: `npm run lock`.
-// `npm ci` takes what a package depends on from the lock file. Overrides in package.json would say it, too, but not to npm 9.
+// Rewrite package-lock.json without the dependencies that clients need only for servers of their own: `npm run lock`.
+// `npm ci` reads a package's dependencies from the lock file. Overrides in package.json have the same effect, but not in npm 9.
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 
@@ -12,4 +12,4 @@ for (const [name, dropped] of Object.entries(without)) {
   for (const dependency of dropped) delete lock.packages[`node_modules/${name}`].dependencies[dependency];
 }
 writeFileSync("package-lock.json", JSON.stringify(lock));
-resolve(); // what nothing depends on any more goes
+resolve(); // removes packages that are no longer needed

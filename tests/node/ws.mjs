@@ -1,5 +1,5 @@
-// Open a WebSocket; print that it is open, each message, or why it was refused.
-// Arguments: the URL, and the credential to send as a header, if there is one.
+// Open a WebSocket; print when it opens, each message, or the reason for a refusal.
+// Arguments: the URL, and optionally the credential to send as a header.
 import WebSocket from "ws";
 
 const [url, credential] = process.argv.slice(2);

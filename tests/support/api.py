@@ -16,7 +16,7 @@ class Answer:
 
     status: int
     headers: Mapping[str, str]
-    """By any case of their names."""
+    """Names are case-insensitive."""
     body: bytes
 
     @property

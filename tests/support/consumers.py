@@ -35,14 +35,14 @@ RUNTIMES = {
     "shell": ("tail.sh", "follow.sh"),
     "chromium": ("browser-eventsource.js", "browser-websocket.js"),
 }
-"""The programs, by what runs them."""
+"""The programs by interpreter."""
 NEEDS = {"node": ("node", "node_modules"), "python": (), "shell": ("curl",), "chromium": ("chromium", "curl")}
-"""What these need on the machine."""
+"""What they need on the machine."""
 HELPERS = ("position.mjs", "position.py", "ticket.sh")
-"""What the others import or call."""
+"""What the other programs import or call."""
 
 RESUME_BY_THEMSELVES = ("eventsource.mjs", "undici.mjs", "browser-eventsource.js")
-"""After any cut, these come back with a `Last-Event-ID` of their own."""
+"""After a disconnection, these reconnect by themselves with a `Last-Event-ID`."""
 
 
 class Consumer(ABC):
@@ -51,9 +51,9 @@ class Consumer(ABC):
     def __init__(self, name: str, key: str) -> None:
         self.name = name
         self.seen: list[dict[str, Any]] = []
-        """The events that it was given, over all its starts."""
+        """The events that it received, over all its starts."""
         self.complaints: list[str] = []
-        """What it said beside that."""
+        """Its other output."""
         self._variables = {"STREAMER_KEY": key}
 
     @abstractmethod

@@ -15,7 +15,7 @@ CHUNK = 2**18
 _SEQ = re.compile(rb'"seq":(\d+),')
 _POSITION = {"sse": re.compile(rb"^id: (\S+)\n", re.MULTILINE), "websocket": re.compile(rb'"position":"([^"]+)"}')}
 _END = {"sse": b"\n\n", "websocket": b'"}'}
-"""What stands at the end of what is whole, and behind a position."""
+"""The text at the end of each complete item, and after a position."""
 _SEQS = [b"%d" % number for number in range(100_000)]
 
 
@@ -33,7 +33,7 @@ class Member:
         self.bytes = 0
         self.events = 0
         self.position: str | None = None
-        """The position behind the last event that is here whole."""
+        """The position of the last complete event."""
         self.is_synced = False
         self.is_in_order = True
         self._last = 0

@@ -1,4 +1,4 @@
-"""Fresh databases: a file for SQLite, a clone of a template for PostgreSQL. Both are migrated once for the whole run."""
+"""Fresh databases: a file for SQLite, a clone of a template for PostgreSQL. Both are migrated once per run."""
 
 import asyncio
 import fcntl
@@ -49,7 +49,7 @@ def _once(name: str) -> Iterator[bool]:
 
 
 def _migrate(url: str) -> None:
-    """Migrate a database, from a thread: a test's event loop may be running in this one."""
+    """Migrate a database in a thread, because a test's event loop may be running in this one."""
 
     async def run() -> None:
         database = Database(url)
@@ -72,7 +72,7 @@ def _migrate(url: str) -> None:
 
 
 def sqlite_url(folder: Path) -> str:
-    """Make a migrated SQLite database in `folder` and return its URL."""
+    """Create a migrated SQLite database in `folder` and return its URL."""
     template = run_dir() / "template.db"
     with _once("sqlite") as first:
         if first:
@@ -83,7 +83,7 @@ def sqlite_url(folder: Path) -> str:
 
 
 class _Admin:
-    """A connection on which databases are made and dropped. Its event loop has a thread: a test's may be running in this one."""
+    """A connection that creates and drops databases. Its event loop has a thread, because a test's may be running in this one."""
 
     def __init__(self, url: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -107,7 +107,7 @@ class _Admin:
 
 
 class Cluster:
-    """A PostgreSQL of our own, on a Unix socket, that forgets everything when the machine stops."""
+    """A PostgreSQL cluster of the tests, on a Unix socket, that keeps nothing after a crash of the machine."""
 
     def __init__(self, programs: Path, folder: Path) -> None:
         self.programs = programs
@@ -115,17 +115,18 @@ class Cluster:
         self._admin: _Admin | None = None
 
     def clone(self, name: str) -> None:
-        """Make a database like the template."""
-        # The other strategy, by the log, takes four times as long here. Before version 15 there is only this one.
+        """Create a database from the template."""
+        # The other strategy, by the write-ahead log, takes four times as long here. Before version 15, only this one
+        # exists.
         strategy = "STRATEGY file_copy" if self._version >= 15 else ""
         self._execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} {strategy}")
 
     def drop(self, name: str) -> None:
-        """Drop a database if it is there, with its connections."""
+        """Drop a database and its connections, if it exists."""
         self._execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def close(self) -> None:
-        """Close the connection of this process; the cluster goes on."""
+        """Close this process's connection; the cluster keeps running."""
         if self._admin:
             self._admin.close()
             self._admin = None
@@ -135,14 +136,14 @@ class Cluster:
         self._admin.execute(statement)
 
     def start(self) -> None:
-        """Make the cluster and start it."""
+        """Create the cluster and start it."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(mode=0o755)
         if os.geteuid() == 0:
             owner = unprivileged()
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
         data = self.folder / "data"
-        # A language's order of letters, as most servers have it: the tables must not depend on it.
+        # A language's collation, as on most servers, because the tables must not depend on it.
         icu = ["--locale-provider=icu", "--icu-locale=en-US"] if self._version >= 15 else []
         flags = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", *icu]
         self._run("initdb", "-D", data, *flags)
@@ -156,7 +157,7 @@ class Cluster:
         return f"postgresql://postgres@/{name}?host={self.folder}"
 
     def sql(self, statement: str, database: str = "postgres") -> str:
-        """Run a statement outside of a transaction; returns what psql prints, without decoration."""
+        """Run a statement outside of a transaction; return what psql prints, without decoration."""
         return self._run(
             "psql",
             "-XqAt",
@@ -181,7 +182,7 @@ class Cluster:
         if os.geteuid() == 0:
             owner = unprivileged()
             options = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        # A file, not a pipe: the server that pg_ctl starts would keep a pipe open.
+        # A file instead of a pipe, because the server started by pg_ctl would keep the pipe open.
         with (run_dir() / f"{program}.{uuid.uuid4().hex}").open("w+") as output:
             done = subprocess.run(
                 [str(self.programs / program), *map(str, arguments)],
@@ -201,20 +202,20 @@ class Cluster:
 
 
 class OwnCluster(Cluster):
-    """A PostgreSQL that a test may stop."""
+    """A PostgreSQL cluster that a test may stop."""
 
     def stop(self) -> None:
-        """Stop it as a crash would."""
+        """Stop it without a shutdown, as a crash does."""
         forget_pid(self.pid)
         self._run("pg_ctl", "stop", "--wait", "-m", "immediate", "-D", self.folder / "data")
 
     def restart(self) -> None:
-        """Start it again, on what it held."""
+        """Start it again with the same data."""
         self._run("pg_ctl", "start", "--wait", "-D", self.folder / "data", "-l", self.folder / "log")
 
     @property
     def pid(self) -> int:
-        """Return its first process."""
+        """Return its main process."""
         return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
 
     def processes(self) -> list[psutil.Process]:
@@ -224,7 +225,7 @@ class OwnCluster(Cluster):
 
 
 def unprivileged() -> pwd.struct_passwd:
-    """Return the user as whom PostgreSQL runs when we are root, which it refuses."""
+    """Return the user that runs PostgreSQL when the tests run as root, which it refuses."""
     for name in ("postgres", "nobody"):
         try:
             return pwd.getpwnam(name)
@@ -234,7 +235,7 @@ def unprivileged() -> pwd.struct_passwd:
 
 
 def shared_cluster(programs: Path) -> Cluster:
-    """Return the cluster of this run; who comes first starts it."""
+    """Return the cluster of this run; the first caller starts it."""
     cluster = Cluster(programs, run_dir() / "postgresql")
     with _once("postgresql") as first:
         if first:
@@ -246,7 +247,7 @@ def shared_cluster(programs: Path) -> Cluster:
 
 @contextmanager
 def fresh_database(cluster: Cluster) -> Iterator[str]:
-    """Make a migrated PostgreSQL database for the block. Yields its URL."""
+    """Create a migrated PostgreSQL database for the block. Yields its URL."""
     name = f"test_{uuid.uuid4().hex}"
     cluster.clone(name)
     try:
@@ -283,7 +284,7 @@ async def nothing_written(url: str) -> AsyncIterator[None]:
 
 
 async def run_sql(database: Database, *statements: str) -> list[Any]:
-    """Run statements in one transaction, behind the server's back; returns the rows of the last one, if it has some."""
+    """Run statements in one transaction without the server; return the rows of the last one, if any."""
 
     def run(connection: Connection) -> list[Any]:
         results = [connection.execute(text(statement)) for statement in statements]

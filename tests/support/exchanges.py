@@ -30,18 +30,18 @@ class Exchange:
     """A request and its response. `{name}` in the path, the headers and the response is replaced by a value."""
 
     request: str
-    """Method, path and query, as they go over the wire."""
+    """Method, path and query, as sent."""
     status: int
     answer: Any = field(default=...)
-    """The decoded body, a text that is not JSON, Count or Envelope; `...`: whatever it is."""
+    """The decoded body, a text that is not JSON, Count or Envelope; `...` matches anything."""
     sent: Mapping[str, str] = field(default_factory=dict)
-    """Headers, also in place of those that all requests of the table have; an empty text leaves one out."""
+    """Headers, which replace those of the table's requests; an empty text removes one."""
     body: Any = None
-    """What is sent as JSON; bytes are sent as they are."""
+    """The JSON body; bytes are sent unchanged."""
     headers: Mapping[str, str | None] = field(default_factory=dict)
-    """Headers of the answer; None: it must not have that one."""
+    """Headers of the response; None: the header must be absent."""
     instead_of: str = ""
-    """Where we differ from the recorded server: what it answers, and why we do not."""
+    """If this server differs from the recorded one: the recorded response, and the reason."""
 
 
 async def play(

@@ -19,9 +19,9 @@ class Running:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.out: list[str] = []
-        """The lines that it has printed up to now."""
+        """The lines printed so far."""
         self.err: list[str] = []
-        """Those of its complaints."""
+        """The lines of its standard error."""
         self._reading = asyncio.gather(_read(process.stdout, self.out), _read(process.stderr, self.err))
 
     async def say(self, line: str) -> None:

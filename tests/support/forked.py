@@ -27,9 +27,9 @@ from typing import Any
 from tests.support.tools import ROOT
 
 COMMAND = [sys.executable, "-P", "-m", "streamer"]
-"""What starts the command line."""
+"""The command that starts the command line."""
 _AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_")
-"""How the variables begin that a Python looks at when it starts."""
+"""Prefixes of the variables that Python reads when it starts."""
 _SET_CHILD_SUBREAPER = 36
 _MOST = 2**17
 
@@ -83,7 +83,7 @@ _USUAL: dict[str, tuple[object, ...]] = {
     "umask": (-1,),
     "process_group": (-1,),
 }
-"""What the other arguments are where the server can do it."""
+"""The other arguments of Popen that the server supports."""
 _PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 
 _Popen = subprocess.Popen

@@ -1,4 +1,4 @@
-"""Keys in states that no door of the server makes: expired, or of a workspace that is gone."""
+"""Keys that the server's API cannot create: expired ones, and those of deleted workspaces."""
 
 import secrets
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tests.conftest import ADMIN_KEY
 async def store_key(
     database: Database, workspace: str, scopes: Sequence[str], *, expires_at: int | None = None
 ) -> tuple[str, str]:
-    """Put a key into the database; return its id and its secret."""
+    """Store a key in the database; return its id and its secret."""
     secret = "sk_" + secrets.token_urlsafe(32)
     key_id = "key_" + secrets.token_hex(8)
     await Credentials(database).add(
@@ -36,6 +36,6 @@ async def store_key(
 
 
 async def keyring_with_admin(database: Database) -> Keyring:
-    """Return a keyring, and see to it that the tests' admin key is there."""
+    """Return a keyring that contains the tests' admin key."""
     await Credentials(database).add_first(admin_credential(ADMIN_KEY, now_us()))
     return Keyring(Credentials(database), Members(database))

@@ -22,7 +22,7 @@ from tests.support.run_dir import forget_pid, note_pid
 from tests.support.tools import ROOT
 
 TOUCHES = {"open", "os.rename", "os.link", "os.remove", "os.truncate", "sqlite3.connect", "subprocess.Popen"}
-"""Audit events of Python, see its documentation."""
+"""Audit events of Python; see its documentation."""
 KILLED = -signal.SIGKILL
 
 

@@ -20,13 +20,13 @@ class Proxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self.connections = 0
-        """How many were made so far."""
+        """Number of connections so far."""
         self.cut_after: int | None = None
-        """Cut each connection once it has brought the client so many bytes."""
+        """Close each connection after this many bytes to the client."""
         self.cuts = 0
-        """How many it has cut for that reason."""
+        """Number of connections closed for this reason."""
         self.heads: list[bytes] = []
-        """The beginning of what the client sent, for each connection that sent something."""
+        """The first bytes that the client sent on each connection."""
 
     @property
     def url(self) -> str:

@@ -24,7 +24,7 @@ class RawAnswer:
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.status = status
         self.headers = headers
-        """By their names in lower case."""
+        """Names are in lower case."""
         self.body = body
 
     @property

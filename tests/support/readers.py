@@ -17,7 +17,7 @@ BEGINNING = "2000-01-01T00:00:00Z"
 Event = dict[str, Any]
 
 LOST = (StreamEnded, ConnectionError, asyncio.IncompleteReadError, aiohttp.ClientError, EOFError)
-"""How a reader learns that its server is gone without a word."""
+"""How a reader notices that its server has disappeared."""
 
 
 class Ended(AssertionError):
@@ -35,7 +35,7 @@ class Refused(AssertionError):
     def __init__(self, status: int | None, error: Mapping[str, Any]) -> None:
         super().__init__(f"{status} {error}")
         self.status = status
-        """The answer's status; None on a socket that was open already."""
+        """The response's status; None on a socket that was already open."""
         self.code: str = error["code"]
         self.details: Mapping[str, Any] = error.get("details", {})
 
@@ -79,9 +79,9 @@ class Kind(Protocol):
 
     name: str
     says_gaps: bool
-    """A gap is said in the feed, not by an error."""
+    """A gap is reported in the feed, not by an error."""
     has_connection: bool
-    """It stays connected: it can be closed with a reason, and be slow."""
+    """It stays connected, so it can be closed with a reason, and can be slow."""
 
     async def open(self, api: Api, workspace: str, *, position: str | None = None, **options: Any) -> Reader:
         """Start to read: after a position, as the options say (`after`, filters, `receive_buffer`), or now.
@@ -131,7 +131,7 @@ class SseFollower:
         self.stream = stream
         stream.position = position
         self.retry: int | None = None
-        """What the server said last about coming back, in milliseconds."""
+        """The server's last reconnect delay in milliseconds."""
 
     @property
     def position(self) -> str | None:
@@ -209,7 +209,7 @@ CODES = {
     "message_timeout": 4008,
     "access_revoked": 4505,
 }
-"""The close code of each reason, as the documentation has it."""
+"""The documented close code of each reason."""
 
 
 class WebSocketKind:
@@ -454,7 +454,7 @@ class Diary:
         self.position: str | None = None
         self.connections = 0
         self.endings: list[str | None] = []
-        """Why each connection ended."""
+        """The reasons for which the connections ended."""
 
     async def keep(self, kind: Kind, api: Api, workspace: str, *, until: int, **options: Any) -> None:
         """Read from the start up to this seq, and reconnect whenever the connection is lost or the server asks for it."""

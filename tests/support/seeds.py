@@ -8,7 +8,7 @@ from tests.support.tools import ROOT
 
 FOLDER = ROOT / "tests" / "seeds"
 DOCUMENTS = ROOT.parent / "shared" / "seeds"
-"""The documents themselves, where they are beside the project."""
+"""The documents, if they are next to the project."""
 
 _BLOCK = re.compile(r"^```\w+ (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

@@ -27,7 +27,7 @@ REPEATED = {
     "curl": "curl -u a ",
     "spaces": "password =  ",
 }
-"""Texts that begin what a rule of redaction looks for, again and again, and never end it."""
+"""Texts that repeat the start of a redaction rule's match and never complete it."""
 
 
 def text_of(unit: str, size: int) -> str:

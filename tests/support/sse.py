@@ -41,11 +41,11 @@ class SseReader:
         self._writer = writer
         self.status = 0
         self.headers: dict[str, str] = {}
-        """By their names in lower case."""
+        """Names are in lower case."""
         self.position: str | None = None
-        """The last id seen: what an EventSource sends as `Last-Event-ID` when it comes back."""
+        """The last id seen, which an EventSource sends as `Last-Event-ID` when it reconnects."""
         self.raw = b""
-        """The body so far, without the chunks' frames."""
+        """The body so far, without chunk framing."""
         self._lines = b""
 
     @classmethod

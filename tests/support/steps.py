@@ -19,7 +19,7 @@ from streamer.cli.serve import SWITCH_SECONDS
 from streamer.settings import Settings
 
 NOTED_SECONDS = 0.005
-"""Shorter steps are not kept."""
+"""Shorter steps are not recorded."""
 
 
 @dataclass

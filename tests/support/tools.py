@@ -12,7 +12,7 @@ from bench.nchan import MODULES as NCHAN
 
 IN_CI = os.environ.get("CI") == "true"
 ROOT = Path(__file__).resolve().parents[2]
-"""The folder of the project."""
+"""The project's folder."""
 
 TOOLS = (
     "postgresql",
@@ -27,10 +27,10 @@ TOOLS = (
     "openssl",
     "pgbouncer",
 )
-"""All that tests may ask for."""
+"""All tools that tests can require."""
 
 NODE_VERSION = (20, 18, 1)
-"""The oldest Node that all of its clients run under; tests/node/package.json says it, too."""
+"""The oldest Node version that runs all Node clients; the same as in tests/node/package.json."""
 
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 

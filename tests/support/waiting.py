@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 T = TypeVar("T")
 
 SECONDS = 60.0
-"""How long anything may take in a test, also on a busy machine. What works takes milliseconds, so a high ceiling costs nothing."""
+"""Time limit for any wait in a test. Successful waits take milliseconds, so a limit for busy machines costs nothing."""
 
 
 @overload

@@ -19,7 +19,7 @@ from tests.support.waiting import SECONDS
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 CUT = 1006
-"""What stands for the close code of a connection that ended without a close frame (RFC 6455, 7.1.5)."""
+"""The close code of a connection that ended without a close frame (RFC 6455, 7.1.5)."""
 
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -39,7 +39,7 @@ UPGRADE = {
     "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
 }
-"""The head of a handshake, for requests that are not to get a socket."""
+"""The headers of a handshake, for requests that must not become a socket."""
 
 
 def encode_frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = True, reserved: int = 0) -> bytes:
@@ -63,15 +63,15 @@ class WsReader:
         self._writer = writer
         self.status = 0
         self.headers: dict[str, str] = {}
-        """By their names in lower case."""
+        """Names are in lower case."""
         self.positions: dict[str, str] = {}
-        """The last position that each subscription was given."""
+        """The last position of each subscription."""
         self.messages: list[Any] = []
-        """All that came so far."""
+        """Everything received so far."""
         self.pings = 0
-        """How many pings came; each was answered."""
+        """Number of pings received and answered."""
         self.pongs: list[bytes] = []
-        """What the server answered to ours."""
+        """The server's answers to our pings."""
         self.close_code: int | None = None
         self.close_reason = ""
         self._left: dict[str | None, list[dict[str, Any]]] = {}

@@ -14,7 +14,7 @@ from streamer.ingest import secret_names, secrets, texts
 _parser: Any = re._parser
 
 PREFERRED = ("a-1A =:/@.", "-1Aa =:/@.")
-"""Characters that stand for a set, in the order in which they are tried."""
+"""Characters that represent a set, in order of preference."""
 OFTEN = 20
 
 
@@ -26,7 +26,7 @@ CHOSEN = [
     "docker login ", "mysql -p", "mysql -", "machine a login ", "machine ", "password:\n ", "password:\n", "<password>", "<a ", "api ", "secret key",
     "password =>", "password :=", "apikey:", "://a1", "://aaaaaaaaaaaaaaaaa1", "Digest a=", ', a="', "authorization: a b=1,", "sk_a", "xghp_", "pat", "configure set a",
 ]  # fmt: skip
-"""Units that nobody would derive from a rule: each was slow for some version of them."""
+"""Units that cannot be derived from a rule: each was slow for some version of the rules."""
 
 
 def _members(items: Any) -> set[str]:

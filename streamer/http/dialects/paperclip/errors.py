@@ -42,7 +42,7 @@ _KINDS: Mapping[type, str] = {
 _SOCKET = re.compile(r"/api/companies/[^/]+/events/ws")
 _NO_ROUTE = (404, "API route not found")
 _TEXTS: dict[type[StreamerError], tuple[int, str]] = {
-    # One answer for both: whether a company exists is nobody's business who may not read it.
+    # The same response for both, so that callers without access cannot find out whether a company exists.
     WorkspaceNotFound: (403, "Cannot access activity for another company"),
     EntityNotFound: (404, "Issue not found"),
     NotFound: _NO_ROUTE,

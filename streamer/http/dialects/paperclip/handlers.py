@@ -125,7 +125,7 @@ class Handlers:
             if isinstance(found, int):
                 return found
             bound = found
-        # Ids may look like positions: no event's id is to lead a reader astray who has a position of this log.
+        # An event's id may look like a position. A position in this log takes precedence over such an id.
         if bound is not None and bound.epoch == (await self._log.head(workspace)).epoch:
             return bound
         if is_id(start.text):
@@ -207,7 +207,7 @@ def _of_run(run: str) -> Filter:
     this = frozenset({run})
     by_it = Condition("run_id", this)
     is_run = Condition("entity_type", frozenset({RUN, "heartbeat_run"}))
-    # (entity_id AND entity_type) OR run_id, as a conjunction: that is what filters are.
+    # (entity_id AND entity_type) OR run_id, rewritten as a conjunction, because a filter is a conjunction.
     return canonical((Either((Condition("entity_id", this), by_it)), Either((is_run, by_it))))
 
 

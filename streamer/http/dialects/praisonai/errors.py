@@ -24,7 +24,7 @@ from streamer.http.operation import Refusal
 
 _FORBIDDEN = "Not a member of this workspace or insufficient role"
 _TEXTS: dict[type[StreamerError], tuple[int, str]] = {
-    # One answer for both: whether a workspace exists is nobody's business who may not read it.
+    # The same response for both, so that callers without access cannot find out whether a workspace exists.
     WorkspaceNotFound: (403, _FORBIDDEN),
     PermissionDenied: (403, _FORBIDDEN),
     EventNotFound: (404, "Activity not found"),
@@ -53,10 +53,10 @@ def render_error(error: StreamerError, request: web.Request) -> Refusal:
 
 
 def _issue(described: ErrorDetails) -> dict[str, Any]:
-    """Describe what is wrong with a parameter as FastAPI does, which is as pydantic does; what is quoted is shortened."""
+    """Describe an invalid parameter in the form of FastAPI and pydantic, with quotes shortened."""
     given = described["input"]
     shown = ",".join(given) if isinstance(given, list) else str(given)
-    # A union's member is no part of the place.
+    # Without the member of a union, which pydantic adds to the location.
     return {**described, "loc": ["query", cut(str(described["loc"][0]))], "input": cut(shown)}
 
 

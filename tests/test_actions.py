@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from streamer.core.registry import ACTIONS
+from streamer.core.known_actions import ACTIONS
 from streamer.settings import SettingsError, load
 from tests.conftest import MakeServer
 from tests.support.api import Api

@@ -23,10 +23,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamer.client import ApiError, Client, seq_of
-from streamer.demo.cast import Cast
+from streamer.demo.generator import generate
 from streamer.demo.git import GitError, Identity, read_commits
 from streamer.demo.history import history
-from streamer.demo.living import living
+from streamer.demo.personas import Personas
 from streamer.http.models import check
 from streamer.http.native import schemas
 from tests.support.api import Api
@@ -205,7 +205,7 @@ def test_the_story_of_a_repository(repository: Repository) -> None:
 def test_nobody_can_be_recognized(repository: Repository, seed: int) -> None:
     """No event contains a name, address, handle, link, branch or real hash of the repository."""
     past = history(repository.folder, seed=seed)
-    text = text_of([*past.events, *islice(living(past.cast), 500)])
+    text = text_of([*past.events, *islice(generate(past.personas), 500)])
     assert REAL.findall(text) == []
     for commit in read_commits(repository.folder, limit=100):
         assert commit.sha[:7] not in text
@@ -216,19 +216,19 @@ def test_the_seed_decides(repository: Repository) -> None:
     """The same seed produces the same story, another seed produces other people."""
     one, again, other = (history(repository.folder, seed=seed) for seed in (1, 1, 2))
     assert one.events == again.events
-    assert {person.name for person in one.cast.people} != {person.name for person in other.cast.people}
-    assert list(islice(living(one.cast), 300)) == list(islice(living(again.cast), 300))
+    assert {person.name for person in one.personas.people} != {person.name for person in other.personas.people}
+    assert list(islice(generate(one.personas), 300)) == list(islice(generate(again.personas), 300))
 
 
 @given(seed=st.integers())
 @settings(max_examples=20)
 def test_the_api_takes_every_event(seed: int) -> None:
     """Generated events have the required keys and no unknown ones, and all kinds of actors occur."""
-    cast = Cast(seed)
-    events = list(islice(living(cast, first_issue=7), 400))
+    personas = Personas(seed)
+    events = list(islice(generate(personas, first_issue=7), 400))
     assert [check(schemas.EVENT, event) for event in events] == events
     assert {event["actor"]["type"] for event in events} == {"user", "agent", "system"}
-    members = {member.id for member in cast.members}
+    members = {member.id for member in personas.members}
     for event in events:
         assert event["actor"]["id"] in members
         assert event["action"].partition(".")[2]
@@ -247,25 +247,25 @@ PEOPLE = st.lists(st.builds(Identity, NAMES, st.emails()), min_size=1, max_size=
 @example(people=[Identity("Small", "changes@x.org")], seed=0, data=None)
 def test_no_name_gets_past_the_cast(people: list[Identity], seed: int, data: st.DataObject | None) -> None:
     """Whatever names and addresses a message contains, its title has none of them."""
-    cast = Cast(seed, people)
+    personas = Personas(seed, people)
     words = [word for person in people for word in (*person.name.split(), person.name, person.email, "@" + person.name)]
     pieces = st.lists(st.sampled_from([*words, "fix", "the", "for", "'s", "_", "-", ",", "(", "\n", "\x1b", " "]))
     message = "".join(data.draw(pieces)) if data else "Small"
-    title = cast.title(message)
+    title = personas.title(message)
     shown = {word.casefold() for word in re.findall(r"[^\W_]+", title)}
     assert title.isprintable()
     assert "@" not in title
     names = {word for person in people for word in person.name.split()}
     if title != "Small changes":  # what replaces a title without a word
         assert not {name for name in names if name.casefold() in shown and name in title}
-    members = " ".join(member.name for member in cast.people)
+    members = " ".join(member.name for member in personas.people)
     assert not {name for name in names if re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", members)}
 
 
 async def test_a_server_stores_the_whole_story(repository: Repository, api: Api) -> None:
     """History and generated events pass through the API, and nothing in them is redacted as a secret."""
     past = history(repository.folder, seed=3)
-    events = [*past.events, *islice(living(past.cast), 300)]
+    events = [*past.events, *islice(generate(past.personas), 300)]
     async with Client(api.url, api.key) as client:
         stored = await client.append("demo", events[:900])
     assert [event["details"] for event in stored] == [event["details"] for event in events]

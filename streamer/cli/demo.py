@@ -25,11 +25,11 @@ from streamer.cli.values import Number
 from streamer.client import ApiError, Client, ClientError, seq_of
 from streamer.core.clock import parse_timestamp
 from streamer.core.errors import StreamerError
-from streamer.demo.cast import Cast
+from streamer.demo.generator import generate
 from streamer.demo.git import GitError
 from streamer.demo.history import Past, history
-from streamer.demo.living import living
-from streamer.demo.story import Event
+from streamer.demo.personas import Personas
+from streamer.demo.scenario import Event
 from streamer.observe.logs import configure
 from streamer.observe.output import never_block
 from streamer.settings import PREFIX, Settings, SettingsError, load
@@ -208,9 +208,9 @@ async def _play(client: Client, play: Play, past: Past | None) -> None:
     at_once = [] if play.speed else events[:-PLAYED]
     for start in range(0, len(at_once), BATCH):
         await client.append(play.workspace, at_once[start : start + BATCH])
-    cast = past.cast if past else Cast(play.seed)
+    personas = past.personas if past else Personas(play.seed)
     # Unused issue numbers, also when the demo continues in the folder of an earlier one.
-    new = living(cast, first_issue=head + (past.issues if past else 0) + 1)
+    new = generate(personas, first_issue=head + (past.issues if past else 0) + 1)
     await _append_paced(client, play, chain(_history_paced(events[len(at_once) :], play), _living_paced(new, play)))
 
 

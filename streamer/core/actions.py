@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from streamer.core.filter import MAX_VALUE_LENGTH
-from streamer.core.registry import ACTIONS
+from streamer.core.known_actions import ACTIONS
 
 AUDIT_ACTIONS: Final = frozenset(name for name, action in ACTIONS.items() if action.category == "audit")
 """Actions about configuration, access and policy."""

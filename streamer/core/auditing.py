@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 
 from streamer.core.actions import AUDIT_ACTIONS
 from streamer.core.filter import AUDIT_ONLY, CATEGORIES, Condition, Either, Filter
-from streamer.core.registry import ACTIONS
+from streamer.core.known_actions import ACTIONS
 
 AUDIT_TYPES = {"actor_type": frozenset({"key", "policy-engine"}), "entity_type": frozenset({"key"})}
 """Actor and entity types that the known actions use only in audit events."""

@@ -2,11 +2,11 @@
 
 ::
 
-    git       commits, and the names to hide
-    cast      personas: pseudonyms, and text without real names
-    story     the events of one issue
-    history   the commits' issues, ordered by time
-    living    new issues by the same cast, indefinitely
+    git          commits, and the names to hide
+    personas     pseudonyms, and text without real names
+    scenario     the events of one issue
+    history      the commits' issues, ordered by time
+    generator    new issues by the same personas, indefinitely
 
 The seed and the repository determine everything; nothing here depends on the server.
 """

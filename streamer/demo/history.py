@@ -7,9 +7,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from streamer.core.clock import format_timestamp
-from streamer.demo.cast import Cast
 from streamer.demo.git import Commit, GitError, read_commits, read_identities
-from streamer.demo.story import Change, Event, Issue
+from streamer.demo.personas import Personas
+from streamer.demo.scenario import Change, Event, Issue
 
 MAX_COMMITS = 300
 LONGEST_PAUSE = 5 * 86400
@@ -21,7 +21,7 @@ MOST_CHANGES = 4
 class Past:
     """A repository's history as a story."""
 
-    cast: Cast
+    personas: Personas
     events: list[Event]
     """Ordered by time; those at the end without a time follow from the newest commits and happen now."""
     issues: int
@@ -43,22 +43,22 @@ def history(repository: Path, *, seed: int, max_commits: int = MAX_COMMITS) -> P
         raise GitError(f"{repository}: no commit")
     commits.reverse()
     named = read_identities(repository).union(*(commit.names for commit in commits))
-    cast = Cast(seed, (commit.author for commit in commits), named)
-    issues = list(_issues(commits, cast))
+    personas = Personas(seed, (commit.author for commit in commits), named)
+    issues = list(_issues(commits, personas))
     events = [
         event
         for number, changes in enumerate(issues, 1)
-        for event in Issue(number, changes, cast, _dice(cast, changes)).events()
+        for event in Issue(number, changes, personas, _dice(personas, changes)).events()
     ]
     events.sort(key=lambda event: str(event["occurred_at"]))
     newest = format_timestamp(max(commit.time for commit in commits) * 1_000_000)
     for event in events:
         if event["occurred_at"] > newest:  # its time may still be in the future
             del event["occurred_at"]
-    return Past(cast, events, len(issues))
+    return Past(personas, events, len(issues))
 
 
-def _issues(commits: Iterable[Commit], cast: Cast) -> Iterator[list[Change]]:
+def _issues(commits: Iterable[Commit], personas: Personas) -> Iterator[list[Change]]:
     """Group an author's commits into issues; a merge ends an issue."""
     changes: list[Change] = []
     wanted = 0
@@ -67,7 +67,7 @@ def _issues(commits: Iterable[Commit], cast: Cast) -> Iterator[list[Change]]:
             yield changes
             changes = []
             continue
-        change = _change(commit, cast)
+        change = _change(commit, personas)
         follows = bool(changes) and changes[-1].author == change.author and _pause(changes[-1], change) < LONGEST_PAUSE
         if changes and not (follows and len(changes) < wanted):
             yield changes
@@ -79,16 +79,16 @@ def _issues(commits: Iterable[Commit], cast: Cast) -> Iterator[list[Change]]:
         yield changes
 
 
-def _change(commit: Commit, cast: Cast) -> Change:
+def _change(commit: Commit, personas: Personas) -> Change:
     # The real hash would identify the real people wherever the repository is public.
-    code = sha256(f"{cast.seed}:{commit.sha}".encode()).hexdigest()[:40]
-    title = "Bring two branches together" if commit.is_merge else cast.title(commit.message)
-    return Change(code, title, cast.member(commit.author), commit.files, commit.added, commit.deleted, commit.time)
+    code = sha256(f"{personas.seed}:{commit.sha}".encode()).hexdigest()[:40]
+    title = "Bring two branches together" if commit.is_merge else personas.title(commit.message)
+    return Change(code, title, personas.member(commit.author), commit.files, commit.added, commit.deleted, commit.time)
 
 
 def _pause(earlier: Change, later: Change) -> int:
     return (later.time or 0) - (earlier.time or 0)
 
 
-def _dice(cast: Cast, changes: list[Change]) -> random.Random:
-    return random.Random(f"{cast.seed}:{changes[0].code}")  # noqa: S311 - the same story again is the point
+def _dice(personas: Personas, changes: list[Change]) -> random.Random:
+    return random.Random(f"{personas.seed}:{changes[0].code}")  # noqa: S311 - the same story again is the point

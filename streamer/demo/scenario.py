@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamer.core.clock import format_timestamp
-from streamer.demo.cast import Cast, Member
+from streamer.demo.personas import Member, Personas
 
 Event = dict[str, Any]
 
@@ -76,7 +76,7 @@ class Issue:
 
     number: int
     changes: Sequence[Change]
-    cast: Cast
+    personas: Personas
     dice: random.Random
     entity: Event = field(init=False)
     worker: Member = field(init=False)
@@ -92,10 +92,10 @@ class Issue:
             "identifier": f"DEMO-{self.number}",
             "name": self.changes[0].title,
         }
-        self.owner = dice.choice([person for person in self.cast.people if person != author])
+        self.owner = dice.choice([person for person in self.personas.people if person != author])
         self.worker = author
         if author.type == "user" and dice.random() < 0.4:  # noqa: PLR2004 - agents do their share
-            self.worker, self.owner = dice.choice(self.cast.agents), author
+            self.worker, self.owner = dice.choice(self.personas.agents), author
         if self.worker.type == "agent":
             self.run = f"run-{self.number}-{dice.randrange(16**6):06x}"
 
@@ -109,9 +109,9 @@ class Issue:
             yield event
 
     def _plot(self, clock: _Clock) -> Iterator[tuple[Event, str | None]]:
-        dice, cast = self.dice, self.cast
+        dice, personas = self.dice, self.personas
         is_agent = self.worker.type == "agent"
-        reporter = self.owner if is_agent else dice.choice(cast.people)
+        reporter = self.owner if is_agent else dice.choice(personas.people)
         priority = dice.choice(_PRIORITIES)
         title = self.entity["name"]
         yield (
@@ -120,7 +120,7 @@ class Issue:
         )
         if dice.random() < 0.3:  # noqa: PLR2004
             other = dice.choice([other for other in _PRIORITIES if other != priority])
-            yield self._update(cast.bots[-1], "priority", priority, other), clock.step()
+            yield self._update(personas.bots[-1], "priority", priority, other), clock.step()
         if is_agent:
             yield self._update(self.owner, "assignee", None, self.worker.id), clock.step()
             agent = {"type": "agent", "id": self.worker.id, "name": self.worker.name}
@@ -131,7 +131,7 @@ class Issue:
             yield self._push(change), clock.to(change.time)
             if dice.random() < 0.3:  # noqa: PLR2004
                 comment = {"body": dice.choice(_COMMENTS)}
-                yield self._event("issue.comment_added", dice.choice(cast.people), comment), clock.step()
+                yield self._event("issue.comment_added", dice.choice(personas.people), comment), clock.step()
         yield from self._review(clock)
         yield self._update(self.worker, "status", "in_progress", "done"), clock.step()
         if is_agent:
@@ -141,7 +141,7 @@ class Issue:
 
     def _review(self, clock: _Clock) -> Iterator[tuple[Event, str | None]]:
         """Yield the steps to merge the changes: pull request, checks, and an approval if an agent asks for one."""
-        dice, ci = self.dice, self.cast.bots[0]
+        dice, ci = self.dice, self.personas.bots[0]
         pull = {
             "type": "pull",
             "id": f"pull-{self.number}",

@@ -66,7 +66,7 @@ class Member:
         return actor
 
 
-class Cast:
+class Personas:
     """All members of the demo, the same for the same seed and identities."""
 
     def __init__(self, seed: int, authors: Iterable[Identity] = (), others: Iterable[Identity] = ()) -> None:
@@ -76,7 +76,7 @@ class Cast:
         self._hidden = {word for identity in {*played, *others} for word in _words(identity)}
         self._plain = {_plain(word) for word in self._hidden if len(word) > _SHORT}
         self._within = re.compile("|".join(sorted(word for word in self._plain if len(word) >= _LONG)) or r"(?!)")
-        dice = random.Random(f"{seed}:cast")  # noqa: S311 - the same cast again is the point
+        dice = random.Random(f"{seed}:personas")  # noqa: S311 - the same personas again is the point
         self._names = self._free_names(dice)
         self._agent_names = iter([name for name in dice.sample(_AGENTS, len(_AGENTS)) if not self._is_hidden(name)])
         self.people: list[Member] = []
@@ -84,7 +84,7 @@ class Cast:
         self.bots = [Member("system", *bot) for bot in _BOTS[:BOTS]]
         self._played: dict[str, Member] = {}
         for identity in played:
-            self._cast(identity)
+            self._personas(identity)
         while len(self.people) < PEOPLE:
             self.people.append(self._person())
         while len(self.agents) < AGENTS:
@@ -96,7 +96,7 @@ class Cast:
         return [*self.people, *self.agents, *self.bots]
 
     def member(self, identity: Identity) -> Member:
-        """Return the persona of an identity that the cast was created with."""
+        """Return the persona of an identity that the personas was created with."""
         return self._played[_key(identity)]
 
     def title(self, message: str) -> str:
@@ -119,7 +119,7 @@ class Cast:
         number = int.from_bytes(sha256(f"{self.seed}:{word.casefold()}".encode()).digest()[:4])
         return self.people[number % len(self.people)].name.split()[0]
 
-    def _cast(self, identity: Identity) -> None:
+    def _personas(self, identity: Identity) -> None:
         key = _key(identity)
         if key in self._played:
             return

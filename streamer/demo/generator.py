@@ -1,10 +1,10 @@
-"""The same cast at work indefinitely: new issues, several at once, as on a busy day."""
+"""The same personas at work indefinitely: new issues, several at once, as on a busy day."""
 
 import random
 from collections.abc import Iterator
 
-from streamer.demo.cast import Cast
-from streamer.demo.story import Change, Event, Issue
+from streamer.demo.personas import Personas
+from streamer.demo.scenario import Change, Event, Issue
 
 AT_ONCE = 6
 """Number of concurrent issues."""
@@ -19,18 +19,18 @@ _THINGS = (
 _ENDS = ("", "", "", " for large teams", " on slow networks", " in Safari", " after a restart", " without a mouse")
 
 
-def living(cast: Cast, *, first_issue: int = 1) -> Iterator[Event]:
+def generate(personas: Personas, *, first_issue: int = 1) -> Iterator[Event]:
     """Yield new events indefinitely; `first_issue` is the number of the first new issue.
 
     They have no time of their own: they happen when they are appended.
     """
-    dice = random.Random(f"{cast.seed}:living:{first_issue}")  # noqa: S311 - the same story again is the point
+    dice = random.Random(f"{personas.seed}:living:{first_issue}")  # noqa: S311 - the same story again is the point
     number = first_issue
     open_issues: list[Iterator[Event]] = []
     while True:
         # Never all at once: the first issues start while others are in the middle.
         if len(open_issues) < AT_ONCE and (not open_issues or dice.random() < 0.3):  # noqa: PLR2004
-            open_issues.append(Issue(number, _changes(cast, dice), cast, dice).events())
+            open_issues.append(Issue(number, _changes(personas, dice), personas, dice).events())
             number += 1
         issue = dice.choice(open_issues)
         event = next(issue, None)
@@ -40,9 +40,9 @@ def living(cast: Cast, *, first_issue: int = 1) -> Iterator[Event]:
             yield event
 
 
-def _changes(cast: Cast, dice: random.Random) -> list[Change]:
+def _changes(personas: Personas, dice: random.Random) -> list[Change]:
     title = f"{dice.choice(_VERBS)} {dice.choice(_THINGS)}{dice.choice(_ENDS)}"
-    author = dice.choice([*cast.people, *cast.agents])
+    author = dice.choice([*personas.people, *personas.agents])
     return [
         Change(
             code=f"{dice.randrange(16**40):040x}",

@@ -21,7 +21,7 @@ from streamer.access.keys import Keyring
 from streamer.access.manage import Administration
 from streamer.access.revocation import WATCH_SECONDS, Watch
 from streamer.access.tickets import TicketLimits, Tickets
-from streamer.access.visibility import Views
+from streamer.access.visibility import Visibility
 from streamer.bus.local import LocalBus
 from streamer.core.actions import AUDIT_ACTIONS
 from streamer.core.budget import KINDS, Budget
@@ -218,7 +218,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
         if made is not None and not show_key:
             _keep_admin_key(settings.data_dir / "admin.key", made)
         readiness = Readiness(database, metrics)
-        views, entities = Views(workspaces, log, intake, writer), Entities(database)
+        visibility, entities = Visibility(workspaces, log, intake, writer), Entities(database)
         pages = Pages(
             log,
             metrics,
@@ -235,8 +235,8 @@ async def running(  # noqa: PLR0915 - the list of all parts
                 seconds=settings.body_timeout,
             ),
             Bounds(settings.max_page_events, settings.max_wait_seconds),
-            Issues(entities, views, pages),
-            Many(log, workspaces, views, pages, metrics, read_seconds=settings.read_seconds),
+            Issues(entities, visibility, pages),
+            Many(log, workspaces, visibility, pages, metrics, read_seconds=settings.read_seconds),
             OpenApi(ROUTES, settings.public_url),
             PageFiles(_static_dir()),
             PublicUrl(settings.public_url),
@@ -245,7 +245,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             StreamSeconds(settings.evershell_stream_seconds),
             Zone(settings.praisonai_zone),
             *(administration, budget, cleaner, dependencies, entities, gate, intake, keyring, log, loops, members),
-            *(metrics, pages, readiness, subscribers, tickets, views, workspaces),
+            *(metrics, pages, readiness, subscribers, tickets, visibility, workspaces),
         )
         loops.start("probe", readiness.turn, every=PROBE_SECONDS)
         loops.start("purge", partial(_purge, workspaces), every=PURGE_SECONDS)

@@ -186,7 +186,7 @@ class Principal:
         scopes = self.scopes(workspace)
         return (READ_OWN in scopes and READ not in scopes) or (AUDIT_OWN in scopes and AUDIT not in scopes)
 
-    def view(self, workspace: str, *, made: bool = False) -> Filter:
+    def visible(self, workspace: str, *, made: bool = False) -> Filter:
         """Return the filter for what this principal can see in a workspace that it can read.
 
         Activity: all of it; with `workspace:read:own` only its own. Audit events: none without `audit:read`, except

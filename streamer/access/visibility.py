@@ -22,7 +22,7 @@ REMEMBERED = 10_000
 """Number of recorded reads that a node remembers; it forgets all when there are more."""
 
 
-class Views:
+class Visibility:
     """The start of every read of events by a principal."""
 
     def __init__(
@@ -33,7 +33,7 @@ class Views:
         self._intake = intake
         self._writer = writer
         self._clock = clock
-        self._told: set[tuple[str, str]] = set()
+        self._recorded: set[tuple[str, str]] = set()
         """Epochs of logs, and ids of the events in them that record reads."""
 
     async def authorize(self, principal: Principal, workspace: str, selection: Filter) -> Filter:
@@ -45,9 +45,9 @@ class Views:
         Raises: WorkspaceNotFound, and any error of the append if the read cannot be recorded.
         """
         made = principal.is_narrowed(workspace) and await self._made(principal, workspace)
-        narrowed = selection.narrowed(principal.view(workspace, made=made))
+        narrowed = selection.narrowed(principal.visible(workspace, made=made))
         if asks_for_audit(narrowed, self._intake.audit_actions):
-            await self._tell(principal, workspace)
+            await self._record(principal, workspace)
         return narrowed
 
     async def event(self, principal: Principal, workspace: str, event_id: str) -> Event:
@@ -57,14 +57,14 @@ class Views:
 
         Raises: EventNotFound, WorkspaceNotFound, and any error of the append if the read cannot be recorded.
         """
-        view = await self.authorize(principal, workspace, EVERYTHING)
+        visible = await self.authorize(principal, workspace, EVERYTHING)
         # No event has an invalid id, so the response is the same as for one that does not exist.
-        event = await self._log.event(workspace, event_id if is_id(event_id) else ".", view)
+        event = await self._log.event(workspace, event_id if is_id(event_id) else ".", visible)
         if orjson.loads(event.body)["category"] == "audit":
-            await self._tell(principal, workspace)
+            await self._record(principal, workspace)
         return event
 
-    async def expect_all(self, principal: Principal, workspace: str) -> None:
+    async def require_all(self, principal: Principal, workspace: str) -> None:
         """Require that a principal that can read a workspace can read all of its activity.
 
         Raises WorkspaceNotFound, PermissionDenied.
@@ -84,15 +84,15 @@ class Views:
         # append later.
         return (await self._workspaces.get(workspace)).maker in principal.makers
 
-    async def _tell(self, principal: Principal, workspace: str) -> None:
+    async def _record(self, principal: Principal, workspace: str) -> None:
         """Record that a principal reads audit events, if it can read more of them than every reader."""
         if not principal.scopes(workspace) & {AUDIT, AUDIT_OWN}:
             return
         hour = self._clock() // HOUR * HOUR
         # The log accepts an id only once, whichever node records it first.
         event_id = f"{OWN_EVENT_IDS}audit-read:" + sha256(f"{principal.account}\0{hour}".encode()).hexdigest()[:32]
-        told = ((await self._log.head(workspace)).epoch, event_id)
-        if told in self._told:
+        record = ((await self._log.head(workspace)).epoch, event_id)
+        if record in self._recorded:
             return
         event = {
             "id": event_id,
@@ -105,6 +105,6 @@ class Views:
         with contextlib.suppress(IdConflict):  # recorded by another version of the server, with other content
             draft = self._intake.tell(workspace, event)
             await self._writer.append(Append(workspace, [draft], creator=None, account=principal.account))
-        if len(self._told) >= REMEMBERED:
-            self._told.clear()
-        self._told.add(told)
+        if len(self._recorded) >= REMEMBERED:
+            self._recorded.clear()
+        self._recorded.add(record)

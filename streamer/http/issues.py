@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 
 from streamer.access.principal import Principal
-from streamer.access.visibility import Views
+from streamer.access.visibility import Visibility
 from streamer.core.entities import ISSUE, Entity
 from streamer.core.errors import Ambiguous, EntityNotFound
 from streamer.core.filter import Condition, Either, Filter, canonical
 from streamer.core.ids import is_id
-from streamer.http.paging import Stretch
+from streamer.http.paging import PageRange
 from streamer.http.reading import Pages
 from streamer.store.log.entities import FOUND_ROWS, Entities
 
@@ -18,9 +18,9 @@ MAX_REFERENCE = 512
 class Issues:
     """Finds issues for a caller."""
 
-    def __init__(self, entities: Entities, views: Views, pages: Pages) -> None:
+    def __init__(self, entities: Entities, visibility: Visibility, pages: Pages) -> None:
         self._entities = entities
-        self._views = views
+        self._visibility = visibility
         self._pages = pages
 
     async def find(self, principal: Principal, reference: str, workspace: str | None = None) -> tuple[str, Entity]:
@@ -77,10 +77,10 @@ class Issues:
         return [(where, entity) for where, entity in found if await self._sees(principal, where, about(entity.id))]
 
     async def _sees(self, principal: Principal, workspace: str, selection: Filter) -> bool:
-        if await self._views.is_whole(principal, workspace):
+        if await self._visibility.is_whole(principal, workspace):
             return True
-        view = await self._views.authorize(principal, workspace, selection)
-        return bool((await self._pages.read_whole(principal, workspace, view, Stretch("desc"), 1)).events)
+        visible = await self._visibility.authorize(principal, workspace, selection)
+        return bool((await self._pages.read_whole(principal, workspace, visible, PageRange("desc"), 1)).events)
 
 
 def about_issue(issue: str) -> Filter:

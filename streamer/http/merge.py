@@ -12,12 +12,12 @@ from typing import Any
 import orjson
 
 from streamer.access.principal import Principal
-from streamer.access.visibility import Views
+from streamer.access.visibility import Visibility
 from streamer.core.errors import InvalidCursor, ValidationError, WorkspaceNotFound
 from streamer.core.filter import Filter
 from streamer.core.ports import Bound, Log, Order
 from streamer.core.position import LogHead, Position
-from streamer.http.paging import Stretch, decode_cursor, encode_cursor
+from streamer.http.paging import PageRange, decode_cursor, encode_cursor
 from streamer.http.reading import Pages
 from streamer.http.responses import off_loop
 from streamer.observe.metrics import Metrics
@@ -129,12 +129,19 @@ class Many:
     """Reads many workspaces as one."""
 
     def __init__(  # noqa: PLR0913 - what it reads with
-        self, log: Log, workspaces: Workspaces, views: Views, pages: Pages, metrics: Metrics, *, read_seconds: float
+        self,
+        log: Log,
+        workspaces: Workspaces,
+        visibility: Visibility,
+        pages: Pages,
+        metrics: Metrics,
+        *,
+        read_seconds: float,
     ) -> None:
         """Make the reader; `read_seconds` is what one read may take."""
         self._log = log
         self._workspaces = workspaces
-        self._views = views
+        self._visibility = visibility
         self._pages = pages
         self._metrics = metrics
         self._read_seconds = read_seconds
@@ -160,11 +167,11 @@ class Many:
         return found[:MAX_WORKSPACES], len(found[MAX_WORKSPACES:])
 
     async def newest(
-        self, principal: Principal, selection: Filter, stretch: Stretch, limit: int, cursor: str | None
+        self, principal: Principal, selection: Filter, page_range: PageRange, limit: int, cursor: str | None
     ) -> Found:
         """Return a page over all workspaces that a principal may read. Raises ValidationError, InvalidCursor."""
         workspaces, left_out = await self.workspaces_of(principal, principal.readable())
-        found = await self.read(principal, workspaces, selection, stretch, limit, cursor)
+        found = await self.read(principal, workspaces, selection, page_range, limit, cursor)
         return replace(found, headers=said_of(left_out))
 
     async def read(  # noqa: PLR0913, PLR0917 - a page's parts, and the workspaces
@@ -172,7 +179,7 @@ class Many:
         principal: Principal,
         workspaces: Sequence[str],
         selection: Filter,
-        stretch: Stretch,
+        page_range: PageRange,
         limit: int,
         cursor: str | None,
     ) -> Found:
@@ -182,14 +189,14 @@ class Many:
             principal: the reader, which can read in each of them.
             workspaces: which ones.
             selection: what to let through.
-            stretch: its order, `skip`, and times as its bounds; with a cursor its order alone counts, which is the cursor's.
+            page_range: its order, `skip`, and times as its bounds; with a cursor its order alone counts, which is the cursor's.
             limit: events in the page.
             cursor: of the page before.
 
         Raises: InvalidCursor, RateLimited, StoreUnavailable.
         """
         async with self._pages.turn(principal.account, None):
-            found = await self._read(principal, workspaces, selection, stretch, limit, cursor)
+            found = await self._read(principal, workspaces, selection, page_range, limit, cursor)
         if found.is_cut:
             self._metrics.scans_cut.inc()
         return found
@@ -199,13 +206,13 @@ class Many:
         principal: Principal,
         workspaces: Sequence[str],
         selection: Filter,
-        stretch: Stretch,
+        page_range: PageRange,
         limit: int,
         cursor: str | None,
     ) -> Found:
         previous = None if cursor is None else ManyCursor.parse(cursor)
         if previous is not None:
-            stretch = Stretch(previous.order, previous.after, previous.before)
+            page_range = PageRange(previous.order, previous.after, previous.before)
         ends = time.monotonic() + MANY * self._read_seconds
         logs = await self._log.heads(workspaces)
         if previous is not None and previous.seqs and not {log.epoch for log in logs.values()} & previous.seqs.keys():
@@ -219,15 +226,15 @@ class Many:
             await asyncio.gather(*(self._narrow(principal, source) for source in some))
         parts = max(len(sources), 1)
         # What is skipped is read, too: a small page far behind must not take a query for each event before it.
-        share = min(max(LEAST, (limit + stretch.skip) // parts + 1), max(limit, MOST))
+        share = min(max(LEAST, (limit + page_range.skip) // parts + 1), max(limit, MOST))
         share_bytes = self._pages.max_bytes // parts
         for some in _slices(sources):
-            await asyncio.gather(*(self._fill(source, stretch, share, share_bytes, ends) for source in some))
-        place = _Newer if stretch.order == "desc" else tuple[str, str, int]
+            await asyncio.gather(*(self._fill(source, page_range, share, share_bytes, ends) for source in some))
+        place = _Newer if page_range.order == "desc" else tuple[str, str, int]
         heap = [_place(place, source, index) for index, source in enumerate(sources) if source.waiting]
         heapq.heapify(heap)
         found: list[dict[str, Any]] = []
-        size, left = 0, stretch.skip
+        size, left = 0, page_range.skip
         # Which event comes next is known as long as each workspace has one that waits, or has no more.
         is_stuck = any(source.is_cut for source in sources)
         while heap and len(found) < limit and size < self._pages.max_bytes and not is_stuck:
@@ -240,32 +247,32 @@ class Many:
                 found.append(event)
                 size += length
             if not source.waiting and not source.is_over:
-                await self._fill(source, stretch, share, share_bytes, ends)
+                await self._fill(source, page_range, share, share_bytes, ends)
                 is_stuck = source.is_cut
             if source.waiting:
                 heapq.heappush(heap, _place(place, source, index))
         if not heap and not is_stuck:
             return Found(found, None, size)
         is_cut = is_stuck and len(found) < limit and size < self._pages.max_bytes
-        left_at = {source.log.epoch: source.leave_at(stretch.order) for source in sources}
+        left_at = {source.log.epoch: source.leave_at(page_range.order) for source in sources}
         seqs = {epoch: at for epoch, at in left_at.items() if at is not None}
-        after, before = (bound if isinstance(bound, int) else None for bound in (stretch.after, stretch.before))
-        return Found(found, str(ManyCursor(stretch.order, after, before, seqs)), size, is_cut)
+        after, before = (bound if isinstance(bound, int) else None for bound in (page_range.after, page_range.before))
+        return Found(found, str(ManyCursor(page_range.order, after, before, seqs)), size, is_cut)
 
     async def _narrow(self, principal: Principal, source: _Source) -> None:
         """See to it that a source brings only what the caller may see; a workspace that is deleted just now brings nothing."""
         try:
-            source.selection = await self._views.authorize(principal, source.workspace, source.selection)
+            source.selection = await self._visibility.authorize(principal, source.workspace, source.selection)
         except WorkspaceNotFound:
             source.is_over = True
 
-    async def _fill(self, source: _Source, stretch: Stretch, limit: int, max_bytes: int, ends: float) -> None:
+    async def _fill(self, source: _Source, page_range: PageRange, limit: int, max_bytes: int, ends: float) -> None:
         """Read on in one workspace: one event at least, if there is one and the time suffices."""
         if source.is_over:
             return
-        after, before = stretch.after, stretch.before
+        after, before = page_range.after, page_range.before
         here: Bound = None if source.at is None else Position(source.log.epoch, source.at)
-        if here is not None and stretch.order == "asc":
+        if here is not None and page_range.order == "asc":
             after = here
         elif here is not None:
             before = here
@@ -273,7 +280,7 @@ class Many:
             page = await self._log.page(
                 source.workspace,
                 selection=source.selection,
-                order=stretch.order,
+                order=page_range.order,
                 limit=limit,
                 max_bytes=max_bytes,
                 after=after,
@@ -284,7 +291,7 @@ class Many:
             source.is_over = True
             return
         if source.at is None:
-            source.at = page.floor if stretch.order == "asc" else page.ceiling + 1
+            source.at = page.floor if page_range.order == "asc" else page.ceiling + 1
         sizes = [len(event.body) for event in page.events]
         decoded = await off_loop(sum(sizes), lambda: [orjson.loads(event.body) for event in page.events])
         source.waiting.extend(zip([event.seq for event in page.events], sizes, decoded, strict=True))

@@ -1,4 +1,4 @@
-"""Pages of a log: the stretch that a request asks for, and the cursor that leads from one page to the next."""
+"""Pages of a log: the range that a request asks for, and the cursor that leads from one page to the next."""
 
 import contextlib
 import re
@@ -69,7 +69,7 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class PageRange:
     """The part of a log that is asked for, and its order. A cursor carries all of that."""
 
     order: Order
@@ -80,8 +80,8 @@ class Stretch:
     """Events to pass over at its beginning."""
 
     @classmethod
-    def behind(cls, cursor: Cursor) -> "Stretch":
-        """Return the stretch that a cursor leads to."""
+    def after_cursor(cls, cursor: Cursor) -> "PageRange":
+        """Return the range after a cursor."""
         at = Position(cursor.epoch, cursor.seq)
         floor = None if cursor.floor is None else Position(cursor.epoch, cursor.floor)
         ceiling = None if cursor.ceiling is None else Position(cursor.epoch, cursor.ceiling + 1)
@@ -89,7 +89,7 @@ class Stretch:
         return cls(cursor.order, after, before, cursor)
 
     def following(self, page: Page) -> str | None:
-        """Return the cursor behind a page of this stretch, if there may be more."""
+        """Return the cursor after a page of this range, if there may be more."""
         if not page.full and not page.is_cut:
             return None
         previous = self.cursor

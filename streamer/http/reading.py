@@ -7,7 +7,7 @@ from streamer.access.principal import Principal
 from streamer.core.errors import ReadTimeout
 from streamer.core.filter import Filter
 from streamer.core.ports import Log, Page
-from streamer.http.paging import Stretch
+from streamer.http.paging import PageRange
 from streamer.observe.metrics import Metrics
 from streamer.observe.turns import Turns
 from streamer.store.log.ranges import is_scan
@@ -30,7 +30,9 @@ class Pages:
             scans, SCAN_WAIT_SECONDS, f"this key runs {scans} scans at once already", metrics.scans_refused.inc
         )
 
-    async def read(self, principal: Principal, workspace: str, selection: Filter, stretch: Stretch, limit: int) -> Page:
+    async def read(
+        self, principal: Principal, workspace: str, selection: Filter, page_range: PageRange, limit: int
+    ) -> Page:
         """Read a page of at most `limit` events; `selection` is narrowed to what the caller may see.
 
         The page may be cut (`Page.is_cut`). Raises: RateLimited, and what `Log.page` raises.
@@ -39,22 +41,22 @@ class Pages:
             page = await self._log.page(
                 workspace,
                 selection=selection,
-                order=stretch.order,
+                order=page_range.order,
                 limit=limit,
                 max_bytes=self.max_bytes,
-                after=stretch.after,
-                before=stretch.before,
-                skip=stretch.skip,
+                after=page_range.after,
+                before=page_range.before,
+                skip=page_range.skip,
             )
         if page.is_cut:
             self._metrics.scans_cut.inc()
         return page
 
     async def read_whole(
-        self, principal: Principal, workspace: str, selection: Filter, stretch: Stretch, limit: int
+        self, principal: Principal, workspace: str, selection: Filter, page_range: PageRange, limit: int
     ) -> Page:
         """Read a page for an answer that cannot say that it was cut. Raises: ReadTimeout, and what `read` raises."""
-        page = await self.read(principal, workspace, selection, stretch, limit)
+        page = await self.read(principal, workspace, selection, page_range, limit)
         if page.is_cut:
             raise ReadTimeout
         return page

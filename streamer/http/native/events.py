@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from streamer.access.authorize import PRINCIPAL, Access
 from streamer.access.principal import READ, WRITE, Principal
-from streamer.access.visibility import Views
+from streamer.access.visibility import Visibility
 from streamer.core import entities as core
 from streamer.core.clock import format_timestamp
 from streamer.core.errors import ValidationError
@@ -121,7 +121,7 @@ class EventHandlers:
     def __init__(self, services: Services) -> None:
         self._intake = services.get(Intake)
         self._bodies = services.get(Bodies)
-        self._views = services.get(Views)
+        self._visibility = services.get(Visibility)
         self._pages = services.get(Pages)
         self._feed = services.get(Subscribers)
         self._entities = services.get(Entities)
@@ -151,8 +151,8 @@ class EventHandlers:
 
     async def list_events(self, request: web.Request, wanted: HistoryParams) -> web.StreamResponse:
         workspace, principal = request[WORKSPACE], request[PRINCIPAL]
-        selection = await self._views.authorize(principal, workspace, wanted.selection)
-        page = await self._pages.read(principal, workspace, selection, wanted.stretch, wanted.limit)
+        selection = await self._visibility.authorize(principal, workspace, wanted.selection)
+        page = await self._pages.read(principal, workspace, selection, wanted.page_range, wanted.limit)
         if wanted.wait and not page.events and not page.is_cut:
             start = Position(page.head.epoch, page.examined)
             body = await self._wait(
@@ -162,11 +162,11 @@ class EventHandlers:
             )
             if body is not None:
                 return json_bytes(body)
-            page = await self._pages.read(principal, workspace, selection, wanted.stretch, wanted.limit)
-        following = wanted.stretch.following(page)
+            page = await self._pages.read(principal, workspace, selection, wanted.page_range, wanted.limit)
+        following = wanted.page_range.following(page)
         bodies = [event.body for event in page.events]
         scanned_to = Position(page.head.epoch, page.examined) if page.is_cut else None
-        response = json_bytes(page_body(bodies, wanted.stretch.position(page), following, scanned_to))
+        response = json_bytes(page_body(bodies, wanted.page_range.position(page), following, scanned_to))
         if following:
             response.headers["Link"] = link_to(request, following, {"cursor", "after", "before", "order"})
         return response
@@ -179,12 +179,12 @@ class EventHandlers:
             self._feed.leave(reader)
 
     async def get_event(self, request: web.Request) -> web.StreamResponse:
-        event = await self._views.event(request[PRINCIPAL], request[WORKSPACE], request.match_info["id"])
+        event = await self._visibility.event(request[PRINCIPAL], request[WORKSPACE], request.match_info["id"])
         return json_bytes(event.body)
 
     async def get_entity(self, request: web.Request) -> web.StreamResponse:
         workspace = request[WORKSPACE]
-        await self._views.expect_all(request[PRINCIPAL], workspace)
+        await self._visibility.require_all(request[PRINCIPAL], workspace)
         type_, entity_id = request.match_info["type"], request.match_info["entity"]
         return json_answer(_entity(workspace, await self._entities.get(workspace, type_, entity_id)))
 

@@ -10,7 +10,7 @@ from streamer.core.filter import CATEGORIES, FILTER_FIELDS, MAX_VALUE_LENGTH, MA
 from streamer.core.ports import Bound, Order
 from streamer.core.position import Position
 from streamer.http.models import EMPTY, BadInput, Bounds, Params, fault
-from streamer.http.paging import Cursor, Stretch, parse_bound
+from streamer.http.paging import Cursor, PageRange, parse_bound
 
 MAX_LIMIT = 1000
 MAX_WAIT = 60
@@ -126,7 +126,7 @@ class HistoryParams(FilterParams):
         description=f"With `after`: seconds to wait for the first event, at most `STREAMER_MAX_WAIT_SECONDS` ({MAX_WAIT}).",
         json_schema_extra={"type": "number", "minimum": 0, "maximum": MAX_WAIT},
     )
-    _stretch: Stretch
+    _stretch: PageRange
 
     @field_validator("after", "before")
     @classmethod
@@ -152,15 +152,15 @@ class HistoryParams(FilterParams):
         super().model_post_init(context)
         if self.cursor is None:
             default: Order = "asc" if self.after is not None else "desc"
-            self._stretch = Stretch(self.order or default, self.after, self.before)
+            self._stretch = PageRange(self.order or default, self.after, self.before)
             return
         cursor = Cursor.parse(self.cursor)
         if self.order not in {None, cursor.order}:
             raise BadInput([fault("order", f"the cursor's order is {cursor.order}")])
-        self._stretch = Stretch.behind(cursor)
+        self._stretch = PageRange.after_cursor(cursor)
 
     @property
-    def stretch(self) -> Stretch:
+    def page_range(self) -> PageRange:
         """The part of the log, and its order."""
         return self._stretch
 

@@ -8,7 +8,7 @@ import structlog
 
 from streamer.access.keys import Keyring
 from streamer.access.principal import READ, WRITE, Principal
-from streamer.access.visibility import Views
+from streamer.access.visibility import Visibility
 from streamer.core.errors import InternalError, RateLimited, StreamerError, ValidationError, WorkspaceNotFound
 from streamer.core.filter import parse_filter
 from streamer.core.ids import is_id
@@ -43,7 +43,7 @@ class Socket:
         feed: Subscribers,
         intake: Intake,
         keyring: Keyring,
-        views: Views,
+        visibility: Visibility,
         principal: Principal,
         limits: SocketLimits,
         redactor: Redactor,
@@ -54,7 +54,7 @@ class Socket:
         self._feed = feed
         self._intake = intake
         self._keyring = keyring
-        self._views = views
+        self._visibility = visibility
         self._principal = principal
         self._limits = limits
         self._redactor = redactor
@@ -138,7 +138,7 @@ class Socket:
         principal.need(workspace, READ)
         if not is_id(workspace):  # a database may refuse to look for such a text
             raise WorkspaceNotFound
-        selection = await self._views.authorize(principal, workspace, selection)
+        selection = await self._visibility.authorize(principal, workspace, selection)
         links = principal.links(workspace)
         self._start(sub, await self._feed.follow(Subscription(workspace, principal.account, selection, start, links)))
 

@@ -10,7 +10,7 @@ from streamer.access.authorize import ANYONE, PRINCIPAL, TICKET, Access
 from streamer.access.keys import Keyring
 from streamer.access.principal import READ, Principal
 from streamer.access.tickets import Tickets
-from streamer.access.visibility import Views
+from streamer.access.visibility import Visibility
 from streamer.core.budget import MESSAGE, Budget
 from streamer.core.clock import format_timestamp
 from streamer.core.errors import WorkspaceNotFound
@@ -52,7 +52,7 @@ class StreamHandlers:
         self._services = services
         self._feed = services.get(Subscribers)
         self._dependencies = services.get(Dependencies)
-        self._views = services.get(Views)
+        self._visibility = services.get(Visibility)
         self._tickets = services.get(Tickets)
         self._log = services.get(SqlLog)
         self._sink_options = services.get(SinkOptions)
@@ -71,8 +71,8 @@ class StreamHandlers:
         The caller ensures that the reader leaves.
         """
         workspace, principal, ticket = request[WORKSPACE], request[PRINCIPAL], request.get(TICKET)
-        view = await self._views.authorize(principal, workspace, params.selection)
-        wanted = Subscription(workspace, principal.account, view, start, principal.links(workspace))
+        visible = await self._visibility.authorize(principal, workspace, params.selection)
+        wanted = Subscription(workspace, principal.account, visible, start, principal.links(workspace))
         self._feed.check_room(principal.bearer)
         reader = await self._feed.follow(wanted)
         try:
@@ -109,7 +109,7 @@ class StreamHandlers:
             self._feed,
             services.get(Intake),
             services.get(Keyring),
-            self._views,
+            self._visibility,
             principal,
             limits,
             services.get(Redactor),

@@ -10,7 +10,7 @@ from aiohttp import web
 from streamer.access.authorize import PRINCIPAL
 from streamer.access.keys import Keyring
 from streamer.access.principal import AUDIT, AUDIT_OWN, EVERYWHERE, READ, READ_OWN, Principal
-from streamer.access.visibility import Views
+from streamer.access.visibility import Visibility
 from streamer.core.errors import EventNotFound, PermissionDenied, ValidationError
 from streamer.core.event import timestamp_in
 from streamer.core.filter import EVERYTHING
@@ -35,7 +35,7 @@ from streamer.http.dialects.evershell.stream import (
 )
 from streamer.http.merge import Many, encoded, parse_positions, said_of
 from streamer.http.operation import WORKSPACE
-from streamer.http.paging import TIMESTAMP_FORM, Cursor, Stretch, parse_bound, timestamp_of
+from streamer.http.paging import TIMESTAMP_FORM, Cursor, PageRange, parse_bound, timestamp_of
 from streamer.http.reading import Pages
 from streamer.http.responses import json_bytes, last_event_id, shaped
 from streamer.http.services import Services
@@ -58,7 +58,7 @@ class Handlers:
 
     def __init__(self, services: Services) -> None:
         self._log = services.get(SqlLog)
-        self._views = services.get(Views)
+        self._visibility = services.get(Visibility)
         self._pages = services.get(Pages)
         self._many = services.get(Many)
         self._workspaces = services.get(Workspaces)
@@ -66,7 +66,7 @@ class Handlers:
         self._sink_options = services.get(SinkOptions)
         self._stream_seconds = services.get(StreamSeconds).seconds
         self._org_streams = OrgStreams(
-            self._feed, self._log, self._views, services.get(Keyring), self._readable_by, self._orgs_of
+            self._feed, self._log, self._visibility, services.get(Keyring), self._readable_by, self._orgs_of
         )
         services.get(Loops).start("evershell", self._org_streams.look, every=LOOK_SECONDS)
 
@@ -80,7 +80,7 @@ class Handlers:
         principal = request[PRINCIPAL]
         workspaces, left_out = await self._readable_by(principal, scopes={AUDIT, AUDIT_OWN})
         found = await self._many.read(
-            principal, workspaces, wanted.selection, wanted.stretch, wanted.limit, wanted.cursor
+            principal, workspaces, wanted.selection, wanted.page_range, wanted.limit, wanted.cursor
         )
         orgs = await self._orgs_of({event["workspace_id"] for event in found.events})
         events = await encoded(found, lambda event: shape(event, orgs.get(event["workspace_id"], "")))
@@ -90,12 +90,12 @@ class Handlers:
 
     async def _page(self, request: web.Request, wanted: ActivityParams | AuditParams) -> web.StreamResponse:
         workspace, principal = request[WORKSPACE], request[PRINCIPAL]
-        stretch = wanted.stretch if wanted.cursor is None else Stretch.behind(Cursor.parse(wanted.cursor))
-        selection = await self._views.authorize(principal, workspace, wanted.selection)
+        page_range = wanted.page_range if wanted.cursor is None else PageRange.after_cursor(Cursor.parse(wanted.cursor))
+        selection = await self._visibility.authorize(principal, workspace, wanted.selection)
         org_id = (await self._workspaces.get(workspace)).org_id
-        page = await self._pages.read(principal, workspace, selection, stretch, wanted.limit)
+        page = await self._pages.read(principal, workspace, selection, page_range, wanted.limit)
         events = await shaped(page, partial(shape, org_id=org_id))
-        return _answer(events, stretch.following(page), str(stretch.position(page)))
+        return _answer(events, page_range.following(page), str(page_range.position(page)))
 
     # ---- streams
 
@@ -105,13 +105,13 @@ class Handlers:
             start = parse_bound(params.after) if params.after else None
         except ValueError as error:
             raise ValidationError({"after": str(error)}) from None
-        view = await self._views.authorize(principal, workspace, params.selection)
+        visible = await self._visibility.authorize(principal, workspace, params.selection)
         last = last_event_id(request, params.last_event_id)
         if last:
             start = await self._position_of(principal, workspace, last)
         org_id = (await self._workspaces.get(workspace)).org_id
         self._feed.check_room(principal.bearer)
-        wanted = Subscription(workspace, principal.account, view, start, principal.links(workspace))
+        wanted = Subscription(workspace, principal.account, visible, start, principal.links(workspace))
         return await sse.stream(
             request,
             self._feed,
@@ -190,8 +190,8 @@ class Handlers:
         # The preferred first: whoever adds the caller to a workspace can copy an event's id into it.
         for workspace in sorted(heads, key=principal.rank()) if is_id(event_id) else ():
             try:
-                view = await self._views.authorize(principal, workspace, EVERYTHING)
-                at = await self._log.event(workspace, event_id, view)
+                visible = await self._visibility.authorize(principal, workspace, EVERYTHING)
+                at = await self._log.event(workspace, event_id, visible)
             except EventNotFound:
                 continue
             # Events of other workspaces may be of the same microsecond.
@@ -211,9 +211,9 @@ class Handlers:
         if place is not None:
             return place
         if is_id(last):
-            view = await self._views.authorize(principal, workspace, EVERYTHING)
+            visible = await self._visibility.authorize(principal, workspace, EVERYTHING)
             try:
-                return await self._log.position_of(workspace, last, view)
+                return await self._log.position_of(workspace, last, visible)
             except EventNotFound:
                 pass
         return UNKNOWN

@@ -26,7 +26,7 @@ from streamer.core.filter import (
 from streamer.core.ports import Bound
 from streamer.http.dialects.evershell.shape import ACTORS, CONTROL_PLANE, of_actors, of_users
 from streamer.http.models import Params
-from streamer.http.paging import TIMESTAMP_FORM, Stretch, parse_bound, timestamp_of
+from streamer.http.paging import TIMESTAMP_FORM, PageRange, parse_bound, timestamp_of
 
 MAX_LIMIT = 10_000
 """What asks for more gets this much."""
@@ -134,9 +134,9 @@ class ActivityParams(_Activity, ListParams):
         return bound
 
     @property
-    def stretch(self) -> Stretch:
+    def page_range(self) -> PageRange:
         """The part of the log, and its order."""
-        return Stretch(self.order or ("desc" if self.after is None else "asc"), self.after)
+        return PageRange(self.order or ("desc" if self.after is None else "asc"), self.after)
 
 
 class AuditParams(ListParams):
@@ -152,10 +152,10 @@ class AuditParams(ListParams):
         return canonical([AUDIT_ONLY, *(condition for conditions in self.filter for condition in conditions)])
 
     @property
-    def stretch(self) -> Stretch:
+    def page_range(self) -> PageRange:
         """The part of the log, which both ends of the time belong to, and its order."""
         after = None if self.from_ is None else self.from_ - 1
-        return Stretch(self.order or "desc", after, None if self.to is None else self.to + 1)
+        return PageRange(self.order or "desc", after, None if self.to is None else self.to + 1)
 
 
 class StreamParams(_Activity):

@@ -12,7 +12,7 @@ import orjson
 
 from streamer.access.keys import Keyring
 from streamer.access.principal import Principal
-from streamer.access.visibility import Views
+from streamer.access.visibility import Visibility
 from streamer.core.errors import (
     Overloaded,
     PermissionDenied,
@@ -184,14 +184,14 @@ class OrgStreams:
         self,
         feed: Subscribers,
         log: Log,
-        views: Views,
+        visibility: Visibility,
         keyring: Keyring,
         workspaces_of: Callable[[Principal], Any],
         orgs_of: Callable[[Collection[str]], Any],
     ) -> None:
         self._feed = feed
         self._log = log
-        self._views = views
+        self._visibility = visibility
         self._keyring = keyring
         self._workspaces_of = workspaces_of
         self._orgs_of = orgs_of
@@ -226,7 +226,7 @@ class OrgStreams:
 
     async def _follow(self, stream: OrgStream, workspace: str, start: Bound) -> Reader:
         principal = stream.principal
-        selection = await self._views.authorize(principal, workspace, stream.selection)
+        selection = await self._visibility.authorize(principal, workspace, stream.selection)
         wanted = Subscription(workspace, principal.account, selection, start, principal.links(workspace))
         return await self._feed.follow(wanted)
 

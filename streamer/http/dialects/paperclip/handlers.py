@@ -11,7 +11,7 @@ import orjson
 from aiohttp import ETag, web
 
 from streamer.access.authorize import PRINCIPAL
-from streamer.access.visibility import Views
+from streamer.access.visibility import Visibility
 from streamer.core.budget import MESSAGE, Budget
 from streamer.core.entities import RUN, Entity
 from streamer.core.errors import Ambiguous, EventNotFound, PermissionDenied, PositionExpired, WorkspaceNotFound
@@ -37,7 +37,7 @@ from streamer.http.dialects.paperclip.params import (
 from streamer.http.issues import Issues, about_issue
 from streamer.http.models import BadInput, Bounds, fault
 from streamer.http.operation import WORKSPACE, readable
-from streamer.http.paging import Cursor, Stretch, link_to, parse_bound
+from streamer.http.paging import Cursor, PageRange, link_to, parse_bound
 from streamer.http.reading import Pages
 from streamer.http.responses import POSITION, json_answer, off_loop, shaped
 from streamer.http.services import Services
@@ -63,7 +63,7 @@ class Handlers:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._log = services.get(SqlLog)
-        self._views = services.get(Views)
+        self._visibility = services.get(Visibility)
         self._pages = services.get(Pages)
         self._issues = services.get(Issues)
         self._entities = services.get(Entities)
@@ -77,10 +77,10 @@ class Handlers:
     async def company_activity(self, request: web.Request, wanted: ListParams) -> web.StreamResponse:
         try:
             workspace = readable(request[WORKSPACE])
-            page, stretch = await self._read(request, workspace, wanted, wanted.selection, wanted.limit or USUAL)
+            page, page_range = await self._read(request, workspace, wanted, wanted.selection, wanted.limit or USUAL)
         except WorkspaceNotFound:  # the caller may read it: there is no log of it yet
             return _answer(request, [], {POSITION: _FIRST_MOMENT})
-        return await _list(request, page, stretch)
+        return await _list(request, page, page_range)
 
     async def create_company_activity(self, request: web.Request) -> web.StreamResponse:
         workspace = request[WORKSPACE]
@@ -95,27 +95,27 @@ class Handlers:
     async def activity_of_issue(self, request: web.Request, wanted: ListParams) -> web.StreamResponse:
         workspace, entity = await self._issues.find(request[PRINCIPAL], request.match_info["issue"])
         selection = wanted.selection.narrowed(about_issue(entity.id))
-        page, stretch = await self._read(request, workspace, wanted, selection, wanted.limit or MOST)
-        return await _list(request, page, stretch)
+        page, page_range = await self._read(request, workspace, wanted, selection, wanted.limit or MOST)
+        return await _list(request, page, page_range)
 
     async def _read(
         self, request: web.Request, workspace: str, wanted: ListParams, selection: Filter, limit: int
-    ) -> tuple[Page, Stretch]:
+    ) -> tuple[Page, PageRange]:
         """Read a page; the newest first, but after an event the oldest first."""
-        view = await self._views.authorize(request[PRINCIPAL], workspace, selection)
+        visible = await self._visibility.authorize(request[PRINCIPAL], workspace, selection)
         if wanted.cursor is not None:
-            stretch = Stretch.behind(Cursor.parse(wanted.cursor))
+            page_range = PageRange.after_cursor(Cursor.parse(wanted.cursor))
         elif wanted.resume_from is not None:
             at = await self._place(request, workspace, wanted.resume_from)
             if wanted.lower is not None:
                 start = await self._log.resolve(workspace, wanted.lower)
                 at = at if isinstance(at, Position) else await self._log.resolve(workspace, at)
                 at = start if at.epoch == start.epoch and at.seq < start.seq else at
-            stretch = Stretch("asc", at, wanted.upper, skip=wanted.offset)
+            page_range = PageRange("asc", at, wanted.upper, skip=wanted.offset)
         else:
-            stretch = Stretch("desc", wanted.lower, wanted.upper, skip=wanted.offset)
+            page_range = PageRange("desc", wanted.lower, wanted.upper, skip=wanted.offset)
         limit = min(limit, self._max_page_events)
-        return await self._pages.read_whole(request[PRINCIPAL], workspace, view, stretch, limit), stretch
+        return await self._pages.read_whole(request[PRINCIPAL], workspace, visible, page_range, limit), page_range
 
     async def _place(self, request: web.Request, workspace: str, start: ResumeFrom) -> Position | int:
         """Return the place that an event's id, a position or a timestamp names. Raises BadInput."""
@@ -129,9 +129,9 @@ class Handlers:
         if bound is not None and bound.epoch == (await self._log.head(workspace)).epoch:
             return bound
         if is_id(start.text):
-            view = await self._views.authorize(request[PRINCIPAL], workspace, EVERYTHING)
+            visible = await self._visibility.authorize(request[PRINCIPAL], workspace, EVERYTHING)
             with contextlib.suppress(EventNotFound):
-                return await self._log.position_of(workspace, start.text, view)
+                return await self._log.position_of(workspace, start.text, visible)
             if bound is None:
                 raise expired(await self._log.head(workspace))
         if bound is not None:
@@ -152,7 +152,7 @@ class Handlers:
         after, limit = _linked(wanted)
         principal = request[PRINCIPAL]
         workspace, entity = await self._issues.find(principal, request.match_info["issue"])
-        if not await self._views.is_whole(principal, workspace):
+        if not await self._visibility.is_whole(principal, workspace):
             raise PermissionDenied(_OUTSIDE)
         runs = await self._entities.runs_of(workspace, entity.id, limit, after=after)
         told = [run.attributes for run in runs]
@@ -169,7 +169,7 @@ class Handlers:
         if len(found) > 1:
             raise Ambiguous("several of your companies have such a run: use a key for one of them")
         workspace, entity = found[0]
-        if not await self._views.is_whole(principal, workspace):
+        if not await self._visibility.is_whole(principal, workspace):
             raise PermissionDenied(_OUTSIDE)
         issues = await self._entities.issues_of(workspace, entity.id, limit, after=after)
         return _answer(request, [shape.issue(one) for one in issues], _more(request, limit, issues))
@@ -179,11 +179,11 @@ class Handlers:
     async def company_events(self, request: web.Request, wanted: LiveParams) -> web.StreamResponse:
         websocket.check(request)
         workspace, principal = request[WORKSPACE], request[PRINCIPAL]
-        view = await self._views.authorize(principal, workspace, wanted.selection)
+        visible = await self._visibility.authorize(principal, workspace, wanted.selection)
         start = None if wanted.resume_from is None else await self._resume(request, workspace, wanted.resume_from)
         self._feed.check_room(principal.bearer)
         reader = await self._feed.follow(
-            Subscription(workspace, principal.account, view, start, principal.links(workspace))
+            Subscription(workspace, principal.account, visible, start, principal.links(workspace))
         )
         try:
             return await websocket.serve(
@@ -211,9 +211,9 @@ def _of_run(run: str) -> Filter:
     return canonical((Either((Condition("entity_id", this), by_it)), Either((is_run, by_it))))
 
 
-async def _list(request: web.Request, page: Page, stretch: Stretch) -> web.Response:
-    cursor = stretch.following(page)
-    leads_on = {POSITION: str(stretch.position(page))}
+async def _list(request: web.Request, page: Page, page_range: PageRange) -> web.Response:
+    cursor = page_range.following(page)
+    leads_on = {POSITION: str(page_range.position(page))}
     if cursor is not None:
         without = {"cursor", "after", "since", "from", "to", "offset"}
         leads_on |= {"Link": link_to(request, cursor, without), "X-Next-Cursor": cursor}

@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 
 from streamer.access.authorize import PRINCIPAL
-from streamer.access.visibility import Views
+from streamer.access.visibility import Visibility
 from streamer.core.errors import EventNotFound, ReadTimeout
 from streamer.core.filter import EVERYTHING, Condition, Either, Filter, canonical
 from streamer.core.ids import is_id
@@ -22,7 +22,7 @@ from streamer.http.issues import Issues, about_issue
 from streamer.http.merge import Many, encoded
 from streamer.http.models import BadInput, fault
 from streamer.http.operation import WORKSPACE
-from streamer.http.paging import Cursor, Stretch, link_to
+from streamer.http.paging import Cursor, PageRange, link_to
 from streamer.http.reading import Pages
 from streamer.http.responses import POSITION, json_answer, json_bytes, shaped
 from streamer.http.services import Services
@@ -41,18 +41,18 @@ class Handlers:
 
     def __init__(self, services: Services) -> None:
         self._log = services.get(SqlLog)
-        self._views = services.get(Views)
+        self._visibility = services.get(Visibility)
         self._pages = services.get(Pages)
         self._issues = services.get(Issues)
         self._many = services.get(Many)
         self._zone = services.get(Zone).is_said
 
     async def workspace_activity(self, request: web.Request, wanted: ActivityParams) -> web.StreamResponse:
-        page, stretch = await self._read(request, request[WORKSPACE], wanted, wanted.selection)
-        return await self._page(request, wanted, page, stretch)
+        page, page_range = await self._read(request, request[WORKSPACE], wanted, wanted.selection)
+        return await self._page(request, wanted, page, page_range)
 
     async def activity(self, request: web.Request, wanted: ViewParams) -> web.StreamResponse:
-        event = await self._views.event(request[PRINCIPAL], request[WORKSPACE], request.match_info["id"])
+        event = await self._visibility.event(request[PRINCIPAL], request[WORKSPACE], request.match_info["id"])
         return json_answer(shape(orjson.loads(event.body), zone=self._zone, platform=wanted.view is not None))
 
     async def workspace_issue_activity(self, request: web.Request, wanted: ActivityParams) -> web.StreamResponse:
@@ -69,7 +69,7 @@ class Handlers:
         found = await self._many.newest(
             principal,
             wanted.selection.narrowed(mine),
-            Stretch("desc", wanted.after, wanted.before, skip=wanted.offset),
+            PageRange("desc", wanted.after, wanted.before, skip=wanted.offset),
             wanted.limit,
             wanted.cursor,
         )
@@ -96,27 +96,31 @@ class Handlers:
             await self._log.head(workspace)  # it exists: an issue that is not found is another matter
         workspace, entity = await self._issues.find(principal, request.match_info["issue"], workspace)
         selection = wanted.selection.narrowed(about_issue(entity.id))
-        page, stretch = await self._read(request, workspace, wanted, selection)
-        return await self._page(request, wanted, page, stretch)
+        page, page_range = await self._read(request, workspace, wanted, selection)
+        return await self._page(request, wanted, page, page_range)
 
-    async def _page(self, request: web.Request, wanted: ActivityParams, page: Page, stretch: Stretch) -> web.Response:
-        response = self._list(request, wanted, await shaped(page, self._shape(wanted)), stretch.following(page))
+    async def _page(
+        self, request: web.Request, wanted: ActivityParams, page: Page, page_range: PageRange
+    ) -> web.Response:
+        response = self._list(request, wanted, await shaped(page, self._shape(wanted)), page_range.following(page))
         # For who polls by id: an empty list has no id to go on from.
-        response.headers[POSITION] = str(stretch.position(page))
+        response.headers[POSITION] = str(page_range.position(page))
         return response
 
     async def _read(
         self, request: web.Request, workspace: str, wanted: ActivityParams, selection: Filter
-    ) -> tuple[Page, Stretch]:
+    ) -> tuple[Page, PageRange]:
         """Read a page; the newest first, but behind an id the oldest first."""
-        view = await self._views.authorize(request[PRINCIPAL], workspace, selection)
+        visible = await self._visibility.authorize(request[PRINCIPAL], workspace, selection)
         if wanted.cursor is not None:
-            stretch = Stretch.behind(Cursor.parse(wanted.cursor))
+            page_range = PageRange.after_cursor(Cursor.parse(wanted.cursor))
         elif wanted.after_id:
-            stretch = Stretch("asc", await self._behind(request, workspace, wanted), wanted.before)
+            page_range = PageRange("asc", await self._behind(request, workspace, wanted), wanted.before)
         else:
-            stretch = Stretch("desc", wanted.after, wanted.before, skip=wanted.offset)
-        return await self._pages.read_whole(request[PRINCIPAL], workspace, view, stretch, wanted.limit), stretch
+            page_range = PageRange("desc", wanted.after, wanted.before, skip=wanted.offset)
+        return await self._pages.read_whole(
+            request[PRINCIPAL], workspace, visible, page_range, wanted.limit
+        ), page_range
 
     async def _behind(self, request: web.Request, workspace: str, wanted: ActivityParams) -> Position:
         """Return the position of the activity `after_id`, or of `start_date` if that is later.
@@ -125,14 +129,17 @@ class Handlers:
             BadInput: it is neither an id nor a position.
             PositionExpired: there is no such activity, or position, in this log (any more).
         """
-        view, text = await self._views.authorize(request[PRINCIPAL], workspace, EVERYTHING), wanted.after_id or ""
+        visible, text = (
+            await self._visibility.authorize(request[PRINCIPAL], workspace, EVERYTHING),
+            wanted.after_id or "",
+        )
         if not is_id(text):
             raise BadInput([fault("after_id", "Input should be the id of an activity of this workspace", text)])
         head = await self._log.head(workspace)
         at = _position_in(head, text)
         if at is None:
             try:
-                at = await self._log.position_of(workspace, text, view)
+                at = await self._log.position_of(workspace, text, visible)
             except EventNotFound:
                 raise expired(head) from None
         start = await self._log.resolve(workspace, wanted.after) if wanted.after is not None else at

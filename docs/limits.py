@@ -14,9 +14,7 @@ from streamer.core import entities as core_entities
 from streamer.core import filter as filters
 from streamer.core import quoting, shares
 from streamer.fanout import pace
-from streamer.http import bodies, reading
-from streamer.http import decompress as unpack
-from streamer.http import merge as many
+from streamer.http import bodies, decompress, merge, reading
 from streamer.http.dialects.paperclip import params as paperclip
 from streamer.http.native import workspaces
 from streamer.server import connection
@@ -116,7 +114,7 @@ FIXED: tuple[tuple[str, object, str], ...] = (
     ),
     (
         "Workspaces that one call or stream of a dialect reads at once",
-        many.MAX_WORKSPACES,
+        merge.MAX_WORKSPACES,
         "Memberships beyond that are left out, the least preferred first, and `X-Workspaces-Omitted` has their number. More grants of one key are 400.",
     ),
     (
@@ -139,7 +137,7 @@ FIXED: tuple[tuple[str, object, str], ...] = (
         tickets.MAX_FILTER,
         "400 `validation_error`. Use a shorter filter, or a key.",
     ),
-    ("Members of a gzip body", unpack.MAX_MEMBERS, "400 `validation_error`. Compress the body as one member."),
+    ("Members of a gzip body", decompress.MAX_MEMBERS, "400 `validation_error`. Compress the body as one member."),
     (
         "Seconds that a scan waits for the other scans of its key",
         reading.SCAN_WAIT_SECONDS,

@@ -36,7 +36,7 @@ from streamer.http.dialects import DIALECTS
 from streamer.http.dialects.evershell.handlers import StreamSeconds
 from streamer.http.dialects.praisonai.handlers import Zone
 from streamer.http.issues import Issues
-from streamer.http.merge import Many
+from streamer.http.merge import Merge
 from streamer.http.middleware import malformed_response, middlewares, set_headers
 from streamer.http.models import Bounds
 from streamer.http.native.node import NodeHandlers, PageFiles
@@ -236,7 +236,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             ),
             Bounds(settings.max_page_events, settings.max_wait_seconds),
             Issues(entities, visibility, pages),
-            Many(log, workspaces, visibility, pages, metrics, read_seconds=settings.read_seconds),
+            Merge(log, workspaces, visibility, pages, metrics, read_seconds=settings.read_seconds),
             OpenApi(ROUTES, settings.public_url),
             PageFiles(_static_dir()),
             PublicUrl(settings.public_url),

@@ -203,7 +203,7 @@ async def test_messages(stepped: tuple[str, Steps], http: aiohttp.ClientSession)
 
 
 async def test_appends_at_once(stepped: tuple[str, Steps], http: aiohttp.ClientSession) -> None:
-    """Many large batches of small events in one group are stored and read back in short steps."""
+    """Merge large batches of small events in one group are stored and read back in short steps."""
     url, steps = stepped
     api = Api(http, url, ADMIN_KEY)
     (await api.put("/v1/workspaces/w")).expect(201)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from streamer.app import Server
 from streamer.core.errors import InvalidCursor
 from streamer.core.position import MAX_SEQ
-from streamer.http.merge import MAX_WORKSPACES, ManyCursor, parse_positions, positions_text
+from streamer.http.merge import MAX_WORKSPACES, MergeCursor, parse_positions, positions_text
 from streamer.server.connection import MAX_HEADER
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Answer, Api
@@ -246,13 +246,13 @@ async def test_a_cursor_opens_nothing(api: Api) -> None:
     key = api.with_key(await api.create_key("a", scopes=["workspace:read", "audit:read"]))
     page = (await key.get(AUDIT, filter=DECISIONS, cursor=cursor)).expect(200)
     assert {event["workspace_id"] for event in page["events"]} == {"a"}
-    seqs = ManyCursor.parse(cursor).seqs
+    seqs = MergeCursor.parse(cursor).seqs
     for order in ("asc", "desc"):
         for seq in (0, 1, 100, MAX_SEQ):
-            made = ManyCursor("asc" if order == "asc" else "desc", None, None, dict.fromkeys(seqs, seq))
+            made = MergeCursor("asc" if order == "asc" else "desc", None, None, dict.fromkeys(seqs, seq))
             answer = await api.get(AUDIT, filter=DECISIONS, cursor=str(made))
             assert answer.status in {200, 410}, answer.body
-    nowhere = ManyCursor("asc", None, None, {"nolog": 1})
+    nowhere = MergeCursor("asc", None, None, {"nolog": 1})
     assert (await api.get(AUDIT, cursor=str(nowhere))).error == "invalid_cursor"
 
 
@@ -271,7 +271,7 @@ async def test_what_only_looks_like_a_cursor(api: Api) -> None:
             continue
         cursor = urlsafe_b64encode(text.encode()).decode().rstrip("=")
         with pytest.raises(InvalidCursor):
-            ManyCursor.parse(cursor)
+            MergeCursor.parse(cursor)
         if len(cursor) < 8000:
             answer = await api.get(AUDIT, cursor=cursor)
             assert (answer.status, answer.error) == (400, "invalid_cursor"), text
@@ -291,8 +291,8 @@ def test_cursors_are_read_as_written(
     *, order: Literal["asc", "desc"], after: int | None, before: int | None, seqs: dict[str, int]
 ) -> None:
     """Cursors and positions are parsed as they are written."""
-    cursor = ManyCursor(order, after, before, seqs)
-    assert ManyCursor.parse(str(cursor)) == cursor
+    cursor = MergeCursor(order, after, before, seqs)
+    assert MergeCursor.parse(str(cursor)) == cursor
     if seqs:
         assert parse_positions(positions_text(seqs)) == seqs
 
@@ -304,7 +304,7 @@ def test_cursors_are_read_as_written(
 def test_any_text_is_a_cursor_or_none(text: str) -> None:
     """Any text sent as a cursor is a canonical cursor or is refused."""
     with contextlib.suppress(InvalidCursor):
-        assert str(ManyCursor.parse(text)) == text
+        assert str(MergeCursor.parse(text)) == text
 
 
 # ---- number of workspaces

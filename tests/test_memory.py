@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from streamer.app import Server
 from streamer.core.budget import ANONYMOUS, KINDS, SMALL, Budget, Hold
 from streamer.core.errors import Overloaded
-from streamer.http import decompress as unpack
+from streamer.http import decompress
 from streamer.settings import SettingsError, load
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api, events, make_event
@@ -269,14 +269,14 @@ async def test_bodies_of_nobody(
 async def test_a_packed_body_stays_packed_until_it_is_there(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """A compressed body is decompressed only when it is complete, up to the limit, and the result is counted."""
     unpacked: list[int] = []
-    parts = unpack._parts
+    parts = decompress._parts
 
     def counted(data: bytes, encoding: str) -> Iterator[bytes]:
         for part in parts(data, encoding):
             unpacked.append(len(part))
             yield part
 
-    monkeypatch.setattr(unpack, "_parts", counted)
+    monkeypatch.setattr(decompress, "_parts", counted)
     packed = gzip.compress(b" " * 40 * MiB)
     async with await RawConnection.open(node.server.url) as connection:
         await connection.send(node.head(events(WS), len(packed), node.slow, **{"Content-Encoding": "gzip"}))

@@ -14,7 +14,7 @@ from streamer.access.authorize import PRINCIPAL, Gate
 from streamer.access.principal import Principal
 from streamer.core.budget import ANONYMOUS, REQUEST, SMALL, Budget, Hold
 from streamer.core.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType, ValidationError
-from streamer.http.decompress import ENCODINGS, unpack
+from streamer.http.decompress import ENCODINGS, decompress
 from streamer.http.holding import account_of, hold_of
 
 JSON_TYPES = {"application/json"}
@@ -99,7 +99,7 @@ class Bodies:
             self._budget.check_small(REQUEST, account)
 
     async def _unpacked(self, request: web.Request, data: bytes, encoding: str, limit: int) -> bytes:
-        return await unpack(data, encoding, limit, hold_of(request, self._budget))
+        return await decompress(data, encoding, limit, hold_of(request, self._budget))
 
 
 async def _receive(content: StreamReader, limit: int, hold: Hold) -> bytes:

@@ -21,7 +21,7 @@ _GZIP, _ZLIB, _RAW = 31, 15, -15
 """What zlib calls `wbits`."""
 
 
-async def unpack(data: bytes, encoding: str, limit: int, hold: Hold) -> bytes:
+async def decompress(data: bytes, encoding: str, limit: int, hold: Hold) -> bytes:
     """Return a body as it was before it was packed.
 
     A gzip body may have several members (RFC 1952, 2.2). Deflate may come with zlib's header, as the standard says, or without.
@@ -40,7 +40,7 @@ async def unpack(data: bytes, encoding: str, limit: int, hold: Hold) -> bytes:
     unpacked = bytearray()
     turn = 0
     try:
-        # Also by the number of parts: bytes may unpack to nothing, and take their time.
+        # Also by the number of parts: bytes may decompress to nothing, and take their time.
         for number, part in enumerate(_parts(data, encoding)):
             if len(unpacked) + len(part) > limit:
                 raise PayloadTooLarge(f"the body has more than {limit} bytes when it is unpacked")

@@ -52,7 +52,7 @@ def parse_positions(text: str) -> dict[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class ManyCursor:
+class MergeCursor:
     """Where a page over many workspaces ended in each of them, and the times that bound the list."""
 
     order: Order
@@ -66,12 +66,12 @@ class ManyCursor:
         return encode_cursor(";".join([self.order[0], *bounds, positions_text(self.seqs), ""]))
 
     @classmethod
-    def parse(cls, text: str) -> "ManyCursor":
+    def parse(cls, text: str) -> "MergeCursor":
         """Read a cursor. Raises InvalidCursor."""
         return decode_cursor(text, cls._read)
 
     @classmethod
-    def _read(cls, plain: str) -> "ManyCursor":
+    def _read(cls, plain: str) -> "MergeCursor":
         match = _CURSOR.fullmatch(plain)
         if match is None:
             raise ValueError("not of this form")
@@ -125,7 +125,7 @@ class _Newer(tuple[str, str, int]):
         return tuple.__gt__(self, other)
 
 
-class Many:
+class Merge:
     """Reads many workspaces as one."""
 
     def __init__(  # noqa: PLR0913 - what it reads with
@@ -210,7 +210,7 @@ class Many:
         limit: int,
         cursor: str | None,
     ) -> Found:
-        previous = None if cursor is None else ManyCursor.parse(cursor)
+        previous = None if cursor is None else MergeCursor.parse(cursor)
         if previous is not None:
             page_range = PageRange(previous.order, previous.after, previous.before)
         ends = time.monotonic() + MANY * self._read_seconds
@@ -257,7 +257,7 @@ class Many:
         left_at = {source.log.epoch: source.leave_at(page_range.order) for source in sources}
         seqs = {epoch: at for epoch, at in left_at.items() if at is not None}
         after, before = (bound if isinstance(bound, int) else None for bound in (page_range.after, page_range.before))
-        return Found(found, str(ManyCursor(page_range.order, after, before, seqs)), size, is_cut)
+        return Found(found, str(MergeCursor(page_range.order, after, before, seqs)), size, is_cut)
 
     async def _narrow(self, principal: Principal, source: _Source) -> None:
         """See to it that a source brings only what the caller may see; a workspace that is deleted just now brings nothing."""

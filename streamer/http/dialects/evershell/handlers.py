@@ -33,7 +33,7 @@ from streamer.http.dialects.evershell.stream import (
     OrgStreams,
     parse_place,
 )
-from streamer.http.merge import Many, encoded, parse_positions, said_of
+from streamer.http.merge import Merge, encoded, parse_positions, said_of
 from streamer.http.operation import WORKSPACE
 from streamer.http.paging import TIMESTAMP_FORM, Cursor, PageRange, parse_bound, timestamp_of
 from streamer.http.reading import Pages
@@ -60,7 +60,7 @@ class Handlers:
         self._log = services.get(SqlLog)
         self._visibility = services.get(Visibility)
         self._pages = services.get(Pages)
-        self._many = services.get(Many)
+        self._merge = services.get(Merge)
         self._workspaces = services.get(Workspaces)
         self._feed = services.get(Subscribers)
         self._sink_options = services.get(SinkOptions)
@@ -79,7 +79,7 @@ class Handlers:
     async def org_audit(self, request: web.Request, wanted: AuditParams) -> web.StreamResponse:
         principal = request[PRINCIPAL]
         workspaces, left_out = await self._readable_by(principal, scopes={AUDIT, AUDIT_OWN})
-        found = await self._many.read(
+        found = await self._merge.read(
             principal, workspaces, wanted.selection, wanted.page_range, wanted.limit, wanted.cursor
         )
         orgs = await self._orgs_of({event["workspace_id"] for event in found.events})
@@ -231,7 +231,7 @@ class Handlers:
             readable_ = frozenset(ws for ws in readable_ if is_id(ws) and principal.scopes(ws) & {*scopes})
         if readable_ is not None and not readable_:
             raise PermissionDenied(f"this needs the scope {next(iter(sorted(scopes)))} in a workspace")
-        return await self._many.workspaces_of(principal, readable_)
+        return await self._merge.workspaces_of(principal, readable_)
 
     async def _orgs_of(self, workspaces: Collection[str]) -> dict[str, str]:
         found = await self._workspaces.listing(set(workspaces), after="", limit=max(len(workspaces), 1))

@@ -29,7 +29,7 @@ from streamer.fanout.connection import Connection, Reader, Subscription
 from streamer.fanout.subscribers import Subscribers
 from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
-from streamer.http import merge as many
+from streamer.http import merge
 from streamer.http.dialects.evershell.shape import shape
 from streamer.http.merge import positions_text
 from streamer.transports.sse import SseSink, SseWire
@@ -279,7 +279,7 @@ class OrgStreams:
                 _turn_away(stream)  # more than one stream can bring
                 continue
             wanted[stream] = set(known[may]) - set(stream.readers)
-            if len(wanted[stream]) + len(stream.readers) > many.MAX_WORKSPACES:
+            if len(wanted[stream]) + len(stream.readers) > merge.MAX_WORKSPACES:
                 del wanted[stream]
                 _turn_away(stream)  # others are preferred now
         missing = sorted(set().union(*wanted.values()))

@@ -19,7 +19,7 @@ from streamer.core.position import LogHead, Position, expired
 from streamer.http.dialects.praisonai.params import AcrossParams, ActivityParams, ViewParams
 from streamer.http.dialects.praisonai.shape import shape
 from streamer.http.issues import Issues, about_issue
-from streamer.http.merge import Many, encoded
+from streamer.http.merge import Merge, encoded
 from streamer.http.models import BadInput, fault
 from streamer.http.operation import WORKSPACE
 from streamer.http.paging import Cursor, PageRange, link_to
@@ -44,7 +44,7 @@ class Handlers:
         self._visibility = services.get(Visibility)
         self._pages = services.get(Pages)
         self._issues = services.get(Issues)
-        self._many = services.get(Many)
+        self._merge = services.get(Merge)
         self._zone = services.get(Zone).is_said
 
     async def workspace_activity(self, request: web.Request, wanted: ActivityParams) -> web.StreamResponse:
@@ -66,7 +66,7 @@ class Handlers:
         principal = request[PRINCIPAL]
         me = frozenset({principal.own_id})
         mine = canonical((Either((Condition("actor_id", me), Condition("on_behalf_of", me))),))
-        found = await self._many.newest(
+        found = await self._merge.newest(
             principal,
             wanted.selection.narrowed(mine),
             PageRange("desc", wanted.after, wanted.before, skip=wanted.offset),

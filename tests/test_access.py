@@ -438,7 +438,7 @@ async def test_the_database_holds_no_secret(server: Server, api: Api, tmp_path: 
 
 @on_sqlite
 async def test_keys_are_checked(api: Api) -> None:
-    """An invalid key description gets 400 with the field's name. A workspace that does not exist has no keys."""
+    """An invalid request for a key gets 400 with the field's name. A missing workspace has no keys."""
     (await api.put("/v1/workspaces/w")).expect(201)
     good = {"name": "x", "template": "read_only"}
     cases: list[tuple[dict[str, Any], set[str]]] = [

@@ -65,7 +65,7 @@ NAMED = {
         *_of("run", "queued started succeeded failed cancelled timed_out"),
     },
 }
-"""The actions that the activity APIs' documents name, and the server's own."""
+"""The actions named in the activity APIs' documents, and the server's own."""
 
 
 def _documented() -> dict[str, list[str]]:

@@ -362,7 +362,7 @@ async def _delete_workspace(server: Server, workspace: str) -> None:
 
 
 async def test_what_the_server_asks_for_is_kept() -> None:
-    """`retry:` and `Retry-After` are the minimum below the jitter, and the client sends its resume point."""
+    """A delay is the stream's `retry:` or the error's `Retry-After` plus jitter, and the client sends its resume point."""
     requests: list[tuple[str | None, str | None]] = []
     activity = b'id: e.%d\nevent: activity\ndata: {"seq":%d}\n\n'
 

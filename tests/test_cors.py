@@ -257,7 +257,7 @@ async def test_what_is_no_preflight_of_a_listed_origin(listing: Api, server: Ser
     unlisted = await preflight(listing.at(server.url), events(WS))
     assert unlisted.status == 405
     assert not cors(unlisted.headers)
-    assert not has_vary(unlisted.headers), "where no origin is listed all get the same"
+    assert not has_vary(unlisted.headers), "without listed origins, the response is the same for all"
 
 
 async def test_answers_are_for_listed_origins(listing: Api) -> None:
@@ -410,7 +410,7 @@ async def test_the_page_is_alone(server: Server, api: Api) -> None:
         headers = (await api.with_key(None).get(path)).headers
         assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
         assert "camera=()" in headers["Permissions-Policy"]
-        assert "Strict-Transport-Security" not in headers, "this server does not know of TLS"
+        assert "Strict-Transport-Security" not in headers, "the server is not reached over TLS"
 
 
 # ---- a real browser

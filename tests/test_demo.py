@@ -43,7 +43,7 @@ REAL = re.compile(
     r"jane|doeberman|\bwei\b|\bLi\b|zoë|zoe|hanlon|szyma|acme|rockets|example|mallory|@|dependabot|noreply|https?:",
     re.IGNORECASE,
 )
-"""What must not be found in any event."""
+"""Texts that no event may contain."""
 
 
 @pytest.fixture

@@ -386,7 +386,7 @@ async def test_no_route_shows_a_foreign_workspace(api: Api) -> None:
                 assert found[0] in expected, (route.operation, name, there, found)
                 assert MARK not in found[1]
                 count += 1
-    assert count > 500, "the walk has become short"
+    assert count > 500, "too few routes"
     assert await api.history(THEIRS) == before
 
 

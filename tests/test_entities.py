@@ -255,7 +255,7 @@ async def test_an_entity_may_be_called_anything(api: Api) -> None:
     wide = "\U0001f600" * 512
     event = {"type": "issue", "id": wide, "identifier": wide, "name": wide}
     (await api.append(WS, entity=event, run_id=wide, details={"issue_id": wide})).expect(201)
-    assert (await entity(api, "issue", wide)).expect(200)["name"] == wide, "as long as it can be"
+    assert (await entity(api, "issue", wide)).expect(200)["name"] == wide, "the maximum length"
     (await api.append(WS, entity={"type": "t" * 65, "id": "x"})).expect(201)
     assert (await entity(api, "t" * 65, "x")).error == "entity_not_found"
 
@@ -415,8 +415,8 @@ async def test_a_reference_is_an_id_or_an_identifier(api: Api, database: Databas
     assert await found("1") == [("a", "1"), ("b", "1")]
     assert await found("1", {"b", "none"}) == [("b", "1")]
     assert await found("1", set()) == []
-    assert await found("PAP-7") == [("b", "PAP-7")], "an id, where there is one"
-    assert await found("PAP-7", {"a"}) == [("a", "2")], "the newest"
+    assert await found("PAP-7") == [("b", "PAP-7")], "the id takes precedence"
+    assert await found("PAP-7", {"a"}) == [("a", "2")], "the newest identifier wins"
     assert await found(" pap-7 ", {"a"}) == [("a", "2")]
     assert await found("pap 7", {"a"}) == await found("x", {"b"}) == await found("1", type_="run") == []
     for odd in ("", "a\0", "x" * 513, " "):
@@ -466,7 +466,7 @@ async def test_events_are_found_by_the_issue_they_belong_to(api: Api, database: 
     _, frames = await log.frames(WS, after=0, limit=10, max_bytes=2**20)
     assert [selection.matches(frame.facets) for frame in frames] == [True, False, True]
     refused = await api.get(events(WS), issue_id="i1")
-    assert (refused.status, refused.error) == (400, "validation_error"), "it is no filter of the API"
+    assert (refused.status, refused.error) == (400, "validation_error"), "it is not a filter of the API"
 
 
 # ---- rebuild

@@ -326,7 +326,7 @@ async def test_filters_agree_with_the_answers(api: Api) -> None:
 
 
 async def test_filters_that_cannot_be(api: Api) -> None:
-    """An invalid filter, unknown column, missing value or excessive value gets 400 with the name of its parameter."""
+    """An invalid filter, an unknown column, a missing value or too many values get 400 with the parameter's position."""
     (await api.append(WS)).expect(201)
     for wrong in ("", "x", "task_id", "nope=1", "Task_id=1", "=a", "!=a", "user_id=", "user_id=a,,b", "user_id=a%00",
                   "actor=ann", "actor!=x", "user_id=" + "x" * 513, "user_id=" + ",".join(map(str, range(101)))):  # fmt: skip
@@ -372,7 +372,7 @@ async def test_pages_of_activity(api: Api) -> None:
     assert ids(page["events"]) == ["e0"]
     assert "cursor" not in page
     page = (await api.get(activity(), limit=8)).expect(200)
-    assert "cursor" in page, "it was filled, whether or not there is more"
+    assert "cursor" in page, "a full page has a cursor, even without further events"
     assert (await api.get(activity(), limit=8, cursor=page["cursor"])).expect(200)["events"] == []
     assert "cursor" not in (await api.get(activity(), limit=9)).expect(200)
     page = (await api.get(activity(), limit=5, order="asc")).expect(200)
@@ -381,7 +381,7 @@ async def test_pages_of_activity(api: Api) -> None:
     again = (await api.get(activity(), limit=5, cursor=page["cursor"])).expect(200)
     assert ids(again["events"]) == ["e5", "e6", "late", "later"]
     assert again["position"] == (await api.get(events(WS))).expect(200)["position"], (
-        "where a stream goes on, always there"
+        "the position for a stream is always returned"
     )
 
 
@@ -768,7 +768,7 @@ async def test_a_key_in_the_url(
         answer = await off.get(path, api_key=key)
         assert (answer.status, answer.error) == (401, "unauthenticated")
     output = "".join(capfd.readouterr())
-    assert "/activity/stream" in output, "the requests are there"
+    assert "/activity/stream" in output, "the log contains the requests"
     assert key not in output
 
 
@@ -866,7 +866,7 @@ def exact(found: Sequence[Event], expected: Collection[str]) -> None:
     """Require that each of these events occurs once and in the order of its workspace."""
     counted = Counter(ids(found))
     assert not set(expected) - set(counted), f"missed {sorted(set(expected) - set(counted))[:5]}"
-    assert not set(counted) - set(expected), f"not to be read: {sorted(set(counted) - set(expected))[:5]}"
+    assert not set(counted) - set(expected), f"not expected: {sorted(set(counted) - set(expected))[:5]}"
     assert not [name for name, count in counted.items() if count > 1], "duplicates"
     for workspace in {event["workspace_id"] for event in found}:
         seqs = [event["event"]["seq"] for event in found if event["workspace_id"] == workspace]

@@ -114,7 +114,7 @@ async def examine_as(server: Server, api: Api, who: str, **generation: Any) -> N
         key = token("caller")
     document = as_the_admin_key_meets_it((await api.get("/openapi.json")).json)
     wrong, statuses = await asyncio.to_thread(examine, server.url, document, key=key, **generation)
-    assert wrong == [], f"{len(wrong)}, the first ones:\n" + "\n\n".join(text[:1500] for text in wrong[:5])
+    assert wrong == [], f"{len(wrong)} errors, the first:\n" + "\n\n".join(text[:1500] for text in wrong[:5])
     refused = {status for found in statuses.values() for status in found}
     assert {200, 403, 404} <= refused, refused
     assert (await api.get(events("w"))).status == 200

@@ -205,7 +205,7 @@ def test_a_client_that_leaves_is_noticed(run: Run) -> None:
             writer.transport.abort()
         calls: list[int] = []
         taken.outlets[0].when_lost(lambda: calls.append(1))
-        assert calls == [1], "a late call fails at once"
+        assert calls == [1], "a late callback is called at once"
         _, writer = await taken.ask()
         transport, outlet = taken.transports[3], taken.outlets[3]
         while transport.get_write_buffer_size() < 2**20:

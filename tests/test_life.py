@@ -168,7 +168,7 @@ async def test_closes_are_spread(make_process: MakeProcess, http: aiohttp.Client
         if line["event"] == "request" and line["path"].endswith(("/stream", "/ws"))
     ]
     assert len(closed) == 350
-    assert max(closed) - min(closed) > timedelta(seconds=0.2), "not all in one go"
+    assert max(closed) - min(closed) > timedelta(seconds=0.2), "not all at once"
 
 
 @on_sqlite

@@ -79,9 +79,11 @@ def test_no_window_holds_more_than_the_burst_and_the_rate(
         wait = wait_for(limit, account, count)
         if wait is not None:
             assert wait >= 1
-            assert wait == 1 or wait_at(limit, clock, account, count, wait - 1) is not None, "it need not wait so long"
+            assert wait == 1 or wait_at(limit, clock, account, count, wait - 1) is not None, (
+                "a shorter wait is not enough"
+            )
             clock.now += wait
-            assert wait_for(limit, account, count) is None, "it waited as long as it was told"
+            assert wait_for(limit, account, count) is None, "the reported wait is enough"
         taken[account].append((clock.now, count))
     for given_out in taken.values():
         for first, (start, _) in enumerate(given_out):
@@ -218,7 +220,7 @@ async def test_a_batch_larger_than_the_burst(make_server: MakeServer, http: aioh
     assert refused(await api.append(WS)) > 15 / SLOW, "15 events are owed"
     other = Api(http, (await make_server(append_rate=SLOW, append_burst=10)).url, ADMIN_KEY)
     (await other.append_all(WS, [{}] * 3)).expect(201)
-    assert 2 / SLOW < refused(await other.append_all(WS, [{}] * 25)) <= 3 / SLOW, "until it is whole"
+    assert 2 / SLOW < refused(await other.append_all(WS, [{}] * 25)) <= 3 / SLOW, "until the bucket is full"
 
 
 async def test_tokens_come_back(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
@@ -363,7 +365,7 @@ async def test_sockets_without_a_subscription_count(make_server: MakeServer, htt
     for answer in (await (await open_socket(api)).answer(), await (await open_socket(api, WS)).answer()):
         assert (answer.status, answer.error) == (429, "rate_limited")
     other = await open_socket(api.with_key(await api.create_key(WS)))
-    assert other.status == 101, "another key has its own"
+    assert other.status == 101, "each key has its own limit"
     own.close()
 
     async def there_is_room() -> bool:

@@ -284,7 +284,7 @@ async def test_a_removed_member_is_out_at_once(workspace: Api) -> None:
 
 
 async def test_what_another_node_remembers_makes_no_key(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
-    """A node may accept a removed admin for a second from its cache, but it grants no access in that time."""
+    """A node may treat a removed admin as one for a second, from its cache. No access can be granted in this time."""
     here, there = [Api(http, (await make_server(jwt_secret=SECRET)).url, ADMIN_KEY) for _ in range(2)]
     (await here.put(f"/v1/workspaces/{WS}")).expect(201)
     ann = await join(here, WS, "ann", "admin")

@@ -85,7 +85,7 @@ def test_the_count_is_the_sum_of_what_is_held(steps: list[tuple[int, str, int]])
 
 
 def test_one_account_cannot_use_all() -> None:
-    """An account may use half of the budget, except for the last eighth. Callers without a credential share a small part."""
+    """An account may use half of the budget. The last eighth is for small holders; anonymous callers share a small part."""
     budget = Budget(64 * SMALL)
     mine: list[Hold] = [budget.hold(KINDS[0], "a") for _ in range(2)]
     mine[0].resize(32 * SMALL)

@@ -336,7 +336,7 @@ async def examine_server(server: Server, api: Api, document: Document, **generat
     (await api.append("w", id="known", entity={"type": "issue", "id": "1"})).expect(201)
     (await api.append("gone")).expect(201)
     wrong, statuses = await asyncio.to_thread(examine, server.url, as_the_admin_key_meets_it(document), **generation)
-    assert wrong == [], f"{len(wrong)}, the first ones:\n" + "\n\n".join(text[:1500] for text in wrong[:5])
+    assert wrong == [], f"{len(wrong)} errors, the first:\n" + "\n\n".join(text[:1500] for text in wrong[:5])
     assert len(statuses) == sum(route.documented and not route.streams for route in ROUTES)
     for route in ROUTES:
         if not route.documented or route.streams:

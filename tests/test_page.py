@@ -566,7 +566,7 @@ async def test_everything_works_by_keyboard(open_page: Open, server: Server, api
     await press("Tab")
     await press("Tab")
     await press("Tab")
-    assert await screen.focused() == "8", "one row, the last one read, is in the order of the Tab key"
+    assert await screen.focused() == "8", "only the row read last can be reached with Tab"
     await press("/")
     assert await screen.focused() == "q"
     await press("Space")

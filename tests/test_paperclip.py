@@ -189,7 +189,7 @@ async def test_details_that_are_not_there(api: Api) -> None:
 
 
 async def test_actor_type_by_default(api: Api) -> None:
-    """The default actor type is `system`. With a person's token, it is user."""
+    """The default actor type is `system`. For a token that can append only as its person, it is `user`."""
     sent = {name: value for name, value in BODY.items() if name != "actorType"}
     assert (await api.post(W, sent)).expect(201)["actorType"] == "system"
     ann = await join(api, "w", "ann", "member")

@@ -73,7 +73,7 @@ async def test_memory_for_a_reader_is_bounded(
             assert len(events) == BATCH
         peak = peak_rss(process.pid)
         assert all(member.events < total // 4 for member in slow), "slow readers are slow"
-        assert await _catch_ups(api) >= SLOW, "the server noticed it"
+        assert await _catch_ups(api) >= SLOW, "the server detected them"
         for_idle, for_all = (idle - before) / (QUICK + SLOW), (peak - before) / (QUICK + SLOW)
         record_property("KiB for an idle reader", round(for_idle / KIB, 1))
         record_property("KiB for a reader at the peak", round(for_all / KIB, 1))

@@ -38,7 +38,7 @@ async def test_a_client_that_takes_no_answer_holds_no_stop(
         client.setblocking(False)
         await loop.sock_connect(client, ("127.0.0.1", urlsplit(process.url).port))
         await loop.sock_sendall(client, request_head("GET", "/v1/workspaces/w/events?limit=1000", api.headers))
-        assert await asyncio.wait_for(loop.sock_recv(client, 100), SECONDS), "the answer has begun"
+        assert await asyncio.wait_for(loop.sock_recv(client, 100), SECONDS), "the response has started"
         started = time.monotonic()
         assert await process.stop() == 0
     assert time.monotonic() - started < 1.7 * WINDOW_SECONDS

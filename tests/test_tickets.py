@@ -50,7 +50,7 @@ async def refused(opening: Awaitable[Reader]) -> tuple[int | None, str]:
     except Refused as error:
         return error.status, error.code
     reader.abort()
-    raise AssertionError("it was opened")
+    raise AssertionError("the stream was opened")
 
 
 UNAUTHENTICATED = (401, "unauthenticated")

@@ -36,7 +36,7 @@ class Model:
 
         def grant() -> None:
             first, size = self.lines[ACCOUNTS[index]].pop(0)
-            assert first == index, "the line is served in order of arrival"
+            assert first == index, "the queue is served in order of arrival"
             assert self.holds[index].size >= (size if size > SMALL else 0)
 
         return grant
@@ -57,7 +57,7 @@ class Model:
             line.append((index, size))
             if hold.reserve(size, self.granted(index)):
                 line.remove((index, size))
-                assert not others_wait or size <= max(SMALL, hold.size), "nobody passes those that wait"
+                assert not others_wait or size <= max(SMALL, hold.size), "no connection overtakes a waiting one"
         elif step == "offer" and hold.has_room(size):
             assert not line or size <= max(SMALL, hold.size)
             hold.resize(max(size, hold.size))

@@ -366,7 +366,7 @@ async def test_wrong_messages_are_errors_that_name_the_field(api: Api) -> None:
             assert answer["ref"] == "my ref"
         stored = (await api.append(WS, id="unharmed")).expect(201)
         assert (await socket.next("events"))["events"] == [stored]
-    assert len(await api.history(WS)) == 2, "nothing of what was refused is stored"
+    assert len(await api.history(WS)) == 2, "no refused event is stored"
 
 
 @on_sqlite
@@ -598,7 +598,7 @@ async def test_messages_are_not_longer_than_a_client_may_take(api: Api) -> None:
         found = [message["events"] for message in socket.messages if message["type"] == "events"]
         assert [event["seq"] for batch in found for event in batch] == list(range(1, 202))
         assert max(len(json.dumps(batch)) for batch in found) < 300_000
-        assert len(found) < 100, "and not one event at a time"
+        assert len(found) < 100, "several events per message"
 
 
 @on_sqlite

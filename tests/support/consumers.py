@@ -123,7 +123,7 @@ class Program(Consumer):
 
     async def start(self, url: str) -> None:
         """Start it with the server's URL."""
-        assert self._process is None, "started already"
+        assert self._process is None, "already started"
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             cwd=self._folder,

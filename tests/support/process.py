@@ -63,7 +63,7 @@ class ServerProcess:
 
     def spawn(self, redirect: str = "") -> None:
         """Start the server without waiting."""
-        assert self._process is None, "started already"
+        assert self._process is None, "already started"
         command = [*COMMAND, "serve"]
         if redirect:
             command = ["sh", "-c", f'exec "$@" {redirect}', "sh", *command]

@@ -400,7 +400,7 @@ class Poller:
             found += page["events"]
 
     async def gap(self) -> Mapping[str, Any]:
-        raise AssertionError("a poll has no gaps, it is refused")
+        raise AssertionError("a poll reports no gap but an error")
 
     async def moved_to(self, position: str) -> None:
         while self._after != position:

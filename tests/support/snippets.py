@@ -16,6 +16,6 @@ def snippets(page: str = "streaming.md") -> dict[str, str]:
     for _, text in _BLOCK.findall((ROOT / "docs" / page).read_text()):
         name = _NAME.match(text)
         assert name, f"a code block without a name:\n{text}"
-        assert name[1] not in found, f"{name[1]} is there twice"
+        assert name[1] not in found, f"{name[1]} is a duplicate name"
         found[name[1]] = text
     return found

@@ -177,7 +177,7 @@ class WsReader:
         """Wait for a ping of the server on an otherwise idle socket, and answer it."""
         async with asyncio.timeout(SECONDS):
             while (frame := await self.frame()).opcode != PING:
-                assert frame.opcode == PONG, f"a quiet socket: {frame}"
+                assert frame.opcode == PONG, f"expected a ping on an idle socket: {frame}"
         self.pings += 1
         await self.send_frame(PONG, frame.payload)
 
@@ -200,7 +200,7 @@ class WsReader:
         """
         head = await self._reader.readexactly(2)
         assert not head[0] & 0x70, "a reserved bit is set: this frame is compressed"
-        assert not head[1] & 0x80, "a server does not mask"
+        assert not head[1] & 0x80, "a server's frames are not masked"
         length = head[1] & 0x7F
         if length == 126:
             (length,) = struct.unpack(">H", await self._reader.readexactly(2))
@@ -231,7 +231,9 @@ class WsReader:
                 self.close()
                 if self.close_code is None:
                     self.close_code = CUT
-                raise StreamEnded(f"the server cut the socket; the last messages: {self.messages[-3:]}") from error
+                raise StreamEnded(
+                    f"the server dropped the connection; the last messages: {self.messages[-3:]}"
+                ) from error
             if frame.opcode == PING:
                 self.pings += 1
                 self._writer.write(encode_frame(PONG, frame.payload))

@@ -1,4 +1,4 @@
-"""How Paperclip's server says errors: `{"error": text}`, with zod's issues where a request is wrong."""
+"""Errors in the form of Paperclip's server: `{"error": text}`, with zod's issues for an invalid request."""
 
 import re
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ from streamer.http.models import UNKNOWN, BadInput
 from streamer.http.operation import Refusal
 
 TOKEN = "token"  # noqa: S105 - the name of a parameter
-"""The socket's parameter that a key may come in."""
+"""The socket's parameter for a key."""
 
 ABSENT = object()
-"""The body of a request that has none: what JavaScript calls undefined."""
+"""Stands for the missing body of a request, JavaScript's undefined."""
 
 _KINDS: Mapping[type, str] = {
     type(ABSENT): "undefined",
@@ -52,7 +52,7 @@ _TEXTS: dict[type[StreamerError], tuple[int, str]] = {
 
 
 def render_error(error: StreamerError, request: web.Request) -> Refusal:
-    """Say an error."""
+    """Render an error."""
     if _SOCKET.fullmatch(request.path):
         if "Upgrade" not in request.headers:
             return _say(*_NO_ROUTE)
@@ -75,7 +75,7 @@ def _say(status: int, text: str, details: Any = None) -> Refusal:
 
 
 def _issues(error: ValidationError) -> list[dict[str, Any]]:
-    """Describe what is wrong with a request as zod does: code, path, message."""
+    """Describe the faults of a request in the form of zod: code, path, message."""
     if not isinstance(error, BadInput):
         return [_custom([name], text) for name, text in error.fields.items()]
     issues = [_issue(fault) for fault in error.faults if fault["type"] != UNKNOWN]

@@ -1,4 +1,4 @@
-"""What Paperclip's routes answer."""
+"""The handlers of Paperclip's routes."""
 
 import contextlib
 from base64 import b64encode
@@ -48,13 +48,13 @@ from streamer.store.log.reader import SqlLog
 from streamer.transports import websocket
 
 USUAL = 100
-"""Events of a company's list, unless it is asked for more or fewer."""
+"""Default number of events in a company's list."""
 
 _OUTSIDE = "Activity is outside this actor's authorization boundary"
 _FIRST_MOMENT = "1970-01-01T00:00:00Z"
-"""Where a reader goes on from that found no log: with its first event."""
+"""The position returned for a workspace without a log. A reader continues there with the first event."""
 _REVALIDATE = "no-cache, private"
-"""A browser may keep the answer, and asks each time whether it is still right; the tag tells."""
+"""A browser may cache the response, and revalidates it each time with the ETag."""
 
 
 class Handlers:
@@ -78,7 +78,7 @@ class Handlers:
         try:
             workspace = readable(request[WORKSPACE])
             page, page_range = await self._read(request, workspace, wanted, wanted.selection, wanted.limit or USUAL)
-        except WorkspaceNotFound:  # the caller may read it: there is no log of it yet
+        except WorkspaceNotFound:  # readable, but without a log so far
             return _answer(request, [], {POSITION: _FIRST_MOMENT})
         return await _list(request, page, page_range)
 
@@ -101,7 +101,7 @@ class Handlers:
     async def _read(
         self, request: web.Request, workspace: str, wanted: ListParams, selection: Filter, limit: int
     ) -> tuple[Page, PageRange]:
-        """Read a page; the newest first, but after an event the oldest first."""
+        """Read a page: newest first, or oldest first after an event."""
         visible = await self._visibility.authorize(request[PRINCIPAL], workspace, selection)
         if wanted.cursor is not None:
             page_range = PageRange.after_cursor(Cursor.parse(wanted.cursor))
@@ -118,7 +118,7 @@ class Handlers:
         return await self._pages.read_whole(request[PRINCIPAL], workspace, visible, page_range, limit), page_range
 
     async def _place(self, request: web.Request, workspace: str, start: ResumeFrom) -> Position | int:
-        """Return the place that an event's id, a position or a timestamp names. Raises BadInput."""
+        """Resolve an event's id, a position or a timestamp. Raises BadInput."""
         bound: Position | None = None
         with contextlib.suppress(ValueError):
             found = parse_bound(start.text)
@@ -140,7 +140,7 @@ class Handlers:
         raise BadInput([fault(start.name, f"Invalid input: expected {expected}", start.text)])
 
     async def _resume(self, request: web.Request, workspace: str, start: ResumeFrom) -> Position | int:
-        """Return where a socket begins. A gap reports what is gone: a client that was refused would retry indefinitely."""
+        """Return where a socket starts. Removed events are reported as a gap, because a refused client would retry indefinitely."""
         try:
             return await self._place(request, workspace, start)
         except PositionExpired:
@@ -203,7 +203,7 @@ class Handlers:
 
 
 def _of_run(run: str) -> Filter:
-    """Return the filter of what a run did, or what was done to it."""
+    """Return the filter for events of a run, and events about it."""
     this = frozenset({run})
     by_it = Condition("run_id", this)
     is_run = Condition("entity_type", frozenset({RUN, "heartbeat_run"}))
@@ -222,13 +222,13 @@ async def _list(request: web.Request, page: Page, page_range: PageRange) -> web.
 
 
 def _linked(wanted: LinkedParams) -> tuple[tuple[int, str] | None, int]:
-    """Return what a page of runs or issues comes after, and how many it has. Raises InvalidCursor."""
+    """Return the cursor and the limit of a page of runs or issues. Raises InvalidCursor."""
     at = None if wanted.cursor is None else LinkedCursor.parse(wanted.cursor)
     return None if at is None else (at.created_at, at.id), wanted.limit or MOST
 
 
 def _more(request: web.Request, limit: int, found: Sequence[Entity]) -> dict[str, str]:
-    """Return the headers that lead on from a list of runs or issues, if there may be more."""
+    """Return the headers that lead to the next page of runs or issues, if there may be one."""
     if len(found) < limit:
         return {}
     cursor = str(LinkedCursor(found[-1].created_at, found[-1].id))
@@ -236,13 +236,13 @@ def _more(request: web.Request, limit: int, found: Sequence[Entity]) -> dict[str
 
 
 def _answer(request: web.Request, value: Any, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Answer with JSON, or that the client has it already."""
+    """Respond with JSON, or with 304."""
     body = orjson.dumps(value)
     return _tagged(request, body, sha256(body).digest(), headers)
 
 
 def _tagged(request: web.Request, body: bytes, digest: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Answer with a body, or that the client has it already (RFC 9110, 13.1.2)."""
+    """Respond with a body, or with 304 (RFC 9110, 13.1.2)."""
     tag = f"{len(body):x}-{b64encode(digest).decode()[:27]}"
     response = web.Response(headers={"Cache-Control": _REVALIDATE, **(headers or {})})
     response.etag = ETag(tag, is_weak=True)

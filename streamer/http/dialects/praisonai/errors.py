@@ -1,4 +1,4 @@
-"""How PraisonAI's server says errors: FastAPI's bodies, `{"detail": …}`."""
+"""Errors in the form of PraisonAI's server: FastAPI's bodies, `{"detail": …}`."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ _TEXTS: dict[type[StreamerError], tuple[int, str]] = {
 
 
 def render_error(error: StreamerError, request: web.Request) -> Refusal:
-    """Say an error."""
+    """Render an error."""
     if isinstance(error, Unauthenticated):
         return _detail(401, _authorization(request))
     if isinstance(error, BadInput):
@@ -61,7 +61,7 @@ def _issue(described: ErrorDetails) -> dict[str, Any]:
 
 
 def _authorization(request: web.Request) -> str:
-    """Say what is wrong with a credential."""
+    """Describe the fault of a credential."""
     header = request.headers.get("Authorization", "").strip()
     if not header:
         return "Missing Authorization header"

@@ -1,4 +1,4 @@
-"""What PraisonAI's routes answer."""
+"""The handlers of PraisonAI's routes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from streamer.store.log.reader import SqlLog
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """Whether `created_at` says that it is UTC."""
+    """Whether `created_at` ends with `Z`."""
 
     is_said: bool
 
@@ -62,7 +62,7 @@ class Handlers:
         return await self._issue_activity(request, wanted, None)
 
     async def my_activity(self, request: web.Request, wanted: AcrossParams) -> web.StreamResponse:
-        """List what the caller did, or others for it, in all workspaces that it may read."""
+        """List activity of the caller, or on its behalf, in all workspaces that it may read."""
         principal = request[PRINCIPAL]
         me = frozenset({principal.own_id})
         mine = canonical((Either((Condition("actor_id", me), Condition("on_behalf_of", me))),))
@@ -110,7 +110,7 @@ class Handlers:
     async def _read(
         self, request: web.Request, workspace: str, wanted: ActivityParams, selection: Filter
     ) -> tuple[Page, PageRange]:
-        """Read a page; the newest first, but behind an id the oldest first."""
+        """Read a page: newest first, or oldest first after an id."""
         visible = await self._visibility.authorize(request[PRINCIPAL], workspace, selection)
         if wanted.cursor is not None:
             page_range = PageRange.after_cursor(Cursor.parse(wanted.cursor))
@@ -126,8 +126,8 @@ class Handlers:
         """Return the position of the activity `after_id`, or of `start_date` if that is later.
 
         Raises:
-            BadInput: it is neither an id nor a position.
-            PositionExpired: there is no such activity, or position, in this log (any more).
+            BadInput: The text is neither an id nor a position.
+            PositionExpired: The log does not contain it, or no longer does.
         """
         visible, text = (
             await self._visibility.authorize(request[PRINCIPAL], workspace, EVERYTHING),
@@ -160,7 +160,7 @@ class Handlers:
 
 
 def _position_in(head: LogHead, text: str) -> Position | None:
-    """Read a position of this log. Ids may look like one: only those of this log's epoch are meant, which only its readers know."""
+    """Parse a position of this log. An id may look like a position, but only readers of this log know its epoch."""
     try:
         position = Position.parse(text)
     except ValueError:
@@ -169,6 +169,6 @@ def _position_in(head: LogHead, text: str) -> Position | None:
 
 
 def _without_slash(request: web.Request) -> web.Response:
-    """Send a client to the path without the slash at its end, as FastAPI does."""
+    """Redirect to the path without the trailing slash, as FastAPI does."""
     url = request.rel_url.with_path(request.rel_url.raw_path.rstrip("/"), encoded=True, keep_query=True)
     return web.Response(status=HTTPStatus.TEMPORARY_REDIRECT, headers={"Location": str(url)})

@@ -32,7 +32,7 @@ from streamer.feed.channels import Channels
 from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
 from streamer.observe.watchdog import Watchdog
-from streamer.transports.sse import SseWire
+from streamer.transports.sse import SseEncoder
 
 WORKSPACE = "ws"
 FILTERS = [
@@ -114,7 +114,7 @@ class ModelLog:
         return Page(head, found, found[-1].seq if full else max(after.seq, ceiling), full, after.seq, ceiling)
 
     async def position_of(self, workspace: str, event_id: str, selection: Filter) -> Position:
-        raise AssertionError("no reader asks where an event stands")
+        raise AssertionError("no reader looks up an event's position")
 
     async def frames(
         self, workspace: str, *, after: int, limit: int, max_bytes: int
@@ -263,7 +263,7 @@ class FeedMachine(RuleBasedStateMachine):
             try:
                 if client.position is None:
                     client.first = reader.channel.flushed
-                self.feed.start(reader, connection, SseWire(chunked=False), connection.close)
+                self.feed.start(reader, connection, SseEncoder(chunked=False), connection.close)
                 await client.sink.ended.wait()
             finally:
                 self.feed.leave(reader)

@@ -62,12 +62,12 @@ class Audience:
         flushed = self.channel.flushed
         if not reader.session.join(flushed):
             return False
-        kind = self.cohorts.setdefault((reader.wire, reader.selection), [])
+        kind = self.cohorts.setdefault((reader.encoder, reader.selection), [])
         for cohort in reversed(kind):
             if cohort.at == flushed and len(cohort.members) < COHORT_READERS:
                 break
         else:
-            cohort = Cohort(reader.selection, reader.wire, flushed)
+            cohort = Cohort(reader.selection, reader.encoder, flushed)
             kind.append(cohort)
         cohort.add(reader)
         return True

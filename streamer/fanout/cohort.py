@@ -9,7 +9,7 @@ from itertools import accumulate
 
 from streamer.core.filter import Filter
 from streamer.core.frame import LiveFrame
-from streamer.fanout.connection import Reader, Wire
+from streamer.fanout.connection import Encoder, Reader
 
 COHORT_READERS = 1000
 """Readers in one cohort: a write takes some microseconds, so that a turn takes some milliseconds."""
@@ -29,15 +29,15 @@ LINEAR_STEPS = 4
 class Cohort:
     """Some live readers at one position."""
 
-    __slots__ = ("_searched", "at", "members", "searches", "selection", "sent", "wire")
+    __slots__ = ("_searched", "at", "encoder", "members", "searches", "selection", "sent")
 
-    def __init__(self, selection: Filter, wire: Wire, at: int, sent: int = 0) -> None:
+    def __init__(self, selection: Filter, encoder: Encoder, at: int, sent: int = 0) -> None:
         self.selection = selection
         texts = selection.searched()
         self.searches = len(texts)
         """How many texts the filter looks for, and (`_searched`) their characters together."""
         self._searched = sum(map(len, texts))
-        self.wire = wire
+        self.encoder = encoder
         self.at = at
         """Its readers have been given everything up to here."""
         self.sent = sent
@@ -45,9 +45,9 @@ class Cohort:
         self.members: set[Reader] = set()
 
     @property
-    def key(self) -> tuple[Wire, Filter]:
+    def key(self) -> tuple[Encoder, Filter]:
         """What its readers have in common."""
-        return self.wire, self.selection
+        return self.encoder, self.selection
 
     def add(self, reader: Reader) -> None:
         """Take a reader that stands where the cohort does."""
@@ -69,7 +69,7 @@ class Cohort:
 
     def split(self, count: int) -> "Cohort":
         """Part with all readers but `count`, into a cohort at the same position."""
-        rest = Cohort(self.selection, self.wire, self.at, self.sent)
+        rest = Cohort(self.selection, self.encoder, self.at, self.sent)
         while len(self.members) > count:
             rest.add(self.members.pop())
         return rest
@@ -107,7 +107,7 @@ class Cohort:
         if not passed:
             self.at = frames[-1].seq
             return 0, [], None
-        data = self.wire.frames(passed)
+        data = self.encoder.frames(passed)
         count = max(TURN_BYTES // (len(data) or 1), 1)
         rest = self.split(count) if len(self.members) > count else None
         share = len(data) // (len(self.members) or 1)

@@ -15,8 +15,8 @@ from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap, Session
 
 
-class Wire(Protocol):
-    """A wire format: how the feed's messages become bytes. Equal wires share their bytes."""
+class Encoder(Protocol):
+    """Encodes a wire format: how the feed's messages become bytes. Equal encoders share their bytes."""
 
     def frames(self, frames: Sequence[Frame]) -> bytes:
         """Encode events."""
@@ -162,6 +162,7 @@ class Reader:
         "cohort",
         "connection",
         "driver",
+        "encoder",
         "has_left",
         "is_synced",
         "noted",
@@ -171,13 +172,12 @@ class Reader:
         "sink",
         "subscription",
         "task",
-        "wire",
     )
 
     connection: Connection
     sink: Sink
     """The connection's, at hand for the one loop that runs for each event and each reader."""
-    wire: Wire
+    encoder: Encoder
     on_end: Callable[[Reason], None]
     """Called when the server ended the subscription: the transport says so to the peer."""
 
@@ -210,7 +210,7 @@ class Reader:
         if cohort is None or max(self.noted, cohort.sent) >= cohort.at:
             return None
         self.noted = cohort.at
-        return self.wire.checkpoint(self.position)
+        return self.encoder.checkpoint(self.position)
 
     @property
     def position(self) -> Position:

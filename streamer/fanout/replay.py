@@ -9,7 +9,7 @@ from streamer.core.frame import Frame
 from streamer.core.ports import Log
 from streamer.core.position import Position
 from streamer.fanout.cohort import TURN_SEARCH, search_steps
-from streamer.fanout.connection import Reader, Wire
+from streamer.fanout.connection import Encoder, Reader
 from streamer.observe.metrics import Metrics
 from streamer.observe.tasks import outlasting
 from streamer.observe.turns import Turns
@@ -25,8 +25,8 @@ READ_SECONDS = 0.5
 """How long one read looks for events. A reader whose filter lets few through moves on by checkpoints, and lets others have their turn."""
 KEPT_CHUNKS = 32
 """Chunks that are kept for readers that ask for the same: after a restart all reconnect at once, and from the same position."""
-KEPT_WIRES = 2
-"""Wire formats in which the bytes of such a chunk are kept: nearly all readers have the same one."""
+KEPT_ENCODERS = 2
+"""Encoder formats in which the bytes of such a chunk are kept: nearly all readers have the same one."""
 
 
 class Chunk:
@@ -40,19 +40,19 @@ class Chunk:
         """Bytes of the events, before they are encoded."""
         self.through = through
         """Up to this seq only events that the filter stops are left out."""
-        self._encoded: dict[Wire, bytes] = {}
+        self._encoded: dict[Encoder, bytes] = {}
 
-    def encode(self, frames: Sequence[Frame], wire: Wire) -> bytes:
+    def encode(self, frames: Sequence[Frame], encoder: Encoder) -> bytes:
         """Encode the frames that a reader has not had: once for all readers that have had none."""
         if len(frames) < len(self.frames):
-            return wire.frames(frames)
-        data = self._encoded.get(wire)
+            return encoder.frames(frames)
+        data = self._encoded.get(encoder)
         if data is None:
-            data = wire.frames(frames)
+            data = encoder.frames(frames)
             # WebSocket clients name their subscriptions as they like: what is kept must not grow with the names.
-            if len(self._encoded) == KEPT_WIRES:
+            if len(self._encoded) == KEPT_ENCODERS:
                 del self._encoded[next(iter(self._encoded))]
-            self._encoded[wire] = data
+            self._encoded[encoder] = data
         return data
 
 

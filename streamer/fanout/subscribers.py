@@ -16,7 +16,7 @@ from streamer.core.ports import Log
 from streamer.core.position import Position
 from streamer.core.unread import SMALL
 from streamer.fanout.audience import Audience
-from streamer.fanout.connection import Connection, Reader, Sink, Subscription, Wire
+from streamer.fanout.connection import Connection, Encoder, Reader, Sink, Subscription
 from streamer.fanout.connections import Connections
 from streamer.fanout.dependencies import Dependencies
 from streamer.fanout.pace import Paces
@@ -105,7 +105,7 @@ class Subscribers:
             raise
         return Reader(self, subscription, channel)
 
-    def start(self, reader: Reader, connection: Connection, wire: Wire, on_end: Callable[[Reason], None]) -> None:
+    def start(self, reader: Reader, connection: Connection, encoder: Encoder, on_end: Callable[[Reason], None]) -> None:
         """Serve a reader on its connection until it leaves or the server ends it; then `on_end` is called with the reason."""
         channel = reader.channel
         if connection.closed:
@@ -115,7 +115,7 @@ class Subscribers:
             self.leave(reader)
             on_end(Reason.RESET)
             return
-        reader.connection, reader.sink, reader.wire, reader.on_end = connection, connection.sink, wire, on_end
+        reader.connection, reader.sink, reader.encoder, reader.on_end = connection, connection.sink, encoder, on_end
         # "From now on" is now; whoever asks meanwhile where the reader stands gets where it begins.
         start, begins = reader.subscription.start, channel.flushed
         if isinstance(start, Position):
@@ -204,7 +204,7 @@ class Subscribers:
             if log.epoch == channel.epoch:
                 await self._channels.reach(channel, min(start.seq, log.head))
         for gap in session.resume(channel.log, start):
-            reader.sink.write(reader.wire.gap(gap))
+            reader.sink.write(reader.encoder.gap(gap))
             reader.noted = session.position
 
     async def _catch_up(self, reader: Reader) -> None:
@@ -223,7 +223,7 @@ class Subscribers:
         if not reader.is_synced:
             reader.is_synced = True
             reader.noted = session.position
-            reader.sink.write(reader.wire.synced(Position(session.epoch, session.position)))
+            reader.sink.write(reader.encoder.synced(Position(session.epoch, session.position)))
 
     async def _hand_out(self, reader: Reader) -> None:
         """Write the next chunk for a reader, from the ring or the log; or what is missing there."""
@@ -241,15 +241,15 @@ class Subscribers:
 
     def _write(self, reader: Reader, chunk: Chunk) -> None:
         """Write what a reader has not had of a chunk, or where it stands if its filter stops all of it."""
-        session, sink, wire = reader.session, reader.sink, reader.wire
+        session, sink, encoder = reader.session, reader.sink, reader.encoder
         before = session.position
         fresh = session.read(chunk.frames, chunk.through)
         if fresh:
-            sink.write(chunk.encode(fresh, wire))
+            sink.write(chunk.encode(fresh, encoder))
             reader.noted = fresh[-1].seq
         elif session.position > before:
             reader.noted = session.position
-            sink.write(wire.checkpoint(Position(session.epoch, session.position)))
+            sink.write(encoder.checkpoint(Position(session.epoch, session.position)))
 
     async def _step_over(self, reader: Reader) -> None:
         """Announce to a reader that what it wanted next was removed meanwhile. Raises _Moved: the log is another one now."""
@@ -260,7 +260,7 @@ class Subscribers:
             raise _Moved
         channel.earliest = max(channel.earliest, log.earliest)
         for gap in gaps:
-            reader.sink.write(reader.wire.gap(gap))
+            reader.sink.write(reader.encoder.gap(gap))
             reader.noted = reader.session.position
 
 

@@ -260,7 +260,7 @@ def _with_advice(response: web.Response, error: StreamerError) -> web.Response:
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = ", ".join(sorted(error.details.get("allowed", ())))
     if isinstance(error, _BODY_UNREAD):
-        response.force_close()  # what is still on the wire is not another request
+        response.force_close()  # what is still in the connection is not another request
     return response
 
 

@@ -14,7 +14,7 @@ from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
 
 NOTHING, ASK_THE_LOG = b"", b"?"
-"""What a wire says in place of a page: wait on; or, the log knows the answer (more events than the page takes, or an error)."""
+"""What an encoder returns in place of a page: wait on; or, the log knows the answer (more events than the page takes, or an error)."""
 
 _POLL_AGAIN = {Reason.SHUTDOWN, Reason.ACCESS_CHANGED}
 """Nothing more is read in the name of what was allowed when the poll came."""
@@ -22,7 +22,7 @@ _GONE = {Reason.CREDENTIAL_REVOKED, Reason.CREDENTIAL_EXPIRED, Reason.SIGNED_OUT
 
 
 @dataclass(frozen=True, slots=True)
-class LongPollWire:
+class LongPollEncoder:
     """Events as the body of a page of at most `limit`."""
 
     limit: int
@@ -110,7 +110,7 @@ async def wait(feed: Subscribers, reader: Reader, chain: Sequence[str], *, limit
     sink = LongPollSink()
     connection = feed.connect(sink, chain)
     try:
-        feed.start(reader, connection, LongPollWire(limit), connection.close)
+        feed.start(reader, connection, LongPollEncoder(limit), connection.close)
         await asyncio.wait([sink.answer], timeout=seconds)
         if not sink.answer.done() or sink.answer.cancelled():
             start = reader.subscription.start

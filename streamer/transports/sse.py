@@ -30,7 +30,7 @@ HEADERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class SseWire:
+class SseEncoder:
     """The feed's messages as SSE blocks, each write one HTTP chunk if the connection is chunked."""
 
     chunked: bool
@@ -65,14 +65,14 @@ class SseWire:
 class SseSink(SocketSink):
     """A stream's connection."""
 
-    __slots__ = ("_wire", "heartbeat")
+    __slots__ = ("_encoder", "heartbeat")
 
     transport = "sse"
 
-    def __init__(self, *args: Any, wire: SseWire, **options: Any) -> None:
+    def __init__(self, *args: Any, encoder: SseEncoder, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._wire = wire
-        self.heartbeat = wire.chunk(SSE_HEARTBEAT)
+        self._encoder = encoder
+        self.heartbeat = encoder.chunk(SSE_HEARTBEAT)
 
     def close(self, reason: Reason) -> None:
         """Announce why the stream ends, and when to reconnect."""
@@ -81,7 +81,7 @@ class SseSink(SocketSink):
 
     def end(self, farewell: bytes = b"") -> None:
         """End the stream behind its last bytes."""
-        self.finish((self._wire.chunk(farewell) if farewell else b"") + self._wire.end)
+        self.finish((self._encoder.chunk(farewell) if farewell else b"") + self._encoder.end)
         self._transport.close()  # once all is sent
 
 
@@ -90,7 +90,7 @@ async def open_connection(  # noqa: PLR0913 - a stream's parts
     feed: Subscribers,
     chain: Sequence[str],
     *,
-    wire: SseWire,
+    encoder: SseEncoder,
     sink_class: type[SseSink] = SseSink,
     max_seconds: float = math.inf,
     opening: bytes = b"",
@@ -102,7 +102,7 @@ async def open_connection(  # noqa: PLR0913 - a stream's parts
         request: the request, checked and parsed.
         feed: the connection is opened in it, and leaves it when it is lost.
         chain: the ids of the credentials by which it is open.
-        wire: how events are written.
+        encoder: how events are written.
         sink_class: how it beats and ends, if not as ours.
         max_seconds: after which the stream is closed, if nothing closes it before.
         opening: lines of the first block, after the line with the reconnection time.
@@ -120,16 +120,16 @@ async def open_connection(  # noqa: PLR0913 - a stream's parts
         return response, None
     writer.send_headers()
     outlet = response.take(transport)
-    sink = sink_class(transport, outlet.drain, wire=wire, **options)
+    sink = sink_class(transport, outlet.drain, encoder=encoder, **options)
     # A line of the first block, whichever that will be: a block of its own makes some clients fire an empty message.
-    sink.write(wire.chunk(b"retry: %d\n%b" % (retry_ms(), opening)))
+    sink.write(encoder.chunk(b"retry: %d\n%b" % (retry_ms(), opening)))
     connection = feed.connect(sink, chain, max_seconds)
     outlet.when_lost(partial(feed.leave_connection, connection))
     return response, connection
 
 
 async def stream(
-    request: web.Request, feed: Subscribers, reader: Reader, chain: Sequence[str], wire: SseWire, **options: Any
+    request: web.Request, feed: Subscribers, reader: Reader, chain: Sequence[str], encoder: SseEncoder, **options: Any
 ) -> web.StreamResponse:
     """Answer a request with a workspace's events until either side ends it; returns when the stream has begun.
 
@@ -138,17 +138,17 @@ async def stream(
         feed: moves the reader on.
         reader: what the request asks for; it is forgotten when the stream ends.
         chain: the ids of the credentials by which it is open.
-        wire: how events are written.
+        encoder: how events are written.
         options: as `open_connection` takes them.
     """
     connection: Connection | None = None
     try:
-        response, connection = await open_connection(request, feed, chain, wire=wire, **options)
+        response, connection = await open_connection(request, feed, chain, encoder=encoder, **options)
     finally:
         if connection is None:
             feed.leave(reader)
     if connection is not None:
-        feed.start(reader, connection, wire, connection.close)
+        feed.start(reader, connection, encoder, connection.close)
     return response
 
 

@@ -53,7 +53,7 @@ def message(kind: str, **fields: object) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class WebSocketWire:
+class WebSocketEncoder:
     """The feed's messages for the subscription `sub`."""
 
     sub: str

@@ -16,8 +16,8 @@ from bench.sandbox import BenchError
 from bench.wire import Blob, Mark, Memory, parse_chunked, parse_sse, parse_websocket
 from streamer.core.frame import SSE_HEARTBEAT, Frame, sse_message
 from streamer.core.position import Position
-from streamer.transports.sse import SseWire
-from streamer.transports.websocket import WebSocketSink, WebSocketWire
+from streamer.transports.sse import SseEncoder
+from streamer.transports.websocket import WebSocketEncoder, WebSocketSink
 
 EPOCH = "e"
 Parse = Callable[[bytes], Blob]
@@ -33,19 +33,19 @@ def frame(number: int) -> Frame:
 
 def sse(groups: Sequence[Sequence[int]], *, chunked: bool) -> bytes:
     """Return a stream as the server writes it: other lines, groups of events with heartbeats between them, and `synced`."""
-    wire = SseWire(chunked=chunked)
-    parts = [wire.chunk(b"retry: 1000\n"), wire.synced(Position(EPOCH, 0))]
+    encoder = SseEncoder(chunked=chunked)
+    parts = [encoder.chunk(b"retry: 1000\n"), encoder.synced(Position(EPOCH, 0))]
     for group in groups:
-        parts += [wire.chunk(SSE_HEARTBEAT), wire.frames([frame(number) for number in group])]
+        parts += [encoder.chunk(SSE_HEARTBEAT), encoder.frames([frame(number) for number in group])]
     return b"".join(parts)
 
 
 def websocket(groups: Sequence[Sequence[int]]) -> bytes:
     """Return the same as WebSocket frames."""
-    wire = WebSocketWire("default")
-    parts = [wire.synced(Position(EPOCH, 0))]
+    encoder = WebSocketEncoder("default")
+    parts = [encoder.synced(Position(EPOCH, 0))]
     for group in groups:
-        parts += [WebSocketSink.heartbeat, wire.frames([frame(number) for number in group])]
+        parts += [WebSocketSink.heartbeat, encoder.frames([frame(number) for number in group])]
     return b"".join(parts)
 
 

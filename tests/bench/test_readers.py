@@ -14,8 +14,8 @@ from bench.events import DETAILS
 from bench.sandbox import BenchError, Worker, sandbox
 from streamer.core.frame import Frame
 from streamer.core.position import Position
-from streamer.transports.sse import SseWire
-from streamer.transports.websocket import WebSocketWire
+from streamer.transports.sse import SseEncoder
+from streamer.transports.websocket import WebSocketEncoder
 
 LATE_NS = 50_000_000
 """The delay between an event's due time and its sending."""
@@ -27,12 +27,12 @@ HEADS = {
 
 def body(transport: str, parts: Sequence[Sequence[int]]) -> list[bytes]:
     """Return what the server sends: `synced`, then these numbers, with one write per part."""
-    wire = SseWire(chunked=True) if transport == "sse" else WebSocketWire("default")
+    encoder = SseEncoder(chunked=True) if transport == "sse" else WebSocketEncoder("default")
     due = time.monotonic_ns() - LATE_NS
     frames = [
         [Frame(Position("e", n), b"{%b}" % (DETAILS % {"n": n, "due": due}).encode()) for n in part] for part in parts
     ]
-    return [wire.synced(Position("e", 0)), *(wire.frames(part) for part in frames)]
+    return [encoder.synced(Position("e", 0)), *(encoder.frames(part) for part in frames)]
 
 
 @contextlib.contextmanager

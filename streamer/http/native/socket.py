@@ -26,7 +26,7 @@ from streamer.ingest.intake import Intake
 from streamer.ingest.redact import Redactor
 from streamer.observe.watchdog import OPERATION
 from streamer.transports.sink import ending
-from streamer.transports.websocket import WebSocketSink, WebSocketWire, message
+from streamer.transports.websocket import WebSocketEncoder, WebSocketSink, message
 
 DEFAULT = "default"
 """The subscription that the URL of a workspace's socket makes."""
@@ -192,7 +192,7 @@ class Socket:
 
     def _start(self, sub: str, reader: Reader) -> None:
         self._readers[sub] = reader
-        self._feed.start(reader, self.connection, WebSocketWire(sub), partial(self._ended, sub))
+        self._feed.start(reader, self.connection, WebSocketEncoder(sub), partial(self._ended, sub))
 
     def _ended(self, sub: str, reason: Reason) -> None:
         """Say that the server ended a subscription. A workspace's own socket ends with it: there is nothing else to come."""

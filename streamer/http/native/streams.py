@@ -60,8 +60,10 @@ class StreamHandlers:
     async def stream_events(self, request: web.Request, params: SseParams) -> web.StreamResponse:
         last = last_event_id(request, params.last_event_id)
         reader, principal = await self._follow(request, params, params.start(last), resumes=bool(last))
-        wire = sse.SseWire(sse.is_chunked(request))
-        return await sse.stream(request, self._feed, reader, principal.chain, wire, **self._sink_options.of(principal))
+        encoder = sse.SseEncoder(sse.is_chunked(request))
+        return await sse.stream(
+            request, self._feed, reader, principal.chain, encoder, **self._sink_options.of(principal)
+        )
 
     async def _follow(
         self, request: web.Request, params: StreamParams, start: Bound, *, resumes: bool

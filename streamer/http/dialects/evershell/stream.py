@@ -32,7 +32,7 @@ from streamer.feed.session import Gap
 from streamer.http import merge
 from streamer.http.dialects.evershell.shape import shape
 from streamer.http.merge import positions_text
-from streamer.transports.sse import SseSink, SseWire
+from streamer.transports.sse import SseEncoder, SseSink
 
 LOOK_SECONDS = 1
 """Time between looks for workspaces that the readers of all may read now."""
@@ -76,7 +76,7 @@ def parse_place(text: str) -> Position | None:
 
 
 @dataclass(frozen=True, slots=True)
-class EvershellWire(SseWire):
+class EvershellEncoder(SseEncoder):
     """The events of a workspace of an organisation. Where no event is, the resume point is a position."""
 
     org_id: str
@@ -103,9 +103,9 @@ class EvershellSink(SseSink):
 
     __slots__ = ()
 
-    def __init__(self, *args: Any, wire: SseWire, **options: Any) -> None:
-        super().__init__(*args, wire=wire, **options)
-        self.heartbeat = wire.chunk(b": heartbeat\n")
+    def __init__(self, *args: Any, encoder: SseEncoder, **options: Any) -> None:
+        super().__init__(*args, encoder=encoder, **options)
+        self.heartbeat = encoder.chunk(b": heartbeat\n")
 
     def close(self, reason: Reason) -> None:  # noqa: ARG002 - clients of this dialect know no reasons
         """End the stream. The client reconnects, and is refused then if it has lost access."""
@@ -146,13 +146,13 @@ class OrgStream:
         return _resume_point(positions_text(self.told)) + b"\n"
 
 
-class OrgWire:
+class OrgEncoder:
     """How one workspace's part of such a stream is written. No two are equal: the ids are of their connection alone."""
 
     def __init__(self, stream: OrgStream, org_id: str) -> None:
         self._stream = stream
         self._org_id = org_id
-        self._chunk = SseWire(stream.is_chunked).chunk
+        self._chunk = SseEncoder(stream.is_chunked).chunk
 
     def frames(self, frames: Sequence[Frame]) -> bytes:
         """Encode events, each with the positions of all workspaces once it is delivered."""
@@ -255,7 +255,7 @@ class OrgStreams:
             stream.left.pop(workspace, None)
             stream.readers[workspace] = reader
             # Which may end it at once.
-            self._feed.start(reader, connection, OrgWire(stream, org_id), partial(self._ended, stream, workspace))
+            self._feed.start(reader, connection, OrgEncoder(stream, org_id), partial(self._ended, stream, workspace))
 
     def _ended(self, stream: OrgStream, workspace: str, reason: Reason) -> None:
         """Keep where a workspace's reader stood that the server ended; it is read on from there when it may be again."""

@@ -16,7 +16,7 @@ from streamer.transports.websocket import WebSocketSink, close_frame, frame
 
 
 @dataclass(frozen=True, slots=True)
-class LiveWire:
+class LiveEncoder:
     """The feed's messages as a company's socket has them."""
 
     company: str
@@ -59,8 +59,8 @@ class Listener:
 
     async def begin(self, connection: Connection, _sink: WebSocketSink) -> None:
         """Start the subscription; the socket ends with it."""
-        wire = LiveWire(self._reader.subscription.workspace)
-        self._feed.start(self._reader, connection, wire, connection.close)
+        encoder = LiveEncoder(self._reader.subscription.workspace)
+        self._feed.start(self._reader, connection, encoder, connection.close)
 
     async def take(self, text: str) -> None:
         """Pass over a text message."""

@@ -409,12 +409,12 @@ async def test_limits_and_orders(api: Api, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(params, "MAX_LIMIT", 150)
     (await api.append_all(WS, [{}] * 200)).expect(201)
     assert len((await api.get(activity())).expect(200)["events"]) == 100
-    for limit in (150, 151, 10**17):
+    for limit in (150, 151, 10**40):
         page = (await api.get(activity(), limit=limit)).expect(200)
         assert len(page["events"]) == 150
         assert "cursor" in page
     for path in (activity(), audit(), ORG_AUDIT):
-        for wrong in ("0", "-1", "1.5", "", "ten", "٣", "9" * 19, " 1", "1_0"):
+        for wrong in ("0", "-1", "1.5", "", "ten", "٣", " 1", "1_0"):
             assert fields(await api.get(path, limit=wrong)) == {"limit"}, wrong
         for wrong in ("", "ASC", "up"):
             assert fields(await api.get(path, order=wrong)) == {"order"}, wrong

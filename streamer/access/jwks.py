@@ -22,7 +22,7 @@ from jwt import PyJWTError, get_algorithm_by_name
 from streamer.core.clock import now_us
 from streamer.core.errors import IssuerUnavailable
 from streamer.observe.metrics import Metrics
-from streamer.observe.tasks import outlasting
+from streamer.observe.tasks import detached
 
 SECOND = 1_000_000
 MIN_SECRET = 32
@@ -238,7 +238,7 @@ class Jwks:
 
     async def _fetch_once(self) -> None:
         if self._fetching is None:
-            self._fetching = outlasting(self._fetch())
+            self._fetching = detached(self._fetch())
         await asyncio.shield(self._fetching)
 
     async def _fetch(self) -> None:

@@ -15,7 +15,7 @@ from streamer.access.jwt import Claims, Tokens, looks_like_jwt
 from streamer.access.principal import ADMIN, EVERYWHERE, PERSON, SIGNER, UNTIL, Principal
 from streamer.core.clock import now_us
 from streamer.core.errors import Unauthenticated
-from streamer.observe.tasks import outlasting
+from streamer.observe.tasks import detached
 from streamer.store.records.credentials import Credential, Credentials
 from streamer.store.records.members import Members
 
@@ -94,7 +94,7 @@ class Keyring:
             if len(self._cache) >= CACHE_ENTRIES:
                 self._cache.clear()
             # Cached before the look-up ends, so that many requests with one key share it.
-            task = outlasting(find())
+            task = detached(find())
             known = self._cache[asked] = now + CACHE_SECONDS * SECOND, task
             task.add_done_callback(partial(self._drop_failure, asked))
         found: T = await asyncio.shield(known[1])

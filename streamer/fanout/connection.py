@@ -122,7 +122,7 @@ class Cancellable(Protocol):
         """End it."""
 
 
-class Standing(Protocol):
+class CohortState(Protocol):
     """Where readers that are live together stand (`cohort.Cohort`)."""
 
     at: int
@@ -131,7 +131,7 @@ class Standing(Protocol):
     """The seq of the last event that was written to them."""
 
 
-class Driver(Protocol):
+class ReplayDriver(Protocol):
     """Moves readers on (`subscribers.Subscribers`)."""
 
     def wake(self, reader: "Reader") -> None:
@@ -181,12 +181,12 @@ class Reader:
     on_end: Callable[[Reason], None]
     """Called when the server ended the subscription: the transport says so to the peer."""
 
-    def __init__(self, driver: Driver, subscription: Subscription, channel: Channel) -> None:
+    def __init__(self, driver: ReplayDriver, subscription: Subscription, channel: Channel) -> None:
         self.driver = driver
         self.subscription = subscription
         self.selection = subscription.selection
         self.channel = channel
-        self.cohort: Standing | None = None
+        self.cohort: CohortState | None = None
         """Those it is live with; None while it is not."""
         self.session = Session(channel.log)
         self.task: Cancellable | None = None

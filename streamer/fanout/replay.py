@@ -11,7 +11,7 @@ from streamer.core.position import Position
 from streamer.fanout.cohort import TURN_SEARCH, search_steps
 from streamer.fanout.connection import Encoder, Reader
 from streamer.observe.metrics import Metrics
-from streamer.observe.tasks import outlasting
+from streamer.observe.tasks import detached
 from streamer.observe.turns import Turns
 
 USUAL_BYTES = 512
@@ -112,7 +112,7 @@ class Replay:
         asked = (channel.workspace, channel.epoch, after, selection)
         read = self._reads.get(asked)
         if read is None:
-            read = self._reads[asked] = outlasting(self._read(reader, after))
+            read = self._reads[asked] = detached(self._read(reader, after))
             read.add_done_callback(lambda done: self._keep(asked, done))
         return await asyncio.shield(read)  # a reader that leaves does not take it from the others
 

@@ -10,7 +10,7 @@ from streamer.feed.gaps import Gaps
 from streamer.feed.reasons import Reason
 from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
-from streamer.observe.tasks import outlasting
+from streamer.observe.tasks import detached
 from streamer.observe.watchdog import Watchdog
 
 HEADS = 200
@@ -169,7 +169,7 @@ class Channels:
         opening = self._opening.get(workspace)
         if opening is None:
             self._heard[workspace] = 0
-            opening = self._opening[workspace] = outlasting(self._read_head(workspace))
+            opening = self._opening[workspace] = detached(self._read_head(workspace))
         return await asyncio.shield(opening)  # a caller that is cancelled does not take it from the others
 
     async def _read_head(self, workspace: str) -> Channel:

@@ -35,7 +35,7 @@ from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
 from streamer.observe.metrics import Metrics
 from streamer.observe.watchdog import OPERATION
-from streamer.server.handover import HandedOver
+from streamer.server.detached import DetachedResponse
 from streamer.server.holds import HOLD, release_hold
 
 OnPrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
@@ -126,8 +126,8 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
                 "path": request.path,
                 "principal": principal.id if principal else None,
             }
-            if isinstance(response, HandedOver) and response.outlet is not None:
-                response.outlet.when_lost(partial(account, entry, route, started, status))
+            if isinstance(response, DetachedResponse) and response.protocol is not None:
+                response.protocol.when_lost(partial(account, entry, route, started, status))
             else:
                 account(entry, route, started, status)
         return response

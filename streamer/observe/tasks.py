@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def outlasting(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+def detached(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     """Start a task for one or more waiters, which use `asyncio.shield` or `asyncio.wait`.
 
     Its exception is dropped if nobody awaits it.

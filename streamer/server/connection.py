@@ -17,7 +17,7 @@ from aiohttp.web_protocol import _ErrInfo
 
 from streamer.core.errors import ExpectationFailed, InternalError, StreamerError, ValidationError
 from streamer.observe.watchdog import Watchdog
-from streamer.server.handover import HandedOver, release
+from streamer.server.detached import DetachedResponse, release
 from streamer.server.holds import HOLD, release_hold
 from streamer.server.tcp import progress
 from streamer.server.unfinished import Unfinished
@@ -217,7 +217,7 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """End a request; a connection that its handler took is let go."""
-        if isinstance(resp, HandedOver) and resp.outlet is not None:
+        if isinstance(resp, DetachedResponse) and resp.protocol is not None:
             release_hold(request)
             release(self, request)
             return resp, True

@@ -9,7 +9,7 @@ from typing import Any
 
 from streamer.core.unread import SMALL, Hold
 from streamer.feed.reasons import Reason
-from streamer.observe.tasks import outlasting
+from streamer.observe.tasks import detached
 from streamer.server.tcp import progress
 
 GRACE_SECONDS = 10
@@ -141,7 +141,7 @@ class SocketSink:
     def _start_draining(self) -> asyncio.Task[None]:
         """Return the one task that waits for the buffer: a caller that is cancelled does not take it from the others."""
         if self._draining is None or self._draining.done():
-            self._draining = outlasting(self._drain())
+            self._draining = detached(self._drain())
             self._draining.add_done_callback(self._look)
         return self._draining
 

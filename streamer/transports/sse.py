@@ -18,7 +18,7 @@ from streamer.fanout.connection import Connection, Reader
 from streamer.fanout.subscribers import Subscribers
 from streamer.feed.reasons import Reason
 from streamer.feed.session import Gap
-from streamer.server.handover import HandedOver
+from streamer.server.detached import DetachedResponse
 from streamer.transports.sink import SocketSink, ending, retry_ms
 
 HEADERS = {
@@ -95,7 +95,7 @@ async def open_connection(  # noqa: PLR0913 - a stream's parts
     max_seconds: float = math.inf,
     opening: bytes = b"",
     **options: Any,
-) -> tuple[HandedOver, Connection | None]:
+) -> tuple[DetachedResponse, Connection | None]:
     """Answer a request with the head of a stream, and take its connection; None if the client has gone meanwhile.
 
     Args:
@@ -108,7 +108,7 @@ async def open_connection(  # noqa: PLR0913 - a stream's parts
         opening: lines of the first block, after the line with the reconnection time.
         options: of the sink (`SocketSink`), `unread` among them.
     """
-    response = HandedOver(headers=HEADERS)
+    response = DetachedResponse(headers=HEADERS)
     # A client that should reconnect must not use this connection again: another node may be meant.
     response.force_close()
     try:
@@ -119,12 +119,12 @@ async def open_connection(  # noqa: PLR0913 - a stream's parts
     if writer is None or transport is None:  # gone during the handshake
         return response, None
     writer.send_headers()
-    outlet = response.take(transport)
-    sink = sink_class(transport, outlet.drain, encoder=encoder, **options)
+    protocol = response.take(transport)
+    sink = sink_class(transport, protocol.drain, encoder=encoder, **options)
     # A line of the first block, whichever that will be: a block of its own makes some clients fire an empty message.
     sink.write(encoder.chunk(b"retry: %d\n%b" % (retry_ms(), opening)))
     connection = feed.connect(sink, chain, max_seconds)
-    outlet.when_lost(partial(feed.leave_connection, connection))
+    protocol.when_lost(partial(feed.leave_connection, connection))
     return response, connection
 
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from streamer.core.errors import ReadTimeout, StoreUnavailable
-from streamer.observe.tasks import outlasting
+from streamer.observe.tasks import detached
 from streamer.store.engine.outages import (
     Cause,
     Contended,
@@ -143,7 +143,7 @@ class Pool(ABC):
         if self._given_up:
             self._turns.release()
             raise StoreUnavailable(STOPPING)
-        task = outlasting(self._finish(function, seconds))
+        task = detached(self._finish(function, seconds))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()

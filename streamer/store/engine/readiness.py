@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, false, insert, select, update
 from streamer.core.clock import now_us
 from streamer.core.errors import StoreUnavailable
 from streamer.observe.metrics import Metrics
-from streamer.observe.tasks import outlasting
+from streamer.observe.tasks import detached
 from streamer.store.engine.database import Database
 from streamer.store.engine.outages import Outage
 from streamer.store.schema import audit_counts, entities, events, idempotency, run_issues, workspaces
@@ -106,7 +106,7 @@ class _Check:
             if now - self._ended < FRESH_SECONDS:
                 return
             self._began = now
-            self._trying = outlasting(self._run())
+            self._trying = detached(self._run())
         done, _ = await asyncio.wait([self._trying], timeout=max(self._began + ANSWER_SECONDS - now, 0))
         if not done:
             before = self.error.details.get("reason") if self.error else None

@@ -147,9 +147,9 @@ class Handlers:
                 opening=omitted + (GONE if is_gone else b"") + (b"" if readers else NOWHERE),
                 **self._sink_options.of(principal),
             )
-            if connection is None or response.outlet is None:
+            if connection is None or response.protocol is None:
                 return response
-            response.outlet.when_lost(partial(self._org_streams.end, stream))
+            response.protocol.when_lost(partial(self._org_streams.end, stream))
             self._org_streams.begin(stream, connection, readers)
             readers = []
             return response

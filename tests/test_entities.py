@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
 from streamer.core.clock import parse_timestamp
-from streamer.core.entities import Entity, fold, issue_of, traces
+from streamer.core.entities import Entity, facts, fold, issue_of
 from streamer.core.errors import EntityNotFound, WorkspaceNotFound
 from streamer.core.filter import Condition, canonical
 from streamer.store import migrate as migrations
@@ -170,23 +170,23 @@ async def test_the_life_of_a_run(api: Api) -> None:
 def test_the_action_tells_the_status_of_a_run(action: str, status: str | None) -> None:
     """The last word of a run's action is its status, unless the details contain a status."""
     event = complete(action=action, entity={"type": "run", "id": "r"})
-    (trace,) = traces(event)
-    assert fold(None, trace, 1, 1).status == status
-    (trace,) = traces(event | {"details": {"status": "odd"}})
-    assert fold(None, trace, 1, 1).status == "odd"
+    (fact,) = facts(event)
+    assert fold(None, fact, 1, 1).status == status
+    (fact,) = facts(event | {"details": {"status": "odd"}})
+    assert fold(None, fact, 1, 1).status == "odd"
 
 
 def test_times_of_a_run_that_the_event_gives_win() -> None:
     """`startedAt` and `finishedAt` are stored in one RFC 3339 form. Invalid times are ignored."""
     event = complete(action="run.succeeded", entity={"type": "run", "id": "r"})
     given_times = {"startedAt": "2026-11-21T06:22:04+01:00", "finishedAt": "yesterday"}
-    (trace,) = traces(event | {"details": given_times})
-    assert fold(None, trace, 1, 1_000_000).attributes == {
+    (fact,) = facts(event | {"details": given_times})
+    assert fold(None, fact, 1, 1_000_000).attributes == {
         "started_at": "2026-11-21T05:22:04.000000Z", "finished_at": "1970-01-01T00:00:01.000000Z",
     }  # fmt: skip
     for odd in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "", 5, None, "x" * 600):
-        (trace,) = traces(event | {"details": {"startedAt": odd}})
-        assert "started_at" not in fold(None, trace, 1, 1).attributes, odd
+        (fact,) = facts(event | {"details": {"startedAt": odd}})
+        assert "started_at" not in fold(None, fact, 1, 1).attributes, odd
 
 
 def test_a_heartbeat_about_an_agent_is_about_its_run() -> None:
@@ -195,7 +195,7 @@ def test_a_heartbeat_about_an_agent_is_about_its_run() -> None:
         action="heartbeat.invoked", entity={"type": "agent", "id": "a2", "name": "Two"}, run_id="r",
         details={"status": "queued", "source": "timer"},
     )  # fmt: skip
-    agent, run = traces(event)
+    agent, run = facts(event)
     assert (agent.type, agent.id, agent.status) == ("agent", "a2", None)
     assert (run.type, run.id, run.status, run.attributes) == ("run", "r", "queued", {"invocation_source": "timer"})
     assert run.agent == {"agent_id": "a2"}
@@ -207,7 +207,7 @@ def test_the_name_of_an_agent_goes_with_its_id() -> None:
     other = complete(run_id="r", agent_id="a2", entity=ISSUE)
     known = None
     for event in (one, other):
-        known = fold(known, traces(event)[-1], 1, 1)
+        known = fold(known, facts(event)[-1], 1, 1)
     assert known is not None
     assert (known.attributes["agent_id"], known.attributes.get("agent_name")) == ("a2", None)
 
@@ -331,11 +331,11 @@ def folded(log: Sequence[dict[str, Any]]) -> Rows:
     known: dict[tuple[str, str], Entity] = {}
     links = set()
     for event in log:
-        for trace in traces(event):
-            place = trace.type, trace.id
-            known[place] = fold(known.get(place), trace, event["seq"], parse_timestamp(event["timestamp"]))
-            if trace.issue:
-                links.add((trace.id, trace.issue))
+        for fact in facts(event):
+            place = fact.type, fact.id
+            known[place] = fold(known.get(place), fact, event["seq"], parse_timestamp(event["timestamp"]))
+            if fact.issue:
+                links.add((fact.id, fact.issue))
     belonging = sorted((event["id"], issue) for event in log if (issue := issue_of(event)))
     return [tuple(known[place]) for place in sorted(known)], sorted(links), belonging
 

@@ -15,7 +15,7 @@ from streamer.core.clock import format_timestamp, now_us
 from streamer.core.errors import LastOwner, PermissionDenied, WorkspaceNotFound
 from streamer.core.event import Draft
 from streamer.core.ids import SYSTEM_WORKSPACE
-from streamer.core.ports import Change, T, Told, Writer
+from streamer.core.ports import AuditDraft, Change, T, Writer
 from streamer.fanout.dependencies import Dependencies
 from streamer.feed.channels import Channels
 from streamer.feed.reasons import Reason
@@ -215,7 +215,7 @@ class Administration:
         """
         actor = principal.as_actor()
 
-        def tell(before: Workspace | None, after: Workspace) -> Told | None:
+        def tell(before: Workspace | None, after: Workspace) -> AuditDraft | None:
             entity = {"type": "workspace", "id": workspace, "name": after.name}
             if before is None:
                 if not principal.is_admin():
@@ -243,7 +243,7 @@ class Administration:
         """Delete a workspace with its members and keys, and close its streams. Raises WorkspaceNotFound."""
         actor = principal.as_actor()
 
-        def tell(before: Workspace) -> Told:
+        def tell(before: Workspace) -> AuditDraft:
             entity = {"type": "workspace", "id": workspace, "name": before.name}
             event = {
                 "action": "workspace.deleted",

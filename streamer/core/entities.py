@@ -1,6 +1,6 @@
 """Entities derived from the log: issues, agents' runs, and everything else that events are about.
 
-`traces` extracts facts from one event, `fold` applies one to an entity. Both are pure, so the rows that the writer
+`facts` extracts facts from one event, `fold` applies one to an entity. Both are pure, so the rows that the writer
 maintains (`store.log.entities`) are the fold of the log, however its events were grouped, and can be rebuilt from it.
 """
 
@@ -50,7 +50,7 @@ _RUN_TIMES: Final = (("started_at", "startedAt"), ("finished_at", "finishedAt"))
 _NOTHING: Final[Mapping[str, str]] = {}
 
 
-class Trace(NamedTuple):
+class EntityFact(NamedTuple):
     """The facts about one entity in one event; None: the event does not mention it."""
 
     type: str
@@ -104,7 +104,7 @@ def issue_of(event: Mapping[str, Any]) -> str | None:
     return found
 
 
-def traces(event: Mapping[str, Any]) -> tuple[Trace, ...]:
+def facts(event: Mapping[str, Any]) -> tuple[EntityFact, ...]:
     """Return the facts about entities in a complete event, redacted and with the canonical keys.
 
     Audit events contain none, because every reader of the workspace can see its entities.
@@ -116,20 +116,20 @@ def traces(event: Mapping[str, Any]) -> tuple[Trace, ...]:
     given_type = entity.get("type")
     kind = entity_type(given_type) if given_type and entity_id and len(given_type) <= MAX_TYPE else None
     about = entity_id if kind == RUN else run_id if event["action"].startswith(_RUN_ACTIONS) else None
-    told: list[Trace] = []
+    found: list[EntityFact] = []
     if kind is not None and entity_id is not None and kind != RUN:
         # The details of `heartbeat.invoked` about an agent describe the run.
-        told.append(_own(event, entity, kind, entity_id) if about is None else Trace(kind, entity_id))
+        found.append(_own(event, entity, kind, entity_id) if about is None else EntityFact(kind, entity_id))
     if about is None and run_id is None:
-        return tuple(told)
+        return tuple(found)
     issue = entity_id if kind == ISSUE else _first(event.get("details") or _NOTHING, "issue_id", "issueId")
     if issue is not None and not _can_be_linked(issue, about or run_id or ""):
         issue = None
     if about is not None:
-        told.append(_about_run(event, entity if kind == RUN else _NOTHING, about, issue, within=about == run_id))
+        found.append(_about_run(event, entity if kind == RUN else _NOTHING, about, issue, within=about == run_id))
     if run_id is not None and run_id != about:
-        told.append(Trace(RUN, run_id, agent=_agent(event), within=True, works=True, issue=issue))
-    return tuple(told)
+        found.append(EntityFact(RUN, run_id, agent=_agent(event), within=True, works=True, issue=issue))
+    return tuple(found)
 
 
 def _can_be_linked(issue: str, run: str) -> bool:
@@ -140,23 +140,23 @@ def _can_be_linked(issue: str, run: str) -> bool:
     return 4 * characters <= MAX_LINK_BYTES or len(issue.encode()) + len(run.encode()) <= MAX_LINK_BYTES
 
 
-def fold(entity: Entity | None, trace: Trace, seq: int, timestamp_us: int) -> Entity:
-    """Return an entity after one more event with the facts in `trace`."""
+def fold(entity: Entity | None, fact: EntityFact, seq: int, timestamp_us: int) -> Entity:
+    """Return an entity after one more event with the facts in `fact`."""
     if entity is None:
-        entity = Entity(trace.type, trace.id, None, None, None, _NOTHING, timestamp_us, timestamp_us, None, seq)
+        entity = Entity(fact.type, fact.id, None, None, None, _NOTHING, timestamp_us, timestamp_us, None, seq)
     deleted_at = entity.deleted_at
-    if trace.deleted is not None:
-        deleted_at = timestamp_us if trace.deleted else None
-    if trace.type == RUN:
-        status, attributes = _run(entity, trace, timestamp_us)
+    if fact.deleted is not None:
+        deleted_at = timestamp_us if fact.deleted else None
+    if fact.type == RUN:
+        status, attributes = _run(entity, fact, timestamp_us)
     else:
-        status = trace.status or entity.status
-        attributes = {**entity.attributes, **trace.attributes} if trace.attributes else entity.attributes
+        status = fact.status or entity.status
+        attributes = {**entity.attributes, **fact.attributes} if fact.attributes else entity.attributes
     return Entity(
         entity.type,
         entity.id,
-        trace.identifier or entity.identifier,
-        trace.name or entity.name,
+        fact.identifier or entity.identifier,
+        fact.name or entity.name,
         status,
         attributes,
         entity.created_at,
@@ -166,19 +166,19 @@ def fold(entity: Entity | None, trace: Trace, seq: int, timestamp_us: int) -> En
     )
 
 
-def _run(entity: Entity, trace: Trace, timestamp_us: int) -> tuple[str | None, Mapping[str, str]]:
+def _run(entity: Entity, fact: EntityFact, timestamp_us: int) -> tuple[str | None, Mapping[str, str]]:
     """Return a run's status and attributes after one more event."""
-    known, agent = entity.attributes, trace.agent
-    if trace.works and entity.status == "running" and agent.items() <= known.items():
+    known, agent = entity.attributes, fact.agent
+    if fact.works and entity.status == "running" and agent.items() <= known.items():
         return entity.status, known  # the most frequent case
-    attributes = {**known, **trace.attributes}
+    attributes = {**known, **fact.attributes}
     # An agent that cancels another agent's run does not become the run's agent.
-    if agent and (trace.within or known.get("agent_id", agent.get("agent_id")) == agent.get("agent_id")):
+    if agent and (fact.within or known.get("agent_id", agent.get("agent_id")) == agent.get("agent_id")):
         if agent.get("agent_id", known.get("agent_id")) != known.get("agent_id"):
             attributes.pop("agent_name", None)
         attributes.update(agent)
-    status = trace.status or entity.status
-    if trace.works and status in {None, "queued"}:
+    status = fact.status or entity.status
+    if fact.works and status in {None, "queued"}:
         status = "running"
     elif entity.status in _FINAL and status in _UNFINISHED:
         status = entity.status
@@ -189,7 +189,7 @@ def _run(entity: Entity, trace: Trace, timestamp_us: int) -> tuple[str | None, M
     return status, attributes
 
 
-def _own(event: Mapping[str, Any], entity: Mapping[str, Any], kind: str, entity_id: str) -> Trace:
+def _own(event: Mapping[str, Any], entity: Mapping[str, Any], kind: str, entity_id: str) -> EntityFact:
     """Return the facts about the event's own entity."""
     details = event.get("details") or _NOTHING
     priority = _told(event, details, "priority")
@@ -198,7 +198,7 @@ def _own(event: Mapping[str, Any], entity: Mapping[str, Any], kind: str, entity_
     noun, _, verb = event["action"].rpartition(".")
     is_its_own = entity_type(noun.rpartition(".")[2]) == kind
     named = is_its_own and verb in _NAMING
-    return Trace(
+    return EntityFact(
         kind,
         entity_id,
         _text(entity.get("identifier")) or _text(details.get("identifier")),
@@ -213,7 +213,7 @@ def _own(event: Mapping[str, Any], entity: Mapping[str, Any], kind: str, entity_
 
 def _about_run(
     event: Mapping[str, Any], entity: Mapping[str, Any], run_id: str, issue: str | None, *, within: bool
-) -> Trace:
+) -> EntityFact:
     """Return the facts about the run that an event is about."""
     details = event.get("details") or _NOTHING
     own = _own(event, entity, RUN, run_id)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from streamer.core.clock import format_timestamp
-from streamer.core.entities import Trace, issue_of, traces
+from streamer.core.entities import EntityFact, facts, issue_of
 
 
 class Facets(NamedTuple):
@@ -39,7 +39,7 @@ FACET_FIELDS = Facets._fields[:-3]
 """The facets that are filters by their own name (all except `on_behalf_of`, `issue_id` and `search`)."""
 
 
-def fold(text: str) -> str:
+def casefold_ascii(text: str) -> str:
     """Convert ASCII letters, and only those, to lower case: the same result on every database and in memory."""
     # `bytes.lower` changes only ASCII letters, and takes a hundredth of the time of `str.translate`.
     return (
@@ -64,7 +64,7 @@ def search_text(event: Mapping[str, Any]) -> str:
         event["run_id"],
         event["task_id"],
     )
-    return fold("\n".join([part for part in parts if part])).replace("\0", "")
+    return casefold_ascii("\n".join([part for part in parts if part])).replace("\0", "")
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ class Draft:
     content: bytes
     """From after `seq` to before `timestamp`: all of the client's values except the id."""
     tail: bytes
-    traces: tuple[Trace, ...]
+    facts: tuple[EntityFact, ...]
     """The facts about entities in it."""
     fingerprint: str | None = None
     """The fingerprint of the event as the client sent it, if a repetition must be recognized."""
@@ -160,7 +160,7 @@ def draft_of(
         ),
         content=content,
         tail=tail,
-        traces=traces(event),
+        facts=facts(event),
     )
 
 

@@ -11,7 +11,7 @@ from itertools import chain
 from sys import getsizeof
 
 from streamer.core.errors import ValidationError
-from streamer.core.event import FACET_FIELDS, Facets, fold
+from streamer.core.event import FACET_FIELDS, Facets, casefold_ascii
 
 CATEGORIES = ("activity", "audit")
 MAX_VALUES = 100
@@ -175,7 +175,7 @@ def _conditions(field: str, items: list[tuple[str, bool]], *, exclude: bool) -> 
 
 def _values(field: str, text: str) -> list[tuple[str, bool]]:
     """Return (value, is a prefix) for each item of a list."""
-    items = [(fold(text), False)] if field == "q" else [_item(field, item) for item in _split(text)]
+    items = [(casefold_ascii(text), False)] if field == "q" else [_item(field, item) for item in _split(text)]
     for value, is_prefix in items:
         if not value and not is_prefix:
             raise ValueError("an empty value matches nothing")

@@ -11,7 +11,7 @@ from streamer.core.position import LogHead, Position
 
 Order = Literal["asc", "desc"]
 T = TypeVar("T")
-Told = tuple[str, Draft]
+AuditDraft = tuple[str, Draft]
 """A draft with the workspace to whose log it belongs."""
 Bound = Position | int | None
 """One end of a range: a position, a timestamp in microseconds, or open."""
@@ -46,7 +46,7 @@ class Change(Generic[T]):
 
     locks: tuple[str, ...]
     """The workspaces to lock against other changes; the events must belong to their logs."""
-    apply: Callable[[Any, Collection[str]], tuple[T, Sequence[Told]]]
+    apply: Callable[[Any, Collection[str]], tuple[T, Sequence[AuditDraft]]]
     """Makes the change in the store's open transaction, its first argument; the second argument is the set of these workspaces that exist. Returns the result of `Writer.change`, and the events with their workspaces. If it raises, nothing is stored. It can be called again if the outcome of the first transaction is unknown."""
     account: str = ""
     """The account whose share of the queue it uses; empty: the server's own."""

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, true, update
 
-from streamer.core.entities import ISSUE, MAX_TEXT, RUN, Entity, Trace, entity_type, fold, issue_of, traces
+from streamer.core.entities import ISSUE, MAX_TEXT, RUN, Entity, EntityFact, entity_type, facts, fold, issue_of
 from streamer.core.errors import EntityNotFound, StreamerError, WorkspaceNotFound
 from streamer.core.ids import new_epoch
 from streamer.store.engine.database import Database, reads
@@ -31,7 +31,7 @@ STEP_BYTES = 4 * 2**20
 CUT_ROWS = 5000
 """Rows that one transaction removes."""
 
-Told = tuple[int, int, Sequence[Trace]]
+EventFacts = tuple[int, int, Sequence[EntityFact]]
 """The seq, timestamp and facts of one event."""
 
 _NAMES = ("workspace", *Entity._fields)
@@ -68,7 +68,7 @@ class Folding:
             wanted = f"unnest({arrays(entities, asked)}) AS w ({', '.join(asked)})"
             self._known = f"{rows} {wanted} JOIN entities AS e USING ({', '.join(asked)})"
 
-    def fold(self, connection: Connection, logs: Sequence[tuple[int, Sequence[Told], Known]]) -> None:
+    def fold(self, connection: Connection, logs: Sequence[tuple[int, Sequence[EventFacts], Known]]) -> None:
         """Apply the facts in events, in order of seq, to the rows; the logs' rows are locked.
 
         Args:
@@ -76,11 +76,11 @@ class Folding:
             logs: for each log its key, its events, and the known part of its rows, which is extended with the rows read and written.
         """
         absent = {
-            (log, trace.id, trace.type)
-            for log, told, known in logs
-            for _, _, found in told
-            for trace in found
-            if (trace.id, trace.type) not in known.entities
+            (log, fact.id, fact.type)
+            for log, log_facts, known in logs
+            for _, _, found in log_facts
+            for fact in found
+            if (fact.id, fact.type) not in known.entities
         }
         if absent:
             of = {log: known for log, _, known in logs}
@@ -88,14 +88,14 @@ class Folding:
                 of[log].entities[entity.id, entity.type] = entity
         changed: list[tuple[object, ...]] = []
         linked: list[tuple[object, ...]] = []
-        for log, told, known in logs:
+        for log, log_facts, known in logs:
             places: dict[tuple[str, str], None] = {}
-            for seq, timestamp, found in told:
-                for trace in found:
-                    place = trace.id, trace.type
+            for seq, timestamp, found in log_facts:
+                for fact in found:
+                    place = fact.id, fact.type
                     places[place] = None
-                    known.entities[place] = fold(known.entities.get(place), trace, seq, timestamp)
-                    if trace.issue is not None and (link := (trace.issue, trace.id)) not in known.links:
+                    known.entities[place] = fold(known.entities.get(place), fact, seq, timestamp)
+                    if fact.issue is not None and (link := (fact.issue, fact.id)) not in known.links:
                         known.links.add(link)
                         linked.append((log, *link))
             changed += [_row(log, known.entities[place]) for place in places]
@@ -254,14 +254,14 @@ class Entities:
         key, head, _ = _lock(connection, workspace)
         _check(connection, key, token)
         rows, full = bodies(connection, key, after=after, limit=STEP_EVENTS, max_bytes=STEP_BYTES)
-        told: list[Told] = []
+        log_facts: list[EventFacts] = []
         belonging: list[dict[str, object]] = []
         for seq, timestamp, body in rows:
             event = orjson.loads(body)
-            told.append((seq, timestamp, traces(event)))
+            log_facts.append((seq, timestamp, facts(event)))
             if issue := issue_of(event):
                 belonging.append({"key": key, "at": seq, "issue": issue})
-        self._folding.fold(connection, [(-key, told, Known())])
+        self._folding.fold(connection, [(-key, log_facts, Known())])
         if belonging:
             connection.execute(_BELONGS, belonging)
         if full:

@@ -11,7 +11,7 @@ from streamer.core.frame import LiveFrame
 from streamer.core.ids import new_epoch
 from streamer.core.position import Position
 from streamer.store.engine.database import Database
-from streamer.store.log.entities import Folding, Known, Told
+from streamer.store.log.entities import EventFacts, Folding, Known
 from streamer.store.log.ranges import count_audit
 from streamer.store.log.rows import inserter
 from streamer.store.schema import audit_counts, events, idempotency, workspaces
@@ -53,7 +53,7 @@ class LockedLog:
     frames: list[LiveFrame] = field(default_factory=list)
     added: list[tuple[Event, int, Draft]] = field(default_factory=list)
     """The additions of this transaction: event, timestamp, draft."""
-    told: list[Told] = field(default_factory=list)
+    facts: list[EventFacts] = field(default_factory=list)
     audit: list[tuple[int, int, str]] = field(default_factory=list)
     """Audit events: key, seq, action."""
     known: Known = field(default_factory=Known)
@@ -76,8 +76,8 @@ class LockedLog:
         self.fingerprints[draft.id] = draft.fingerprint
         if draft.facets.category == "audit":
             self.audit.append((self.key, event.seq, draft.facets.action))
-        if draft.traces:
-            self.told.append((event.seq, self.last_timestamp, draft.traces))
+        if draft.facts:
+            self.facts.append((event.seq, self.last_timestamp, draft.facts))
         return event
 
 
@@ -257,15 +257,15 @@ def _rows(logs: Sequence[LockedLog]) -> Iterator[list[tuple[object, ...]]]:
         yield rows
 
 
-def _portions(logs: Sequence[LockedLog]) -> Iterator[list[tuple[int, Sequence[Told], Known]]]:
+def _portions(logs: Sequence[LockedLog]) -> Iterator[list[tuple[int, Sequence[EventFacts], Known]]]:
     """Yield the events' facts about entities in parts, like `_rows`."""
-    portion: list[tuple[int, Sequence[Told], Known]] = []
+    portion: list[tuple[int, Sequence[EventFacts], Known]] = []
     total = 0
     for log in logs:
-        for start in range(0, len(log.told), INSERT_ROWS):
-            told = log.told[start : start + INSERT_ROWS]
-            portion.append((log.key, told, log.known))
-            total += len(told)
+        for start in range(0, len(log.facts), INSERT_ROWS):
+            facts = log.facts[start : start + INSERT_ROWS]
+            portion.append((log.key, facts, log.known))
+            total += len(facts)
             if total >= INSERT_ROWS:
                 yield portion
                 portion, total = [], 0

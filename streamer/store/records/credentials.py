@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, inser
 
 from streamer.core.errors import NotFound, PermissionDenied, RateLimited, WorkspaceNotFound
 from streamer.core.event import Draft
-from streamer.core.ports import Change, T, Told
+from streamer.core.ports import AuditDraft, Change, T
 from streamer.store.engine.database import Database, reads, writes
 from streamer.store.schema import credentials, members
 
@@ -60,7 +60,7 @@ class Credentials:
             most: the workspace's limit of keys; when it is reached, the change raises RateLimited.
         """
 
-        def apply(connection: Connection, found: Collection[str]) -> tuple[None, list[Told]]:
+        def apply(connection: Connection, found: Collection[str]) -> tuple[None, list[AuditDraft]]:
             if workspace not in found:
                 raise WorkspaceNotFound
             if most is not None:
@@ -77,7 +77,7 @@ class Credentials:
     def revoke(self, key_id: str, workspace: str, tell: Callable[[Credential], Draft]) -> Change[None]:
         """Return the change that removes a workspace's key; it raises NotFound if there is none."""
 
-        def apply(connection: Connection, found: Collection[str]) -> tuple[None, list[Told]]:
+        def apply(connection: Connection, found: Collection[str]) -> tuple[None, list[AuditDraft]]:
             if workspace not in found:
                 raise WorkspaceNotFound
             this = and_(credentials.c.id == key_id, credentials.c.workspace == workspace, credentials.c.kind == "key")
@@ -158,7 +158,7 @@ def guarded(change: Change[T], links: Sequence[str], role: tuple[str, str, str] 
         role: workspace, user and the role that they must have there.
     """
 
-    def apply(connection: Connection, found: Collection[str]) -> tuple[T, Sequence[Told]]:
+    def apply(connection: Connection, found: Collection[str]) -> tuple[T, Sequence[AuditDraft]]:
         known = select(func.count()).select_from(credentials).where(credentials.c.id.in_(links))
         stands = connection.execute(known).scalar_one() == len(set(links))
         if role is not None:

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, delete, func, inse
 
 from streamer.core.errors import NotFound, RateLimited, WorkspaceNotFound
 from streamer.core.event import Draft
-from streamer.core.ports import Change, Told
+from streamer.core.ports import AuditDraft, Change
 from streamer.store.engine.database import Database, reads
 from streamer.store.records.credentials import Credential, take_keys_of
 from streamer.store.schema import members
@@ -90,7 +90,9 @@ class Members:
             most: the workspace's limit of members; one more raises RateLimited.
         """
 
-        def apply(connection: Connection, found: Collection[str]) -> tuple[tuple[Member, Member | None], list[Told]]:
+        def apply(
+            connection: Connection, found: Collection[str]
+        ) -> tuple[tuple[Member, Member | None], list[AuditDraft]]:
             if workspace not in found:
                 raise WorkspaceNotFound
             before = _find(connection, workspace, wanted.user)
@@ -116,7 +118,7 @@ class Members:
             tell: called with the removed member and keys, and the number of other owners; raises an error, or returns the audit events.
         """
 
-        def apply(connection: Connection, found: Collection[str]) -> tuple[Removed, list[Told]]:
+        def apply(connection: Connection, found: Collection[str]) -> tuple[Removed, list[AuditDraft]]:
             if workspace not in found:
                 raise WorkspaceNotFound
             removed = Removed(_get(connection, workspace, user), take_keys_of(connection, workspace, ("user", user)))

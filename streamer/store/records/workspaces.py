@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, select, true, update
 from streamer.core.clock import now_us
 from streamer.core.errors import StoreUnavailable, WorkspaceNotFound
 from streamer.core.ids import SYSTEM_WORKSPACE, new_epoch
-from streamer.core.ports import Change, Told
+from streamer.core.ports import AuditDraft, Change
 from streamer.core.position import LogHead
 from streamer.store.engine.database import Database, reads, writes
 from streamer.store.log.entities import cut
@@ -68,7 +68,7 @@ class Workspaces:
         changes: Mapping[str, Any],
         *,
         creator: str,
-        tell: Callable[[Workspace | None, Workspace], Told | None],
+        tell: Callable[[Workspace | None, Workspace], AuditDraft | None],
     ) -> Change[tuple[Workspace, bool]]:
         """Return the change that creates or changes a workspace; its result: the workspace, and whether it was created.
 
@@ -83,7 +83,7 @@ class Workspaces:
             values["settings"] = orjson.dumps(values["settings"]).decode()
         this = workspaces.c.id == workspace
 
-        def apply(connection: Connection, found: Collection[str]) -> tuple[tuple[Workspace, bool], list[Told]]:
+        def apply(connection: Connection, found: Collection[str]) -> tuple[tuple[Workspace, bool], list[AuditDraft]]:
             row = workspace_row(workspace, created_by=creator, now=self._clock()) | {"maker": creator}
             insertion = self._database.insert(workspaces).on_conflict_do_nothing()
             before = None
@@ -119,13 +119,13 @@ class Workspaces:
         rows = connection.execute(query.order_by(workspaces.c.id).limit(limit), values)
         return [_workspace(row) for row in rows]
 
-    def delete(self, workspace: str, tell: Callable[[Workspace], Told]) -> Change[Deleted]:
+    def delete(self, workspace: str, tell: Callable[[Workspace], AuditDraft]) -> Change[Deleted]:
         """Return the change that deletes a workspace with its members, keys and tickets; `purge` removes its events in the background.
 
         It raises WorkspaceNotFound if there is none.
         """
 
-        def apply(connection: Connection, found: Collection[str]) -> tuple[Deleted, list[Told]]:
+        def apply(connection: Connection, found: Collection[str]) -> tuple[Deleted, list[AuditDraft]]:
             if workspace not in found:
                 raise WorkspaceNotFound
             this = workspaces.c.id == workspace

@@ -19,7 +19,7 @@ from streamer.access.jwks import Jwks, secret_key
 from streamer.access.jwt import Rules, Tokens
 from streamer.access.keys import Keyring
 from streamer.access.manage import Administration
-from streamer.access.revocation import WATCH_SECONDS, Watch
+from streamer.access.revocation import WATCH_SECONDS, RevocationWatch
 from streamer.access.tickets import TicketLimits, Tickets
 from streamer.access.visibility import Visibility
 from streamer.bus.local import LocalBus
@@ -252,7 +252,9 @@ async def running(  # noqa: PLR0915 - the list of all parts
         channels.start(loops)
         stack.push_async_callback(channels.stop)
         connections.start(loops)
-        loops.start("watch", Watch(dependencies, credentials, members, tickets, tokens).look, every=WATCH_SECONDS)
+        loops.start(
+            "watch", RevocationWatch(dependencies, credentials, members, tickets, tokens).look, every=WATCH_SECONDS
+        )
         if tokens is not None:
             await tokens.refresh()  # not to refuse the first of them
             tokens.start(loops)

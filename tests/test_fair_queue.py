@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from streamer.core.errors import Overloaded
 from streamer.core.ids import SYSTEM_WORKSPACE
-from streamer.core.ports import Append, Change, Committed, Told
+from streamer.core.ports import Append, AuditDraft, Change, Committed
 from streamer.ingest.intake import Intake, Limits
 from streamer.ingest.limits import AppendRate
 from streamer.ingest.redact import Redactor
@@ -65,7 +65,7 @@ class Queued:
     async def change(self, account: str, name: str, *workspaces: str) -> None:
         """Make an empty change, and record when it is stored."""
 
-        def apply(_connection: Connection, _found: Collection[str]) -> tuple[None, list[Told]]:
+        def apply(_connection: Connection, _found: Collection[str]) -> tuple[None, list[AuditDraft]]:
             return None, []
 
         await self._writer.change(Change(workspaces, apply, account))

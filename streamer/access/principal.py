@@ -6,7 +6,7 @@ from typing import Final
 
 from streamer.core.actions import OPEN_AUDIT_ACTIONS
 from streamer.core.errors import PermissionDenied, WorkspaceNotFound
-from streamer.core.filter import AUDIT_ONLY, EVERYTHING, Condition, Either, Filter, canonical
+from streamer.core.filter import AUDIT_ONLY, EVERYTHING, NOT_AUDIT, Condition, Either, Filter, canonical
 from streamer.ingest.intake import Author
 
 READ: Final = "workspace:read"
@@ -50,7 +50,6 @@ UNTIL = "until_"
 SIGNER = "signer_"
 MEMBER = "member_"
 
-_NOT_AUDIT = Condition("category", frozenset({"audit"}), exclude=True)
 _OPEN_AUDIT = Condition("action", OPEN_AUDIT_ACTIONS)
 
 
@@ -203,11 +202,11 @@ class Principal:
         audits_all = AUDIT in scopes or (AUDIT_OWN in scopes and made)
         audits_own = mine if AUDIT_OWN in scopes else ()
         if reads_all:
-            narrow = () if audits_all else (Either((_NOT_AUDIT, _OPEN_AUDIT, *audits_own)),)
+            narrow = () if audits_all else (Either((NOT_AUDIT, _OPEN_AUDIT, *audits_own)),)
         elif audits_all:
             narrow = (Either((AUDIT_ONLY, *mine)),)
         else:
-            narrow = (Either(mine), *(() if audits_own else (Either((_NOT_AUDIT, _OPEN_AUDIT)),)))
+            narrow = (Either(mine), *(() if audits_own else (Either((NOT_AUDIT, _OPEN_AUDIT)),)))
         return canonical((*narrow, *self.within.conditions))
 
 

@@ -21,7 +21,7 @@ AT_ONCE = 1000
 """Number of links that are checked before other tasks run: one query for each kind among them."""
 
 
-class Watch:
+class RevocationWatch:
     """Checks once a second whether the access of open connections is still valid."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - the composition root names each of them

@@ -118,6 +118,7 @@ class Filter:
 
 EVERYTHING = Filter()
 AUDIT_ONLY = Condition("category", frozenset({"audit"}))
+NOT_AUDIT = Condition("category", frozenset({"audit"}), exclude=True)
 
 
 def canonical(conditions: Iterable[Condition | Either]) -> Filter:

@@ -54,7 +54,7 @@ class Patience:
     """How long a client may take nothing of what is written to it."""
 
 
-class Connection(web.RequestHandler):
+class HttpConnection(web.RequestHandler):
     """aiohttp's driver of one connection, with the API's own errors for what never becomes a request, and bounds on what it holds."""
 
     __slots__ = ("_answer", "_body", "_body_bytes", "_drops", "_head_timer", "_patience", "_quiet", "_write_timer")
@@ -269,7 +269,7 @@ class Inlet(asyncio.BufferedProtocol):
 
     __slots__ = ("_buffer", "_driver", "_watchdog")
 
-    def __init__(self, driver: Connection, buffer: memoryview, watchdog: Watchdog) -> None:
+    def __init__(self, driver: HttpConnection, buffer: memoryview, watchdog: Watchdog) -> None:
         self._driver = driver
         self._buffer = buffer
         self._watchdog = watchdog
@@ -359,7 +359,7 @@ class _Server(web.Server):
     def __call__(self) -> Any:
         if self._buffer is None:
             self._buffer = memoryview(bytearray(READ_BYTES))
-        return Inlet(Connection(self, loop=self._loop, **self._kwargs), self._buffer, self._watchdog)
+        return Inlet(HttpConnection(self, loop=self._loop, **self._kwargs), self._buffer, self._watchdog)
 
 
 async def _send_head(request: web.BaseRequest, response: web.StreamResponse) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, CompoundSelect, Connection, case, func, select, true, union, union_all
 
-from streamer.core.filter import Condition, Filter
+from streamer.core.filter import NOT_AUDIT, Condition, Filter
 from streamer.core.ports import Order
 from streamer.store.engine.database import Database
 from streamer.store.log.predicate import branches, is_audit, lead, parts_of, predicate
@@ -23,12 +23,11 @@ BLOCK = 1024
 Range = tuple[int, int]
 """The seqs above the first number, up to and including the second."""
 
-_NOT_AUDIT = Condition("category", frozenset({"audit"}), exclude=True)
 _ACTIVITY = Condition("category", frozenset({"activity"}))
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
+class _Span:
     """A part of a range, and the number of its events that do not pass; None: not counted yet."""
 
     low: int
@@ -122,7 +121,7 @@ class Ranges:
             return None
         return (inside[0], last - 1) if order == "desc" else (last, inside[1])
 
-    def _hidden(self, connection: Connection, key: int, selection: Filter, part: _Stretch) -> Sequence[int]:
+    def _hidden(self, connection: Connection, key: int, selection: Filter, part: _Span) -> Sequence[int]:
         """Return the seqs of the audit events that do not pass, in order."""
         passes = predicate(selection, is_sqlite=self._is_sqlite)
         here = (*within(key, part.low, part.high), is_audit(), case((passes, 0), else_=1) == 1)
@@ -130,12 +129,12 @@ class Ranges:
 
     def _stretches(
         self, connection: Connection, key: int, seen: frozenset[str], inside: Range, order: Order
-    ) -> Iterator[_Stretch]:
+    ) -> Iterator[_Span]:
         """Split a range, in its order, into complete blocks with hidden audit events, the parts between them, and its two ends."""
         low, high = inside
         first, last = low // BLOCK + 1, (high + 1) // BLOCK - 1  # the blocks that are completely inside
         if first > last:
-            yield _Stretch(low, high)
+            yield _Span(low, high)
             return
         query = (
             select(audit_counts.c.block, func.sum(audit_counts.c.events))
@@ -150,7 +149,7 @@ class Ranges:
         rows = connection.execute(query).all()
         begin, end = first * BLOCK - 1, (last + 1) * BLOCK - 1
         middle = list(_cut(rows, begin, end))
-        yield from _ordered([_Stretch(low, begin), *middle, _Stretch(end, high)], order)
+        yield from _ordered([_Span(low, begin), *middle, _Span(end, high)], order)
 
 
 def _down(at: int, hidden: Sequence[int]) -> int:
@@ -171,19 +170,19 @@ def _up(at: int, hidden: Sequence[int]) -> int:
     return at
 
 
-def _cut(rows: Sequence[Any], begin: int, end: int) -> Iterator[_Stretch]:
+def _cut(rows: Sequence[Any], begin: int, end: int) -> Iterator[_Span]:
     """Split a range of complete blocks at those that have counts."""
     at = begin
     for block, stopped in rows:
         if block * BLOCK - 1 > at:
-            yield _Stretch(at, block * BLOCK - 1, 0)
+            yield _Span(at, block * BLOCK - 1, 0)
         at = (block + 1) * BLOCK - 1
-        yield _Stretch(block * BLOCK - 1, at, int(stopped))
+        yield _Span(block * BLOCK - 1, at, int(stopped))
     if at < end:
-        yield _Stretch(at, end, 0)
+        yield _Span(at, end, 0)
 
 
-def _ordered(stretches: Sequence[_Stretch], order: Order) -> Iterator[_Stretch]:
+def _ordered(stretches: Sequence[_Span], order: Order) -> Iterator[_Span]:
     found = stretches if order == "asc" else reversed(stretches)
     return (stretch for stretch in found if stretch.low < stretch.high)
 
@@ -202,7 +201,7 @@ def _audit_actions_seen(selection: Filter) -> frozenset[str] | None:
     if len(selection.conditions) != 1:
         return None
     parts = parts_of(selection.conditions[0])
-    others = [part for part in parts if part != _NOT_AUDIT]
+    others = [part for part in parts if part != NOT_AUDIT]
     if len(others) == len(parts) or any(
         part.field != "action" or part.exclude or part.prefixes or part.suffixes for part in others
     ):

@@ -60,6 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Prepare the run: create its folder, load the hypothesis profile, and clear settings from the environment."""
     for name in [name for name in os.environ if name.startswith("STREAMER_")]:
         del os.environ[name]
+    # A shell starts background jobs with SIGINT ignored, and the processes of the tests would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         run_dir.create()
     forked.install()

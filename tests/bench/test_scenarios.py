@@ -36,6 +36,13 @@ def bench_cli(tmp_path: Path) -> Cli:
     )
 
 
+@pytest.fixture
+def cold_cli(bench_cli: Cli) -> Cli:
+    """The same, but started without forking, so that each process has its own command line."""
+    bench_cli.variables["PYTHONHASHSEED"] = "0"  # tests/support/forked.py does not fork for another Python
+    return bench_cli
+
+
 async def run(cli: Cli, *arguments: str) -> Ended:
     """Run a measurement to its end, with a long timeout."""
     async with asyncio.timeout(PATIENCE_SECONDS), cli.started(*arguments) as process:
@@ -361,37 +368,37 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_interrupted(bench_cli: Cli, number: signal.Signals, code: int) -> None:
+async def test_interrupted(cold_cli: Cli, number: signal.Signals, code: int) -> None:
     """Ctrl-C ends all processes and removes the folder before the command ends."""
-    async with bench_cli.started("fanout", *SMALL, "--seconds", "60") as process:
+    async with cold_cli.started("fanout", *SMALL, "--seconds", "60") as process:
         started = await running(process)
-        assert left_over(bench_cli) != []
+        assert left_over(cold_cli) != []
         process.send_signal(number)
         _, err = await process.communicate()
         assert process.returncode == code
         assert b"Traceback" not in err
         assert alive(started) == []
-        assert left_over(bench_cli) == []
+        assert left_over(cold_cli) == []
 
 
-async def test_killed(bench_cli: Cli) -> None:
+async def test_killed(cold_cli: Cli) -> None:
     """`kill -9` of the command leaves nothing behind, either."""
-    async with bench_cli.started("fanout", *SMALL, "--seconds", "60") as process:
+    async with cold_cli.started("fanout", *SMALL, "--seconds", "60") as process:
         started = await running(process)
         process.kill()
         await eventually(lambda: not alive(started))
-        await eventually(lambda: not left_over(bench_cli))
+        await eventually(lambda: not left_over(cold_cli))
 
 
-async def test_server_that_dies(bench_cli: Cli) -> None:
+async def test_server_that_dies(cold_cli: Cli) -> None:
     """If the server dies during the measurement, the command ends with an error."""
-    async with bench_cli.started("fanout", *SMALL, "--rate", "20", "--seconds", "60") as process:
+    async with cold_cli.started("fanout", *SMALL, "--rate", "20", "--seconds", "60") as process:
         (server,) = [each for each in await running(process) if "serve" in each.cmdline()]
         server.kill()
         _, err = await process.communicate()
         assert process.returncode == 1
         assert b"Traceback" not in err
-        assert left_over(bench_cli) == []
+        assert left_over(cold_cli) == []
 
 
 async def test_a_database_that_is_none(bench_cli: Cli) -> None:

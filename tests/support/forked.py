@@ -1,7 +1,7 @@
 """Start the command line by forking a process that has imported it, which saves a second of imports.
 
-`subprocess.Popen`, and so asyncio's subprocesses, do this for `python -P -m streamer …`, see `install`. The new process
-is a child of the caller, with the usual pid, exit code, signals and pipes. A real Python is started where a fork would
+`subprocess.Popen`, and so asyncio's subprocesses, do this for `python -P -m streamer …` and `python -P -m bench …`, see
+`install`. A measurement starts its own server in this way, too. The new process is a child of the caller, with the usual pid, exit code, signals and pipes. A real Python is started where a fork would
 behave differently: with another `PYTHON…` variable, through a shell (which tests/test_cli_streams.py uses for this
 reason), and on systems other than Linux.
 """
@@ -28,6 +28,7 @@ from tests.support.tools import ROOT
 
 COMMAND = [sys.executable, "-P", "-m", "streamer"]
 """The command that starts the command line."""
+_COMMANDS = [COMMAND, [sys.executable, "-P", "-m", "bench"]]
 _AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_")
 """Prefixes of the variables that Python reads when it starts."""
 _SET_CHILD_SUBREAPER = 36
@@ -35,21 +36,12 @@ _MOST = 2**17
 
 
 class _Server:
-    """The process that forks. It ends when its socket is closed, at the latest with this process."""
+    """A process that forks. It ends when the socket to it is closed, at the latest with this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, control: socket.socket, environment: Mapping[str, str]) -> None:
         self._lock = threading.Lock()
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self._socket = control
         self._at_start = _at_start(environment)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tests.support.forked", str(theirs.fileno())],
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
 
     def can_start(self, environment: Mapping[Any, Any]) -> bool:
         """Return whether a Python with these variables would start like this one."""
@@ -69,7 +61,6 @@ class _Server:
 
     def close(self) -> None:
         self._socket.close()
-        self._process.wait()
 
 
 _USUAL: dict[str, tuple[object, ...]] = {
@@ -81,13 +72,14 @@ _USUAL: dict[str, tuple[object, ...]] = {
     "gids": (None,),
     "uid": (None,),
     "umask": (-1,),
-    "process_group": (-1,),
 }
 """The other arguments of Popen that the server supports."""
 _PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 
 _Popen = subprocess.Popen
 _server: _Server | None = None
+_process: subprocess.Popen[bytes] | None = None
+"""The process of `_server`, unless this process has forked it."""
 
 
 class _Forked(subprocess.Popen[Any]):
@@ -95,10 +87,11 @@ class _Forked(subprocess.Popen[Any]):
 
     def _execute_child(self, *given: Any) -> None:
         call = inspect.signature(_Popen._execute_child).bind(self, *given).arguments  # type: ignore[attr-defined]
-        arguments, variables = call["args"], call["env"]
+        variables = call["env"]
+        # asyncio passes a tuple. A string is a command without arguments.
+        arguments = [call["args"]] if isinstance(call["args"], str | bytes | os.PathLike) else list(call["args"])
         if (
-            not isinstance(arguments, list)
-            or arguments[: len(COMMAND)] != COMMAND
+            arguments[: len(COMMAND)] not in _COMMANDS
             or variables is None
             or any(call[name] not in allowed for name, allowed in _USUAL.items() if name in call)
             or call["preexec_fn"] not in {None, take_terminal}
@@ -108,10 +101,12 @@ class _Forked(subprocess.Popen[Any]):
             return
         standard = [call["p2cread"], call["c2pwrite"], call["errwrite"]]
         order = {
+            "module": arguments[len(COMMAND) - 1],
             "arguments": [os.fsdecode(argument) for argument in arguments[len(COMMAND) :]],
             "variables": {os.fsdecode(name): os.fsdecode(value) for name, value in variables.items()},
             "folder": os.fsdecode(call["cwd"] or Path.cwd()),
             "session": bool(call["start_new_session"]),
+            "group": call["process_group"],
             "terminal": call["preexec_fn"] is take_terminal,
         }
         # -1: as in this process.
@@ -133,16 +128,30 @@ def install() -> None:
 
 def remove() -> None:
     """End the server, if it runs."""
-    global _server  # noqa: PLW0603
+    global _server, _process  # noqa: PLW0603
     subprocess.Popen = _Popen  # type: ignore[misc]
     if _server:
         _server.close()
         _server = None
+    if _process:
+        _process.wait()
+        _process = None
 
 
 def _running() -> _Server:
-    global _server  # noqa: PLW0603
-    _server = _server or _Server()
+    global _server, _process  # noqa: PLW0603
+    if _server is None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with theirs:
+            _process = _Popen(
+                [sys.executable, "-P", "-m", "tests.support.forked", str(theirs.fileno())],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        _server = _Server(ours, environment)
     return _server
 
 
@@ -169,16 +178,18 @@ def _serve(control: socket.socket) -> dict[str, Any] | None:
         read, write = os.pipe()
         between = os.fork()
         if not between:
+            order = json.loads(data)
+            assert isinstance(order, dict)
             pid = os.fork()
             if pid:
+                if order["group"] != -1:
+                    os.setpgid(pid, order["group"])
                 os.write(write, b"%d" % pid)
                 os._exit(0)
             for number, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, number)
             os.closerange(3, os.sysconf("SC_OPEN_MAX"))
             control.detach()
-            order = json.loads(data)
-            assert isinstance(order, dict)
             return order
         os.close(write)
         for descriptor in descriptors:
@@ -203,7 +214,35 @@ def _become(order: Mapping[str, Any]) -> None:
     sys.argv[:] = ["-m", *order["arguments"]]
 
 
+def _fork_server() -> dict[str, Any] | None:
+    """Fork a server for the commands that this process starts. Return its order in each of these, and None here."""
+    global _server  # noqa: PLW0603
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork():
+        theirs.close()
+        _server = _Server(ours, os.environ)
+        install()
+        return None
+    ours.close()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):  # a pipe that is open here would not end with the command
+        os.dup2(nothing, number)
+    order = _serve(theirs)
+    if order is None:
+        os._exit(0)
+    return order
+
+
+def _run(order: dict[str, Any] | None) -> None:
+    while order is not None:
+        _become(order)
+        module = order["module"]
+        order = _fork_server() if module == "bench" else None
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
 if __name__ == "__main__":
+    from bench import cli as _  # noqa: F401
     from streamer.cli import COMMANDS
 
     for _name in COMMANDS:
@@ -211,6 +250,4 @@ if __name__ == "__main__":
     gc.collect()
     gc.freeze()
     if _order := _serve(socket.socket(fileno=int(sys.argv[1]))):
-        _become(_order)
-        del _order
-        runpy.run_module("streamer", run_name="__main__", alter_sys=True)
+        _run(_order)

@@ -164,13 +164,14 @@ async def running(  # noqa: PLR0915 - the list of all parts
         workspaces, members, credentials = Workspaces(database), Members(database), Credentials(database)
         channels = Channels(
             log,
+            bus,
             metrics,
             watchdog,
             ring_bytes=settings.ring_bytes,
             flush_seconds=settings.flush_window_ms / 1000,
             poll_seconds=settings.poll_seconds,
         )
-        bus.subscribe(channels.hear)
+        bus.listen(channels)
         dependencies = Dependencies(watchdog)
         connections = Connections(
             dependencies,

@@ -6,23 +6,20 @@ must lose, hold and reorder what real ones do only by chance. `test_stream.py` t
 
 import asyncio
 import re
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from itertools import accumulate
 from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, consumes, initialize, multiple, rule
 
+from streamer.bus.local import LocalBus
 from streamer.core.budget import Budget
-from streamer.core.errors import PositionExpired, StoreUnavailable, WorkspaceNotFound
-from streamer.core.event import Event, Facets
 from streamer.core.filter import Filter, parse_filter
 from streamer.core.frame import LiveFrame, sse_message
-from streamer.core.ports import Bound, Committed, Order, Page
-from streamer.core.position import LogHead, Position
+from streamer.core.ports import Committed
+from streamer.core.position import Position
 from streamer.fanout.connection import Subscription
 from streamer.fanout.connections import Connections
 from streamer.fanout.dependencies import Dependencies
@@ -33,8 +30,8 @@ from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
 from streamer.observe.watchdog import Watchdog
 from streamer.transports.sse import SseEncoder
+from tests.support.model_log import KEY, WORKSPACE, ModelLog, facets
 
-WORKSPACE = "ws"
 FILTERS = [
     parse_filter({}),
     parse_filter({"action": ["even"]}),
@@ -51,94 +48,6 @@ BOUNDS: list[dict[str, int]] = [
     {"audience.STEP_DELIVERIES": 2, "cohort.TURN_SEARCH": 20, "pace.FREE": 0, "pace.SEARCHED_A_SECOND": 100},
 ]
 """Limits of a fan-out pass: small, so that a pass takes many turns and steps."""
-
-
-class ModelLog:
-    """A log in memory with the store's rules, which can be unavailable."""
-
-    def __init__(self) -> None:
-        self.epoch = "aaa"
-        self.events: list[Event] = []
-        self.earliest = 1
-        self.away = False
-
-    def append(self) -> LiveFrame:
-        seq = len(self.events) + 1
-        self.events.append(Event(seq, f"e{seq}", b'{"seq":%d}' % seq))
-        return self.frame(seq)
-
-    def frame(self, seq: int) -> LiveFrame:
-        return LiveFrame(Position(self.epoch, seq), self.events[seq - 1].body, facets(seq))
-
-    def log_head(self) -> LogHead:
-        return LogHead(self.epoch, len(self.events), self.earliest)
-
-    async def head(self, workspace: str) -> LogHead:
-        await asyncio.sleep(0)
-        if self.away:
-            raise StoreUnavailable("away")
-        if workspace != WORKSPACE:
-            raise WorkspaceNotFound
-        return self.log_head()
-
-    async def heads(self, workspaces: Sequence[str]) -> dict[str, LogHead]:
-        return {workspace: await self.head(workspace) for workspace in workspaces}
-
-    async def resolve(self, workspace: str, bound: Bound) -> Position:
-        raise AssertionError
-
-    async def page(
-        self,
-        workspace: str,
-        *,
-        selection: Filter,
-        order: Order,
-        limit: int,
-        max_bytes: int,
-        after: Bound = None,
-        before: Bound = None,
-        skip: int = 0,
-        seconds: float | None = None,
-    ) -> Page:
-        head = await self.head(workspace)
-        assert order == "asc"
-        assert skip == 0
-        assert isinstance(after, Position)
-        assert isinstance(before, Position)
-        if not head.holds(after):
-            raise PositionExpired("gone")
-        ceiling = min(before.seq - 1, head.head)
-        passed = [e for e in self.events[after.seq : ceiling] if selection.matches(facets(e.seq))]
-        found = fitting(passed, limit, max_bytes)
-        full = len(found) == limit or len(found) < len(passed)
-        return Page(head, found, found[-1].seq if full else max(after.seq, ceiling), full, after.seq, ceiling)
-
-    async def position_of(self, workspace: str, event_id: str, selection: Filter) -> Position:
-        raise AssertionError("no reader looks up an event's position")
-
-    async def frames(
-        self, workspace: str, *, after: int, limit: int, max_bytes: int
-    ) -> tuple[LogHead, list[LiveFrame]]:
-        head = await self.head(workspace)
-        first = max(after, self.earliest - 1)
-        return head, [self.frame(event.seq) for event in fitting(self.events[first:], limit, max_bytes)]
-
-    async def event(self, workspace: str, event_id: str, selection: Filter) -> Event:
-        raise AssertionError
-
-
-def fitting(events: Sequence[Event], limit: int, max_bytes: int) -> list[Event]:
-    """Return as many of the first events as fit both bounds, but at least one."""
-    through = accumulate(len(event.body) for event in events)
-    return [event for event, size in zip(events[:limit], through, strict=False) if size <= max_bytes] or list(
-        events[:1]
-    )
-
-
-def facets(seq: int) -> Facets:
-    """Return the facets of the model's event `seq`: its action is `even` or `odd`."""
-    action = "odd" if seq % 2 else "even"
-    return Facets("activity", action, "user", "u", None, None, None, None, None, None, None, f"an {action} event")
 
 
 class ModelSink:
@@ -231,7 +140,9 @@ class FeedMachine(RuleBasedStateMachine):
         self.everyone: list[Client] = []
         self.metrics = Metrics()
         watchdog = Watchdog(self.metrics)
-        self.channels = Channels(self.log, self.metrics, watchdog, ring_bytes=ring, flush_seconds=0.005, poll_seconds=1)
+        self.channels = Channels(
+            self.log, LocalBus(), self.metrics, watchdog, ring_bytes=ring, flush_seconds=0.005, poll_seconds=1
+        )
         self.dependencies = Dependencies(watchdog)
         self.connections = Connections(self.dependencies, self.metrics, heartbeat_seconds=1, stall_seconds=4, max_age=0)
         self.places = Places(each=1000, total=1000)
@@ -287,7 +198,7 @@ class FeedMachine(RuleBasedStateMachine):
 
     def hub_hears(self, frames: list[LiveFrame]) -> None:
         async def hear() -> None:
-            self.channels.hear(Committed(WORKSPACE, self.log.epoch, frames))
+            self.channels.hear(Committed(KEY, self.log.epoch, frames))
 
         self.loop.run_until_complete(hear())
 

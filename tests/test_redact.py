@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import streamer.app
 from streamer.bus.local import LocalBus
+from streamer.core.ports import Committed
 from streamer.ingest.redact import Redactor
 from streamer.ingest.secret_names import NAME_HINTS, SHORT_NAME
 from streamer.ingest.texts import HINT_PATTERNS, MAX_SHAPE
@@ -530,9 +531,9 @@ async def test_the_bus_hears_no_secret(
     class Recorder(LocalBus):
         """A bus that also records its messages."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.subscribe(lambda news: heard.extend(frame.body.decode() for frame in news.frames))
+        def publish(self, news: Committed) -> None:
+            heard.extend(frame.body.decode() for frame in news.frames)
+            super().publish(news)
 
     monkeypatch.setattr(streamer.app, "LocalBus", Recorder)
     server = await make_server()

@@ -1,21 +1,25 @@
 """The bus of a single node: a function call."""
 
-from collections.abc import Callable
-
-from streamer.core.ports import Committed
+from streamer.core.ports import BusListener, Committed
 
 
 class LocalBus:
     """Passes each commit to the listeners of this process, synchronously and in order."""
 
     def __init__(self) -> None:
-        self._listeners: list[Callable[[Committed], None]] = []
+        self._listeners: list[BusListener] = []
 
     def publish(self, news: Committed) -> None:
         """Announce a commit."""
         for listener in self._listeners:
-            listener(news)
+            listener.hear(news)
 
-    def subscribe(self, listener: Callable[[Committed], None]) -> None:
-        """Call `listener` with each commit."""
+    def follow(self, key: int) -> None:
+        """Do nothing: there are no other nodes."""
+
+    def leave(self, key: int) -> None:
+        """Do nothing."""
+
+    def listen(self, listener: BusListener) -> None:
+        """Call `listener` with all news."""
         self._listeners.append(listener)

@@ -1,6 +1,6 @@
 """The interfaces that `ingest`, `feed` and the HTTP layers need of the store and the bus."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -54,9 +54,10 @@ class Change(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Announcement of a commit: frames of one workspace, contiguous in seq."""
+    """Announcement of a commit: frames of one log, contiguous in seq."""
 
-    workspace: str
+    key: int
+    """The log's (`LogHead.key`)."""
     epoch: str
     frames: Sequence[LiveFrame]
 
@@ -86,7 +87,10 @@ class Log(Protocol):
         """Return the extent of the log. Raises WorkspaceNotFound, StoreUnavailable."""
 
     async def heads(self, workspaces: Sequence[str]) -> dict[str, LogHead]:
-        """Return the extents of these logs; those that do not exist are absent."""
+        """Return the extents of these logs; those that do not exist are absent. Raises StoreUnavailable."""
+
+    async def changed(self, known: Sequence[LogHead]) -> dict[int, LogHead | None]:
+        """Return, by key, the logs whose extent differs from what is known; None: the log was deleted. Raises StoreUnavailable."""
 
     async def resolve(self, workspace: str, bound: Bound) -> Position:
         """Return the position of a reader that has seen everything up to and including `bound`."""
@@ -155,13 +159,32 @@ class Writer(Protocol):
 
 
 class Bus(Protocol):
-    """Announces commits to the readers of a workspace, here and on other nodes.
+    """Announces commits to the channels of this node and of others.
 
-    It is a hint: it may lose, delay and repeat.
+    It is a hint: it may lose, delay, reorder and repeat. Whatever it does, the feed compares its channels with the log once a second.
     """
 
     def publish(self, news: Committed) -> None:
-        """Announce a commit. Never blocks, never fails."""
+        """Announce a commit of this node. Never waits, never fails."""
 
-    def subscribe(self, listener: Callable[[Committed], None]) -> None:
-        """Call `listener` for each announced commit, in the event loop's thread."""
+    def follow(self, key: int) -> None:
+        """Receive what other nodes announce of a log from now on. Never waits."""
+
+    def leave(self, key: int) -> None:
+        """End `follow`."""
+
+    def listen(self, listener: "BusListener") -> None:
+        """Call `listener` with all news, in the event loop's thread."""
+
+
+class BusListener(Protocol):
+    """Takes what the bus brings."""
+
+    def hear(self, news: Committed) -> None:
+        """Take the news of a commit, on this node or another one."""
+
+    def hint(self, key: int, epoch: str, head: int) -> None:
+        """Take the news that a log has come to `head`, without the events."""
+
+    def doubt_all(self, keys: Iterable[int]) -> None:
+        """Compare these logs with what was heard, because news may have been lost."""

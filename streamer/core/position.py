@@ -40,6 +40,8 @@ class LogHead:
     epoch: str
     head: int
     earliest: int
+    key: int
+    """The log's number in this database; never reused. The feed and the bus name logs by it."""
 
     @property
     def position(self) -> Position:

@@ -12,6 +12,9 @@ from streamer.core.position import LogHead
 from streamer.feed.reasons import Reason
 from streamer.feed.tail import Tail
 
+EARLY_BYTES = 256 * 1024
+"""Memory for frames of one channel that came before others that precede them."""
+
 
 class Listener(Protocol):
     """Follows a channel: live readers as one, or any other consumer of frames."""
@@ -39,6 +42,7 @@ class Channel:
 
     def __init__(self, workspace: str, log: LogHead, *, ring_bytes: int) -> None:
         self.workspace = workspace
+        self.key = log.key
         self.epoch = log.epoch
         self.earliest = log.earliest
         self.flushed = log.head
@@ -46,6 +50,9 @@ class Channel:
         self.heard = log.head
         """The highest seq that was heard of; above `tail.last` there is a gap to fill."""
         self.tail = Tail(log.head, ring_bytes)
+        self._early: dict[int, LiveFrame] = {}
+        """By seq: frames after a gap, which news on its way may close."""
+        self._early_bytes = 0
         self.listeners: list[Listener] = []
         self.followers = 0
         """How many subscriptions hold the channel open, including those that are about to begin."""
@@ -55,13 +62,33 @@ class Channel:
     @property
     def log(self) -> LogHead:
         """What this node's readers can be given."""
-        return LogHead(self.epoch, self.flushed, self.earliest)
+        return LogHead(self.epoch, self.flushed, self.earliest, self.key)
 
     def offer(self, frames: Sequence[LiveFrame]) -> bool:
         """Take news of a commit. Returns False if there is a gap before it, to be filled from the log."""
         if frames:
             self.heard = max(self.heard, frames[-1].seq)
-        return self.tail.offer(frames)
+        if not self.tail.offer(frames):
+            return False
+        while frame := self._early.pop(self.tail.last + 1, None):
+            self.tail.offer([frame])
+        if self.heard == self.tail.last:
+            self.forget_early()
+        return True
+
+    def keep_early(self, frames: Sequence[LiveFrame]) -> bool:
+        """Keep frames that came before others that precede them. Returns False if that takes too much memory."""
+        self._early |= {frame.seq: frame for frame in frames}
+        self._early_bytes += sum(frame.size for frame in frames)
+        if self._early_bytes > EARLY_BYTES:
+            self.forget_early()
+            return False
+        return True
+
+    def forget_early(self) -> None:
+        """Drop early frames: the log is read instead, or none is missing."""
+        if self._early_bytes:
+            self._early, self._early_bytes = {}, 0
 
     def flush(self) -> None:
         """Begin a pass, or lead the one under way further: to the end of the ring."""

@@ -1,10 +1,12 @@
 """All channels of a node: one for each workspace that somebody follows here. They hear of commits and are flushed in windows."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from streamer.core.ports import Committed, Log
+from streamer.core.errors import StoreUnavailable
+from streamer.core.ports import Bus, Committed, Log
 from streamer.feed.channel import Channel
 from streamer.feed.gaps import Gaps
 from streamer.feed.reasons import Reason
@@ -13,8 +15,12 @@ from streamer.observe.metrics import Metrics
 from streamer.observe.tasks import detached
 from streamer.observe.watchdog import Watchdog
 
-HEADS = 200
-"""Workspaces whose heads one query returns."""
+HEADS = 500
+"""Logs that one query compares with their channels."""
+EARLY_SECONDS = 0.02
+"""How long a gap waits for news that closes it, before it is filled from the log."""
+KEPT_NEWS = 10_000
+"""Logs of which news is remembered while heads are being read."""
 FLUSH_PAUSE = 1
 """A window is at least that many times as long as its flush: the readers of one workspace take at most half of the time."""
 
@@ -25,6 +31,7 @@ class Channels:
     def __init__(  # noqa: PLR0913 - the composition root names each of them
         self,
         log: Log,
+        bus: Bus,
         metrics: Metrics,
         watchdog: Watchdog,
         *,
@@ -33,6 +40,7 @@ class Channels:
         poll_seconds: float,
     ) -> None:
         self._log = log
+        self._bus = bus
         self._metrics = metrics
         self._watchdog = watchdog
         self._ring_bytes = ring_bytes
@@ -40,9 +48,15 @@ class Channels:
         self._poll_seconds = poll_seconds
         self._gaps = Gaps(log, metrics, fill_bytes=ring_bytes, filled=self._flush_soon, lost=self._lose)
         self._channels: dict[str, Channel] = {}
+        self._by_key: dict[int, Channel] = {}
+        self._doubtful: set[Channel] = set()
+        """Channels that are compared with their logs soon."""
+        self._comparing: asyncio.Task[None] | None = None
         self._opening: dict[str, asyncio.Task[Channel]] = {}
-        self._heard: dict[str, int] = {}
-        """For workspaces whose head is being read: the highest seq that was heard of meanwhile."""
+        self._news: dict[int, int] = {}
+        """The highest seqs that were heard of while heads are being read, by key."""
+        self._news_lost = False
+        """There was more news than is remembered."""
         self._in_window: set[Channel] = set()
         """Channels that were flushed less than a window ago."""
 
@@ -58,17 +72,54 @@ class Channels:
 
     def hear(self, news: Committed) -> None:
         """Take news of a commit, here or elsewhere. Never waits."""
-        if news.workspace in self._heard:
-            self._heard[news.workspace] = max(self._heard[news.workspace], news.frames[-1].seq)
-        channel = self._channels.get(news.workspace)
+        last = news.frames[-1].seq
+        if self._opening:
+            self._news[news.key] = max(self._news.get(news.key, 0), last)
+            if len(self._news) > KEPT_NEWS:
+                self._news, self._news_lost = {}, True
+        channel = self._by_key.get(news.key)
         if channel is None:
             return
         if channel.epoch != news.epoch:
-            self._lose(channel, Reason.RESET)
+            self.doubt([channel])  # late news of an earlier log, or news of another one: the log itself knows
         elif channel.offer(news.frames):
             self._flush_soon(channel)
+        elif channel.keep_early(news.frames):
+            asyncio.get_running_loop().call_later(EARLY_SECONDS, self._fill, channel)
         else:
             self._gaps.fill(channel)
+
+    def _fill(self, channel: Channel) -> None:
+        """Fill a channel's gap if news has not closed it meanwhile."""
+        if channel.is_open and channel.heard > channel.tail.last:
+            self._gaps.fill(channel)
+
+    def hint(self, key: int, epoch: str, head: int) -> None:
+        """Take the news that a log has come to `head`, without the events. Never waits."""
+        channel = self._by_key.get(key)
+        if channel is None:
+            return
+        if channel.epoch != epoch:
+            self.doubt([channel])
+        elif head > channel.tail.last:
+            channel.heard = max(channel.heard, head)
+            self._gaps.fill(channel)
+
+    def doubt(self, channels: Iterable[Channel]) -> None:
+        """Compare channels with their logs now, because news of them may have been lost. Never waits."""
+        self._doubtful.update(channels)
+        if self._doubtful and (self._comparing is None or self._comparing.done()):
+            self._comparing = detached(self._compare())
+
+    def doubt_all(self, keys: Iterable[int]) -> None:
+        """Compare the channels of these logs with the logs now. Never waits."""
+        self.doubt([self._by_key[key] for key in keys if key in self._by_key])
+
+    async def _compare(self) -> None:
+        with contextlib.suppress(StoreUnavailable):  # the poll tries again
+            while self._doubtful:
+                part = [self._doubtful.pop() for _ in range(min(HEADS, len(self._doubtful)))]
+                await self._check(part)
 
     async def poll(self) -> None:
         """Compare all channels with their logs, over one poll's time. Raises StoreUnavailable."""
@@ -162,13 +213,14 @@ class Channels:
         channel.is_open = False
         if self._channels.get(channel.workspace) is channel:
             del self._channels[channel.workspace]
+            del self._by_key[channel.key]
             self._metrics.feeds.set(len(self._channels))
+            self._bus.leave(channel.key)
 
     async def _open(self, workspace: str) -> Channel:
         """Open a channel: with one query, however many callers wait for it."""
         opening = self._opening.get(workspace)
         if opening is None:
-            self._heard[workspace] = 0
             opening = self._opening[workspace] = detached(self._read_head(workspace))
         return await asyncio.shield(opening)  # a caller that is cancelled does not take it from the others
 
@@ -177,9 +229,16 @@ class Channels:
             log = await self._log.head(workspace)
         finally:
             del self._opening[workspace]
-            heard = self._heard.pop(workspace)
-        channel = self._channels[workspace] = Channel(workspace, log, ring_bytes=self._ring_bytes)
+            news, is_lost = self._news, self._news_lost
+            if not self._opening:
+                self._news, self._news_lost = {}, False
+        channel = Channel(workspace, log, ring_bytes=self._ring_bytes)
+        self._channels[workspace] = self._by_key[log.key] = channel
         self._metrics.feeds.set(len(self._channels))
+        self._bus.follow(channel.key)
+        if is_lost:
+            self.doubt([channel])
+        heard = news.get(log.key, 0)
         if heard > channel.tail.last:
             channel.heard = heard
             self._gaps.fill(channel)

@@ -11,6 +11,7 @@ import structlog
 
 from streamer.core.errors import StoreUnavailable, WorkspaceNotFound
 from streamer.core.ports import Log
+from streamer.core.position import LogHead
 from streamer.feed.channel import Channel
 from streamer.feed.reasons import Reason
 from streamer.observe.metrics import Metrics
@@ -68,14 +69,16 @@ class Gaps:
         """Compare channels with their logs, with one query. Raises StoreUnavailable."""
         if not channels:
             return
-        heads = await self._log.heads([channel.workspace for channel in channels])
-        for channel in channels:
-            head = heads.get(channel.workspace)
-            if not channel.is_open:
-                continue  # closed while the log answered
+        known = [LogHead(channel.epoch, channel.tail.last, channel.earliest, channel.key) for channel in channels]
+        changed = await self._log.changed(known)
+        for channel, before in zip(channels, known, strict=True):
+            if channel.key not in changed or not channel.is_open:  # or it was closed while the log answered
+                continue
+            head = changed[channel.key]
             if head is None:
                 self._lost(channel, Reason.WORKSPACE_DELETED)
-            elif head.epoch != channel.epoch:
+            elif head.epoch != channel.epoch or head.head < before.head:
+                # Another log; or the database lost its last events, as after a failover: their seqs are given again.
                 self._lost(channel, Reason.RESET)
             else:
                 channel.earliest = max(channel.earliest, head.earliest)

@@ -43,7 +43,7 @@ def bodies(
 
 def log_head(row: Row[tuple[int, str, int, int]]) -> LogHead:
     """Return the extent in a row of `HEAD`."""
-    return LogHead(row.epoch, row.head, row.earliest)
+    return LogHead(row.epoch, row.head, row.earliest, row.key)
 
 
 def find(connection: Connection, workspace: str) -> tuple[int, LogHead]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+import orjson
 from sqlalchemy import ColumnElement, Connection, select
 
 from streamer.core.errors import EventNotFound
@@ -15,6 +16,7 @@ from streamer.store.engine.database import Database, reads
 from streamer.store.log.lookup import FACETS, HEAD, SIZED, find, fitting, log_head, seq_of
 from streamer.store.log.predicate import predicate
 from streamer.store.log.ranges import Ranges, is_scan
+from streamer.store.log.rows import arrays, columns
 from streamer.store.log.scan import Scan, Wanted
 from streamer.store.schema import events, workspaces
 
@@ -25,6 +27,7 @@ class SqlLog:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._ranges = Ranges(database)
+        self._changed = _changed(database)
         self._many_heads = select(workspaces.c.id, *HEAD).where(database.is_any_of(workspaces.c.id, "ids"))
         # Half of the readers are always free for pages that an index answers.
         self._scan_turns = asyncio.Semaphore(max(database.page_readers // 2, 1))
@@ -39,6 +42,16 @@ class SqlLog:
         """Return the extents of these logs; those that do not exist are absent."""
         rows = connection.execute(self._many_heads, {"ids": self._database.list_value(list(workspaces))})
         return {row.id: log_head(row) for row in rows}
+
+    @reads
+    def changed(self, connection: Connection, known: Sequence[LogHead]) -> dict[int, LogHead | None]:
+        """Return, by key, the logs whose extent differs from what is known; None: the log was deleted."""
+        logs = [(log.key, log.epoch, log.head, log.earliest) for log in known]
+        parameters = (orjson.dumps(logs).decode(),) if self._database.is_sqlite else columns(logs)
+        rows = connection.exec_driver_sql(self._changed, parameters)
+        return {
+            key: None if epoch is None else LogHead(epoch, head, earliest, key) for key, epoch, head, earliest in rows
+        }
 
     @reads
     def resolve(self, connection: Connection, workspace: str, bound: Bound) -> Position:
@@ -105,3 +118,19 @@ class SqlLog:
 
     def _passes(self, selection: Filter) -> ColumnElement[bool]:
         return predicate(selection, is_sqlite=self._database.is_sqlite)
+
+
+def _changed(database: Database) -> str:
+    """Return the statement that compares logs with their rows; only what differs crosses the network."""
+    names = ("key", "epoch", "head", "earliest")
+    if database.is_sqlite:
+        known = [f"json_extract(k.value, '$[{at}]')" for at in range(len(names))]
+        source = "json_each(?) AS k"
+    else:
+        known = [f"k.{name}" for name in names]
+        source = f"unnest({arrays(workspaces, names)}) AS k ({', '.join(names)})"
+    differs = " OR ".join(f"w.{name} <> {value}" for name, value in zip(names[1:], known[1:], strict=True))
+    return (
+        f"SELECT {known[0]}, w.epoch, w.head, w.earliest FROM {source} "  # noqa: S608 - our own column names
+        f"LEFT JOIN workspaces AS w ON w.key = {known[0]} WHERE w.key IS NULL OR {differs}"
+    )

@@ -260,7 +260,7 @@ class GroupCommit:
         if any(log.frames for log in logs):
             self._database.writing.proved()
         self._statements.remember(logs)
-        self._news += [Committed(log.id, log.epoch, log.frames) for log in logs if log.frames]
+        self._news += [Committed(log.key, log.epoch, log.frames) for log in logs if log.frames]
         return outcomes
 
     def _change(self, connection: Connection, change: Change[Any]) -> tuple[list[Any], list[LockedLog]]:

@@ -190,5 +190,5 @@ def _workspace(row: Any) -> Workspace:
         row.created_at,
         row.created_by,
         row.maker,
-        LogHead(row.epoch, row.head, row.earliest),
+        LogHead(row.epoch, row.head, row.earliest, row.key),
     )

@@ -8,6 +8,7 @@ import asyncio
 import gc
 import os
 import signal
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser
 
 ADMIN_KEY = "sk_admin_of_the_tests_0123456789"
+
+TICK_SECONDS = 0.1
+"""What a second is for a server in this process: how often it looks for revoked access and for events of other nodes."""
 
 READ_SECONDS = 60
 """Time limit for a server's database reads. It exceeds the default, because the machine may be busy, except where a test is about it."""
@@ -185,14 +189,17 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def make_server(database_url: str, tmp_path: Path) -> AsyncIterator[MakeServer]:
+async def make_server(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeServer]:
     """Start servers in this process, on real sockets; keywords are settings. All servers of a test share its database."""
+    for timer in ("app.WATCH_SECONDS", "access.keys.CACHE_SECONDS"):
+        monkeypatch.setattr(f"streamer.{timer}", TICK_SECONDS)
     async with AsyncExitStack() as stack:
 
         async def make(**settings: Any) -> Server:
             given = {
                 "data_dir": tmp_path / "data",
                 "port": 0,
+                "poll_seconds": TICK_SECONDS,
                 "database_url": database_url,
                 "admin_key": ADMIN_KEY,
                 "read_seconds": READ_SECONDS,
@@ -232,6 +239,32 @@ def nginx(tmp_path: Path) -> Iterator[Nginx]:
     made = Nginx(tmp_path / "nginx")
     yield made
     made.stop()
+
+
+class WallClock:
+    """The wall clock of this process's servers, ahead of the machine's."""
+
+    def __init__(self) -> None:
+        self.ahead_seconds = 0.0
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass at once. Connections are told within a tick if their access has expired."""
+        self.ahead_seconds += seconds
+
+    def time_ns(self) -> int:
+        """Return the time as `time.time_ns`."""
+        return time.time_ns() + int(self.ahead_seconds * 1e9)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+@pytest.fixture
+def wall_clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    """A wall clock that the test can advance, instead of waiting for an expiry."""
+    made = WallClock()
+    monkeypatch.setattr("streamer.core.clock.time", made)
+    return made
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from streamer.settings import load
 from streamer.store.engine.database import Database
 from streamer.store.records.credentials import Credential, Credentials
 from streamer.store.records.members import Members
-from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
+from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer, WallClock
 from tests.support.api import Answer, Api, events, make_event
 from tests.support.keys import keyring_with_admin, store_key
 from tests.support.raw import RawConnection, request_head
@@ -361,14 +361,17 @@ async def test_a_revoked_key_stops_at_once(make_server: MakeServer, http: aiohtt
     assert (await here.delete(f"/v1/workspaces/w/keys/{made['id']}")).error == "not_found"
 
 
-async def test_an_expired_key_stops(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+async def test_an_expired_key_stops(
+    make_server: MakeServer, http: aiohttp.ClientSession, wall_clock: WallClock
+) -> None:
     """An expired key gets 401 at once, even while it is in use, and its streams end with the reason."""
     api = Api(http, (await make_server(heartbeat_seconds=1)).url, ADMIN_KEY)
     (await api.append("w")).expect(201)
-    caller = api.with_key(await api.create_key("w", expires_at=format_timestamp(now_us() + 1_500_000)))
+    caller = api.with_key(await api.create_key("w", expires_at=format_timestamp(now_us() + 30_000_000)))
     async with await caller.stream("w") as reader:
         await reader.next("synced")
         assert (await caller.get(events("w"))).status == 200
+        wall_clock.advance(31)
         assert (await reader.next("closed")).json == {"reason": "credential_expired", "reconnect": False}
         await reader.ended()
     assert unauthenticated(await caller.get(events("w")))

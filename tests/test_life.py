@@ -19,7 +19,7 @@ import pytest
 
 from streamer.app import Server
 from streamer.core.clock import format_timestamp, now_us
-from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
+from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer, WallClock
 from tests.support.api import Api, events, make_event
 from tests.support.databases import nothing_written
 from tests.support.process import ServerProcess
@@ -408,11 +408,14 @@ async def test_revocation_ends_readers_on_all_nodes(make_server: MakeServer, htt
     other.close()
 
 
-async def test_expiry_ends_readers_on_all_nodes(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
+async def test_expiry_ends_readers_on_all_nodes(
+    make_server: MakeServer, http: aiohttp.ClientSession, wall_clock: WallClock
+) -> None:
     """When a key expires, its readers of every kind end on all nodes."""
     nodes = await two_nodes(make_server, http)
-    key = await nodes[0].create_key(WS, expires_at=format_timestamp(now_us() + 3_000_000))
+    key = await nodes[0].create_key(WS, expires_at=format_timestamp(now_us() + 30_000_000))
     readers = await all_read(nodes[0], [node.with_key(key) for node in nodes])
+    wall_clock.advance(31)
     await check_ended(readers, {"credential_expired"})
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from streamer.access.principal import ROLES
 from streamer.app import Server
-from tests.conftest import ADMIN_KEY, MakeServer
+from tests.conftest import ADMIN_KEY, MakeServer, WallClock
 from tests.support.api import Answer, Api, events, make_event
 from tests.support.readers import BEGINNING, CONNECTED, Kind, Reader
 from tests.support.tokens import SECRET, join, person
@@ -414,17 +414,18 @@ async def test_keys_that_act_as_a_member_go_with_them(workspace: Api) -> None:
 # ---- tokens
 
 
-async def test_a_reader_ends_when_its_token_expires(workspace: Api) -> None:
+async def test_a_reader_ends_when_its_token_expires(workspace: Api, wall_clock: WallClock) -> None:
     """A stream and a socket end at the token's `exp` with the reason, and the token is refused afterwards."""
     await join(workspace, WS, "ann", "viewer")
-    ann = person(workspace, "ann", seconds=2)
+    ann = person(workspace, "ann", seconds=30)
     async with await ann.stream(WS) as stream, await open_socket(ann, WS) as socket:
+        wall_clock.advance(31)
         assert (await stream.next("closed")).json == {"reason": "credential_expired", "reconnect": False}
         assert (await socket.next("closed"))["reason"] == "credential_expired"
 
 
 @on_sqlite
-async def test_tickets_of_persons(workspace: Api) -> None:
+async def test_tickets_of_persons(workspace: Api, wall_clock: WallClock) -> None:
     """A ticket created with a token uses the role at the time of use, and ends with the token and the role."""
     await join(workspace, WS, "ann", "admin")
     ann, nobody = person(workspace, "ann"), workspace.with_key(None)
@@ -451,8 +452,9 @@ async def test_tickets_of_persons(workspace: Api) -> None:
     assert refused.status in {401, 404}
     refused.close()
     await join(workspace, WS, "ann", "viewer")
-    soon = await ticket(person(workspace, "ann", seconds=2))
+    soon = await ticket(person(workspace, "ann", seconds=30))
     async with await nobody.stream(WS, ticket=soon) as stream:
+        wall_clock.advance(31)
         while (block := await stream.next()).event != "closed":
             pass
         assert block.json["reason"] == "credential_expired"

@@ -17,7 +17,7 @@ from streamer.store.records.credentials import Credentials
 from streamer.store.records.members import Members
 from streamer.store.records.tickets import TicketStore
 from streamer.store.records.workspaces import Workspaces
-from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
+from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer, WallClock
 from tests.support.api import Api, events
 from tests.support.proxy import proxy_to
 from tests.support.readers import BEGINNING, SSE, WEBSOCKET, Kind, Reader, Refused, seqs_of
@@ -457,21 +457,24 @@ async def test_a_ticket_ends_with_its_key(make_server: MakeServer, http: aiohttp
 
 
 @of_each_kind
-async def test_a_ticket_expires_with_its_key(make_server: MakeServer, http: aiohttp.ClientSession, kind: Kind) -> None:
+async def test_a_ticket_expires_with_its_key(
+    make_server: MakeServer, http: aiohttp.ClientSession, kind: Kind, wall_clock: WallClock
+) -> None:
     """When the ticket's key expires, the stream ends with this reason."""
     api = Api(http, (await make_server(heartbeat_seconds=1)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
-    _, key = await make_key(api, expires_at=format_timestamp(now_us() + 2_000_000))
+    _, key = await make_key(api, expires_at=format_timestamp(now_us() + 30_000_000))
     ticket, unopened = [await make_ticket(api.with_key(key)) for _ in range(2)]
     reader = await kind.open(api.with_key(None), WS, ticket=ticket)
     await reader.synced()
+    wall_clock.advance(31)
     ended = await reader.ended()
     assert (ended.reason, ended.reconnect) == ("credential_expired", False)
     assert await refused(kind.open(api.with_key(None), WS, ticket=unopened)) == UNAUTHENTICATED
     assert await refused(kind.open(api.with_key(None), WS, ticket=ticket, position=reader.position)) == UNAUTHENTICATED
 
 
-async def test_a_tickets_times(server: Server, api: Api, database_url: str) -> None:
+async def test_a_tickets_times(server: Server, api: Api, database_url: str, wall_clock: WallClock) -> None:
     """A ticket must be used within 60 seconds. Then it can resume its stream for 12 hours, even while it is open."""
     (await api.append(WS)).expect(201)
     position = (await api.get(events(WS), limit=1)).expect(200)["position"]
@@ -495,6 +498,7 @@ async def test_a_tickets_times(server: Server, api: Api, database_url: str) -> N
             async with await nobody.stream(WS, ticket=secret, last_event_id=position if opened else None) as stream:
                 assert stream.status == status, age
                 if age == TICKET_SECONDS - 5:
+                    wall_clock.advance(5)
                     assert (await stream.next("closed")).json == {"reason": "credential_expired", "reconnect": False}
     finally:
         await database.close()

@@ -26,7 +26,7 @@ from streamer.settings import Settings
 from streamer.store.engine.database import Database
 from tests.support import forked, run_dir
 from tests.support.api import Api
-from tests.support.browser import chromium
+from tests.support.browser import browser_server, connected
 from tests.support.cli import Cli
 from tests.support.databases import Cluster, OwnCluster, fresh_database, shared_cluster, sqlite_url
 from tests.support.nginx import Nginx
@@ -297,8 +297,15 @@ def cli(server: Server, tmp_path: Path) -> Cli:
     return Cli(tmp_path, {"STREAMER_URL": server.url, "STREAMER_KEY": ADMIN_KEY})
 
 
+@pytest.fixture(scope="session")
+def browser_url() -> Iterator[str]:
+    """The system's Chromium, started once per worker."""
+    with browser_server() as url:
+        yield url
+
+
 @pytest.fixture
-async def browser() -> "AsyncIterator[Browser]":
-    """Find the system's Chromium."""
-    async with chromium() as browser:
+async def browser(browser_url: str) -> "AsyncIterator[Browser]":
+    """A connection to the system's Chromium, without the profiles of other tests."""
+    async with connected(browser_url) as browser:
         yield browser

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
 from tests.support.api import Api
-from tests.support.browser import chromium
+from tests.support.browser import connected
 from tests.support.consumers import (
     NEEDS,
     RESUME_BY_THEMSELVES,
@@ -55,7 +55,7 @@ class Group(list[Consumer]):
 
 
 @pytest.fixture
-async def consumers(tmp_path: Path) -> AsyncIterator[Group]:
+async def consumers(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Group]:
     """Prepare the programs that this machine can run."""
     made = Group()
     async with AsyncExitStack() as stack:
@@ -63,7 +63,7 @@ async def consumers(tmp_path: Path) -> AsyncIterator[Group]:
             if not all(map(find, NEEDS[runtime])):
                 continue
             if runtime == "chromium":
-                browser = await stack.enter_async_context(chromium())
+                browser = await stack.enter_async_context(connected(request.getfixturevalue("browser_url")))
                 made += [Script(name, ADMIN_KEY, browser) for name in names]
             else:
                 made += [Program(name, ADMIN_KEY, tmp_path / name) for name in names]

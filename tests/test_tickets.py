@@ -606,6 +606,7 @@ async ([key, workspace, selection]) => {
 """
 
 
+@on_sqlite
 async def test_a_browsers_own_reconnect_resumes_exactly(api: Api, browser: Any) -> None:
     """An EventSource reconnects with the same ticket as often as necessary, and receives each event once and in order."""
     require("chromium")

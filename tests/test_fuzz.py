@@ -86,8 +86,11 @@ async def rests(api: Api, before: dict[str, float]) -> None:
 # ---- the OpenAPI document
 
 
-@on_sqlite
-@pytest.mark.parametrize("who", ["a key", "an admin", "a viewer"])
+@pytest.mark.parametrize(
+    ("who", "database_url"),
+    [("a key", "sqlite"), ("an admin", "postgresql"), ("a viewer", "sqlite")],
+    indirect=["database_url"],
+)
 async def test_documented_answers_only(make_server: MakeServer, http: aiohttp.ClientSession, who: str) -> None:
     """Whatever schemathesis sends as a key or a member, there is no 5xx and every response is documented."""
     server = await make_server(jwt_secret=SECRET)

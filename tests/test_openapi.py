@@ -350,6 +350,7 @@ async def examine_server(server: Server, api: Api, document: Document, **generat
         assert any(400 <= status < 500 for status in found), (route, found)
 
 
+@on_sqlite  # test_fuzz.py does the same on PostgreSQL
 async def test_the_server_keeps_to_it(server: Server, api: Api, document: Document) -> None:
     """Whatever schemathesis sends, the server returns documented responses and no 5xx, and accepts valid data only."""
     await examine_server(server, api, document, **{"max-examples": 15, "seed": 1})

@@ -16,7 +16,7 @@ from streamer.settings import Settings
 from streamer.store.engine.database import Database
 from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Api
-from tests.support.databases import Cluster, fresh_database, run_sql
+from tests.support.databases import Cluster, OwnCluster, fresh_database, run_sql
 from tests.support.waiting import eventually
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -122,13 +122,7 @@ async def test_what_is_not_one_requests_fault_is_an_outage(
             async with await api.stream("w") as reader:
                 await reader.next("synced")
                 await asyncio.to_thread(hurt, harmed)
-
-                async def refused() -> None:
-                    answer = await api.append("w")
-                    assert (answer.status, answer.error) == (503, "store_unavailable")
-                    assert answer.json["error"]["details"] == {"reason": reason}
-
-                await eventually(lambda: true(refused()))
+                await eventually(lambda: true(refused(api, reason)))
                 for _ in range(3):
                     assert (await api.append("w")).status == 503
                 assert (await api.get("/livez")).status == 200
@@ -147,6 +141,35 @@ async def test_what_is_not_one_requests_fault_is_an_outage(
         assert said.count(("database_outage", reason)) <= 1
         assert len(said) <= len({*said}) + 1, said
     assert any(("database_outage", reason) in outages(lines, use) for use in ("reads", "writes"))
+
+
+async def test_a_session_on_a_demoted_server_is_replaced(
+    own_cluster: OwnCluster, tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    """If a server becomes read-only under open sessions, appends get 503 `read_only`, and later ones use new sessions."""
+    async with serving(own_cluster.url("postgres"), tmp_path, http) as api:
+        own_cluster.sql("CREATE TABLE sessions AS SELECT 0 AS seq, 0 AS pid WHERE false")
+        own_cluster.sql(
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN INSERT INTO sessions VALUES (new.seq, pg_backend_pid()); RETURN NULL; END $$"
+        )
+        own_cluster.sql("CREATE TRIGGER note AFTER INSERT ON events FOR EACH ROW EXECUTE FUNCTION note()")
+        (await api.append("w")).expect(201)
+        own_cluster.sql("ALTER SYSTEM SET default_transaction_read_only = on")
+        own_cluster.sql("SELECT pg_reload_conf()")
+        await eventually(lambda: true(refused(api, "read_only")))
+        own_cluster.sql("ALTER SYSTEM RESET default_transaction_read_only")
+        own_cluster.sql("SELECT pg_reload_conf()")
+        last = (await eventually(lambda: appended(api)))["seq"]
+        changed = f"SELECT count(DISTINCT pid) FROM sessions WHERE seq IN ({last - 1}, {last})"
+        assert own_cluster.sql(changed) == "2"
+
+
+async def refused(api: Api, reason: str) -> None:
+    """Check that an append is refused for this reason."""
+    answer = await api.append("w")
+    assert (answer.status, answer.error) == (503, "store_unavailable")
+    assert answer.json["error"]["details"] == {"reason": reason}
 
 
 async def true(coroutine: Any) -> bool:

@@ -56,6 +56,41 @@ async def test_postgresql_ends_what_a_stopped_node_left(database: Database) -> N
         assert await run_sql(database, f"SHOW {setting}") == [(value,)]
 
 
+GATE = (
+    "CREATE TABLE gate AS SELECT true AS closed",
+    """CREATE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    WHILE EXISTS (SELECT FROM gate) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN NULL; END $$""",
+    "CREATE TRIGGER gate AFTER INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION wait_at_gate()",
+)
+"""Makes every append wait in its transaction, holding its locks, until the table is empty."""
+SESSIONS = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND "
+
+
+@on_postgresql
+async def test_a_frozen_node_gives_its_locks_back(
+    make_process: MakeProcess, http: aiohttp.ClientSession, database: Database
+) -> None:
+    """A node frozen in the middle of a transaction delays its workspace on other nodes, but loses, doubles and refuses nothing after the thaw."""
+    frozen, other = make_process(), make_process()
+    for process in (frozen, other):
+        await process.start()
+    first, second = (Api(http, process.url, ADMIN_KEY) for process in (frozen, other))
+    (await first.append("w")).expect(201)
+    await run_sql(database, *GATE)
+    group = [asyncio.create_task(first.append("w", action=f"thawed.n{n}")) for n in range(5)]
+    await eventually(lambda: run_sql(database, f"{SESSIONS} wait_event = 'PgSleep'"))
+    frozen.send(signal.SIGSTOP)
+    await run_sql(database, "DELETE FROM gate")
+    await eventually(lambda: run_sql(database, f"{SESSIONS} state = 'idle in transaction'"))
+    assert (await second.append("w", action="other.node")).expect(201)["seq"] == 2
+    frozen.send(signal.SIGCONT)
+    seqs = sorted(answer.expect(201)["seq"] for answer in await asyncio.gather(*group))
+    assert seqs == [3, 4, 5, 6, 7]
+    stored = await second.history("w", order="asc")
+    assert [event["seq"] for event in stored] == [1, 2, *seqs]
+    assert sorted(event["action"] for event in stored[2:]) == [f"thawed.n{n}" for n in range(5)]
+
+
 @on_postgresql
 @pytest.mark.parametrize("state", ["40P01", "40001"])
 async def test_a_collision_is_tried_again(api: Api, database: Database, state: str) -> None:

@@ -41,6 +41,7 @@ _KEPT_OF_SQLITE = frozenset({5, 6, 9, 13})
 _REASONS = {
     "08": "unreachable",
     "25": "read_only",
+    "25P03": "timeout",
     "28": "access_denied",
     "3D": "database_missing",
     "40": "locked",

@@ -196,32 +196,38 @@ class GroupCommit:
         self._closing = True
         await self._is_idle.wait()
 
-    async def _commit(self, group: Sequence[Append | Change[Any]], *, parted: bool = False) -> list[Any]:
-        """Store a group; if that fails, store its requests one by one, so that one bad append fails alone.
+    async def _commit(
+        self, group: Sequence[Append | Change[Any]], *, retried: bool = False, parted: bool = False
+    ) -> list[Any]:
+        """Store a group. If the database fails, try once more; if a request fails, store them one by one, so that it fails alone.
 
-        If other transactions hold its workspaces, those requests are set aside; `parted`: this was already done.
+        Args:
+            group: the requests, in the order of their seqs.
+            retried: the previous commit may have succeeded although it seemed to fail.
+            parted: requests whose workspaces are held by other transactions were already set aside.
         """
         try:
-            return await self._transact(group, retried=False)
+            return await self._transact(group, retried=retried)
         except Contended as error:
             if error.details.get("reason") == "locked":
-                return [HELD] * len(group) if parted else await self._without_locked(group)
+                return [HELD] * len(group) if parted else await self._without_locked(group, retried=retried)
+            return [error] * len(group)
+        except StoreUnavailable as error:
+            if retried:
+                return [error] * len(group)
+            return await self._commit(group, retried=True, parted=parted)
         except Exception as error:  # noqa: BLE001 - each request gets its own error below
-            if len(group) == 1 and not isinstance(error, StoreUnavailable):
+            if len(group) == 1:
                 return [self._failure(error)]
         outcomes: list[Any] = []
         for request in group:
             last = outcomes[-1] if outcomes else None
-            if isinstance(last, StoreUnavailable) and not isinstance(last, Contended):
-                outcomes.append(last)  # do not try an unavailable database once per request
-                continue
-            try:
-                outcomes += await self._transact([request], retried=True)
-            except Exception as error:  # noqa: BLE001
-                outcomes.append(self._failure(error))
+            # Do not try an unavailable database once per request.
+            is_down = isinstance(last, StoreUnavailable)
+            outcomes += [last] if is_down else await self._commit([request], retried=True, parted=True)
         return outcomes
 
-    async def _without_locked(self, group: Sequence[Append | Change[Any]]) -> list[Any]:
+    async def _without_locked(self, group: Sequence[Append | Change[Any]], *, retried: bool) -> list[Any]:
         """Store those requests of a group whose workspaces no other transaction holds.
 
         The outcome of the others is `HELD`.
@@ -232,7 +238,7 @@ class GroupCommit:
         if locked:  # the holder may have released them meanwhile
             self._logger.warning("workspaces_locked", workspaces=sorted(locked)[:10], count=len(locked))
         rest = [request for request, is_free in zip(group, free, strict=True) if is_free]
-        outcomes = iter(await self._commit(rest, parted=True) if rest else ())
+        outcomes = iter(await self._commit(rest, retried=retried, parted=True) if rest else ())
         return [next(outcomes) if is_free else HELD for is_free in free]
 
     def _failure(self, error: Exception) -> StreamerError:

@@ -26,12 +26,13 @@ def database_url(tmp_path: Path) -> str:
 
 # Each case runs in a fork, because importing the commands takes longer than running them.
 WALK = r"""
-import importlib, json, os, sys
+import gc, importlib, json, os, sys
 import bench.cli
 from streamer.cli import COMMANDS, main
 
 for name in COMMANDS:
     importlib.import_module(f"streamer.cli.{name}")
+gc.freeze()
 
 def run(arguments, redirect):
     read, write = os.pipe()

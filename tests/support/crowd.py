@@ -13,9 +13,10 @@ from tests.support.waiting import eventually
 CHUNK = 2**18
 
 _SEQ = re.compile(rb'"seq":(\d+),')
-_POSITION = {"sse": re.compile(rb"^id: (\S+)\n", re.MULTILINE), "websocket": re.compile(rb'"position":"([^"]+)"}')}
+_POSITION = {"sse": (b"\nid: ", b"\n"), "websocket": (b'"position":"', b'"}')}
+"""The text before and after a position."""
 _END = {"sse": b"\n\n", "websocket": b'"}'}
-"""The text at the end of each complete item, and after a position."""
+"""The text at the end of each complete item."""
 _SEQS = [b"%d" % number for number in range(100_000)]
 
 
@@ -25,7 +26,7 @@ class Member:
     def __init__(self, connection: socket.socket, kind: str) -> None:
         self._socket = connection
         self._loop = asyncio.get_running_loop()
-        self._position, self._end = _POSITION[kind], _END[kind]
+        (self._before, self._after), self._end = _POSITION[kind], _END[kind]
         self._head_is_over = False
         self._rest = b""
         self._limit: int | None = None
@@ -79,15 +80,19 @@ class Member:
             if not found:
                 return
             assert head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 101")), head
-            self._head_is_over, self._rest = True, rest
+            self._head_is_over, self._rest = True, b"\n" + rest
+        # Searching from the end takes a fraction of the time that a regular expression takes for all positions.
         end = self._rest.rfind(self._end) + len(self._end)
-        positions = self._position.findall(self._rest, 0, end)
-        if not positions:
+        start = self._rest.rfind(self._before, 0, end)
+        if start < 0:
             return
-        if self._end == b'"}':  # an event ends with the same text; a position ends a message
-            end = self._rest.rfind(positions[-1]) + len(positions[-1]) + 2
-        whole, self._rest = self._rest[:end], self._rest[end:]
-        self.position = positions[-1].decode()
+        start += len(self._before)
+        stop = self._rest.index(self._after, start)
+        self.position = self._rest[start:stop].decode()
+        if self._end == self._after:  # an event ends with the same text; a position ends a message
+            end = stop + len(self._after)
+        # The newline at the end of an item is the one before the next position, too.
+        whole, self._rest = self._rest[:end], self._rest[end - 1 :]
         self.is_synced = self.is_synced or b"synced" in whole
         seqs = _SEQ.findall(whole)
         if seqs:

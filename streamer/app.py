@@ -6,14 +6,16 @@ import math
 import os
 import resource
 import stat
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from streamer import __version__
 from streamer.access.authorize import PUBLIC, Gate
 from streamer.access.jwks import Jwks, secret_key
 from streamer.access.jwt import Rules, Tokens
@@ -22,9 +24,12 @@ from streamer.access.manage import Administration
 from streamer.access.revocation import WATCH_SECONDS, RevocationWatch
 from streamer.access.tickets import TicketLimits, Tickets
 from streamer.access.visibility import Visibility
+from streamer.bus.cluster import Cluster
 from streamer.bus.local import LocalBus
+from streamer.bus.remote import RemoteBus
 from streamer.core.actions import AUDIT_ACTIONS
 from streamer.core.budget import KINDS, Budget
+from streamer.core.clock import format_timestamp, now_us
 from streamer.core.unread import Unread
 from streamer.fanout.connections import Connections
 from streamer.fanout.dependencies import Dependencies
@@ -65,6 +70,7 @@ from streamer.store.log.reader import SqlLog
 from streamer.store.log.writer import GroupCommit
 from streamer.store.migrate import migrate
 from streamer.store.records.credentials import Credentials
+from streamer.store.records.installation import Installation
 from streamer.store.records.members import Members
 from streamer.store.records.tickets import TicketStore
 from streamer.store.records.workspaces import Workspaces
@@ -148,7 +154,20 @@ async def running(  # noqa: PLR0915 - the list of all parts
         loop, ends = asyncio.get_running_loop(), math.inf
         stack.push_async_callback(lambda: database.close(max(ends - loop.time(), 0)))
         await migrate(database)
-        bus = LocalBus()
+        started_at = format_timestamp(now_us())
+
+        def about() -> dict[str, Any]:
+            """Describe this node to the others."""
+            return {
+                "name": settings.node_name,
+                "version": __version__,
+                "started_at": started_at,
+                "streams": places.taken,
+                "workspaces": len(channels),
+                "lag": bus.lag,
+            }
+
+        bus = _bus(settings, database, metrics, about)
         writer = GroupCommit(
             database,
             bus.publish,
@@ -180,11 +199,12 @@ async def running(  # noqa: PLR0915 - the list of all parts
             stall_seconds=settings.stall_seconds,
             max_age=settings.connection_max_age,
         )
+        places = Places(each=settings.max_streams_per_key, total=settings.max_streams)
         subscribers = Subscribers(
             channels,
             connections,
             dependencies,
-            Places(each=settings.max_streams_per_key, total=settings.max_streams),
+            places,
             log,
             metrics,
             budget,
@@ -218,6 +238,9 @@ async def running(  # noqa: PLR0915 - the list of all parts
         made = await administration.set_admin_key(chosen)
         if made is not None and not show_key:
             _keep_admin_key(settings.data_dir / "admin.key", made)
+        if isinstance(bus, RemoteBus):
+            bus.start(loops, await Installation(database).name())
+            stack.push_async_callback(bus.stop)
         readiness = Readiness(database, metrics)
         visibility, entities = Visibility(workspaces, log, intake, writer), Entities(database)
         pages = Pages(
@@ -236,6 +259,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
                 seconds=settings.body_timeout,
             ),
             Bounds(settings.max_page_events, settings.max_wait_seconds),
+            Cluster(bus, about),
             Issues(entities, visibility, pages),
             Merge(log, workspaces, visibility, pages, metrics, read_seconds=settings.read_seconds),
             OpenApi(ROUTES, settings.public_url),
@@ -304,6 +328,22 @@ async def running(  # noqa: PLR0915 - the list of all parts
             subscribers=subscribers,
             loops=loops,
         )
+
+
+def _bus(
+    settings: Settings, database: Database, metrics: Metrics, about: Callable[[], Mapping[str, Any]]
+) -> LocalBus | RemoteBus:
+    """Create the bus: to other nodes if there can be some."""
+    # Imported here because their libraries are slow to import, and most servers need none or one of them.
+    if settings.carrier == "redis" and settings.redis_url is not None:
+        from streamer.bus.redis import RedisCarrier  # noqa: PLC0415
+
+        return RemoteBus(RedisCarrier(settings.redis_url.get_secret_value()), metrics, about)
+    if settings.carrier == "postgres" and database.listening is not None:
+        from streamer.bus.postgres import PostgresCarrier  # noqa: PLC0415
+
+        return RemoteBus(PostgresCarrier(database.listening), metrics, about)
+    return LocalBus()
 
 
 def _ticket_limits(settings: Settings) -> TicketLimits:

@@ -6,6 +6,7 @@ stops the start with its name.
 
 import os
 import re
+import socket
 import tomllib
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
@@ -91,6 +92,21 @@ class Settings(BaseModel):
     database_url: SecretStr | None = Field(
         None,
         description="`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`; none: SQLite in the data directory.",
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="`redis://`, `rediss://` or `unix://` URL of the Redis that connects several nodes on one PostgreSQL.",
+    )
+    bus: Literal["auto", "redis", "postgres", "none"] = Field(
+        "auto",
+        validate_default=True,
+        description="What announces commits to other nodes; `auto`: Redis if its URL is set, else PostgreSQL if it is the database.",
+    )
+    node_name: str = Field(
+        default_factory=socket.gethostname,
+        min_length=1,
+        max_length=64,
+        description="Name of this node in lists of nodes.",
     )
     admin_key: SecretStr | None = Field(
         None,
@@ -453,6 +469,26 @@ class Settings(BaseModel):
             raise ValueError("must begin with sqlite:/// or postgresql://")
         return value
 
+    @field_validator("bus")
+    @classmethod
+    def _has_carrier(cls, value: str, info: ValidationInfo) -> str:
+        database, redis = info.data.get("database_url"), info.data.get("redis_url")
+        is_postgresql = database is not None and database.get_secret_value().startswith("postgres")
+        if value == "redis" and redis is None:
+            raise ValueError("redis needs STREAMER_REDIS_URL")
+        if not is_postgresql and (value in {"redis", "postgres"} or (value == "auto" and redis is not None)):
+            raise ValueError(
+                "several nodes need PostgreSQL: set STREAMER_DATABASE_URL to postgresql://USER:PASSWORD@HOST/NAME, or STREAMER_BUS to none"
+            )
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return value
+
     @field_validator("jwt_secret")
     @classmethod
     def _is_secret(cls, value: SecretStr | None) -> SecretStr | None:
@@ -492,6 +528,17 @@ class Settings(BaseModel):
         if 0 < value < 0.001:  # noqa: PLR2004
             raise ValueError("must be 0, or at least 0.001")
         return value
+
+    @property
+    def carrier(self) -> Literal["redis", "postgres"] | None:
+        """What announces commits to other nodes; None: there are none."""
+        if self.bus == "auto":
+            return "redis" if self.redis_url is not None else "postgres" if self._is_postgresql else None
+        return None if self.bus == "none" else self.bus
+
+    @property
+    def _is_postgresql(self) -> bool:
+        return self.database_url is not None and self.database_url.get_secret_value().startswith("postgres")
 
     @property
     def origins(self) -> Origins:

@@ -62,7 +62,7 @@ class Feed:
     @property
     def fills(self) -> float:
         """How often a gap was filled from the log."""
-        return self.metrics.fills._value.get()
+        return float(self.metrics.fills._value.get())
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition."""

@@ -21,7 +21,6 @@ OWN = {"bench", "position", "streamer", "tests"}
 RUNTIME = ("streamer", "bench")
 DEVELOPMENT = ("tests", "docs")
 NOT_IMPORTED = {
-    "asyncpg": "SQLAlchemy imports it for postgresql+asyncpg",
     "import-linter": "./run test starts it",
     "mypy": "./run test starts it",
     "pytest-asyncio": "pytest loads it",

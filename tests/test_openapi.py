@@ -221,6 +221,7 @@ async def test_successes_and_failures_conform(server: Server, api: Api, document
         ("livez", 200, await api.get("/livez")),
         ("readyz", 200, await api.get("/readyz")),
         ("openapi", 200, await api.get("/openapi.json")),
+        ("list_nodes", 200, await api.get("/v1/nodes")),
     ]  # fmt: skip
     for operation, status, answer in seen:
         assert answer.status == status, (operation, answer.body)

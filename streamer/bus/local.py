@@ -6,6 +6,8 @@ from streamer.core.ports import BusListener, Committed
 class LocalBus:
     """Passes each commit to the listeners of this process, synchronously and in order."""
 
+    lag = 0.0
+
     def __init__(self) -> None:
         self._listeners: list[BusListener] = []
 

@@ -21,9 +21,10 @@ SWITCH_SECONDS = 0.001
 def _flags(command: click.Command) -> click.Command:
     """Give the command a flag for each setting, except credentials, which the process list would show."""
     for name, setting in reversed(Settings.model_fields.items()):
-        if name not in {"admin_key", "database_url", "jwt_secret"}:
+        if name not in {"admin_key", "database_url", "jwt_secret", "redis_url"}:
             flag = "--" + name.replace("_", "-")
-            default = f" [default: {'none' if setting.default == () else setting.default}]"
+            shown = "the host name" if setting.default_factory else "none" if setting.default == () else setting.default
+            default = f" [default: {shown}]"
             kind: dict[str, Any] = (
                 {"is_flag": True, "default": None} if setting.annotation is bool else {"metavar": "VALUE"}
             )
@@ -33,8 +34,8 @@ def _flags(command: click.Command) -> click.Command:
 
 
 @click.command(
-    epilog=f"Every flag is also a variable, --data-dir is {PREFIX}DATA_DIR. {PREFIX}DATABASE_URL, {PREFIX}ADMIN_KEY and "
-    f"{PREFIX}JWT_SECRET are variables only. See docs/settings.md."
+    epilog=f"Every flag is also a variable, --data-dir is {PREFIX}DATA_DIR. {PREFIX}DATABASE_URL, {PREFIX}REDIS_URL, {PREFIX}ADMIN_KEY "
+    f"and {PREFIX}JWT_SECRET are variables only. See docs/settings.md."
 )
 def serve(**flags: Any) -> None:
     """Run the server: SQLite in ./data and port 8080 by default.

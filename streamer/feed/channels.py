@@ -60,6 +60,9 @@ class Channels:
         self._in_window: set[Channel] = set()
         """Channels that were flushed less than a window ago."""
 
+    def __len__(self) -> int:
+        return len(self._channels)
+
     def start(self, loops: Loops) -> None:
         """Start the loop that compares the channels with the log."""
         loops.start("poll", self.poll)

@@ -208,3 +208,6 @@ tickets = Table(
     Index("tickets_by_expiry", "expires_at"),
     Index("tickets_by_account", "account", "expires_at"),
 )
+
+# One row: the name by which the nodes of this installation find each other on a shared bus.
+installation = Table("installation", metadata, Column("id", _Word, primary_key=True))

@@ -26,6 +26,8 @@ TOOLS = (
     "curl",
     "openssl",
     "pgbouncer",
+    "redis-server",
+    "redis-sentinel",
 )
 """All tools that tests can require."""
 

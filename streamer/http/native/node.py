@@ -2,18 +2,19 @@
 
 import asyncio
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from aiohttp import web
-from pydantic import with_config
+from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from streamer.access.authorize import PUBLIC, Access
 from streamer.access.principal import ADMIN
+from streamer.bus.cluster import Cluster, Node
 from streamer.core.errors import NotFound, Overloaded
 from streamer.http.native.openapi import OpenApi
 from streamer.http.native.params import ReadyParams
-from streamer.http.native.schemas import ANSWER
+from streamer.http.native.schemas import ANSWER, Time
 from streamer.http.operation import Operation, Resource
 from streamer.http.responses import json_answer
 from streamer.http.services import Services
@@ -60,10 +61,48 @@ class Health(TypedDict):
     status: Literal["ok"]
 
 
+@with_config(ANSWER)
+class Readyz(TypedDict):
+    """The answer of a node that is ready."""
+
+    status: Literal["ok"]
+    bus: Annotated[
+        Literal["none", "ok", "degraded"],
+        Field(
+            description="The bus to other nodes; `none`: there is none. `degraded`: events of other nodes arrive up to a second later."
+        ),
+    ]
+
+
+@with_config(ANSWER)
+class NodeOut(TypedDict):
+    """A node of the installation."""
+
+    id: Annotated[str, Field(description="New at each start.")]
+    name: str
+    version: str
+    started_at: Time
+    is_self: Annotated[bool, Field(description="Whether it is the node that answers.")]
+    streams: Annotated[int, Field(description="Open subscriptions.")]
+    workspaces: Annotated[int, Field(description="Workspaces with readers on the node.")]
+    lag_seconds: Annotated[float, Field(description="How long its last probe took over the bus and back.")]
+    clock_skew_seconds: Annotated[float, Field(description="How far its clock is ahead of the answering node's.")]
+
+
+@with_config(ANSWER)
+class Nodes(TypedDict):
+    """The nodes of the installation that the answering node hears."""
+
+    bus: Annotated[Literal["none", "redis", "postgres"], Field(description="What announces commits to other nodes.")]
+    bus_state: Literal["none", "ok", "degraded"]
+    nodes: list[NodeOut]
+
+
 class NodeHandlers:
     """One method for each operation."""
 
     def __init__(self, services: Services) -> None:
+        self._cluster = services.get(Cluster)
         self._readiness = services.get(Readiness)
         self._loops = services.get(Loops)
         self._metrics = services.get(Metrics)
@@ -81,8 +120,17 @@ class NodeHandlers:
         dead = [name for name in self._loops.dead() if writes or name not in WRITING_LOOPS]
         if dead:
             raise Overloaded(f"background loops do not go on: {', '.join(dead)}; restart this node", reason="loops")
-        body: Health = {"status": "ok"}
+        body: Readyz = {"status": "ok", "bus": self._bus_state()}
         return json_answer(body)
+
+    def _bus_state(self) -> Literal["none", "ok", "degraded"]:
+        if self._cluster.carrier is None:
+            return "none"
+        return "ok" if self._cluster.is_proven else "degraded"
+
+    async def list_nodes(self, _request: web.Request) -> web.StreamResponse:
+        nodes = [_node(node) for node in self._cluster.nodes()]
+        return json_answer({"bus": self._cluster.carrier or "none", "bus_state": self._bus_state(), "nodes": nodes})
 
     async def metrics(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
@@ -96,6 +144,21 @@ class NodeHandlers:
 
     async def static_file(self, request: web.Request) -> web.StreamResponse:
         return self._files.answer(request.match_info["file"])
+
+
+def _node(node: Node) -> NodeOut:
+    about = node.about
+    return {
+        "id": node.id,
+        "name": str(about.get("name", "")),
+        "version": str(about.get("version", "")),
+        "started_at": str(about.get("started_at", "")),
+        "is_self": node.is_self,
+        "streams": int(about.get("streams", 0)),
+        "workspaces": int(about.get("workspaces", 0)),
+        "lag_seconds": float(about.get("lag", 0)),
+        "clock_skew_seconds": node.clock_skew_us / 1e6,
+    }
 
 
 NODE = Resource(
@@ -117,8 +180,17 @@ NODE = Resource(
             "Tell whether this node can serve appends and reads",
             PUBLIC,
             params=ReadyParams,
-            answers={200: (Health, "It can.")},
+            answers={200: (Readyz, "It can.")},
             errors=(400, 503),
+        ),
+        Operation(
+            "GET",
+            "/v1/nodes",
+            NodeHandlers.list_nodes,
+            "List the nodes of the installation",
+            Access(ADMIN),
+            params=None,
+            answers={200: (Nodes, "The nodes that this one hears, itself first.")},
         ),
         Operation(
             "GET",

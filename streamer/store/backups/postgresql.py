@@ -27,6 +27,7 @@ from streamer.store.backups.files import stamp
 from streamer.store.backups.logs import LOGS, LogState, in_words, read_logs
 from streamer.store.engine.outages import is_outage
 from streamer.store.engine.postgresql import parse
+from streamer.store.records.installation import renew
 from streamer.store.schema import metadata, workspaces
 
 TABLES = ("alembic_version", *metadata.tables)
@@ -229,6 +230,8 @@ async def begin_epochs(url: str) -> int:
         logs, problems = await read_state(connection)
         if problems:
             raise BackupError(f"the database is damaged: {in_words(problems)}")
+        if "installation" in present:
+            await connection.run_sync(renew)
         for log in logs:
             new = update(workspaces).where(workspaces.c.key == log.key).values(epoch=new_epoch())
             await connection.execute(new)

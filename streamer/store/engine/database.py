@@ -11,7 +11,7 @@ connections, so that sign-in, tickets, positions and readiness never wait for th
 import asyncio
 import functools
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -104,6 +104,8 @@ class Database:
         self.is_sqlite = driver == "sqlite"
         self.reading, self.writing = Outage("reads"), Outage("writes")
         self._file: File | None = None
+        self.listening: Mapping[str, Any] | None = None
+        """Arguments of the driver's `connect` for a connection that listens to notifications; None: there can be none."""
         self.read_seconds = read_seconds
         self.window_seconds = min(window_seconds, read_seconds)
         self._readers: Pool
@@ -141,6 +143,8 @@ class Database:
             )
             self._readers = looking(size=POSTGRESQL_READERS, seconds=read_seconds)
             self._pages = looking(size=POSTGRESQL_PAGES, seconds=self.window_seconds)
+            # A pooler in transaction mode swallows notifications.
+            self.listening = None if target.pooled else target.connect_arguments(SESSION)
         self._pools = self._pages, self._readers, self._writers
         self.page_readers = SQLITE_PAGES if self.is_sqlite else POSTGRESQL_PAGES
 

@@ -18,6 +18,7 @@ from streamer.core.position import LogHead
 from streamer.store.engine.database import Database, reads, writes
 from streamer.store.log.entities import cut
 from streamer.store.log.statements import workspace_row
+from streamer.store.records.installation import renew
 from streamer.store.schema import audit_counts, credentials, events, idempotency, members, tickets, workspaces
 
 PURGE_ROWS = 5000
@@ -143,6 +144,7 @@ class Workspaces:
     @writes
     def renew_epochs(self, connection: Connection) -> int:
         """Give every log a new epoch, which invalidates all positions that readers hold. Return the number of logs."""
+        renew(connection)
         keys = connection.execute(select(workspaces.c.key).order_by(workspaces.c.id)).scalars().all()
         for key in keys:
             connection.execute(update(workspaces).where(workspaces.c.key == key).values(epoch=new_epoch()))

@@ -22,6 +22,7 @@ import pytest
 
 from streamer.app import Server, running
 from streamer.observe import logs
+from streamer.observe.loops import Loops, Turn
 from streamer.settings import Settings
 from streamer.store.engine.database import Database
 from tests.support import forked, run_dir
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 ADMIN_KEY = "sk_admin_of_the_tests_0123456789"
 
 TICK_SECONDS = 0.1
-"""What a second is for a server in this process: how often it looks for revoked access and for events of other nodes."""
+"""The length of a second for the loops of a server in this process: heartbeats, and checks for revoked access and for events of other nodes."""
 
 READ_SECONDS = 60
 """Time limit for a server's database reads. It exceeds the default, because the machine may be busy, except where a test is about it."""
@@ -191,8 +192,13 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 @pytest.fixture
 async def make_server(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeServer]:
     """Start servers in this process, on real sockets; keywords are settings. All servers of a test share its database."""
-    for timer in ("app.WATCH_SECONDS", "access.keys.CACHE_SECONDS"):
-        monkeypatch.setattr(f"streamer.{timer}", TICK_SECONDS)
+    start = Loops.start
+
+    def start_fast(loops: Loops, name: str, turn: Turn, *, every: float = 0, **nudge: Any) -> None:
+        start(loops, name, turn, every=every * TICK_SECONDS, **nudge)
+
+    monkeypatch.setattr(Loops, "start", start_fast)
+    monkeypatch.setattr("streamer.access.keys.CACHE_SECONDS", TICK_SECONDS)
     async with AsyncExitStack() as stack:
 
         async def make(**settings: Any) -> Server:

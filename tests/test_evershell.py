@@ -566,7 +566,7 @@ async def test_audit_rights_of_some_workspaces_only(api: Api) -> None:
 
 async def test_the_frames_of_a_stream(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
     """A stream sends `event`, `id` and `data`, `: heartbeat` while it is idle, and nothing else, and it ends cleanly."""
-    server = await make_server(heartbeat_seconds=1, evershell_stream_seconds=2)
+    server = await make_server(heartbeat_seconds=1, evershell_stream_seconds=1)
     api = Api(http, server.url, ADMIN_KEY)
     await stored(api, WS, ["first"])
     shown = (await api.get(activity(), limit=1)).expect(200)["events"][0]

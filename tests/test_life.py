@@ -226,7 +226,7 @@ async def fill(api: Api, readers: list[Reader], *, events_each: int = 50) -> int
 
 async def test_connections_rotate(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
     """Connections end at their maximum age with `rotated`, at different times. Reconnecting clients get each event once."""
-    api = Api(http, (await make_server(connection_max_age=1, heartbeat_seconds=1)).url, ADMIN_KEY)
+    api = Api(http, (await make_server(connection_max_age=0.3, heartbeat_seconds=1)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     until = asyncio.get_running_loop().create_future()
     diaries = {kind.name: (kind, Diary()) for kind in CONNECTED}
@@ -254,7 +254,7 @@ async def test_connections_rotate(make_server: MakeServer, http: aiohttp.ClientS
 @on_sqlite
 async def test_ages_differ(make_server: MakeServer, http: aiohttp.ClientSession) -> None:
     """Connections that opened together end at different times, with different reconnect times."""
-    api = Api(http, (await make_server(connection_max_age=4, heartbeat_seconds=1)).url, ADMIN_KEY)
+    api = Api(http, (await make_server(connection_max_age=1, heartbeat_seconds=1)).url, ADMIN_KEY)
     (await api.append(WS)).expect(201)
     streams = await asyncio.gather(*(api.stream(WS) for _ in range(40)))
     loop = asyncio.get_running_loop()

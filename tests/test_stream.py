@@ -245,7 +245,7 @@ async def test_no_task_of_ours_and_no_queue_for_a_reader(api: Api, server: Serve
     streams = await asyncio.gather(*(api.stream(WS) for _ in range(50)))
     for stream in streams:
         await stream.next("synced")
-    assert ours() == before
+    await eventually(lambda: ours() <= before)  # a turn of a loop may have one of its own for a moment
     ((cohort,),) = next(iter(server.subscribers._audiences.values())).cohorts.values()
     assert len(cohort.members) == 50, "equal subscriptions are one cohort"
     (await api.append(WS)).expect(201)

@@ -1,5 +1,6 @@
 """The garbage collector's pauses stay short, and connections leave no garbage for it."""
 
+import asyncio
 import gc
 
 import aiohttp
@@ -39,17 +40,20 @@ async def test_connections_leave_no_cycles(api: Api, server: Server, kind: Kind)
 async def test_requests_leave_no_cycles(api: Api, http: aiohttp.ClientSession) -> None:
     """Requests leave no cycles, including refused ones and those of clients that disconnect."""
 
+    async def disconnect() -> None:
+        with pytest.raises(TimeoutError):
+            async with http.get(
+                f"{api.url}/v1/workspaces/{WS}/events?wait=30&after=2030-01-01T00:00:00Z",
+                headers=api.headers,
+                timeout=aiohttp.ClientTimeout(0.05),
+            ):
+                pass
+
     async def call() -> None:
         for _ in range(READERS):
             await api.append(WS)
             await api.get(f"/v1/workspaces/{WS}/events", limit="x")
-            with pytest.raises(TimeoutError):
-                async with http.get(
-                    f"{api.url}/v1/workspaces/{WS}/events?wait=30&after=2030-01-01T00:00:00Z",
-                    headers=api.headers,
-                    timeout=aiohttp.ClientTimeout(0.05),
-                ):
-                    pass
+        await asyncio.gather(*(disconnect() for _ in range(READERS)))
 
     await call()
     gc.collect()

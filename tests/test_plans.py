@@ -2,18 +2,17 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection
 
 from streamer.core.filter import Filter, parse_filter
 from streamer.core.ports import Order, Page
 from streamer.core.position import Position
 from streamer.store.engine.database import Database
 from streamer.store.log.reader import SqlLog
-from tests.support.databases import run_sql
+from tests.support.databases import run_sql, statements
 
 WS = "planned"
 EVENTS = 20_000
@@ -87,21 +86,6 @@ async def log(database: Database) -> SqlLog:
 async def page(log: SqlLog, selection: Filter, order: Order = "desc", limit: int = 50, **bounds: Any) -> Page:
     """Read a page."""
     return await log.page(WS, selection=selection, order=order, limit=limit, max_bytes=2**20, **bounds)
-
-
-@contextmanager
-def statements() -> Iterator[list[tuple[str, Any]]]:
-    """Record every statement sent to a database while the block runs, with its parameters."""
-    seen: list[tuple[str, Any]] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
-        seen.append((statement, parameters))
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
 
 
 async def plan(database: Database, statement: str, parameters: Any) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import Connection, text, update
 from sqlalchemy.util import await_only
 
 from streamer.app import running
@@ -23,6 +23,7 @@ from streamer.observe.loops import Loops
 from streamer.observe.metrics import Metrics
 from streamer.settings import Settings
 from streamer.store.engine.database import Database
+from streamer.store.log.rows import Update, arrays
 from streamer.store.log.writer import GroupCommit
 from streamer.store.schema import workspaces
 from tests.conftest import ADMIN_KEY, MakeProcess
@@ -256,7 +257,15 @@ def _numbers_before_the_transaction(database: Database, writer: GroupCommit) -> 
         return await_only(database.write(lock_and_advance))
 
     statements.lock = early  # type: ignore[method-assign,assignment]
-    statements._advance = select(1)  # type: ignore[assignment]
+    statements._heads = _NoUpdate(workspaces, statements._heads.names)
+
+
+class _NoUpdate(Update):
+    """Changes nothing."""
+
+    def by_column(self, first: int) -> str:
+        """Return a query with the same parameters."""
+        return f"SELECT 1 FROM unnest({arrays(workspaces, self.names, first)})"
 
 
 @pytest.mark.parametrize("mutate", [_without_row_lock, _numbers_before_the_transaction])

@@ -36,7 +36,7 @@ from streamer.store.log.writer import GroupCommit
 from streamer.store.migrate import DatabaseTooNew, migrate
 from streamer.store.schema import metadata
 from tests.support.api import make_event
-from tests.support.databases import run_sql
+from tests.support.databases import run_sql, statements
 
 WS = "store"
 ANN = Author("ann", None, may_create_workspace=True, account="ann")
@@ -131,6 +131,26 @@ async def test_a_commit_that_only_seemed_to_fail_is_not_repeated(store: Store) -
     first, second = await asyncio.gather(store.append({}, {}), store.append())
     assert [event.seq for event in [*first.events, *second.events]] == [2, 3, 4]
     assert [event.seq for event in (await store.append()).events] == [5]
+
+
+async def test_a_group_takes_few_round_trips_while_it_holds_its_locks(postgresql_url: str) -> None:
+    """On PostgreSQL, a group is looked up and stored with one statement for each kind of look-up and one for all changes."""
+    async with opened(postgresql_url) as store:
+
+        async def append(workspace: str, number: int) -> None:
+            category = "audit" if number % 2 else "activity"
+            event = make_event(id=f"e{number}", category=category, entity={"type": "issue", "id": f"i{number}"})
+            await store.intake.append(workspace, [event], ANN, batch=False, idempotency_key=f"k{number}")
+
+        for start in (0, 10):
+            with statements() as seen:
+                await asyncio.gather(*(append(f"w{number % 5}", number) for number in range(start, start + 10)))
+        kinds = [statement.split()[0] for statement, _ in seen]
+        lock, *found, stored = [kind for kind in kinds if kind not in {"BEGIN", "COMMIT"}]
+    assert (lock, stored) == ("SELECT", "WITH")
+    assert found == ["SELECT"] * 3, "idempotency keys, ids and entities"
+    for table in ("workspaces", "events", "entities", "audit_counts", "idempotency"):
+        assert table in seen[-1][0]
 
 
 async def test_a_clock_that_jumps_back_does_not_take_the_log_along(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 import psutil
-from sqlalchemy import Connection, delete, text, update
+from sqlalchemy import Connection, Engine, delete, event, text, update
 
 from streamer.store.engine.database import Database
 from streamer.store.migrate import migrate
@@ -291,3 +291,18 @@ async def run_sql(database: Database, *statements: str) -> list[Any]:
         return list(results[-1].all()) if results[-1].returns_rows else []
 
     return await database.write(run)
+
+
+@contextmanager
+def statements() -> Iterator[list[tuple[str, Any]]]:
+    """Record every statement sent to a database while the block runs, with its parameters."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)

@@ -20,7 +20,7 @@ from streamer.core.errors import EntityNotFound, StreamerError, WorkspaceNotFoun
 from streamer.core.ids import new_epoch
 from streamer.store.engine.database import Database, reads
 from streamer.store.log.lookup import bodies
-from streamer.store.log.rows import arrays, columns, inserter
+from streamer.store.log.rows import Changes, Find, Insert
 from streamer.store.schema import entities, events, run_issues, workspaces
 
 FOUND_ROWS = 20
@@ -36,6 +36,13 @@ EventFacts = tuple[int, int, Sequence[EntityFact]]
 
 _NAMES = ("workspace", *Entity._fields)
 _ENTITY = [entities.c[name] for name in Entity._fields]
+_PUT = Insert(
+    entities,
+    _NAMES,
+    on_conflict="ON CONFLICT (workspace, id, type) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _NAMES if name not in {"workspace", "id", "type"}),
+)
+_LINK = Insert(run_issues, ("workspace", "issue_id", "run_id"), on_conflict="ON CONFLICT DO NOTHING")
 _IDENTIFIER = re.compile("[A-Z][A-Z0-9]*-[0-9]+")
 
 
@@ -51,28 +58,13 @@ class Folding:
     """Applies the facts in events to the rows, with at most three statements per call."""
 
     def __init__(self, database: Database) -> None:
-        self._is_sqlite = database.is_sqlite
-        changed = ", ".join(f"{name} = excluded.{name}" for name in _NAMES if name not in {"workspace", "id", "type"})
-        self._put = inserter(
-            database, entities, _NAMES, on_conflict=f"ON CONFLICT (workspace, id, type) DO UPDATE SET {changed}"
-        )
-        self._link = inserter(
-            database, run_issues, ("workspace", "issue_id", "run_id"), on_conflict="ON CONFLICT DO NOTHING"
-        )
-        asked = ("workspace", "id", "type")
-        rows = f"SELECT {', '.join(f'e.{name}' for name in _NAMES)} FROM"
-        if database.is_sqlite:
-            same = " AND ".join(f"e.{name} = json_extract(w.value, '$[{at}]')" for at, name in enumerate(asked))
-            self._known = f"{rows} json_each(?) AS w CROSS JOIN entities AS e ON {same}"
-        else:
-            wanted = f"unnest({arrays(entities, asked)}) AS w ({', '.join(asked)})"
-            self._known = f"{rows} {wanted} JOIN entities AS e USING ({', '.join(asked)})"
+        self._find = Find(database, entities, ("workspace", "id", "type"), _NAMES)
 
-    def fold(self, connection: Connection, logs: Sequence[tuple[int, Sequence[EventFacts], Known]]) -> None:
+    def fold(self, changes: Changes, logs: Sequence[tuple[int, Sequence[EventFacts], Known]]) -> None:
         """Apply the facts in events, in order of seq, to the rows; the logs' rows are locked.
 
         Args:
-            connection: an open transaction.
+            changes: takes the changes to the rows.
             logs: for each log its key, its events, and the known part of its rows, which is extended with the rows read and written.
         """
         absent = {
@@ -84,7 +76,8 @@ class Folding:
         }
         if absent:
             of = {log: known for log, _, known in logs}
-            for log, entity in self._read(connection, absent):
+            for log, *values in self._find.run(changes.connection, absent):
+                entity = _entity(values)
                 of[log].entities[entity.id, entity.type] = entity
         changed: list[tuple[object, ...]] = []
         linked: list[tuple[object, ...]] = []
@@ -99,15 +92,8 @@ class Folding:
                         known.links.add(link)
                         linked.append((log, *link))
             changed += [_row(log, known.entities[place]) for place in places]
-        if changed:
-            self._put(connection, changed)
-        if linked:
-            self._link(connection, linked)
-
-    def _read(self, connection: Connection, places: Collection[tuple[int, str, str]]) -> list[tuple[int, Entity]]:
-        parameters = (orjson.dumps(list(places)).decode(),) if self._is_sqlite else columns(list(places))
-        rows = connection.exec_driver_sql(self._known, parameters)
-        return [(log, _entity(values)) for log, *values in rows]
+        changes.add(_PUT, changed)
+        changes.add(_LINK, linked)
 
 
 def _row(log: int, entity: Entity) -> tuple[object, ...]:
@@ -261,7 +247,9 @@ class Entities:
             log_facts.append((seq, timestamp, facts(event)))
             if issue := issue_of(event):
                 belonging.append({"key": key, "at": seq, "issue": issue})
-        self._folding.fold(connection, [(-key, log_facts, Known())])
+        changes = Changes(connection)
+        self._folding.fold(changes, [(-key, log_facts, Known())])
+        changes.send()
         if belonging:
             connection.execute(_BELONGS, belonging)
         if full:

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
-from sqlalchemy import BigInteger, Connection, Row, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, delete, func, literal, select
 
 from streamer.core.event import Draft, Event, Facets
 from streamer.core.frame import LiveFrame
@@ -13,7 +14,7 @@ from streamer.core.position import Position
 from streamer.store.engine.database import Database
 from streamer.store.log.entities import EventFacts, Folding, Known
 from streamer.store.log.ranges import count_audit
-from streamer.store.log.rows import inserter
+from streamer.store.log.rows import Changes, Find, Insert, Update
 from streamer.store.schema import audit_counts, events, idempotency, workspaces
 
 KEPT_LOGS = 100
@@ -27,7 +28,19 @@ SWEEP_ROWS = 1000
 
 DEFAULT_ORG = "default"
 
-_COLUMNS = ("workspace", "seq", "timestamp", "size", "id", "fingerprint", *Facets._fields, "body")
+_EVENTS = Insert(events, ("workspace", "seq", "timestamp", "size", "id", "fingerprint", *Facets._fields, "body"))
+_COUNTS = Insert(
+    audit_counts,
+    ("workspace", "block", "action", "events"),
+    on_conflict="ON CONFLICT (workspace, block, action) DO UPDATE SET events = audit_counts.events + excluded.events",
+)
+_KEYS = Insert(
+    idempotency,
+    ("workspace", "key", "fingerprint", "seqs", "expires_at"),
+    # Only an expired key can exist already.
+    on_conflict="ON CONFLICT (workspace, key) DO UPDATE SET fingerprint = excluded.fingerprint, "
+    "seqs = excluded.seqs, expires_at = excluded.expires_at",
+)
 
 
 @dataclass(slots=True)
@@ -108,30 +121,12 @@ class Statements:
             .with_for_update(skip_locked=True)
         )
         self._make = database.insert(workspaces).on_conflict_do_nothing()
-        here = events.c.workspace == bindparam("log")
-        self._known = select(events.c.seq, events.c.id, events.c.timestamp, events.c.size, events.c.fingerprint).where(
-            here, database.is_any_of(events.c.id, "ids")
-        )
-        self._stored = select(events.c.seq, events.c.id, events.c.body, events.c.timestamp).where(
-            here, events.c.seq.in_(bindparam("seqs", expanding=True))
-        )
-        self._remembered = select(idempotency.c.key, idempotency.c.fingerprint, idempotency.c.seqs).where(
-            idempotency.c.workspace == bindparam("log"),
-            database.is_any_of(idempotency.c.key, "keys"),
-            idempotency.c.expires_at > bindparam("now"),
-        )
-        self._advance = (
-            update(workspaces)
-            .where(workspaces.c.key == bindparam("log"))
-            .values(head=bindparam("to"), last_timestamp=bindparam("at"))
-        )
-        self._insert = inserter(database, events, _COLUMNS)
-        self._count = inserter(
-            database,
-            audit_counts,
-            ("workspace", "block", "action", "events"),
-            on_conflict="ON CONFLICT (workspace, block, action) DO UPDATE SET events = audit_counts.events + excluded.events",
-        )
+        facts = ("workspace", "seq", "id", "timestamp", "size", "fingerprint")
+        self._known = Find(database, events, ("workspace", "id"), facts)
+        self._stored = Find(database, events, ("workspace", "seq"), ("workspace", "seq", "id", "timestamp", "body"))
+        answer = ("workspace", "key", "fingerprint", "seqs", "expires_at")
+        self._remembered = Find(database, idempotency, ("workspace", "key"), answer)
+        self._heads = Update(workspaces, ("key", "head", "last_timestamp"))
         self._folding = Folding(database)
         self._memory: dict[int, tuple[tuple[int, int], Known]] = {}
         """By a log's key: its head and last timestamp at its last write, and the cached rows of that state."""
@@ -174,55 +169,43 @@ class Statements:
         rows = [workspace_row(ws, created_by=creators[ws], now=now) for ws in sorted(creators)]
         connection.execute(self._make, rows)
 
-    def known(
-        self, connection: Connection, log: int, ids: Collection[str]
-    ) -> Sequence[Row[int, str, int, int, str | None]]:
-        """Return seq, id, timestamp, size and fingerprint of the events that have one of these ids."""
-        listed = self._database.list_value(list(ids))
-        return connection.execute(self._known, {"log": log, "ids": listed}).all()
+    def known(self, connection: Connection, wanted: Collection[tuple[int, str]]) -> Sequence[Any]:
+        """Return log, seq, id, timestamp, size and fingerprint of the events that have one of these ids in these logs."""
+        return self._known.run(connection, wanted)
 
-    def stored(self, connection: Connection, log: int, seqs: Collection[int]) -> list[tuple[Event, int]]:
-        """Return the events with these seqs, and their timestamps."""
-        rows = connection.execute(self._stored, {"log": log, "seqs": list(seqs)})
-        return [(Event(row.seq, row.id, row.body.encode()), row.timestamp) for row in rows]
+    def stored(self, connection: Connection, wanted: Collection[tuple[int, int]]) -> list[tuple[int, Event, int]]:
+        """Return the events with these seqs in these logs: log, event, timestamp."""
+        rows = self._stored.run(connection, wanted)
+        return [(row.workspace, Event(row.seq, row.id, row.body.encode()), row.timestamp) for row in rows]
 
     def remembered(
-        self, connection: Connection, log: int, keys: list[str], now: int
-    ) -> dict[str, tuple[str, list[int]]]:
-        """Return the valid idempotency keys among these, with the fingerprint and the seqs of the response."""
-        values = {"log": log, "keys": self._database.list_value(keys), "now": now}
-        rows = connection.execute(self._remembered, values)
-        return {row.key: (row.fingerprint, orjson.loads(row.seqs)) for row in rows}
+        self, connection: Connection, wanted: Collection[tuple[int, str]], now: int
+    ) -> list[tuple[int, str, str, list[int]]]:
+        """Return the valid idempotency keys among these: log, key, fingerprint, and the seqs of the response."""
+        rows = self._remembered.run(connection, wanted)
+        return [
+            (row.workspace, row.key, row.fingerprint, orjson.loads(row.seqs)) for row in rows if row.expires_at > now
+        ]
 
     def store(self, connection: Connection, logs: Sequence[LockedLog], forget_at: int) -> None:
         """Store the additions to these logs: heads, events, counts, entities, and idempotency keys until `forget_at`."""
-        grown = [{"log": log.key, "to": log.head, "at": log.last_timestamp} for log in logs if log.added]
-        if grown:
-            connection.execute(self._advance, grown)
-            for rows in _rows(logs):
-                self._insert(connection, rows)
-            audit = count_audit(event for log in logs for event in log.audit)
-            if audit:
-                self._count(connection, audit)
-            for portion in _portions(logs):
-                self._folding.fold(connection, portion)
-        keys = [
-            {
-                "workspace": log.key,
-                "key": key,
-                "fingerprint": log.remembered[key][0],
-                "seqs": orjson.dumps(log.remembered[key][1]).decode(),
-                "expires_at": forget_at,
-            }
-            for log in logs
-            for key in log.new_keys
-        ]
-        if keys:
-            expired = delete(idempotency).where(
-                idempotency.c.workspace == bindparam("log"), idempotency.c.key == bindparam("old")
-            )
-            connection.execute(expired, [{"log": row["workspace"], "old": row["key"]} for row in keys])
-            connection.execute(insert(idempotency), keys)
+        changes = Changes(connection)
+        changes.add(self._heads, [(log.key, log.head, log.last_timestamp) for log in logs if log.added])
+        changes.add(_COUNTS, count_audit(event for log in logs for event in log.audit))
+        changes.add(
+            _KEYS,
+            [
+                (log.key, key, fingerprint, orjson.dumps(seqs).decode(), forget_at)
+                for log in logs
+                for key in log.new_keys
+                for fingerprint, seqs in (log.remembered[key],)
+            ],
+        )
+        for rows in _rows(logs):
+            changes.add(_EVENTS, rows)
+        for portion in _portions(logs):
+            self._folding.fold(changes, portion)
+        changes.send()
 
     def sweep(self, connection: Connection, now: int) -> None:
         """Remove expired idempotency keys, a bounded number at once."""

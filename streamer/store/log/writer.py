@@ -8,9 +8,8 @@ then the commit is announced on the bus.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import groupby
 from typing import Any, cast
 
 import structlog
@@ -277,7 +276,7 @@ class GroupCommit:
         for workspace, draft in told:
             log = logs[workspace]
             # It exists already if the previous commit succeeded although it seemed to fail.
-            if not self._statements.known(connection, log.key, [draft.id]):
+            if not self._statements.known(connection, [(log.key, draft.id)]):
                 log.add(draft, now)
         changed = [log for log in logs.values() if log.added]
         self._store(connection, changed, now, age)
@@ -289,10 +288,8 @@ class GroupCommit:
         """Process a whole group; return its outcomes, and the logs that it changes."""
         logs, now = self._lock(connection, {request.workspace: request.creator for request in reversed(group)})
         age = self._read_age(connection, now)
-        for workspace, requests in _by_workspace(group):
-            log = logs.get(workspace)
-            if log is not None:
-                self._look_up(connection, log, requests, age, retried=retried)
+        found = [(request, logs[request.workspace]) for request in group if request.workspace in logs]
+        self._look_up(connection, found, age, retried=retried)
         outcomes = [_decide(request, logs.get(request.workspace), now) for request in group]
         changed = [log for log in logs.values() if log.added or log.new_keys]
         self._store(connection, changed, now, age)
@@ -318,35 +315,32 @@ class GroupCommit:
         return self._age.read(now)
 
     def _look_up(
-        self, connection: Connection, log: LockedLog, requests: Sequence[Append], now: int, *, retried: bool
+        self, connection: Connection, group: Sequence[tuple[Append, LockedLog]], now: int, *, retried: bool
     ) -> None:
         """Look up the ids and idempotency keys of these requests."""
-        keys = [request.idempotency[0] for request in requests if request.idempotency]
-        if keys:
-            log.remembered = self._statements.remembered(connection, log.key, keys, now)
+        logs = {log.key: log for _, log in group}
+        keys = {(log.key, request.idempotency[0]) for request, log in group if request.idempotency}
+        for key, idempotency_key, fingerprint, answered in self._statements.remembered(connection, keys, now):
+            logs[key].remembered[idempotency_key] = fingerprint, answered
         # Bodies are read back only if a request sent as much itself: a few bytes can refer to much stored data.
         seqs = {
-            seq
-            for request in requests
+            (log.key, seq)
+            for request, log in group
             if request.idempotency and repeats(request, log)
             for seq in log.remembered[request.idempotency[0]][1]
         }
-        drafts = [draft for request in requests for draft in request.drafts if draft.given_id or retried]
-        if drafts:
-            sizes, sent = (
-                {(draft.id, draft.size) for draft in drafts},
-                {(draft.id, draft.fingerprint) for draft in drafts},
-            )
-            found = self._statements.known(connection, log.key, {draft.id for draft in drafts})
-            for seq, event_id, timestamp, size, fingerprint in found:
-                log.keep(Event(seq, event_id, b""), timestamp)  # no draft equals it, unless it is read below
-                log.fingerprints[event_id] = fingerprint
-                same = fingerprint is not None and (event_id, fingerprint) in sent
-                if same or (event_id, size - len(str(seq))) in sizes:
-                    seqs.add(seq)
-        if seqs:
-            for event, timestamp in self._statements.stored(connection, log.key, seqs):
-                log.keep(event, timestamp)
+        drafts = [(log.key, draft) for request, log in group for draft in request.drafts if draft.given_id or retried]
+        sizes = {(key, draft.id, draft.size) for key, draft in drafts}
+        sent = {(key, draft.id, draft.fingerprint) for key, draft in drafts}
+        wanted = {(key, draft.id) for key, draft in drafts}
+        for key, seq, event_id, timestamp, size, fingerprint in self._statements.known(connection, wanted):
+            logs[key].keep(Event(seq, event_id, b""), timestamp)  # no draft equals it, unless it is read below
+            logs[key].fingerprints[event_id] = fingerprint
+            same = fingerprint is not None and (key, event_id, fingerprint) in sent
+            if same or (key, event_id, size - len(str(seq))) in sizes:
+                seqs.add((key, seq))
+        for key, event, timestamp in self._statements.stored(connection, seqs):
+            logs[key].keep(event, timestamp)
 
     def _store(self, connection: Connection, logs: Sequence[LockedLog], now: int, age: int) -> None:
         if not logs:
@@ -357,11 +351,6 @@ class GroupCommit:
         if age > self._sweep_at:
             self._sweep_at = age + 60_000_000
             self._statements.sweep(connection, age)
-
-
-def _by_workspace(group: Sequence[Append]) -> Iterable[tuple[str, list[Append]]]:
-    ordered = sorted(group, key=lambda request: request.workspace)
-    return [(ws, list(requests)) for ws, requests in groupby(ordered, key=lambda request: request.workspace)]
 
 
 def _decide(request: Append, log: LockedLog | None, now: int) -> Outcome:

@@ -5,8 +5,9 @@ import contextlib
 import math
 import os
 import resource
+import secrets
 import stat
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +26,8 @@ from streamer.access.revocation import WATCH_SECONDS, RevocationWatch
 from streamer.access.tickets import TicketLimits, Tickets
 from streamer.access.visibility import Visibility
 from streamer.bus.cluster import Cluster
+from streamer.bus.link import Carrier, Link
 from streamer.bus.local import LocalBus
-from streamer.bus.remote import RemoteBus
 from streamer.core.actions import AUDIT_ACTIONS
 from streamer.core.budget import KINDS, Budget
 from streamer.core.clock import format_timestamp, now_us
@@ -123,13 +124,14 @@ def redactor(settings: Settings) -> Redactor:
 
 @contextlib.asynccontextmanager
 async def running(  # noqa: PLR0915 - the list of all parts
-    settings: Settings, *, show_key: bool = False
+    settings: Settings, *, show_key: bool = False, mesh: Path | None = None
 ) -> AsyncIterator[Server]:
     """Run a server while the block runs.
 
     Args:
         settings: all of them.
         show_key: the caller shows a new admin key to a person; otherwise it is written to `admin.key`.
+        mesh: the folder in which workers find each other, if this is one of several that share the port.
 
     Raises:
         OSError: the address is in use, or the data directory cannot be written.
@@ -143,7 +145,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
     budget, unread = _memory(settings.memory_bytes, metrics)
     async with contextlib.AsyncExitStack() as stack:
         # A failed start must not have written anything, because another server may be using this port or data.
-        sockets = await bind(settings.host, settings.port)
+        sockets = await bind(settings.host, settings.port, shared=mesh is not None)
         for bound in sockets:
             stack.callback(bound.close)
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is created here
@@ -164,10 +166,13 @@ async def running(  # noqa: PLR0915 - the list of all parts
                 "started_at": started_at,
                 "streams": places.taken,
                 "workspaces": len(channels),
-                "lag": bus.lag,
+                "lag": max((link.lag for link in bus.links), default=0),
             }
 
-        bus = _bus(settings, database, metrics, about)
+        node = secrets.randbits(64)
+        bus = LocalBus([Link(carrier, metrics, about, node=node) for carrier in _carriers(settings, database, mesh)])
+        for link in bus.links[1:]:
+            link.nearer = bus.links[0].peers
         writer = GroupCommit(
             database,
             bus.publish,
@@ -238,9 +243,10 @@ async def running(  # noqa: PLR0915 - the list of all parts
         made = await administration.set_admin_key(chosen)
         if made is not None and not show_key:
             _keep_admin_key(settings.data_dir / "admin.key", made)
-        if isinstance(bus, RemoteBus):
-            bus.start(loops, await Installation(database).name())
-            stack.push_async_callback(bus.stop)
+        installation = await Installation(database).name()
+        for link in bus.links:
+            link.start(loops, installation)
+            stack.push_async_callback(link.stop)
         readiness = Readiness(database, metrics)
         visibility, entities = Visibility(workspaces, log, intake, writer), Entities(database)
         pages = Pages(
@@ -259,7 +265,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
                 seconds=settings.body_timeout,
             ),
             Bounds(settings.max_page_events, settings.max_wait_seconds),
-            Cluster(bus, about),
+            Cluster(node, bus.links, about),
             Issues(entities, visibility, pages),
             Merge(log, workspaces, visibility, pages, metrics, read_seconds=settings.read_seconds),
             OpenApi(ROUTES, settings.public_url),
@@ -330,20 +336,21 @@ async def running(  # noqa: PLR0915 - the list of all parts
         )
 
 
-def _bus(
-    settings: Settings, database: Database, metrics: Metrics, about: Callable[[], Mapping[str, Any]]
-) -> LocalBus | RemoteBus:
-    """Create the bus: to other nodes if there can be some."""
+def _carriers(settings: Settings, database: Database, mesh: Path | None) -> Iterator[Carrier]:
+    """Yield what connects this node to others, the nearest first."""
     # Imported here because their libraries are slow to import, and most servers need none or one of them.
+    if mesh is not None:
+        from streamer.bus.mesh import MeshCarrier  # noqa: PLC0415
+
+        yield MeshCarrier(mesh)
     if settings.carrier == "redis" and settings.redis_url is not None:
         from streamer.bus.redis import RedisCarrier  # noqa: PLC0415
 
-        return RemoteBus(RedisCarrier(settings.redis_url.get_secret_value()), metrics, about)
-    if settings.carrier == "postgres" and database.listening is not None:
+        yield RedisCarrier(settings.redis_url.get_secret_value())
+    elif settings.carrier == "postgres" and database.listening is not None:
         from streamer.bus.postgres import PostgresCarrier  # noqa: PLC0415
 
-        return RemoteBus(PostgresCarrier(database.listening), metrics, about)
-    return LocalBus()
+        yield PostgresCarrier(database.listening)
 
 
 def _ticket_limits(settings: Settings) -> TicketLimits:

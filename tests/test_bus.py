@@ -2,17 +2,22 @@
 
 import asyncio
 import random
+import secrets
 import socket
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.bus import remote
+from streamer.bus import link
+from streamer.bus.link import ALONE, Carrier, CarrierError, Link, Receiver, State
+from streamer.bus.local import LocalBus
+from streamer.bus.mesh import MeshCarrier
 from streamer.bus.message import (
     MAX_FRAMES_BYTES,
     VERSION,
@@ -24,7 +29,6 @@ from streamer.bus.message import (
 )
 from streamer.bus.postgres import PostgresCarrier, packed, unpacked
 from streamer.bus.redis import RedisCarrier
-from streamer.bus.remote import ALONE, Carrier, CarrierError, Receiver, RemoteBus, State
 from streamer.core.event import Facets
 from streamer.core.frame import LiveFrame
 from streamer.core.ports import Committed
@@ -154,19 +158,20 @@ class Node:
 
     def __init__(self, carrier: Carrier, name: str) -> None:
         self.metrics = Metrics()
-        self.bus = RemoteBus(carrier, self.metrics, lambda: {"name": name})
+        self.link = Link(carrier, self.metrics, lambda: {"name": name}, node=secrets.randbits(64))
+        self.bus = LocalBus([self.link])
         self.ears = Ears()
         self.bus.listen(self.ears)
         self.loops = Loops(self.metrics)
 
     def start(self, instance: str = "inst") -> None:
         """Start it."""
-        self.bus.start(self.loops, instance)
+        self.link.start(self.loops, instance)
 
     async def stop(self) -> None:
         """Stop it."""
         await self.loops.stop()
-        await self.bus.stop()
+        await self.link.stop()
 
     def commit(self, *seqs: int, key: int = KEY) -> None:
         """Announce events."""
@@ -174,7 +179,7 @@ class Node:
 
     async def is_proven(self) -> None:
         """Wait until the bus works both ways."""
-        await eventually(lambda: self.bus.state is State.PROVEN)
+        await eventually(lambda: self.link.state is State.PROVEN)
 
     async def hears(self, seq: int, key: int = KEY) -> None:
         """Wait for a seq."""
@@ -241,7 +246,7 @@ class Lossy:
         self.broken.set()
 
 
-KINDS = ("redis", "postgres", "process")
+KINDS = ("redis", "postgres", "workers", "process")
 
 
 @dataclass
@@ -254,6 +259,8 @@ class Carriers:
     proxy: Proxy | None = None
     nodes: list[Lossy] = field(default_factory=list)
     database: Database | None = None
+    folder: Path | None = None
+    meshes: list[MeshCarrier] = field(default_factory=list)
 
     def make(self) -> Carrier:
         """Return a new one."""
@@ -263,6 +270,9 @@ class Carriers:
             assert self.database is not None
             assert self.database.listening is not None
             return PostgresCarrier(self.database.listening)
+        if self.folder is not None:
+            self.meshes.append(MeshCarrier(self.folder))
+            return self.meshes[-1]
         return Lossy(self.nodes, random.Random(1))
 
     async def break_all(self) -> None:
@@ -277,6 +287,10 @@ class Carriers:
                     " WHERE datname = current_database() AND query LIKE '%pg_notify%' AND pid <> pg_backend_pid()"
                 )
             )
+        elif self.folder is not None:
+            for carrier in self.meshes:
+                for peer in list(carrier._peers.values()):
+                    peer.abort()
         else:
             for node in self.nodes:
                 node.broken.set()
@@ -303,6 +317,9 @@ async def carriers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         database = Database(request.getfixturevalue("postgresql_url"))
         yield Carriers("postgres", database=database)
         await database.close()
+    elif request.param == "workers":
+        with TemporaryDirectory() as folder:  # the path of a socket is short
+            yield Carriers("workers", folder=Path(folder))
     else:
         yield Carriers("process")
 
@@ -336,14 +353,14 @@ async def test_nodes_hear_each_other(carriers: Carriers, stack: AsyncExitStack) 
     for seq in range(3, 50):
         here.commit(seq)
     await there.hears(49)
-    await eventually(lambda: [peer.about["name"] for peer in here.bus.peers.values()] == ["there"])
-    assert abs(next(iter(here.bus.peers.values())).skew_us) < 10_000_000
+    await eventually(lambda: [peer.about["name"] for peer in here.link.peers.values()] == ["there"])
+    assert abs(next(iter(here.link.peers.values())).skew_us) < 10_000_000
 
 
 async def test_installations_do_not_mix(carriers: Carriers, stack: AsyncExitStack) -> None:
     """Two installations on one carrier hear nothing of each other."""
-    if carriers.kind == "process":
-        return  # each list of nodes is an installation
+    if carriers.kind in {"process", "workers"}:
+        return  # each folder, or list of nodes is an installation
     mine, other, third = [await started(stack, carriers.make(), instance=name) for name in ("mine", "other", "mine")]
     for node in (other, third):
         node.bus.follow(KEY)
@@ -351,7 +368,7 @@ async def test_installations_do_not_mix(carriers: Carriers, stack: AsyncExitStac
     mine.commit(1)
     await third.hears(1)
     assert other.ears.heard == {}
-    assert not other.bus.peers
+    assert not other.link.peers
 
 
 async def test_a_broken_connection_is_made_again(carriers: Carriers, stack: AsyncExitStack) -> None:
@@ -373,7 +390,7 @@ async def test_a_broken_connection_is_made_again(carriers: Carriers, stack: Asyn
         return there.ears.last() == here.ears.last() - 1
 
     await eventually(heard)
-    assert here.metrics.bus_reconnects._value.get() >= 1
+    assert here.metrics.bus_reconnects.labels(here.link.carrier.name)._value.get() >= 1
 
 
 async def test_heads_are_brought_after_an_outage(carriers: Carriers, stack: AsyncExitStack) -> None:
@@ -384,8 +401,8 @@ async def test_heads_are_brought_after_an_outage(carriers: Carriers, stack: Asyn
     await eventually(lambda: there.ears.doubts == [KEY])
     for seq in range(1, 1001):
         here.commit(seq)  # it is not connected yet
-    assert len(here.bus._late) == 1
-    assert not here.bus._outbox
+    assert len(here.link._late) == 1
+    assert not here.link._outbox
     here.start()
     await there.hears(1000)
 
@@ -394,13 +411,13 @@ async def test_a_log_is_left_after_a_while(
     carriers: Carriers, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A log without readers is followed a little longer, and one that is followed again is not left."""
-    monkeypatch.setattr(remote, "LINGER_SECONDS", 0)
-    monkeypatch.setattr(remote, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(link, "LINGER_SECONDS", 0)
+    monkeypatch.setattr(link, "PROBE_SECONDS", 0.05)
     node = await started(stack, carriers.make())
     for key in (1, 2):
         node.bus.follow(key)
     node.bus.leave(1)
-    await eventually(lambda: list(node.bus._followed) == [2])
+    await eventually(lambda: list(node.link._followed) == [2])
     node.bus.leave(2)
     node.bus.follow(2)
     node.bus.follow(1)
@@ -428,12 +445,12 @@ async def test_a_lossy_bus(stack: AsyncExitStack) -> None:
 
 async def test_a_silent_carrier_is_dropped(stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """A carrier that takes everything and brings nothing is noticed by its probes."""
-    monkeypatch.setattr(remote, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(link, "PROBE_SECONDS", 0.05)
     nodes: list[Lossy] = []
     carrier = Lossy(nodes, random.Random(1))
     node = await started(stack, carrier)
     carrier.stalls = True
-    await eventually(lambda: node.bus.state is State.DOWN)
+    await eventually(lambda: node.link.state is State.DOWN)
     for seq in range(1, 100):
         node.commit(seq)
     assert node.ears.last() == 99
@@ -459,7 +476,7 @@ async def test_redis_that_is_killed(redis: RedisServer, stack: AsyncExitStack) -
     there.bus.follow(KEY)
     await eventually(lambda: there.ears.doubts == [KEY])
     redis.kill()
-    await eventually(lambda: here.bus.state is State.DOWN and there.bus.state is State.DOWN)
+    await eventually(lambda: here.link.state is State.DOWN and there.link.state is State.DOWN)
     for seq in range(1, 101):
         here.commit(seq)
     assert here.ears.last() == 100
@@ -475,7 +492,7 @@ async def test_redis_that_freezes(redis: RedisServer, stack: AsyncExitStack) -> 
     redis.freeze()
     here.commit(1)
     assert here.ears.last() == 1
-    await eventually(lambda: here.bus.state is State.DOWN and there.bus.state is State.DOWN)
+    await eventually(lambda: here.link.state is State.DOWN and there.link.state is State.DOWN)
     here.commit(2)
     redis.thaw()
     await recovered(here, there)
@@ -490,7 +507,7 @@ async def test_a_connection_that_is_cut_off(redis: RedisServer, stack: AsyncExit
             node.bus.follow(KEY)
             await eventually(lambda node=node: node.ears.doubts == [KEY])  # type: ignore[misc]
         proxy.freeze()
-        await eventually(lambda: cut_off.bus.state is State.DOWN)
+        await eventually(lambda: cut_off.link.state is State.DOWN)
         here.commit(1)
         await there.hears(1)
         assert cut_off.ears.last() == 0
@@ -506,14 +523,14 @@ async def test_a_log_that_only_one_node_follows(redis: RedisServer, stack: Async
 
     async def alone() -> bool:
         here.commit(here.ears.last() + 1)
-        return here.bus._alone.get(KEY, 0) >= ALONE
+        return here.link._alone.get(KEY, 0) >= ALONE
 
     await eventually(alone)
     there.bus.follow(KEY)
     await eventually(lambda: there.ears.doubts == [KEY])
     here.commit(1000)
     await there.hears(1000)
-    await eventually(lambda: KEY not in here.bus._alone)
+    await eventually(lambda: KEY not in here.link._alone)
     here.commit(1001, 1002)
     await eventually(lambda: there.ears.heard[KEY][-2:] == [1001, 1002])
 
@@ -524,7 +541,7 @@ async def test_a_user_without_permission(redis: RedisServer, stack: AsyncExitSta
     node = Node(RedisCarrier(f"redis://mute:secret-word@127.0.0.1:{redis.port}/0"), "mute")
     stack.push_async_callback(node.stop)
     node.start()
-    await eventually(lambda: node.metrics.bus_reconnects._value.get() >= 2)
+    await eventually(lambda: node.metrics.bus_reconnects.labels(node.link.carrier.name)._value.get() >= 2)
     node.commit(1)
     assert node.ears.last() == 1
 
@@ -537,7 +554,7 @@ async def test_a_redis_that_is_not_there(stack: AsyncExitStack, capfd: pytest.Ca
     node = Node(RedisCarrier(f"redis://:secret-word@127.0.0.1:{port}/0"), "lonely")
     stack.push_async_callback(node.stop)
     node.start()
-    await eventually(lambda: node.metrics.bus_reconnects._value.get() >= 3)
+    await eventually(lambda: node.metrics.bus_reconnects.labels(node.link.carrier.name)._value.get() >= 3)
     output = "".join(capfd.readouterr())
     assert output.count("bus_down") == 1
     assert "secret-word" not in output

@@ -148,7 +148,7 @@ async def test_nodes_are_listed(
     """Admins see all nodes, the answering one first; others do not."""
     here, _ = await two_nodes(make_server, http, redis_url=redis.url)
     found = (await here.get("/v1/nodes")).expect(200)
-    assert (found["bus"], found["bus_state"]) == ("redis", "ok")
+    assert (found["bus"], found["bus_state"]) == (["redis"], "ok")
     assert [(node["name"], node["is_self"]) for node in found["nodes"]] == [("one", True), ("two", False)]
     assert all(abs(node["clock_skew_seconds"]) < 10 and node["streams"] == 0 for node in found["nodes"])
     (await here.append(WS)).expect(201)

@@ -1,10 +1,9 @@
 """The nodes of an installation, as this one knows them from their beacons."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from streamer.bus.local import LocalBus
-from streamer.bus.remote import RemoteBus, State
+from streamer.bus.link import Link, State
 
 
 class Node(NamedTuple):
@@ -20,26 +19,24 @@ class Node(NamedTuple):
 class Cluster:
     """The node itself, and the others that it hears."""
 
-    def __init__(self, bus: LocalBus | RemoteBus, about: Callable[[], Mapping[str, Any]]) -> None:
-        self._bus = bus
+    def __init__(self, node: int, links: Sequence[Link], about: Callable[[], Mapping[str, Any]]) -> None:
+        self._node = node
+        self._links = links
         self._about = about
 
     @property
-    def carrier(self) -> str | None:
-        """The name of what connects the nodes; None: this is the only one."""
-        return self._bus.carrier.name if isinstance(self._bus, RemoteBus) else None
+    def carriers(self) -> list[str]:
+        """The names of what connects the nodes; none: this is the only one."""
+        return [link.carrier.name for link in self._links]
 
     @property
     def is_proven(self) -> bool:
         """Whether announcements get through. If not, events of other nodes arrive up to a second later."""
-        return not isinstance(self._bus, RemoteBus) or self._bus.state is State.PROVEN
+        return all(link.state is State.PROVEN for link in self._links)
 
     def nodes(self) -> list[Node]:
         """Return this node, and then the others by name."""
-        if not isinstance(self._bus, RemoteBus):
-            return [Node(f"{0:016x}", self._about(), is_self=True)]
-        own = Node(f"{self._bus.node:016x}", self._about(), is_self=True)
-        others = [
-            Node(f"{peer.node:016x}", peer.about, clock_skew_us=peer.skew_us) for peer in self._bus.peers.values()
-        ]
+        peers = {peer.node: peer for link in self._links for peer in link.peers.values()}
+        others = [Node(f"{peer.node:016x}", peer.about, clock_skew_us=peer.skew_us) for peer in peers.values()]
+        own = Node(f"{self._node:016x}", self._about(), is_self=True)
         return [own, *sorted(others, key=lambda node: (str(node.about.get("name")), node.id))]

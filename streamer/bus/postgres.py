@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]
 
-from streamer.bus.remote import CarrierError, Receiver
+from streamer.bus.link import CarrierError, Receiver
 
 MAX_PAYLOAD: Final = 7999
 """Bytes of one notification (PostgreSQL's documentation of NOTIFY)."""

@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from streamer.bus.remote import CarrierError, Receiver
+from streamer.bus.link import CarrierError, Receiver
 
 TURN_MESSAGES: Final = 256
 """Messages that are passed on before other tasks run."""

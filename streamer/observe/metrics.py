@@ -80,15 +80,17 @@ class Metrics:
         self.catch_ups = counter("catch_ups_total", "Times a slow reader had to read from the log again.")
         self.fills = counter("feed_fills_total", "Times a gap in a feed was filled from the log.")
         self.bus_state = gauge(
-            "bus_state", "The bus to other nodes: 0 down, 1 connected, 2 proven by a probe that returned."
+            "bus_state", "A link to other nodes: 0 down, 1 connected, 2 proven by a probe that returned.", "carrier"
         )
-        self.bus_lag = gauge("bus_lag_seconds", "How long the last probe took over the bus and back.")
-        self.bus_messages = counter("bus_messages_total", "Messages on the bus, by `way`: `in` or `out`.", "way")
-        self.bus_bytes = counter("bus_bytes_total", "Bytes of messages on the bus, by `way`.", "way")
+        self.bus_lag = gauge("bus_lag_seconds", "How long the last probe took over the link and back.", "carrier")
+        self.bus_messages = counter("bus_messages_total", "Messages, by `way`: `in` or `out`.", "carrier", "way")
+        self.bus_bytes = counter("bus_bytes_total", "Bytes of messages, by `way`.", "carrier", "way")
         self.bus_dropped = counter(
-            "bus_dropped_total", "Messages that were reduced to a head or dropped, by `why`.", "why"
+            "bus_dropped_total", "Messages that were reduced to a head or dropped, by `why`.", "carrier", "why"
         )
-        self.bus_reconnects = counter("bus_reconnects_total", "Times the bus was dropped and connected again.")
+        self.bus_reconnects = counter(
+            "bus_reconnects_total", "Times a link was dropped and connected again.", "carrier"
+        )
         self.log_reads = counter(
             "log_reads_total",
             "Reads of the log for readers that catch up; one read serves all readers that need the same range.",

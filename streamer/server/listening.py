@@ -12,9 +12,10 @@ _ATTEMPTS = 10
 """How often a free port is looked for that all addresses of a name have free."""
 
 
-async def bind(host: str, port: int) -> list[socket.socket]:
+async def bind(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
     """Return a bound socket for each address of a host; none listens yet, so that no client waits for a server that is starting.
 
+    If it is `shared`, several processes of this user can listen on it, and the kernel spreads connections over them.
     `::` takes IPv4 too. Addresses of a name that this machine lacks are left out, if it has another one. Port 0 is the same free port
     for all.
 
@@ -33,14 +34,16 @@ async def bind(host: str, port: int) -> list[socket.socket]:
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     for attempt in range(_ATTEMPTS):
         try:
-            return _bind_all(addresses)
+            return _bind_all(addresses, shared=shared)
         except OSError as error:
             if port or error.errno != errno.EADDRINUSE or attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError  # not reached
 
 
-def _bind_all(addresses: Sequence[tuple[socket.AddressFamily, tuple[Any, ...]]]) -> list[socket.socket]:
+def _bind_all(
+    addresses: Sequence[tuple[socket.AddressFamily, tuple[Any, ...]]], *, shared: bool
+) -> list[socket.socket]:
     with ExitStack() as stack:
         bound: list[socket.socket] = []
         missing: OSError | None = None
@@ -51,6 +54,8 @@ def _bind_all(addresses: Sequence[tuple[socket.AddressFamily, tuple[Any, ...]]])
             try:
                 made = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if shared:
+                    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 if family == socket.AF_INET6:
                     made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if alone else 1)
                 made.bind(place)

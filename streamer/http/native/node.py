@@ -93,7 +93,9 @@ class NodeOut(TypedDict):
 class Nodes(TypedDict):
     """The nodes of the installation that the answering node hears."""
 
-    bus: Annotated[Literal["none", "redis", "postgres"], Field(description="What announces commits to other nodes.")]
+    bus: Annotated[
+        list[str], Field(description="What announces commits to other nodes: `workers`, `redis`, `postgres`.")
+    ]
     bus_state: Literal["none", "ok", "degraded"]
     nodes: list[NodeOut]
 
@@ -124,13 +126,13 @@ class NodeHandlers:
         return json_answer(body)
 
     def _bus_state(self) -> Literal["none", "ok", "degraded"]:
-        if self._cluster.carrier is None:
+        if not self._cluster.carriers:
             return "none"
         return "ok" if self._cluster.is_proven else "degraded"
 
     async def list_nodes(self, _request: web.Request) -> web.StreamResponse:
         nodes = [_node(node) for node in self._cluster.nodes()]
-        return json_answer({"bus": self._cluster.carrier or "none", "bus_state": self._bus_state(), "nodes": nodes})
+        return json_answer({"bus": self._cluster.carriers, "bus_state": self._bus_state(), "nodes": nodes})
 
     async def metrics(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -1,4 +1,4 @@
-"""The bus between nodes: what every carrier (Redis, PostgreSQL) has in common.
+"""A link to other nodes: what every carrier (Redis, PostgreSQL, sockets between workers) has in common.
 
 A carrier is trusted with nothing. A probe to ourselves shows whether it works both ways; a carrier that is silent for too long is dropped and
 connected again, and after each connection the followed logs are compared with the database. Nobody waits for it: what cannot be sent is
@@ -8,9 +8,8 @@ reduced to the heads of the logs, which are sent when the carrier is back.
 import asyncio
 import contextlib
 import random
-import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final, Protocol
@@ -132,8 +131,8 @@ class _Letter:
     """Key, epoch and seq of the log, if it is about one."""
 
 
-class RemoteBus:
-    """Announces commits to this node at once, and to the others through a carrier."""
+class Link:
+    """Announces commits to other nodes through a carrier, and brings theirs."""
 
     def __init__(
         self,
@@ -141,6 +140,7 @@ class RemoteBus:
         metrics: Metrics,
         about: Callable[[], Mapping[str, Any]],
         *,
+        node: int,
         clock: Callable[[], int] = now_us,
     ) -> None:
         """Create it.
@@ -149,9 +149,12 @@ class RemoteBus:
             carrier: connects the nodes.
             metrics: of this node.
             about: describes this node to the others.
+            node: the number of this node, random at each start and the same on all of its links.
             clock: the wall clock, in microseconds.
         """
-        self.node = secrets.randbits(64)
+        self.node = node
+        self.nearer: Collection[int] = ()
+        """Nodes whose events arrive by a nearer link."""
         self.state = State.DOWN
         self.peers: dict[int, Peer] = {}
         self.carrier = carrier
@@ -179,15 +182,13 @@ class RemoteBus:
         self._beacon_at = 0.0
         self._was_down = False
         self._logger = structlog.get_logger("bus")
-        metrics.bus_state.set_function(lambda: self.state)
-        metrics.bus_lag.set_function(lambda: self.lag)
+        metrics.bus_state.labels(carrier.name).set_function(lambda: self.state)
+        metrics.bus_lag.labels(carrier.name).set_function(lambda: self.lag)
 
-    # ---- as core.ports.Bus
+    # ---- as the bus of this node uses it
 
-    def publish(self, news: Committed) -> None:
-        """Announce a commit: to this node at once, to the others soon."""
-        for listener in self._listeners:
-            listener.hear(news)
+    def announce(self, news: Committed) -> None:
+        """Announce a commit of this node to the others, soon. Never waits, never fails."""
         head = news.key, news.epoch, news.frames[-1].seq
         if self.state is State.DOWN or self._outbox_bytes > OUTBOX_BYTES:
             self._keep_head(*head)
@@ -220,7 +221,7 @@ class RemoteBus:
     def start(self, loops: Loops, instance: str) -> None:
         """Start the loop that looks after the carrier. `instance` separates installations that share it."""
         self._instance = instance
-        loops.start("bus", self.turn)
+        loops.start(f"bus_{self.carrier.name}", self.turn)
 
     async def stop(self) -> None:
         """Close the carrier."""
@@ -262,7 +263,7 @@ class RemoteBus:
             self._was_down = True
             self._logger.warning("bus_down", carrier=self.carrier.name, reason=reason)
         await self._drop()
-        self._metrics.bus_reconnects.inc()
+        self._metrics.bus_reconnects.labels(self.carrier.name).inc()
         pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
         return pause * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
 
@@ -285,7 +286,8 @@ class RemoteBus:
             self._post(
                 _Letter(NODES, encode(Kind.BEACON, self.node, self._clock(), payload=orjson.dumps(self._about())))
             )
-        self.peers = {node: peer for node, peer in self.peers.items() if peer.heard_at > now - PEER_SECONDS}
+        for node in [node for node, peer in self.peers.items() if peer.heard_at <= now - PEER_SECONDS]:
+            del self.peers[node]
 
     def _proven(self) -> None:
         if self.state is State.UP:
@@ -309,9 +311,9 @@ class RemoteBus:
         """Keep of a commit that the log has come to a seq."""
         if key in self._late or len(self._late) < LATE_HEADS:
             self._late[key] = epoch, seq
-            self._metrics.bus_dropped.labels("late").inc()
+            self._metrics.bus_dropped.labels(self.carrier.name, "late").inc()
         else:
-            self._metrics.bus_dropped.labels("full").inc()
+            self._metrics.bus_dropped.labels(self.carrier.name, "full").inc()
 
     def _give_up(self, letters: Sequence[_Letter]) -> None:
         for letter in letters:
@@ -344,8 +346,8 @@ class RemoteBus:
             self._post(_Letter(f"w:{key}", self._encode_head(epoch, seq), (key, epoch, seq)))
 
     def _count_sent(self, letters: Sequence[_Letter], received: Sequence[int] | None) -> None:
-        self._metrics.bus_messages.labels("out").inc(len(letters))
-        self._metrics.bus_bytes.labels("out").inc(sum([len(letter.data) for letter in letters]))
+        self._metrics.bus_messages.labels(self.carrier.name, "out").inc(len(letters))
+        self._metrics.bus_bytes.labels(self.carrier.name, "out").inc(sum([len(letter.data) for letter in letters]))
         if received is None:
             return
         for letter, nodes in zip(letters, received, strict=True):
@@ -404,8 +406,8 @@ class RemoteBus:
 
     def take(self, topic: str, data: bytes) -> None:
         """Take a message of another node, or the answer to a probe."""
-        self._metrics.bus_messages.labels("in").inc()
-        self._metrics.bus_bytes.labels("in").inc(len(data))
+        self._metrics.bus_messages.labels(self.carrier.name, "in").inc()
+        self._metrics.bus_bytes.labels(self.carrier.name, "in").inc(len(data))
         try:
             message = decode(data)
             if message.node == self.node:
@@ -413,10 +415,10 @@ class RemoteBus:
                     self._take_echo(message)
             elif message.kind == Kind.BEACON:
                 self._take_beacon(message)
-            elif topic.startswith("w:"):
+            elif topic.startswith("w:") and message.node not in self.nearer:
                 self._take_news(int(topic[2:]), message)
         except (BadMessage, ValueError):
-            self._metrics.bus_dropped.labels("malformed").inc()
+            self._metrics.bus_dropped.labels(self.carrier.name, "malformed").inc()
         except Exception:
             self._logger.exception("bus_message_failed", topic=topic)
 
@@ -434,6 +436,8 @@ class RemoteBus:
             self.peers[message.node] = Peer(message.node, time.monotonic(), skew, about)
 
     def _take_news(self, key: int, message: Message) -> None:
+        if key not in self._followed:
+            return  # some carriers bring everything
         frames = message.frames() if self.lag < LAG_SECONDS else None
         for listener in self._listeners:
             if frames:

@@ -17,7 +17,9 @@ DONE = [
     "CHANGELOG.md",
     "README.md",
     "THREAT_MODEL.md",
+    "Dockerfile",
     "bench",
+    "deploy",
     "docker-compose.yml",
     "docs",
     "run",
@@ -26,7 +28,7 @@ DONE = [
     "tests",
 ]
 
-SUFFIXES = {".py", ".md", ".js", ".mjs", ".css", ".html", ".yml"}
+SUFFIXES = {".py", ".md", ".js", ".mjs", ".css", ".html", ".yml", ".conf"}
 # Other people's texts, and this file, which quotes the phrases.
 SKIPPED = {"node_modules", "seeds", Path(__file__).name}
 

@@ -95,6 +95,15 @@ class MeshCarrier:
             else:
                 self._peers[name] = transport
 
+    def met(self, inlet: "_Inlet") -> None:
+        """Take a connection, perhaps of a new worker: it is connected before the next message is sent."""
+        self._inlets.add(inlet)
+        self._looked_at = 0.0
+
+    def parted(self, inlet: "_Inlet") -> None:
+        """Forget a connection."""
+        self._inlets.discard(inlet)
+
     def lost(self, name: str) -> None:
         """Forget a worker."""
         self._peers.pop(name, None)
@@ -138,10 +147,10 @@ class _Inlet(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what a Unix server makes
         self.transport = transport
-        self._carrier._inlets.add(self)  # noqa: SLF001 - its other half
+        self._carrier.met(self)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._carrier._inlets.discard(self)  # noqa: SLF001
+        self._carrier.parted(self)
 
     def data_received(self, data: bytes) -> None:
         """Take the messages that are complete."""

@@ -1,10 +1,11 @@
-"""Debian's nginx in front of a server, configured as in docs/deploy.md."""
+"""Debian's nginx in front of one server, configured as in docs/deploy.md, or of two nodes, configured by deploy/nginx.conf."""
 
 import asyncio
 import os
 import re
 import signal
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,18 +15,12 @@ from tests.support.tools import ROOT, require
 from tests.support.waiting import eventually
 
 _MAIN = """
-daemon off;
-{user}
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 events {{}}
 http {{
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+    {paths}
     include {folder}/streamer.conf;
 }}
 """
@@ -41,14 +36,32 @@ class Nginx:
         self.url = f"https://localhost:{self.port}"
         self.certificate = folder / "fullchain.pem"
         self._process: subprocess.Popen[bytes] | None = None
-        self._make_certificate()
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        self._paths = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
 
     async def start(self, server: str, *, path: str = "") -> None:
         """Start it in front of the server with this URL; `path` is the public path (see docs/deploy.md), by default `/`."""
-        # As root, its worker would run as another user, without access to our folder.
-        user = "user root;" if os.geteuid() == 0 else ""
-        (self._folder / "nginx.conf").write_text(_MAIN.format(folder=self._folder, user=user))
+        self._make_certificate()
         (self._folder / "streamer.conf").write_text(self._configuration(urlsplit(server).netloc, path))
+        await self._run(_MAIN.format(folder=self._folder, paths=self._paths))
+
+    async def start_before_nodes(self, nodes: Sequence[str]) -> None:
+        """Start it with deploy/nginx.conf, without TLS, in front of the nodes with these URLs."""
+        self.url = f"http://127.0.0.1:{self.port}"
+        here = {
+            "pid /run/nginx.pid;": f"pid {self._folder}/nginx.pid;",
+            "worker_rlimit_nofile 65536;": "",
+            "worker_processes auto;": "worker_processes 1;",
+            "http {": f"http {{ {self._paths}",
+            "listen 80;": f"listen 127.0.0.1:{self.port};",
+            "/var/log/nginx/access.log": f"{self._folder}/streamer.log",
+            "/var/log/nginx/": f"{self._folder}/",
+        }
+        here |= {f"node{number}:8080": urlsplit(url).netloc for number, url in enumerate(nodes, 1)}
+        await self._run(_replaced((ROOT / "deploy" / "nginx.conf").read_text(), here))
+
+    async def _run(self, configuration: str) -> None:
+        (self._folder / "nginx.conf").write_text(configuration)
         self._spawn()
         await eventually(self._listens)
 
@@ -71,7 +84,10 @@ class Nginx:
 
     def _spawn(self) -> None:
         files = f"-p {self._folder} -c {self._folder}/nginx.conf -e {self._folder}/error.log"
-        self._process = subprocess.Popen([str(require("nginx")), *files.split()], stdin=subprocess.DEVNULL)
+        # As root, its worker would run as another user, without access to our folder.
+        directives = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
+        command = [str(require("nginx")), *files.split(), "-g", directives]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         note_pid(self._process.pid)
 
     def _configuration(self, server: str, path: str) -> str:
@@ -82,16 +98,14 @@ class Nginx:
             assert f"location {path}/ " in locations
             first = text.index("    location / ")
             text = text[:first] + locations + "}\n"
-        for documented, here in (
-            ("server 127.0.0.1:8080;", f"server {server};"),
-            ("listen 443 ", f"listen 127.0.0.1:{self.port} "),
-            ("server_name streamer.example.com;", "server_name localhost;"),
-            ("/etc/ssl/streamer/", f"{self._folder}/"),
-            ("/var/log/nginx/", f"{self._folder}/"),
-        ):
-            assert documented in text, documented
-            text = text.replace(documented, here)
-        return text
+        here = {
+            "server 127.0.0.1:8080;": f"server {server};",
+            "listen 443 ": f"listen 127.0.0.1:{self.port} ",
+            "server_name streamer.example.com;": "server_name localhost;",
+            "/etc/ssl/streamer/": f"{self._folder}/",
+            "/var/log/nginx/": f"{self._folder}/",
+        }
+        return _replaced(text, here)
 
     def _make_certificate(self) -> None:
         key = "-x509 -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc"
@@ -110,3 +124,11 @@ class Nginx:
             return False
         writer.close()
         return True
+
+
+def _replaced(text: str, here: Mapping[str, str]) -> str:
+    """Return a configuration with this machine's addresses and paths in the place of the documented ones."""
+    for documented, actual in here.items():
+        assert documented in text, documented
+        text = text.replace(documented, actual)
+    return text

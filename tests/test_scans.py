@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -197,6 +198,30 @@ async def test_no_time_at_all_finds_the_bounds(slow_log: tuple[SqlLog, SqlLog]) 
 
 
 # ---- the API
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_page_waits_for_its_bounds(api: Api, database: Database, database_url: str) -> None:
+    """A page whose first statement is interrupted repeatedly, here by a lock, is answered once the database is free."""
+    (await api.append(WS, id="e")).expect(201)
+    attempts: set[object] = set()
+
+    async def is_tried_again() -> bool:
+        waiting = (
+            "SELECT query_start FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        attempts.update(row[0] for row in await run_sql(database, waiting))
+        return len(attempts) >= 3
+
+    lock = await asyncpg.connect(database_url)
+    try:
+        async with lock.transaction():
+            await lock.execute("LOCK TABLE workspaces IN ACCESS EXCLUSIVE MODE")
+            asked = asyncio.create_task(api.get(events(WS)))
+            await eventually(is_tried_again)
+    finally:
+        await lock.close()
+    assert [event["id"] for event in (await asked).expect(200)["events"]] == ["e"]
 
 
 def costly(**more: object) -> dict[str, Any]:

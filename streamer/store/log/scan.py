@@ -91,6 +91,8 @@ class Scan:
         self._judged = 0
         self._took = 0.0
         """Seconds that the database worked for the last step."""
+        self._ends = 0.0
+        """When the last step must begin, by the monotonic clock."""
 
     async def page(self, seconds: float) -> Page:
         """Read the page, or as much of it as the time allows; with 0 seconds only its bounds.
@@ -99,7 +101,7 @@ class Scan:
         """
         if seconds <= 0:
             return self._page(await self._database.page(self._open))
-        ends = time.monotonic() + seconds - self._database.window_seconds
+        self._ends = time.monotonic() + seconds - self._database.window_seconds
         width: int | None = None
         while True:
             async with self._turn(width):
@@ -110,21 +112,23 @@ class Scan:
                 else:
                     width = await self._step(width)
             low, high = self._left
-            if self._full or low >= high or (self._has_moved and time.monotonic() >= ends):
-                assert self._opened is not None  # noqa: S101 - a step was finished
+            is_over = self._full or low >= high or (self._has_moved and time.monotonic() >= self._ends)
+            if is_over and self._opened is not None:
                 return self._page(self._opened)
 
     async def _step(self, width: int | None) -> int | None:
         """Read a window of this many seqs (None: the whole rest).
 
-        Return the width of the next one. Raises ReadTimeout: no log was found.
+        Return the width of the next one. Raises ReadTimeout: the bounds were not found in time.
         """
         time_out = self._database.window_seconds
         try:
             await self._database.page(partial(self._read, width=width))
         except ReadTimeout:
-            if self._opened is None:
-                raise
+            if self._opened is None:  # a lock or a busy machine: finding the bounds takes no time by itself
+                if time.monotonic() >= self._ends:
+                    raise
+                return width
             # Far beyond its time limit: it could not be interrupted, because it was busy with a single event.
             if self._took > 4 * time_out:
                 return 1

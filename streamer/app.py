@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
@@ -64,7 +65,7 @@ from streamer.server.connection import Patience, Runner
 from streamer.server.listening import bind, urls
 from streamer.settings import Settings
 from streamer.store.engine.database import Database
-from streamer.store.engine.lock import exclusive
+from streamer.store.engine.lock import InUse, exclusive
 from streamer.store.engine.readiness import Readiness
 from streamer.store.log.entities import Entities
 from streamer.store.log.reader import SqlLog
@@ -76,6 +77,8 @@ from streamer.store.records.members import Members
 from streamer.store.records.tickets import TicketStore
 from streamer.store.records.workspaces import Workspaces
 
+LOCK_SECONDS = 0.1
+"""Time between attempts to lock the data."""
 BACKLOG = 4096
 """Connections that the kernel can queue for us; after a restart, all readers reconnect at once."""
 PURGE_SECONDS = 5
@@ -149,7 +152,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
         for bound in sockets:
             stack.callback(bound.close)
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user only, if it is created here
-        stack.enter_context(exclusive(settings.data_dir, database))
+        await _lock(stack, settings, database)
         watchdog, loops = Watchdog(metrics), Loops(metrics)
         watchdog.watch(asyncio.get_running_loop())
         stack.callback(watchdog.unwatch, asyncio.get_running_loop())
@@ -334,6 +337,26 @@ async def running(  # noqa: PLR0915 - the list of all parts
             subscribers=subscribers,
             loops=loops,
         )
+
+
+async def _lock(stack: contextlib.AsyncExitStack, settings: Settings, database: Database) -> None:
+    """Take the lock on the data; wait for it as long as a server takes to drain, because it may be stopping. Raises InUse, OSError."""
+    loop = asyncio.get_running_loop()
+    until, is_said = loop.time() + settings.drain_seconds, False
+    while True:
+        try:
+            stack.enter_context(exclusive(settings.data_dir, database))
+        except InUse as error:
+            if loop.time() >= until:
+                raise
+            if not is_said:
+                is_said = True
+                structlog.get_logger("server").warning(
+                    "waiting_for_data", reason=error.message, seconds=settings.drain_seconds
+                )
+        else:
+            return
+        await asyncio.sleep(LOCK_SECONDS)
 
 
 def _carriers(settings: Settings, database: Database, mesh: Path | None) -> Iterator[Carrier]:

@@ -34,6 +34,8 @@ from streamer.ingest.texts import check_shape
 PREFIX = "STREAMER_"
 CLIENT_VARIABLES = ("URL", "KEY", "MAX_WAIT", "CONFIG")
 """Variables with our prefix that are not settings of the server: URL, key and longest wait of client commands, and the TOML file's path."""
+WORKER_VARIABLE = "WORKER"
+"""What a worker is told by the process that starts it; nobody else sets it."""
 
 DIALECT_NAMES = ("praisonai", "paperclip", "evershell")
 
@@ -101,6 +103,13 @@ class Settings(BaseModel):
         "auto",
         validate_default=True,
         description="What announces commits to other nodes; `auto`: Redis if its URL is set, else PostgreSQL if it is the database.",
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        validate_default=True,
+        description="Server processes on this machine that share the port; more than one needs PostgreSQL.",
     )
     node_name: str = Field(
         default_factory=socket.gethostname,
@@ -469,6 +478,16 @@ class Settings(BaseModel):
             raise ValueError("must begin with sqlite:/// or postgresql://")
         return value
 
+    @field_validator("workers")
+    @classmethod
+    def _has_database(cls, value: int, info: ValidationInfo) -> int:
+        database = info.data.get("database_url")
+        if value > 1 and (database is None or not database.get_secret_value().startswith("postgres")):
+            raise ValueError(
+                "several processes need PostgreSQL: set STREAMER_DATABASE_URL to postgresql://USER:PASSWORD@HOST/NAME"
+            )
+        return value
+
     @field_validator("bus")
     @classmethod
     def _has_carrier(cls, value: str, info: ValidationInfo) -> str:
@@ -572,7 +591,7 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) 
             values[name], sources[name] = value, f"{name} in {config}"
     for variable, text in environment.items():
         name = variable.removeprefix(PREFIX)
-        if name != variable and name not in CLIENT_VARIABLES and text != "":
+        if name != variable and name not in {*CLIENT_VARIABLES, WORKER_VARIABLE} and text != "":
             values[name.lower()], sources[name.lower()] = text, variable
     for name, value in flags.items():
         if value is not None:

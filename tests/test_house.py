@@ -87,6 +87,7 @@ def test_limits_are_documented() -> None:
     assert _doc("limits.md") == limits.page(), "run: python docs/limits.py write"
     bounds_nothing = {
         "port",
+        "workers",
         "flush_window_ms",
         "heartbeat_seconds",
         "poll_seconds",

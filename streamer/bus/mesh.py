@@ -8,7 +8,7 @@ import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from streamer.bus.link import CarrierError, Receiver
 
@@ -145,8 +145,7 @@ class _Inlet(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what a Unix server makes
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by its type
         self._carrier.met(self)
 
     def connection_lost(self, _error: Exception | None) -> None:

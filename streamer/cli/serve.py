@@ -1,6 +1,7 @@
 """`streamer serve`: the server in the foreground."""
 
 import asyncio
+import os
 import signal
 import sys
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import click
 
 from streamer.app import Server, redactor, running
+from streamer.cli.workers import Worker, Workers
 from streamer.core.errors import StreamerError
 from streamer.observe.collector import TURN_SECONDS, Collector
 from streamer.observe.logs import configure
@@ -50,9 +52,12 @@ def serve(**flags: Any) -> None:
         raise click.UsageError(str(error)) from None
     never_block(settings.log_queue_bytes)
     configure(settings.log_format, settings.log_level, redactor(settings).redact_text)
+    worker = Worker.of(os.environ)
     try:
         with runner() as loop:
-            loop.run(_serve(settings))
+            if worker is None and settings.workers > 1:
+                sys.exit(loop.run(Workers(settings).run()))
+            loop.run(_serve(settings, worker))
     except StreamerError as error:
         raise click.ClickException(error.message) from None
     except BadDatabaseUrl as error:
@@ -74,15 +79,22 @@ def runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, worker: Worker | None) -> None:
     stop = _stopped_by_signal()
     terminal = sys.stdout.isatty()
-    async with running(settings, show_key=terminal) as server:
-        click.echo(await _welcome(server, terminal=terminal), err=not terminal)
+    if worker is not None:
+        settings = worker.settings(settings)
+    async with running(settings, show_key=terminal, mesh=None if worker is None else worker.folder) as server:
+        if worker is None or worker.number == 1:
+            click.echo(await _welcome(server, terminal=terminal), err=not terminal)
+        if worker is not None:
+            worker.say_ready(stop.set)
         # By default, a database thread that wants the GIL waits 5 ms for a busy event loop, several times in each commit.
         sys.setswitchinterval(SWITCH_SECONDS)
         server.loops.start("collector", Collector().turn, every=TURN_SECONDS)
         await stop.wait()
+        if worker is not None:
+            return
         window = f"within {settings.drain_seconds:g} s"
         click.echo(f"stopping {window}: no new connections, streams are closed (again to stop at once)", err=True)
 

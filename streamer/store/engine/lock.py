@@ -74,7 +74,9 @@ def _locked(lock: Path, what: Path, *, shared: bool) -> Iterator[None]:
         except OSError as error:
             if error.errno not in {errno.EACCES, errno.EAGAIN}:
                 raise
-            raise InUse(f"{what} is in use by {_holder(descriptor)}: stop it first") from None
+            raise InUse(
+                f"{what} is in use by {_holder(descriptor)}: stop it first; for several processes, use PostgreSQL"
+            ) from None
         yield
     finally:
         os.close(descriptor)

@@ -32,6 +32,7 @@ from tests.support.cli import Cli
 from tests.support.databases import Cluster, OwnCluster, fresh_database, shared_cluster, sqlite_url
 from tests.support.nginx import Nginx
 from tests.support.process import ServerProcess
+from tests.support.queued import Queued
 from tests.support.tools import IN_CI, TOOLS, find, require
 
 if TYPE_CHECKING:
@@ -187,6 +188,12 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 # ---- servers
+
+
+@pytest.fixture
+def queued(database: Database) -> Queued:
+    """Create a writer that is paused."""
+    return Queued(database)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -248,9 +248,9 @@ def _numbers_before_the_transaction(database: Database, writer: GroupCommit) -> 
         .values(head=workspaces.c.head + 1, last_timestamp=workspaces.c.last_timestamp + 1)
     )
 
-    def early(_: Connection, ids: list[str]) -> Any:
+    def early(_: Connection, ids: Sequence[str], wait_for: Collection[str]) -> Any:
         def lock_and_advance(own: Connection) -> Any:
-            found = lock(own, ids)
+            found = lock(own, ids, wait_for)
             own.execute(advance)
             return found
 

@@ -10,9 +10,11 @@ import asyncpg  # type: ignore[import-untyped]
 import pytest
 
 from streamer.store.engine.database import Database
+from streamer.store.log.held import Held
 from tests.conftest import ADMIN_KEY, MakeProcess
 from tests.support.api import Api
 from tests.support.databases import OwnCluster, nothing_written, run_sql
+from tests.support.queued import Queued
 from tests.support.waiting import eventually
 
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -47,6 +49,73 @@ async def test_a_locked_workspace_holds_up_no_other(api: Api, database_url: str)
     answers = [answer.expect(201) for answer in await asyncio.gather(*waiting)]
     assert sorted(answer["seq"] for answer in answers) == [2, 3, 4]
     assert (await api.append("locked")).expect(201)["seq"] == 5
+
+
+@on_postgresql
+async def test_a_group_skips_busy_workspaces(queued: Queued, database: Database, database_url: str) -> None:
+    """A group stores what it can without waiting. The skipped requests follow later, in order, and create nothing twice."""
+    before = Queued(database)
+    for workspace in ("busy", "free"):
+        before.start(before.append("ann", workspace=workspace))
+    await before.run()
+    async with held(database_url, "busy"):
+        for number in range(3):
+            queued.start(queued.append("ann", f"busy{number}", workspace="busy"))
+            queued.start(queued.append("ann", f"free{number}", workspace="free"))
+            queued.start(queued.append("bob", f"new{number}", workspace="new"))
+        await queued.waits(9)
+        running = asyncio.create_task(queued.run())
+        await eventually(lambda: len(queued.order) == 6)
+        assert {name.rstrip("012") for name in queued.order} == {"free", "new"}
+        assert queued.metric("append_skipped_total") >= 1
+        queued.start(queued.append("ann", "busy3", workspace="busy"))
+        await queued.waits(4)
+    await running
+    await asyncio.gather(*queued.tasks)
+    assert queued.order[6:] == [f"busy{number}" for number in range(4)]
+    rows = await run_sql(database, "SELECT id, head FROM workspaces WHERE id <> '-system' ORDER BY id")
+    assert rows == [("busy", 5), ("free", 4), ("new", 3)]
+
+
+def test_a_busy_workspace_gets_its_turn() -> None:
+    """A workspace that was skipped three times is waited for, one at a time; one that stays locked is only tried."""
+    busy = Held()
+    assert busy.wait_for(["a", "b", "c"]) == []
+    assert busy.wait_for(["a"]) == ["a"], "a group with one workspace has nothing better to do"
+    for _ in range(2):
+        busy.note(["a", "b", "c"], {"b", "c"})
+        assert busy.wait_for(["a", "b", "c"]) == []
+    busy.note(["a", "b", "c"], {"b", "c"})
+    assert busy.wait_for(["a", "b", "c"]) == ["b"]
+    busy.note(["a", "b", "c"], {"c"})
+    assert busy.wait_for(["a", "b", "c"]) == ["c"]
+    busy.give_up_on(["c"])
+    assert busy.wait_for(["a", "b", "c"]) == busy.wait_for(["c"]) == []
+    busy.note(["c"], {})
+    assert busy.wait_for(["c"]) == ["c"]
+    busy.note(["a", "b"], {"a", "b"})
+    assert busy.wait_for(["a", "b"]) == ["a"], "if none was free"
+
+
+@on_postgresql
+async def test_nodes_whose_groups_overlap(database_url: str) -> None:
+    """Several nodes that append to the same workspaces all make progress; each log is gap-free, each account's order is kept."""
+    databases = [Database(database_url) for _ in range(4)]
+    nodes = [Queued(database) for database in databases]
+    for at, node in enumerate(nodes):
+        for number in range(200):
+            node.start(node.append(f"{at}", f"{number % 7}.{number}", workspace=f"w{number % 7}"))
+    await asyncio.gather(*(node.run() for node in nodes))
+    for node in nodes:
+        for workspace in range(7):
+            own = [name for name in node.order if name.startswith(f"{workspace}.")]
+            assert own == [f"{workspace}.{number}" for number in range(workspace, 200, 7)]
+    query = "SELECT w.head, count(*), max(e.seq) FROM workspaces w JOIN events e ON e.workspace = w.key GROUP BY w.key"
+    rows = await run_sql(databases[0], f"{query} HAVING w.key > 0")
+    assert sum(head for head, _, _ in rows) == 800
+    assert all(head == count == last for head, count, last in rows)
+    for database in databases:
+        await database.close()
 
 
 @on_postgresql

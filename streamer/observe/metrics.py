@@ -57,6 +57,9 @@ class Metrics:
         )
         self.events_appended = counter("events_appended_total", "Events stored.")
         self.appends_refused = counter("appends_refused_total", "Appends answered 503 overloaded: the queue was full.")
+        self.append_skipped = counter(
+            "append_skipped_total", "Workspaces that a group of appends skipped because another transaction held them."
+        )
         self.append_queue = gauge("append_queue_events", "Events waiting to be stored.")
         self.memory = gauge("memory_bytes", "Memory held for requests, unread responses and socket messages.", "kind")
         self.memory_limit = gauge("memory_limit_bytes", "The limit for all kinds of `streamer_memory_bytes` together.")

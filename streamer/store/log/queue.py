@@ -106,14 +106,18 @@ class Queue:
         return group
 
     def put_back(self, released: Sequence[Waiting]) -> None:
-        """Queue requests again that were set aside, each at its place."""
-        for waiting in released:
-            if not waiting.lane.waiting:
-                self._turns.append(waiting.lane)
-            waiting.lane.waiting.append(waiting)
+        """Queue requests again that were taken, each at its place; they are in the order of arrival."""
+        disordered = set()
+        for waiting in reversed(released):
+            lane = waiting.lane
+            if not lane.waiting:
+                self._turns.appendleft(lane)
+            elif lane.waiting[0].number < waiting.number:
+                disordered.add(lane)
+            lane.waiting.appendleft(waiting)
             if isinstance(waiting.request, Change):
                 self._note_change(waiting)
-        for lane in {id(waiting.lane): waiting.lane for waiting in released}.values():
+        for lane in disordered:
             lane.waiting = deque(sorted(lane.waiting, key=lambda waiting: waiting.number))
 
     def clear(self) -> Iterable[Waiting]:

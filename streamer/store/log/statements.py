@@ -99,26 +99,17 @@ class Statements:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        clock = literal(0) if database.is_sqlite else _POSTGRESQL_CLOCK
-        self._lock = (
-            select(
-                workspaces.c.key,
-                workspaces.c.id,
-                workspaces.c.epoch,
-                workspaces.c.head,
-                workspaces.c.last_timestamp,
-                clock.label("now"),
-            )
-            .where(database.is_any_of(workspaces.c.id, "ids"))
-            .order_by(workspaces.c.id)
-            .with_for_update()  # SQLite has no such clause: there, BEGIN IMMEDIATE has locked everything
-        )
-        self._there = select(workspaces.c.id).where(database.is_any_of(workspaces.c.id, "ids"))
-        self._free = (
-            select(workspaces.c.id)
-            .where(database.is_any_of(workspaces.c.id, "ids"))
-            .order_by(workspaces.c.id)
-            .with_for_update(skip_locked=True)
+        clock = (literal(0) if database.is_sqlite else _POSTGRESQL_CLOCK).label("now")
+        listed = database.is_any_of(workspaces.c.id, "ids")
+        head = (workspaces.c.epoch, workspaces.c.head, workspaces.c.last_timestamp)
+        rows = select(workspaces.c.key, workspaces.c.id, *head).where(listed)
+        # SQLite has no such clause: there, BEGIN IMMEDIATE has locked everything.
+        self._lock = rows.add_columns(clock).order_by(workspaces.c.id).with_for_update(key_share=True)
+        free = rows.with_for_update(key_share=True, skip_locked=True).cte("free")
+        self._lock_free = (
+            select(free.c.key, workspaces.c.id, free.c.epoch, free.c.head, free.c.last_timestamp, clock)
+            .select_from(workspaces.outerjoin(free, free.c.key == workspaces.c.key))
+            .where(listed)
         )
         self._make = database.insert(workspaces).on_conflict_do_nothing()
         facts = ("workspace", "seq", "id", "timestamp", "size", "fingerprint")
@@ -131,24 +122,33 @@ class Statements:
         self._memory: dict[int, tuple[tuple[int, int], Known]] = {}
         """By a log's key: its head and last timestamp at its last write, and the cached rows of that state."""
 
-    def lock(self, connection: Connection, ids: list[str]) -> tuple[dict[str, LockedLog], int]:
-        """Lock workspaces, ordered by id. Return those that exist, and the database's time, 0 if it has none."""
-        rows = connection.execute(self._lock, {"ids": self._database.list_value(ids)})
+    def lock(
+        self, connection: Connection, ids: Sequence[str], wait_for: Collection[str]
+    ) -> tuple[dict[str, LockedLog], set[str], int]:
+        """Lock workspaces: first wait for some of them, in the order of their ids, then take the free ones of the others.
+
+        Return those that are locked, those that other transactions hold, and the database's time, 0 if it has none.
+        """
+        if self._database.is_sqlite:
+            wait_for = ids
         now = 0
         found: dict[str, LockedLog] = {}
-        for key, workspace, epoch, head, last_timestamp, now in rows:  # noqa: B007 - the last one is the latest
-            found[workspace] = log = LockedLog(key, workspace, epoch, head, last_timestamp)
-            # Removed from the cache, and returned to it only if this transaction is committed.
-            at, known = self._memory.pop(key, (None, None))
-            if known is not None and at == (head, last_timestamp):
-                log.known = known
-        return found, now
-
-    def locked_by_others(self, connection: Connection, ids: list[str]) -> set[str]:
-        """Return those of these workspaces whose rows another transaction holds; workspaces that do not exist are not among them."""
-        values = {"ids": self._database.list_value(ids)}
-        there = set(connection.execute(self._there, values).scalars())
-        return there - set(connection.execute(self._free, values).scalars())
+        skipped: set[str] = set()
+        for statement, some in (
+            (self._lock, list(wait_for)),
+            (self._lock_free, [each for each in ids if each not in wait_for]),
+        ):
+            rows = connection.execute(statement, {"ids": self._database.list_value(some)}) if some else ()
+            for key, workspace, epoch, head, last_timestamp, now in rows:  # noqa: B007 - the last one is the latest
+                if key is None:
+                    skipped.add(workspace)
+                    continue
+                found[workspace] = log = LockedLog(key, workspace, epoch, head, last_timestamp)
+                # Removed from the cache, and returned to it only if this transaction is committed.
+                at, known = self._memory.pop(key, (None, None))
+                if known is not None and at == (head, last_timestamp):
+                    log.known = known
+        return found, skipped, now
 
     def newest(self, connection: Connection) -> int | None:
         """Return the newest timestamp of all logs; None: there are none."""

@@ -8,7 +8,7 @@ then the commit is announced on the bus.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -34,7 +34,7 @@ from streamer.store.engine.outages import Contended, Refused
 from streamer.store.engine.pools import STOPPING
 from streamer.store.engine.steady import SteadyClock
 from streamer.store.log.ahead import Ahead
-from streamer.store.log.held import HELD, LOCKED, Held, Waiting, locks_of
+from streamer.store.log.held import HELD, LOCKED, Held, Waiting
 from streamer.store.log.queue import Queue
 from streamer.store.log.repeats import is_same, repeats
 from streamer.store.log.statements import LockedLog, Statements
@@ -50,6 +50,8 @@ GATHER_SECONDS = 0.02
 
 
 Outcome = Appended | StreamerError
+_Result = tuple[list[Any], list[LockedLog], set[str]]
+"""Of a transaction: the outcomes of its requests, the logs that it changes, and the workspaces that others hold."""
 
 
 class GroupCommit:
@@ -120,8 +122,7 @@ class GroupCommit:
         if not self._queue:
             self._wake.clear()
             await self._held.until(self._wake)
-        if self._held:
-            await self._look_at_held()
+        self._queue.put_back(self._held.due())
         group = self._under_way = self._queue.take(self._held, self._group_events, self._group_bytes)
         if not group:
             return
@@ -129,7 +130,7 @@ class GroupCommit:
         started = time.perf_counter()
         outcomes: list[Any]
         try:
-            outcomes = await self._commit([waiting.request for waiting in group])
+            outcomes = await self._commit(group)
         except BaseException:
             outcomes = [InternalError("the append failed; repeat it with the same id or Idempotency-Key")] * len(group)
             raise
@@ -146,10 +147,14 @@ class GroupCommit:
 
     def _answer(self, group: Sequence[Waiting], outcomes: Sequence[Any]) -> None:
         self._under_way = ()
+        skipped: list[Waiting] = []
         for waiting, outcome in zip(group, outcomes, strict=True):
             if outcome is HELD and not self._given_up:
-                self._held.add(waiting)
-                continue
+                if not waiting.is_late():
+                    if not self._held.takes(waiting):
+                        skipped.append(waiting)
+                    continue
+                outcome = StoreUnavailable(LOCKED, reason="locked")  # noqa: PLW2901
             self._queue.finish(waiting)
             if waiting.answer.done():  # its client left, but its events are stored
                 continue
@@ -157,30 +162,14 @@ class GroupCommit:
                 waiting.answer.set_exception(outcome)
             else:
                 waiting.answer.set_result(outcome)
+        self._queue.put_back(skipped)
         if not self._queue and not self._held:
             self._is_idle.set()
-
-    async def _look_at_held(self) -> None:
-        """Queue requests again whose workspaces are free; refuse those that have waited too long."""
-        late = self._held.late()
-        self._answer(late, [StoreUnavailable(LOCKED, reason="locked")] * len(late))
-        if self._held.is_due():
-            locked = await self._locked(self._held.workspaces())
-            self._queue.put_back(self._held.release(locked))
-
-    async def _locked(self, workspaces: Sequence[str]) -> set[str]:
-        """Return those of these workspaces that another transaction holds: all, if this cannot be determined."""
-        try:
-            return await self._database.write(
-                lambda connection: self._statements.locked_by_others(connection, [*workspaces])
-            )
-        except StoreUnavailable:
-            return set(workspaces)
 
     def give_up(self) -> None:
         """Fail all waiting and future requests: the server is stopping, and its time is over."""
         self._closing = self._given_up = True
-        waiting = [*self._under_way, *self._queue.clear(), *self._held.release(())]
+        waiting = [*self._under_way, *self._queue.clear(), *self._held.clear()]
         for each in waiting:
             if not each.answer.done():
                 each.answer.set_exception(StoreUnavailable(STOPPING))
@@ -195,50 +184,27 @@ class GroupCommit:
         self._closing = True
         await self._is_idle.wait()
 
-    async def _commit(
-        self, group: Sequence[Append | Change[Any]], *, retried: bool = False, parted: bool = False
-    ) -> list[Any]:
-        """Store a group. If the database fails, try once more; if a request fails, store them one by one, so that it fails alone.
-
-        Args:
-            group: the requests, in the order of their seqs.
-            retried: the previous commit may have succeeded although it seemed to fail.
-            parted: requests whose workspaces are held by other transactions were already set aside.
-        """
+    async def _commit(self, group: Sequence[Waiting], *, retried: bool = False) -> list[Any]:
+        """Store a group. If the database fails, try once more; if a request fails, store them one by one, so that it fails alone."""
         try:
-            return await self._transact(group, retried=retried)
-        except Contended as error:
-            if error.details.get("reason") == "locked":
-                return [HELD] * len(group) if parted else await self._without_locked(group, retried=retried)
-            return [error] * len(group)
+            return await self._transact(group)
         except StoreUnavailable as error:
             if retried:
                 return [error] * len(group)
-            return await self._commit(group, retried=True, parted=parted)
-        except Exception as error:  # noqa: BLE001 - each request gets its own error below
-            if len(group) == 1:
-                return [self._failure(error)]
+        except Exception as error:  # noqa: BLE001 - each request gets its own error
+            return [self._failure(error)] if len(group) == 1 else await self._commit_each(group)
+        for waiting in group:
+            waiting.may_be_stored = True
+        return await self._commit(group, retried=True)
+
+    async def _commit_each(self, group: Sequence[Waiting]) -> list[Any]:
         outcomes: list[Any] = []
-        for request in group:
+        for waiting in group:
             last = outcomes[-1] if outcomes else None
-            # Do not try an unavailable database once per request.
-            is_down = isinstance(last, StoreUnavailable)
-            outcomes += [last] if is_down else await self._commit([request], retried=True, parted=True)
+            # Do not try an unavailable database once per request, and let no request overtake one of its workspace.
+            is_over = last is HELD or isinstance(last, StoreUnavailable)
+            outcomes += [last] if is_over else await self._commit([waiting])
         return outcomes
-
-    async def _without_locked(self, group: Sequence[Append | Change[Any]], *, retried: bool) -> list[Any]:
-        """Store those requests of a group whose workspaces no other transaction holds.
-
-        The outcome of the others is `HELD`.
-        """
-        wanted = sorted({workspace for request in group for workspace in locks_of(request)})
-        locked = await self._locked(wanted)
-        free = [not locked.intersection(locks_of(request)) for request in group]
-        if locked:  # the holder may have released them meanwhile
-            self._logger.warning("workspaces_locked", workspaces=sorted(locked)[:10], count=len(locked))
-        rest = [request for request, is_free in zip(group, free, strict=True) if is_free]
-        outcomes = iter(await self._commit(rest, retried=retried, parted=True) if rest else ())
-        return [next(outcomes) if is_free else HELD for is_free in free]
 
     def _failure(self, error: Exception) -> StreamerError:
         if isinstance(error, Refused):
@@ -249,28 +215,42 @@ class GroupCommit:
             self._logger.error("append_failed", exc_info=error)
         return InternalError("the database rejected the append; nothing of it was stored")
 
-    async def _transact(self, group: Sequence[Append | Change[Any]], *, retried: bool) -> list[Any]:
-        """Store a group in one transaction, and keep its announcement.
-
-        Args:
-            group: the requests, in the order of their seqs.
-            retried: the previous commit may have succeeded although it seemed to fail (the connection broke): look up every
-                id, including generated ones, so that nothing is stored twice.
-        """
-        if isinstance(group[0], Change):
-            outcomes, logs = await self._database.write(partial(self._change, change=group[0]))
+    async def _transact(self, group: Sequence[Waiting]) -> list[Any]:
+        """Store a group in one transaction, and keep its announcement. The outcome of requests whose workspaces are locked is `HELD`."""
+        first = group[0].request
+        work: Callable[[Connection], _Result]
+        wait_for: Collection[str]
+        if isinstance(first, Change):
+            wanted = first.locks
+            wait_for = wanted if self._held.can_wait(wanted) else ()
+            work = partial(self._change, change=first, wait_for=wait_for)
         else:
-            appends = cast("Sequence[Append]", group)  # a change forms its own group
-            outcomes, logs = await self._database.write(partial(self._apply, group=appends, retried=retried))
+            appends = [cast("Append", waiting.request) for waiting in group]  # a change forms its own group
+            wanted = tuple(dict.fromkeys(request.workspace for request in appends))
+            wait_for = self._held.wait_for(wanted)
+            may_be_stored = any(waiting.may_be_stored for waiting in group)
+            work = partial(self._apply, group=appends, wait_for=wait_for, may_be_stored=may_be_stored)
+        try:
+            outcomes, logs, skipped = await self._database.write(work)
+        except Contended:
+            stuck = wait_for or wanted
+            self._held.give_up_on(stuck)
+            self._logger.warning("workspaces_locked", workspaces=sorted(stuck)[:10], count=len(stuck))
+            return [HELD] * len(group)
+        self._held.note(wanted, skipped)
+        self._metrics.append_skipped.inc(len(skipped))
         if any(log.frames for log in logs):
             self._database.writing.proved()
         self._statements.remember(logs)
         self._news += [Committed(log.key, log.epoch, log.frames) for log in logs if log.frames]
         return outcomes
 
-    def _change(self, connection: Connection, change: Change[Any]) -> tuple[list[Any], list[LockedLog]]:
-        """Apply a change and store its events; return its outcome, and the logs that it extends."""
-        logs, now = self._lock(connection, {ws: ws if ws == SYSTEM_WORKSPACE else None for ws in change.locks})
+    def _change(self, connection: Connection, change: Change[Any], wait_for: Collection[str]) -> _Result:
+        """Apply a change and store its events; return its outcome, the logs that it extends, and locked workspaces."""
+        wanted = {ws: ws if ws == SYSTEM_WORKSPACE else None for ws in change.locks}
+        logs, skipped, now = self._lock(connection, wanted, wait_for)
+        if skipped:
+            return [HELD], [], skipped
         age = self._read_age(connection, now)
         result, told = change.apply(connection, logs)
         for workspace, draft in told:
@@ -280,33 +260,43 @@ class GroupCommit:
                 log.add(draft, now)
         changed = [log for log in logs.values() if log.added]
         self._store(connection, changed, now, age)
-        return [result], changed
+        return [result], changed, skipped
 
     def _apply(
-        self, connection: Connection, group: Sequence[Append], *, retried: bool
-    ) -> tuple[list[Outcome], list[LockedLog]]:
-        """Process a whole group; return its outcomes, and the logs that it changes."""
-        logs, now = self._lock(connection, {request.workspace: request.creator for request in reversed(group)})
+        self, connection: Connection, group: Sequence[Append], wait_for: Collection[str], *, may_be_stored: bool
+    ) -> _Result:
+        """Process a whole group; return its outcomes, the logs that it changes, and locked workspaces."""
+        wanted = {request.workspace: request.creator for request in reversed(group)}
+        logs, skipped, now = self._lock(connection, wanted, wait_for)
         age = self._read_age(connection, now)
         found = [(request, logs[request.workspace]) for request in group if request.workspace in logs]
-        self._look_up(connection, found, age, retried=retried)
-        outcomes = [_decide(request, logs.get(request.workspace), now) for request in group]
+        self._look_up(connection, found, age, all_ids=may_be_stored)
+        outcomes = [
+            HELD if request.workspace in skipped else _decide(request, logs.get(request.workspace), now)
+            for request in group
+        ]
         changed = [log for log in logs.values() if log.added or log.new_keys]
         self._store(connection, changed, now, age)
-        return outcomes, changed
+        return outcomes, changed, skipped
 
-    def _lock(self, connection: Connection, wanted: Mapping[str, str | None]) -> tuple[dict[str, LockedLog], int]:
-        """Lock the rows of workspaces, ordered by id; create those that have a creator.
+    def _lock(
+        self, connection: Connection, wanted: Mapping[str, str | None], wait_for: Collection[str]
+    ) -> tuple[dict[str, LockedLog], set[str], int]:
+        """Lock the rows of workspaces; create those that have a creator.
 
-        Return those that exist, and the time.
+        Return those that exist, those that other transactions hold, and the time.
         """
-        found, now = self._statements.lock(connection, list(wanted))
-        missing = {ws: creator for ws, creator in wanted.items() if ws not in found and creator is not None}
+        found, skipped, now = self._statements.lock(connection, list(wanted), wait_for)
+        missing = {
+            ws: creator
+            for ws, creator in wanted.items()
+            if ws not in found and ws not in skipped and creator is not None
+        }
         if missing:
             self._statements.make(connection, missing, now or self._clock())
-            # Again, in order: another node may have created some of them meanwhile, and its lock must be waited for.
-            found, now = self._statements.lock(connection, list(wanted))
-        return {log.id: log for log in found.values()}, now or self._clock()
+            # Again, without waiting: another node may have created some of them meanwhile, and hold them.
+            found, skipped, now = self._statements.lock(connection, list(wanted), ())
+        return found, skipped, now or self._clock()
 
     def _read_age(self, connection: Connection, now: int) -> int:
         """Return the time by which idempotency keys expire: a clock that is set ahead must not expire them."""
@@ -315,9 +305,9 @@ class GroupCommit:
         return self._age.read(now)
 
     def _look_up(
-        self, connection: Connection, group: Sequence[tuple[Append, LockedLog]], now: int, *, retried: bool
+        self, connection: Connection, group: Sequence[tuple[Append, LockedLog]], now: int, *, all_ids: bool
     ) -> None:
-        """Look up the ids and idempotency keys of these requests."""
+        """Look up the clients' own ids, or all, and the idempotency keys of these requests."""
         logs = {log.key: log for _, log in group}
         keys = {(log.key, request.idempotency[0]) for request, log in group if request.idempotency}
         for key, idempotency_key, fingerprint, answered in self._statements.remembered(connection, keys, now):
@@ -329,7 +319,7 @@ class GroupCommit:
             if request.idempotency and repeats(request, log)
             for seq in log.remembered[request.idempotency[0]][1]
         }
-        drafts = [(log.key, draft) for request, log in group for draft in request.drafts if draft.given_id or retried]
+        drafts = [(log.key, draft) for request, log in group for draft in request.drafts if draft.given_id or all_ids]
         sizes = {(key, draft.id, draft.size) for key, draft in drafts}
         sent = {(key, draft.id, draft.fingerprint) for key, draft in drafts}
         wanted = {(key, draft.id) for key, draft in drafts}

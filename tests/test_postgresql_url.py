@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from sqlalchemy import Connection
 
 from streamer.app import running
 from streamer.core.errors import StoreUnavailable
@@ -74,6 +75,29 @@ async def test_parameters_are_understood(postgresql_url: str) -> None:
         )
         assert application == ("mine" if "mine" in url else "streamer")
         assert (memory == "8MB") == ("work_mem" in url)
+        await database.close()
+
+
+async def test_several_hosts(own_cluster: OwnCluster, postgresql: Cluster) -> None:
+    """Hosts can be listed in libpq's and in SQLAlchemy's form, with ports; they are tried in turn until one has the required attributes."""
+    closed, port = free_port(), free_port()
+    with (own_cluster.folder / "data" / "postgresql.conf").open("a") as file:
+        file.write(f"listen_addresses = '127.0.0.1'\nport = {port}\ndefault_transaction_read_only = on\n")
+    (own_cluster.folder / "data" / "pg_hba.conf").write_text("local all all trust\nhost all all all trust\n")
+    own_cluster.stop()
+    own_cluster.restart()
+    here = "127.0.0.1"
+    reading = "target_session_attrs=read-only"
+    for url in (
+        f"postgresql://postgres@{here}:{closed},{here}:{port}/postgres?{reading}",
+        f"postgresql://postgres@/postgres?host={here}:{closed}&host={here}:{port}&{reading}",
+        f"postgresql://postgres@/postgres?host={here}&host={here}&port={closed}&port={port}&{reading}",
+        f"{postgresql.url('postgres')}&host={here}&port=5432&port={port}&{reading}",
+        f"postgresql://postgres@/postgres?host={here}&host={postgresql.folder}&port={port}&port=5432&target_session_attrs=read-write",
+    ):
+        database = Database(url)
+        ((reached,),) = await database.read(lambda connection: rows_of(connection, "SHOW port"))
+        assert int(reached) == (5432 if "read-write" in url else port), url
         await database.close()
 
 
@@ -195,10 +219,11 @@ async def test_pgbouncer_in_transaction_mode(pgbouncer: str, tmp_path: Path, htt
         assert sum(len(page) for page in pages[:7]) == 100
         assert (await api.get("/readyz")).status == 200
     database = Database(url)
-    ((timeout,),) = await database.write(_lock_timeout)
+    ((timeout,),) = await database.write(lambda connection: rows_of(connection, "SHOW lock_timeout"))
     assert timeout == "1s"
     await database.close()
 
 
-def _lock_timeout(connection: object) -> list[tuple[str]]:
-    return [tuple(row) for row in connection.exec_driver_sql("SHOW lock_timeout")]  # type: ignore[attr-defined]
+def rows_of(connection: Connection, statement: str) -> list[tuple[str]]:
+    """Run a statement; return its rows."""
+    return [tuple(row) for row in connection.exec_driver_sql(statement)]

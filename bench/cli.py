@@ -103,6 +103,13 @@ _COUNT = click.IntRange(1, 100_000)
     help="Processes that run the subscribers.",
 )
 @click.option(
+    "--nodes",
+    metavar="N",
+    type=click.IntRange(1, 16),
+    help="Servers on one PostgreSQL; publishers use the first, reader processes the second and so on.",
+)
+@click.option("--workers", metavar="N", type=click.IntRange(1, 16), help="Processes of each server.")
+@click.option(
     "--runs",
     metavar="N",
     type=click.IntRange(1, 99),
@@ -162,6 +169,8 @@ def command(
     if peer and peer not in SCENARIOS[scenario].peers:
         can = ", ".join(name for name, each in SCENARIOS.items() if peer in each.peers)
         raise click.UsageError(f"{peer} cannot do {scenario}; it can do {can}")
+    if load.nodes * load.workers > 1 and not load.database_url:
+        raise click.UsageError("several nodes or workers need PostgreSQL: --database-url")
     with _work() as status:
         if not as_json:
             click.echo(f"{scenario}: {_words(SCENARIOS[scenario].words(load))}\n{_words(machine())}")

@@ -76,12 +76,12 @@ class Crowd(Writers):
         reading = self.target.reading(self.load.transport)
         before = {name: len(numbers) for name, numbers in self._expected().items()}
         parts = [streams[part :: len(self._readers)] for part in range(len(self._readers))]
-        for reader, known, part in zip(self._readers, self._streams, parts, strict=True):
+        for place, (reader, known, part) in enumerate(zip(self._readers, self._streams, parts, strict=True)):
             named = [(_name(*each), self.target.target(*each, self.load.transport)) for each in part]
             known.update(name for name, _ in named)
             reader.send(
                 "connect",
-                port=self.target.port,
+                port=self.target.ports[(place + 1) % len(self.target.ports)],
                 streams=named,
                 **reading,
                 before=_only(before, known),

@@ -3,7 +3,7 @@
 from bench.crowd import Crowd, Metrics
 from bench.load import Load
 from bench.sandbox import Sandbox
-from bench.targets import Target
+from bench.targets import Streamer, Target
 from bench.usage import machine_cpu
 
 MIB = 2**20
@@ -37,6 +37,7 @@ def measure(crowd: Crowd) -> Metrics:
     usage, load = crowd.target.usage, crowd.load
     usage.forget_peak()
     crowd.begin()
+    bus = crowd.target.bus() if isinstance(crowd.target, Streamer) else (0.0, 0.0)
     cpu, machine = usage.cpu(), machine_cpu()
     sent = crowd.publish(rate=load.rate, seconds=load.seconds, batch=load.batch)
     crowd.settle()
@@ -57,4 +58,16 @@ def measure(crowd: Crowd) -> Metrics:
         "cpu_per_delivery": round(used * 1e6 / deliveries, 2) if deliveries else None,
         "cpu_per_append": round(used * 1e6 / stored, 1) if stored else None,
         "rss_peak": round(usage.peak() / MIB, 1),
+        **_bus(crowd.target, bus, stored),
+    }
+
+
+def _bus(target: Target, before: tuple[float, float], events: int) -> Metrics:
+    """Return what crossed the bus between nodes for each event."""
+    if not isinstance(target, Streamer) or len(target.ports) == 1 or not events:
+        return {}
+    messages, size = target.bus()
+    return {
+        "bus_messages_per_event": round((messages - before[0]) / events, 2),
+        "bus_bytes_per_event": round((size - before[1]) / events, 1),
     }

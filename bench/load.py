@@ -31,6 +31,10 @@ class Load:
     reader_processes: int = 1
     settings: Mapping[str, str] = field(default_factory=dict)
     database_url: str | None = None
+    nodes: int = 1
+    """Servers on one database; readers are spread over them, and publishers use the first."""
+    workers: int = 1
+    """Processes of each server."""
 
     def streams(self) -> list[tuple[int, int]]:
         """Return the workspace and the filter of each subscriber: both spread evenly."""

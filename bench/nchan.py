@@ -34,6 +34,7 @@ class Nchan:
             raise BenchError("nginx with nchan is not installed", "apt-get install nginx-light libnginx-mod-nchan")
         self._body = body
         self.port = free_port()
+        self.ports = [self.port]
         folder = sandbox.folder / f"nginx-{self.port}"
         folder.mkdir()
         # As root its worker would be another user, who may not look into our folder.

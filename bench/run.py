@@ -84,7 +84,7 @@ SCENARIOS = {
         replace(_PLAIN, rate=None),
         ("praisonai",),
     ),
-    "fanout": Scenario(fanout, (*_READERS, "filters", *_EVENTS, "batch"), _PLAIN, ("nchan",)),
+    "fanout": Scenario(fanout, (*_READERS, "filters", *_EVENTS, "batch", "nodes", "workers"), _PLAIN, ("nchan",)),
     "history": Scenario(history, ("events", "connections", "seconds"), replace(_PLAIN, connections=4), ("praisonai",)),
     "dialects": Scenario(
         dialects, ("events", "connections", "seconds"), replace(_PLAIN, connections=4, seconds=60), ("praisonai",)
@@ -201,7 +201,7 @@ def measure(  # noqa: PLR0913 - what a measurement is made of
             elif name == "praisonai":
                 target = PraisonAI(place)
             else:
-                target = Streamer(place, load.settings, database)
+                target = Streamer(place, load.settings, database, nodes=load.nodes, workers=load.workers)
             outcome.runs.setdefault(name, []).append(kind.measure(place, target, load))
             if isinstance(target, Streamer):
                 body = target.sample()

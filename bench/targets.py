@@ -12,7 +12,7 @@ import orjson
 from bench.events import DETAILS
 from bench.http_client import HttpClient
 from bench.sandbox import BenchError, Sandbox, environment
-from bench.usage import Usage
+from bench.usage import Usage, children
 
 UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -42,6 +42,8 @@ class Target(Written, Protocol):
 
     says_synced: bool
     """It says so once a stream is live."""
+    ports: list[int]
+    """Where readers connect: one part of them to each."""
 
     def reading(self, transport: str) -> dict[str, Any]:
         """Return what the readers send: the head, and what is added to resume after a position."""
@@ -53,28 +55,57 @@ class Target(Written, Protocol):
 
 
 class Streamer:
-    """Our server: `streamer serve` as a process of its own, on fresh data, durable, with its default settings."""
+    """Our server: `streamer serve` as processes of their own, on fresh data, durable, with its default settings."""
 
     name = "streamer"
     ordered = False
     says_synced = True
 
-    def __init__(self, sandbox: Sandbox, settings: Mapping[str, str], database_url: str | None) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        settings: Mapping[str, str],
+        database_url: str | None,
+        *,
+        nodes: int = 1,
+        workers: int = 1,
+    ) -> None:
         self.workspace = f"bench-{uuid.uuid4().hex[:12]}"
-        self.port = free_port()
+        self.ports = [free_port() for _ in range(nodes)]
+        self.port = self.ports[0]
         key = f"sk_{secrets.token_urlsafe(24)}"
         self.head = f"Authorization: Bearer {key}\r\n"
-        variables = {
-            "STREAMER_PORT": str(self.port),
-            "STREAMER_DATA_DIR": str(sandbox.folder / f"data-{self.port}"),
-            "STREAMER_ADMIN_KEY": key,
-            "STREAMER_LOG_LEVEL": "warning",
-            **({"STREAMER_DATABASE_URL": database_url} if database_url else {}),
-            **{f"STREAMER_{name.upper()}": value for name, value in settings.items()},
-        }
-        command = [sys.executable, "-P", "-m", "streamer", "serve"]
-        pid = serve(sandbox, self.name, command, {**environment(), **variables}, (self.port, "/readyz"))
-        self.usage = Usage([pid])
+        pids: list[int] = []
+        for port in self.ports:
+            variables = {
+                "STREAMER_PORT": str(port),
+                "STREAMER_DATA_DIR": str(sandbox.folder / f"data-{port}"),
+                "STREAMER_ADMIN_KEY": key,
+                "STREAMER_LOG_LEVEL": "warning",
+                "STREAMER_WORKERS": str(workers),
+                **({"STREAMER_DATABASE_URL": database_url} if database_url else {}),
+                **{f"STREAMER_{name.upper()}": value for name, value in settings.items()},
+            }
+            command = [sys.executable, "-P", "-m", "streamer", "serve"]
+            pid = serve(sandbox, self.name, command, {**environment(), **variables}, (port, "/readyz"))
+            pids.append(pid)
+        if nodes * workers > 1:
+            sandbox.until(lambda: self._hear_each_other(nodes * workers), "the nodes' first beacons")
+        self.usage = Usage(pids if workers == 1 else [child for pid in pids for child in children(pid)])
+
+    def _hear_each_other(self, count: int) -> bool:
+        found = []
+        for port in self.ports:
+            with HttpClient(port, self.head) as client:
+                found.append(orjson.loads(client.request("/v1/nodes")))
+        return all(len(each["nodes"]) == count and each["bus_state"] == "ok" for each in found)
+
+    def bus(self) -> tuple[float, float]:
+        """Return the messages that the nodes have sent to each other, and their bytes. Workers are not counted: they share a port."""
+        found = [self.metric("streamer_bus_", port) for port in self.ports]
+        names = [f'streamer_bus_{what}_total{{carrier="redis",way="out"}}' for what in ("messages", "bytes")]
+        messages, size = (sum(each.get(name, 0) for each in found) for name in names)
+        return messages, size
 
     def publishing(self, pattern: str) -> dict[str, str]:
         """Return what the publishers send."""
@@ -110,9 +141,9 @@ class Streamer:
         details = page["events"][0]["details"]
         return text.replace(DETAILS % details, DETAILS)
 
-    def metric(self, part: str) -> dict[str, float]:
+    def metric(self, part: str, port: int | None = None) -> dict[str, float]:
         """Return the samples of /metrics whose name contains `part`, by name and labels."""
-        with HttpClient(self.port, self.head) as client:
+        with HttpClient(port or self.port, self.head) as client:
             text = client.request("/metrics").decode()
         samples = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in samples if part in name.partition("{")[0]}

@@ -142,7 +142,11 @@ async def running(  # noqa: PLR0915 - the list of all parts
         BadDatabaseUrl, StoreUnavailable, DatabaseTooNew: the database cannot be used.
     """
     # Before anything is created, because the URL may be invalid.
-    database = Database(settings.database, read_seconds=settings.read_seconds)
+    database = Database(
+        settings.database,
+        read_seconds=settings.read_seconds,
+        is_lossless=settings.database_failover == "lossless",
+    )
     _raise_file_limit()
     metrics = Metrics()
     budget, unread = _memory(settings.memory_bytes, metrics)

@@ -95,6 +95,10 @@ class Settings(BaseModel):
         None,
         description="`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`; none: SQLite in the data directory.",
     )
+    database_failover: Literal["asynchronous", "lossless"] = Field(
+        "asynchronous",
+        description="Whether a failover of PostgreSQL can lose its last commits; `lossless`: logs then keep their epochs.",
+    )
     redis_url: SecretStr | None = Field(
         None,
         description="`redis://`, `rediss://` or `unix://` URL of the Redis that connects several nodes on one PostgreSQL.",

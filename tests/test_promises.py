@@ -258,6 +258,7 @@ def _numbers_before_the_transaction(database: Database, writer: GroupCommit) -> 
 
     statements.lock = early  # type: ignore[method-assign,assignment]
     statements._heads = _NoUpdate(workspaces, statements._heads.names)
+    statements._timeline = _NoUpdate(workspaces, statements._timeline.names)  # the first write
 
 
 class _NoUpdate(Update):

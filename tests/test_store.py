@@ -455,7 +455,8 @@ async def test_audit_events_are_counted(database_url: str) -> None:
     def forget(connection: Connection) -> None:
         connection.execute(text("DROP TABLE audit_counts"))
         connection.execute(text("DROP TABLE installation"))
-        connection.execute(text("ALTER TABLE workspaces DROP COLUMN maker"))
+        for column in ("maker", "timeline", "previous_epoch", "fork"):
+            connection.execute(text(f"ALTER TABLE workspaces DROP COLUMN {column}"))
         connection.execute(text("ALTER TABLE events DROP COLUMN fingerprint"))
         connection.execute(text("DROP INDEX tickets_by_account"))
         connection.execute(text("ALTER TABLE tickets DROP COLUMN account"))

@@ -42,11 +42,20 @@ class LogHead:
     earliest: int
     key: int
     """The log's number in this database; never reused. The feed and the bus name logs by it."""
+    previous: Position | None = None
+    """The end of the epoch before, if the database lost what followed: positions up to there are still valid."""
 
     @property
     def position(self) -> Position:
         """The position of a reader that has seen everything."""
         return Position(self.epoch, self.head)
+
+    def translated(self, position: Position) -> Position:
+        """Return a position in this epoch, if it is in the part of the previous one that survived; else the same position."""
+        before = self.previous
+        if before is not None and position.epoch == before.epoch and position.seq <= before.seq:
+            return Position(self.epoch, position.seq)
+        return position
 
     def holds(self, position: Position) -> bool:
         """Return whether a reader at `position` can continue without a gap."""

@@ -119,6 +119,7 @@ class Subscribers:
         # "From now on" is now; whoever asks meanwhile where the reader stands gets where it begins.
         start, begins = reader.subscription.start, channel.flushed
         if isinstance(start, Position):
+            start = channel.log.translated(start)
             begins = min(start.seq, begins) if start.epoch == channel.epoch else 0
         reader.session.position = begins
         connection.readers.add(reader)

@@ -45,6 +45,7 @@ class Channel:
         self.key = log.key
         self.epoch = log.epoch
         self.earliest = log.earliest
+        self.previous = log.previous
         self.flushed = log.head
         """Where the pass under way, or the last one, brings every listener."""
         self.heard = log.head
@@ -62,7 +63,7 @@ class Channel:
     @property
     def log(self) -> LogHead:
         """What this node's readers can be given."""
-        return LogHead(self.epoch, self.flushed, self.earliest, self.key)
+        return LogHead(self.epoch, self.flushed, self.earliest, self.key, self.previous)
 
     def offer(self, frames: Sequence[LiveFrame]) -> bool:
         """Take news of a commit. Returns False if there is a gap before it, to be filled from the log."""

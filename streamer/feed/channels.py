@@ -122,7 +122,7 @@ class Channels:
         with contextlib.suppress(StoreUnavailable):  # the poll tries again
             while self._doubtful:
                 part = [self._doubtful.pop() for _ in range(min(HEADS, len(self._doubtful)))]
-                await self._check(part)
+                await self._gaps.check([channel for channel in part if channel.is_open])
 
     async def poll(self) -> None:
         """Compare all channels with their logs, over one poll's time. Raises StoreUnavailable."""

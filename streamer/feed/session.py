@@ -61,6 +61,11 @@ class Session:
 
     def resume(self, log: LogHead, start: Position) -> list[Gap]:
         """Begin where the reader left, or as near as the log allows; says what lies between."""
+        start, before = log.translated(start), log.previous
+        if before is not None and start.epoch == before.epoch:
+            # The database lost what the reader has seen after the fork; these seqs were given to other events.
+            self.position = before.seq
+            return [Gap(before.seq + 1, start.seq, "reset", self._at(before.seq)), *self.trimmed(log)]
         if start.epoch != log.epoch:
             # Nothing of this log has been seen. What followed in the old one is unknown.
             self.position = 0

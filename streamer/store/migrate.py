@@ -11,7 +11,7 @@ from streamer.store.engine.database import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0011"
+HEAD = "0012"
 """The newest migration; a test compares it with the scripts. This constant spares most starts the import of alembic."""
 
 _LOCK = 0x73747265616D6572  # "streamer"

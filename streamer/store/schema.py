@@ -29,6 +29,11 @@ workspaces = Table(
     Column("created_by", _Word, nullable=False),
     # `created_by` if it was created with `PUT`; null if an append created it, which gives no right to its contents.
     Column("maker", _Word),
+    # PostgreSQL's timeline at the last write; null before the first one, and on SQLite. Each failover begins a new timeline.
+    Column("timeline", _Word),
+    # The epoch before the last failover, and the last seq of it that survived: positions up to there are still valid.
+    Column("previous_epoch", _Word),
+    Column("fork", BigInteger),
     # A deleted workspace's number must never be reused: its events may still exist.
     sqlite_autoincrement=True,
 )

@@ -109,6 +109,9 @@ class _Admin:
 class Cluster:
     """A PostgreSQL cluster of the tests, on a Unix socket, that keeps nothing after a crash of the machine."""
 
+    settings = ""
+    """Further lines of its configuration."""
+
     def __init__(self, programs: Path, folder: Path) -> None:
         self.programs = programs
         self.folder = folder
@@ -148,7 +151,7 @@ class Cluster:
         flags = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", *icu]
         self._run("initdb", "-D", data, *flags)
         with (data / "postgresql.conf").open("a") as file:
-            file.write(f"{_SETTINGS}unix_socket_directories = '{self.folder}'\n")
+            file.write(f"{_SETTINGS}{self.settings}unix_socket_directories = '{self.folder}'\n")
         self._run("pg_ctl", "start", "--wait", "-D", data, "-l", self.folder / "log")
         note_pid(int((data / "postmaster.pid").read_text().split()[0]))
 
@@ -222,6 +225,51 @@ class OwnCluster(Cluster):
         """Return all of its processes."""
         first = psutil.Process(self.pid)
         return [first, *first.children(recursive=True)]
+
+
+class Primary(OwnCluster):
+    """A PostgreSQL cluster with a standby."""
+
+    settings = "wal_level = replica\nmax_wal_senders = 4\nwal_keep_size = 256MB\n"
+
+    def make_standby(self, folder: Path) -> "Standby":
+        """Copy it to a standby, which follows it. The standby acknowledges nothing: replication is asynchronous."""
+        standby = Standby(self.programs, folder)
+        standby.prepare()
+        self._run(
+            "pg_basebackup",
+            "-h",
+            self.folder,
+            "-U",
+            "postgres",
+            "-D",
+            folder / "data",
+            "-R",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+        )
+        with (folder / "data" / "postgresql.conf").open("a") as file:
+            file.write(f"unix_socket_directories = '{folder}'\n")
+        standby.restart()
+        note_pid(standby.pid)
+        return standby
+
+
+class Standby(OwnCluster):
+    """A PostgreSQL that follows a primary."""
+
+    def prepare(self) -> None:
+        """Create its folder."""
+        self.folder.mkdir(mode=0o755)
+        if os.geteuid() == 0:
+            owner = unprivileged()
+            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+
+    def promote(self) -> None:
+        """Make it the primary."""
+        self._run("pg_ctl", "promote", "--wait", "-D", self.folder / "data")
 
 
 def unprivileged() -> pwd.struct_passwd:

@@ -88,13 +88,21 @@ def writes(
 class Database:
     """One database. It runs functions that take a connection, each in its own transaction."""
 
-    def __init__(self, url: str, *, read_seconds: float = READ_SECONDS, window_seconds: float = WINDOW_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        read_seconds: float = READ_SECONDS,
+        window_seconds: float = WINDOW_SECONDS,
+        is_lossless: bool = False,
+    ) -> None:
         """Prepare the pools; nothing is opened yet.
 
         Args:
             url: the database's URL.
             read_seconds: time limit for a read, and for a whole page of events.
             window_seconds: time limit for one statement for a page.
+            is_lossless: a failover of the database never loses a commit, so logs keep their epochs.
 
         Raises: BadDatabaseUrl.
         """
@@ -102,6 +110,7 @@ class Database:
         if driver not in {"postgresql", "postgres", "postgresql+asyncpg", "sqlite"} or "://" not in url:
             raise BadDatabaseUrl("must begin with sqlite:// or postgresql://, as postgresql://user:password@host/name")
         self.is_sqlite = driver == "sqlite"
+        self._is_lossless = self.is_sqlite or is_lossless
         self.reading, self.writing = Outage("reads"), Outage("writes")
         self._file: File | None = None
         self.listening: Mapping[str, Any] | None = None
@@ -214,6 +223,18 @@ class Database:
         """Return an INSERT that supports a conflict clause; each database has its own class for it."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
+    def timeline(self, connection: Connection) -> str | None:
+        """Return the timeline that the database writes on; each failover begins another one. None: it cannot tell, or loses nothing.
+
+        A server that takes writes keeps its timeline, so it is asked once for each connection.
+        """
+        if self._is_lossless:
+            return None
+        if "timeline" not in connection.info:
+            connection.info["timeline"] = _timeline(connection)
+        found: str | None = connection.info["timeline"]
+        return found
+
     def is_any_of(self, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
         """Return `column IN (list)` with the whole list in one parameter, so that the statement's text never varies.
 
@@ -228,3 +249,14 @@ class Database:
     def list_value(self, values: list[str]) -> object:
         """Return a list as the parameter of `is_any_of`."""
         return orjson.dumps(values).decode() if self.is_sqlite else values
+
+
+def _timeline(connection: Connection) -> str | None:
+    try:
+        with connection.begin_nested():
+            found: str = connection.exec_driver_sql(
+                "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
+            ).scalar_one()
+            return found
+    except exc.DBAPIError:  # some compatible databases lack these functions
+        return None

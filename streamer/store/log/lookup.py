@@ -19,7 +19,10 @@ SMALL_BYTES = 4 * 2**10
 FACETS = [events.c[name] for name in Facets._fields]
 # Of a long body only the size is read. Rows of many events are unpacked by position, which is faster than by name.
 SIZED = [events.c.seq, events.c.size, case((events.c.size <= bindparam("small"), events.c.body))]
-HEAD = [workspaces.c.key, workspaces.c.epoch, workspaces.c.head, workspaces.c.earliest]
+HEAD = [
+    *(workspaces.c.key, workspaces.c.epoch, workspaces.c.head, workspaces.c.earliest),
+    *(workspaces.c.previous_epoch, workspaces.c.fork),
+]
 
 _ONE_HEAD = select(*HEAD).where(workspaces.c.id == bindparam("id"))
 
@@ -41,9 +44,10 @@ def bodies(
     return [(seq, timestamp, body or long[seq]) for seq, _, body, timestamp in rows], full
 
 
-def log_head(row: Row[tuple[int, str, int, int]]) -> LogHead:
+def log_head(row: Row[Any]) -> LogHead:
     """Return the extent in a row of `HEAD`."""
-    return LogHead(row.epoch, row.head, row.earliest, row.key)
+    previous = None if row.previous_epoch is None else Position(row.previous_epoch, row.fork)
+    return LogHead(row.epoch, row.head, row.earliest, row.key, previous)
 
 
 def find(connection: Connection, workspace: str) -> tuple[int, LogHead]:

@@ -50,13 +50,16 @@ class SqlLog:
         parameters = (orjson.dumps(logs).decode(),) if self._database.is_sqlite else columns(logs)
         rows = connection.exec_driver_sql(self._changed, parameters)
         return {
-            key: None if epoch is None else LogHead(epoch, head, earliest, key) for key, epoch, head, earliest in rows
+            # The epoch before does not matter to a channel: it ends when the epoch changes.
+            key: None if epoch is None else LogHead(epoch, head, earliest, key)
+            for key, epoch, head, earliest in rows
         }
 
     @reads
     def resolve(self, connection: Connection, workspace: str, bound: Bound) -> Position:
         """Return the position of a reader that has seen everything up to and including `bound` (open: nothing)."""
         key, head = find(connection, workspace)
+        bound = head.translated(bound) if isinstance(bound, Position) else bound
         return Position(head.epoch, seq_of(connection, key, head, bound, default=head.earliest - 1))
 
     async def page(  # noqa: PLR0913 - one query, each part of it named

@@ -161,6 +161,8 @@ class Scan:
             if key != known.key or head.epoch != known.head.epoch or is_trimmed:
                 raise expired(head)
             return known
+        after = head.translated(after) if isinstance(after, Position) else after
+        before = head.translated(before) if isinstance(before, Position) else before
         if isinstance(after, Position) and not head.holds(after):
             raise expired(head)
         if isinstance(before, Position) and (before.epoch != head.epoch or before.seq > head.head + 1):

@@ -52,6 +52,11 @@ class LockedLog:
     epoch: str
     head: int
     last_timestamp: int
+    timeline: str | None = None
+    previous: Position | None = None
+    """The end of the epoch before, if this is the first write after a failover."""
+    is_moved: bool = False
+    """The row gets the timeline, and perhaps a new epoch, with this write."""
     stored: dict[str, Event] = field(default_factory=dict)
     """Events by id, requested or created by the group; their timestamps are in `times`.
 
@@ -71,6 +76,16 @@ class LockedLog:
     """Audit events: key, seq, action."""
     known: Known = field(default_factory=Known)
     new_keys: list[str] = field(default_factory=list)
+
+    def move_to(self, timeline: str) -> None:
+        """Continue on another timeline of the database.
+
+        A failover can have lost the end of the log, whose seqs are given to other events: so they belong to a new epoch.
+        """
+        if self.timeline is not None:
+            self.previous = Position(self.epoch, self.head)
+            self.epoch = new_epoch()
+        self.timeline, self.is_moved = timeline, True
 
     def keep(self, event: Event, timestamp: int) -> None:
         """Record an event that is stored, or will be by this transaction."""
@@ -101,13 +116,13 @@ class Statements:
         self._database = database
         clock = (literal(0) if database.is_sqlite else _POSTGRESQL_CLOCK).label("now")
         listed = database.is_any_of(workspaces.c.id, "ids")
-        head = (workspaces.c.epoch, workspaces.c.head, workspaces.c.last_timestamp)
+        head = (workspaces.c.epoch, workspaces.c.head, workspaces.c.last_timestamp, workspaces.c.timeline)
         rows = select(workspaces.c.key, workspaces.c.id, *head).where(listed)
         # SQLite has no such clause: there, BEGIN IMMEDIATE has locked everything.
         self._lock = rows.add_columns(clock).order_by(workspaces.c.id).with_for_update(key_share=True)
         free = rows.with_for_update(key_share=True, skip_locked=True).cte("free")
         self._lock_free = (
-            select(free.c.key, workspaces.c.id, free.c.epoch, free.c.head, free.c.last_timestamp, clock)
+            select(free.c.key, workspaces.c.id, *(free.c[column.name] for column in head), clock)
             .select_from(workspaces.outerjoin(free, free.c.key == workspaces.c.key))
             .where(listed)
         )
@@ -118,6 +133,10 @@ class Statements:
         answer = ("workspace", "key", "fingerprint", "seqs", "expires_at")
         self._remembered = Find(database, idempotency, ("workspace", "key"), answer)
         self._heads = Update(workspaces, ("key", "head", "last_timestamp"))
+        self._moved = Update(
+            workspaces, ("key", "head", "last_timestamp", "timeline", "epoch", "previous_epoch", "fork")
+        )
+        self._timeline = Update(workspaces, ("key", "head", "last_timestamp", "timeline"))
         self._folding = Folding(database)
         self._memory: dict[int, tuple[tuple[int, int], Known]] = {}
         """By a log's key: its head and last timestamp at its last write, and the cached rows of that state."""
@@ -132,6 +151,7 @@ class Statements:
         if self._database.is_sqlite:
             wait_for = ids
         now = 0
+        timeline = self._database.timeline(connection)
         found: dict[str, LockedLog] = {}
         skipped: set[str] = set()
         for statement, some in (
@@ -139,11 +159,13 @@ class Statements:
             (self._lock_free, [each for each in ids if each not in wait_for]),
         ):
             rows = connection.execute(statement, {"ids": self._database.list_value(some)}) if some else ()
-            for key, workspace, epoch, head, last_timestamp, now in rows:  # noqa: B007 - the last one is the latest
+            for key, workspace, epoch, head, last_timestamp, written_on, now in rows:  # noqa: B007 - the last one is the latest
                 if key is None:
                     skipped.add(workspace)
                     continue
-                found[workspace] = log = LockedLog(key, workspace, epoch, head, last_timestamp)
+                found[workspace] = log = LockedLog(key, workspace, epoch, head, last_timestamp, written_on)
+                if timeline is not None and timeline != written_on:
+                    log.move_to(timeline)
                 # Removed from the cache, and returned to it only if this transaction is committed.
                 at, known = self._memory.pop(key, (None, None))
                 if known is not None and at == (head, last_timestamp):
@@ -190,7 +212,20 @@ class Statements:
     def store(self, connection: Connection, logs: Sequence[LockedLog], forget_at: int) -> None:
         """Store the additions to these logs: heads, events, counts, entities, and idempotency keys until `forget_at`."""
         changes = Changes(connection)
-        changes.add(self._heads, [(log.key, log.head, log.last_timestamp) for log in logs if log.added])
+        written = [log for log in logs if log.added]
+        # One row must not be updated twice by one statement.
+        changes.add(self._heads, [_head(log) for log in written if not log.is_moved])
+        changes.add(
+            self._timeline, [(*_head(log), log.timeline) for log in written if log.is_moved and not log.previous]
+        )
+        changes.add(
+            self._moved,
+            [
+                (*_head(log), log.timeline, log.epoch, log.previous.epoch, log.previous.seq)
+                for log in written
+                if log.is_moved and log.previous
+            ],
+        )
         changes.add(_COUNTS, count_audit(event for log in logs for event in log.audit))
         changes.add(
             _KEYS,
@@ -221,6 +256,10 @@ class Statements:
                 idempotency.c.workspace == bindparam("log"), idempotency.c.key == bindparam("old")
             )
             connection.execute(gone, [{"log": row.workspace, "old": row.key} for row in rows])
+
+
+def _head(log: LockedLog) -> tuple[int, int, int]:
+    return log.key, log.head, log.last_timestamp
 
 
 def _rows(logs: Sequence[LockedLog]) -> Iterator[list[tuple[object, ...]]]:
@@ -274,4 +313,7 @@ def workspace_row(workspace: str, *, created_by: str, now: int) -> dict[str, obj
         "created_at": now,
         "created_by": created_by,
         "maker": None,
+        "timeline": None,
+        "previous_epoch": None,
+        "fork": None,
     }

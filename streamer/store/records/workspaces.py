@@ -17,6 +17,7 @@ from streamer.core.ports import AuditDraft, Change
 from streamer.core.position import LogHead
 from streamer.store.engine.database import Database, reads, writes
 from streamer.store.log.entities import cut
+from streamer.store.log.lookup import log_head
 from streamer.store.log.statements import workspace_row
 from streamer.store.records.installation import renew
 from streamer.store.schema import audit_counts, credentials, events, idempotency, members, tickets, workspaces
@@ -192,5 +193,5 @@ def _workspace(row: Any) -> Workspace:
         row.created_at,
         row.created_by,
         row.maker,
-        LogHead(row.epoch, row.head, row.earliest, row.key),
+        log_head(row),
     )

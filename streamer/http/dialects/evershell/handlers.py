@@ -1,6 +1,6 @@
 """What Evershell's routes answer."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -164,7 +164,7 @@ class Handlers:
 
         And whether the id has positions of logs that are not among these, while others are: their rest will not come.
         """
-        positions = _positions(last or after or "")
+        positions = _translated(_positions(last or after or ""), heads.values())
         epochs = {head.epoch for head in heads.values()}
         if (positions is not None and epochs.issuperset(positions)) or (positions and epochs & positions.keys()):
             # What is not among them was made since.
@@ -236,6 +236,18 @@ class Handlers:
     async def _orgs_of(self, workspaces: Collection[str]) -> dict[str, str]:
         found = await self._workspaces.listing(set(workspaces), after="", limit=max(len(workspaces), 1))
         return {workspace.id: workspace.org_id for workspace in found}
+
+
+def _translated(positions: dict[str, int] | None, heads: Iterable[LogHead]) -> dict[str, int] | None:
+    """Return positions in the logs' present epochs, where they are still valid (`LogHead.translated`)."""
+    if positions is None:
+        return None
+    found = dict(positions)
+    for head in heads:
+        if head.previous is not None and head.previous.epoch in found:
+            at = head.translated(Position(head.previous.epoch, found.pop(head.previous.epoch)))
+            found[at.epoch] = at.seq
+    return found
 
 
 def _positions(text: str) -> dict[str, int] | None:

@@ -126,8 +126,11 @@ class Handlers:
                 return found
             bound = found
         # An event's id may look like a position. A position in this log takes precedence over such an id.
-        if bound is not None and bound.epoch == (await self._log.head(workspace)).epoch:
-            return bound
+        if bound is not None:
+            head = await self._log.head(workspace)
+            bound = head.translated(bound)
+            if bound.epoch == head.epoch:
+                return bound
         if is_id(start.text):
             visible = await self._visibility.authorize(request[PRINCIPAL], workspace, EVERYTHING)
             with contextlib.suppress(EventNotFound):

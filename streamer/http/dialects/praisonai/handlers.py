@@ -162,7 +162,7 @@ class Handlers:
 def _position_in(head: LogHead, text: str) -> Position | None:
     """Parse a position of this log. An id may look like a position, but only readers of this log know its epoch."""
     try:
-        position = Position.parse(text)
+        position = head.translated(Position.parse(text))
     except ValueError:
         return None
     return position if position.epoch == head.epoch else None

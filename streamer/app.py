@@ -38,6 +38,7 @@ from streamer.fanout.dependencies import Dependencies
 from streamer.fanout.places import Places
 from streamer.fanout.subscribers import Subscribers
 from streamer.feed.channels import Channels
+from streamer.http.admission import Admission
 from streamer.http.bodies import Bodies
 from streamer.http.dialects import DIALECTS
 from streamer.http.dialects.evershell.handlers import StreamSeconds
@@ -255,6 +256,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
             link.start(loops, installation)
             stack.push_async_callback(link.stop)
         readiness = Readiness(database, metrics)
+        admission = Admission(settings.max_openings)
         visibility, entities = Visibility(workspaces, log, intake, writer), Entities(database)
         pages = Pages(
             log,
@@ -282,7 +284,20 @@ async def running(  # noqa: PLR0915 - the list of all parts
             SocketLimits(settings.max_subscriptions, settings.max_body_values, settings.max_messages_per_second),
             StreamSeconds(settings.evershell_stream_seconds),
             Zone(settings.praisonai_zone),
-            *(administration, budget, cleaner, dependencies, entities, gate, intake, keyring, log, loops, members),
+            *(
+                administration,
+                admission,
+                budget,
+                cleaner,
+                dependencies,
+                entities,
+                gate,
+                intake,
+                keyring,
+                log,
+                loops,
+                members,
+            ),
             *(metrics, pages, readiness, subscribers, tickets, visibility, workspaces),
         )
         loops.start("probe", readiness.turn, every=PROBE_SECONDS)
@@ -302,7 +317,7 @@ async def running(  # noqa: PLR0915 - the list of all parts
         routes = _routes(services, [*RESOURCES, *dialects], settings)
         surroundings = middlewares(routes, dialects, origins, metrics, cleaner, budget)
         application = _application(routes, surroundings, settings.max_body_bytes)
-        application.on_response_prepare.append(set_headers(routes, origins, rate, settings.public_path))
+        application.on_response_prepare.append(set_headers(routes, origins, rate, admission, settings.public_path))
         runner = Runner(
             application,
             watchdog,
@@ -311,20 +326,25 @@ async def running(  # noqa: PLR0915 - the list of all parts
             handler_cancellation=True,  # how a vanished reader is noticed
         )
 
-        async def drain(_application: web.Application) -> None:
-            """Close the streams, in at most half of the window; the rest is for other open requests."""
+        async def stop() -> None:
+            """Let proxies notice; close the streams, in at most half of the window; the rest is for other open requests."""
             nonlocal ends
+            admission.is_stopping = True
+            await asyncio.sleep(settings.drain_notice_seconds)
+            admission.is_closed = True
             ends = loop.time() + settings.drain_seconds
             # Requests that still wait for the database then are answered, while there is time to send the response.
             last_words = min(LAST_WORDS_SECONDS, settings.drain_seconds / 4)
             loop.call_at(ends - last_words, writer.give_up)
             loop.call_at(ends - last_words, database.give_up)
             await connections.drain(settings.drain_seconds / 2)
+            # Not before: a reader that reconnects to this address is told to go elsewhere, and what the kernel has accepted is served.
+            await runner.stop_listening(sockets)
             runner.leave_open_requests(max(ends - loop.time(), 0))
+            await runner.cleanup()
 
-        application.on_shutdown.append(drain)
         application.on_cleanup.append(lambda _: connections.finish(max(ends - loop.time(), 0)))
-        stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(stop)
         await runner.setup()
         for bound in sockets:
             await web.SockSite(runner, bound, backlog=BACKLOG).start()
@@ -344,9 +364,10 @@ async def running(  # noqa: PLR0915 - the list of all parts
 
 
 async def _lock(stack: contextlib.AsyncExitStack, settings: Settings, database: Database) -> None:
-    """Take the lock on the data; wait for it as long as a server takes to drain, because it may be stopping. Raises InUse, OSError."""
+    """Take the lock on the data; wait for it as long as a server takes to stop. Raises InUse, OSError."""
     loop = asyncio.get_running_loop()
-    until, is_said = loop.time() + settings.drain_seconds, False
+    seconds = settings.drain_notice_seconds + settings.drain_seconds
+    until, is_said = loop.time() + seconds, False
     while True:
         try:
             stack.enter_context(exclusive(settings.data_dir, database))
@@ -355,9 +376,7 @@ async def _lock(stack: contextlib.AsyncExitStack, settings: Settings, database: 
                 raise
             if not is_said:
                 is_said = True
-                structlog.get_logger("server").warning(
-                    "waiting_for_data", reason=error.message, seconds=settings.drain_seconds
-                )
+                structlog.get_logger("server").warning("waiting_for_data", reason=error.message, seconds=seconds)
         else:
             return
         await asyncio.sleep(LOCK_SECONDS)

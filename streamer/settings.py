@@ -313,6 +313,13 @@ class Settings(BaseModel):
         description="Open streams on this node.",
         at_limit="A further stream gets 503 `overloaded`. Add nodes, or raise the limit and that of open files.",
     )
+    max_openings: int = bound(
+        1000,
+        "Streams that are being opened at the same time on this node, as when thousands of readers reconnect after another node's death.",
+        at_limit="A further stream gets 503 `overloaded` with a random `Retry-After` of 1 to 5 seconds. Clients should add a delay of "
+        "their own that grows with each attempt. Streams that are open are not affected.",
+        ge=1,
+    )
     max_keys_per_workspace: int = bound(
         10_000,
         "Keys of one workspace, including expired ones.",
@@ -391,6 +398,14 @@ class Settings(BaseModel):
         ge=0,
         description="Streams end at a random age between half of this and this; 0: never.",
         at_limit="The stream is closed with the reason `rotated`; the reader reconnects and resumes. 0 turns it off.",
+    )
+    drain_notice_seconds: float = bound(
+        0,
+        ge=0,
+        le=600,
+        description="Time in which a stopping server still serves everything but is not ready, so that proxies notice.",
+        at_limit="The server closes its streams, then stops within `STREAMER_DRAIN_SECONDS`. Set it to twice the interval at which the proxy "
+        "checks `/readyz`, and have the service manager wait longer than both together.",
     )
     drain_seconds: float = bound(
         10,

@@ -94,7 +94,8 @@ def test_a_node_has_time_to_drain() -> None:
     for service in NODES.values():
         stop = re.fullmatch(r"(\d+)s", service["stop_grace_period"])
         assert stop
-        assert int(stop[1]) > Settings.model_fields["drain_seconds"].default
+        settings = load({}, {PREFIX + "DRAIN_NOTICE_SECONDS": service["environment"][PREFIX + "DRAIN_NOTICE_SECONDS"]})
+        assert int(stop[1]) > settings.drain_notice_seconds + settings.drain_seconds
 
 
 def test_only_the_proxy_can_be_reached() -> None:

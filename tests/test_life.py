@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,16 @@ import aiohttp
 import orjson
 import psutil
 import pytest
+from aiohttp import web
 
-from streamer.app import Server
+from streamer.app import Server, running
 from streamer.core.clock import format_timestamp, now_us
+from streamer.http.middleware import malformed_response
+from streamer.observe.metrics import Metrics
+from streamer.observe.watchdog import Watchdog
+from streamer.server.connection import Runner
+from streamer.server.listening import bind
+from streamer.settings import Settings
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer, WallClock
 from tests.support.api import Api, events, make_event
 from tests.support.databases import nothing_written
@@ -33,6 +41,7 @@ from tests.support.readers import (
     Ended,
     Kind,
     Reader,
+    Refused,
     seqs_of,
     take,
 )
@@ -219,6 +228,98 @@ async def fill(api: Api, readers: list[Reader], *, events_each: int = 50) -> int
         assert last < 20_000
         if fallen >= len(readers) or last > 3000:
             return int(last)
+
+
+@on_sqlite
+async def test_a_stop_is_announced_first(make_process: MakeProcess, http: aiohttp.ClientSession) -> None:
+    """During STREAMER_DRAIN_NOTICE_SECONDS a stopping server is not ready, but serves everything; its responses close their connections."""
+    process = make_process(drain_notice_seconds=600)
+    api = await started(process, http)
+    stream = await api.stream(WS)
+    await stream.next("synced")
+    assert "Connection" not in (await api.get(events(WS))).headers
+    process.send(signal.SIGTERM)
+
+    async def is_not_ready() -> bool:
+        return (await api.get("/readyz")).status == 503
+
+    await eventually(is_not_ready)
+    for query in ({}, {"for": "reads"}):
+        answer = await api.get("/readyz", **query)
+        assert (answer.error, answer.json["error"]["details"]) == ("overloaded", {"reason": "draining"})
+    (await api.get("/livez")).expect(200)
+    answer = await api.append(WS)
+    assert (answer.status, answer.headers["Connection"]) == (201, "close")
+    assert await stream.events(1)
+    readers = [await kind.open(api, WS) for kind in KINDS]
+    for reader in readers:
+        await reader.synced()
+        reader.close()
+    stream.close()
+    process.send(signal.SIGTERM)
+    await process.ended()
+
+
+@on_sqlite
+async def test_a_draining_server_opens_no_streams(
+    http: aiohttp.ClientSession, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a server closes its streams it opens none, with 503 `draining`, and serves other requests. It stops listening after that."""
+    drained, may_end = asyncio.Event(), asyncio.Event()
+    settings = Settings(data_dir=tmp_path / "data", port=0, database_url=database_url, admin_key=ADMIN_KEY)
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(running(settings))
+        api = Api(http, server.url, ADMIN_KEY)
+        (await api.append(WS)).expect(201)
+        drain = server.connections.drain
+
+        async def slow_drain(seconds: float) -> None:
+            await drain(seconds)
+            drained.set()
+            await may_end.wait()
+
+        monkeypatch.setattr(server.connections, "drain", slow_drain)
+        stopping = asyncio.create_task(stack.aclose())
+        await drained.wait()
+        for kind in CONNECTED:
+            with pytest.raises(Refused) as refused:
+                await kind.open(api, WS)
+            assert (refused.value.status, refused.value.details) == (503, {"reason": "draining"}), kind.name
+        head = (await api.get(events(WS))).expect(200)["position"]
+        answer = await api.get(events(WS), after=head, wait=30)
+        assert (answer.status, answer.error, answer.headers["Retry-After"]) == (503, "overloaded", "1")
+        (await api.append(WS)).expect(201)
+        assert len((await api.get(events(WS), after=head, wait=30)).expect(200)["events"]) == 1
+        may_end.set()
+        await stopping
+    assert await refuses_connections(server.url)
+
+
+async def test_connections_that_were_not_accepted_yet_are_served() -> None:
+    """When a server stops listening, connections that wait in the kernel are served, not reset."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(text="served")
+
+    application = web.Application()
+    application.router.add_get("/", answer)
+    runner = Runner(application, Watchdog(Metrics()), malformed_response)
+    await runner.setup()
+    (listening,) = await bind("127.0.0.1", 0)
+    await web.SockSite(runner, listening).start()
+    address = listening.getsockname()
+    waiting = []
+    for _ in range(20):  # without an await: the server does not get to accept them
+        client = socket.create_connection(address)
+        client.sendall(request_head("GET", "/"))
+        waiting.append(client)
+    await runner.stop_listening([listening])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+    await runner.cleanup()
+    for client in waiting:
+        with client:
+            assert client.recv(10_000).endswith(b"served")
 
 
 # ---- rotation

@@ -24,6 +24,8 @@ from tests.conftest import ADMIN_KEY, MakeServer
 from tests.support.api import Answer, Api, events, make_event
 from tests.support.databases import sqlite_url
 from tests.support.raw import RawConnection, request_head
+from tests.support.readers import CONNECTED, Refused
+from tests.support.sse import SseReader
 from tests.support.waiting import eventually
 from tests.support.websocket import BINARY, CONTINUATION, PING, TEXT, encode_frame, open_socket
 
@@ -338,6 +340,50 @@ async def test_streams_of_a_node_are_bounded(make_server: MakeServer, http: aioh
     await eventually(there_is_room)
     for stream in streams:
         stream.close()
+
+
+async def test_streams_that_are_being_opened_are_bounded(
+    make_server: MakeServer, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above STREAMER_MAX_OPENINGS, a stream gets 503 `overloaded` with a random Retry-After; all other requests are served."""
+    server = await make_server(max_openings=3)
+    api = Api(http, server.url, ADMIN_KEY)
+    (await api.append("w")).expect(201)
+    follow, waiting, goes_on = server.channels.follow, [], asyncio.Event()
+
+    async def slow_follow(workspace: str) -> Any:
+        waiting.append(workspace)
+        await goes_on.wait()
+        return await follow(workspace)
+
+    monkeypatch.setattr(server.channels, "follow", slow_follow)
+    opening = [asyncio.create_task(api.stream("w")) for _ in range(3)]
+    await eventually(lambda: len(waiting) == 3)
+    asked = set()
+    for kind in CONNECTED * 10:
+        with pytest.raises(Refused) as refused:
+            await kind.open(api, "w")
+        assert (refused.value.status, refused.value.code) == (503, "overloaded")
+    for _ in range(40):
+        answer = await api.get("/v1/workspaces/w/events/stream")
+        assert answer.status == 503
+        asked.add(int(answer.headers["Retry-After"]))
+    assert asked <= set(range(1, 6))
+    assert len(asked) > 1
+    (await api.append("w")).expect(201)
+    (await api.get("/v1/workspaces/w/events")).expect(200)
+    opening.pop().cancel()  # its place is free again
+    opening.append(asyncio.create_task(eventually(lambda: _opened(api))))
+    goes_on.set()
+    for stream in await asyncio.gather(*opening):
+        assert stream.status == 200
+        stream.close()
+
+
+async def _opened(api: Api) -> SseReader:
+    stream = await api.stream("w")
+    assert stream.status == 200
+    return stream
 
 
 async def test_subscriptions_of_a_node_are_bounded(make_server: MakeServer, http: aiohttp.ClientSession) -> None:

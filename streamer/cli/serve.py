@@ -95,8 +95,8 @@ async def _serve(settings: Settings, worker: Worker | None) -> None:
         await stop.wait()
         if worker is not None:
             return
-        window = f"within {settings.drain_seconds:g} s"
-        click.echo(f"stopping {window}: no new connections, streams are closed (again to stop at once)", err=True)
+        seconds = settings.drain_notice_seconds + settings.drain_seconds
+        click.echo(f"stopping within {seconds:g} s: streams are closed (again to stop at once)", err=True)
 
 
 def _stopped_by_signal() -> asyncio.Event:

@@ -152,7 +152,7 @@ class Workers:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _stop_all(self) -> None:
-        """Stop the workers in turn: each one's readers find the others. All together take at most two drain windows."""
+        """Stop the workers in turn: each one's readers find the others. All together take at most the notice and two drain windows."""
         processes = list(self._processes.values())
         click.echo(f"stopping {len(processes)} workers in turn (again to stop at once)", err=True)
         for process in processes:

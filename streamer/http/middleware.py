@@ -28,6 +28,7 @@ from streamer.core.errors import (
     ValidationError,
 )
 from streamer.core.quoting import bounded, cut
+from streamer.http.admission import OPENING, Admission
 from streamer.http.bodies import LARGE_BYTES
 from streamer.http.holding import hold_answer
 from streamer.http.operation import Dialect, Operation, RenderError
@@ -135,13 +136,16 @@ def middlewares(  # noqa: PLR0913, PLR0917 - what surrounds every handler
     return [answer]
 
 
-def set_headers(routes: Mapping[Any, Operation], origins: Origins, rate: AppendRate, public_path: str) -> OnPrepare:
+def set_headers(
+    routes: Mapping[Any, Operation], origins: Origins, rate: AppendRate, admission: Admission, public_path: str
+) -> OnPrepare:
     """Return what sets the headers that responses carry whatever made them, streams included.
 
     Args:
         routes: the route of each handler.
         origins: whose pages may call.
         rate: the rate limit that appends report.
+        admission: counts streams until their response begins.
         public_path: the path under which a proxy serves the server: what leads to other routes begins with it.
     """
 
@@ -150,6 +154,12 @@ def set_headers(routes: Mapping[Any, Operation], origins: Origins, rate: AppendR
         headers.update(HEADERS)
         headers["X-Request-Id"] = request.get(REQUEST_ID, "")
         headers.setdefault("Cache-Control", "no-store")
+        opening = request.get(OPENING)
+        if opening is not None:
+            opening.done()
+        if admission.is_stopping and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            response.force_close()
+            headers["Connection"] = "close"
         if public_path and "Link" in headers:
             headers["Link"] = headers["Link"].replace("</", f"<{public_path}/")
         if public_path and "Location" in headers:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from streamer.access.authorize import PRINCIPAL, Access, Gate
 from streamer.core.errors import StreamerError, ValidationError, WorkspaceNotFound
 from streamer.core.ids import RESERVED_EVENT_IDS, SYSTEM_WORKSPACE, is_id
+from streamer.http.admission import OPENING, Admission
 from streamer.http.bodies import Bodies
 from streamer.http.models import Bounds, NoParams, Params, check, check_encoding, names_of, read_query
 from streamer.http.services import Services
@@ -60,7 +61,7 @@ class Operation:
     workspace: Callable[[str], str] = readable
     """Checks the path's workspace, if there is one in it."""
     streams: bool = False
-    """The answer goes on; HEAD makes no sense."""
+    """The answer goes on; HEAD makes no sense. A bounded number of them is opened at once."""
     documented: bool = True
     """Part of the OpenAPI document; the page's files are not."""
     answers_head: bool = True
@@ -122,7 +123,17 @@ def endpoint(operation: Operation, handlers: object, services: Services) -> Hand
         answer: web.StreamResponse = await handler(request, *arguments)
         return answer
 
-    return handle
+    admission = services.get(Admission)
+
+    async def open_stream(request: web.Request) -> web.StreamResponse:
+        OPERATION.set(name)
+        opening = request[OPENING] = admission.open()  # before the gate, which may ask the database
+        try:
+            return await handle(request)
+        finally:
+            opening.done()
+
+    return open_stream if operation.streams else handle
 
 
 @dataclass(frozen=True, slots=True)

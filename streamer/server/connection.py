@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
@@ -42,6 +43,8 @@ READ_BYTES = 64 * 1024
 UNREAD_BYTES = 16 * 1024
 """Bytes of a body that nobody has asked for yet above which no more are taken from the socket."""
 
+FIRST_REQUEST_SECONDS = 0.5
+"""How long a connection that has just been made may take to its first request when the server stops. Proxies connect to send at once."""
 LINGER_SECONDS = 10
 """How long the rest of a body that nobody wants is read and dropped, so that the client gets to read the answer."""
 
@@ -77,8 +80,13 @@ class HttpConnection(web.RequestHandler):
         super().connection_made(transport)
         self._head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._give_up)
 
+    @property
+    def is_new(self) -> bool:
+        """Return whether no request has come yet."""
+        return not self._request_count
+
     def _give_up(self) -> None:
-        if not self._request_count:
+        if self.is_new:
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -330,6 +338,27 @@ class Runner(web.AppRunner):
         self._patience = patience
         self._refuse = refuse
         self._watchdog = watchdog
+
+    async def stop_listening(self, sockets: Sequence[socket.socket]) -> None:
+        """Close the listening sockets. Connections that the kernel has accepted by then are served; closing alone would reset them."""
+        loop, listening = asyncio.get_running_loop(), [each.dup() for each in sockets]
+        for site in list(self.sites):
+            await site.stop()
+        accepted = []
+        for each in listening:
+            with each, contextlib.suppress(OSError):
+                each.settimeout(0)
+                while True:
+                    accepted.append(each.accept()[0])
+        server = self.server
+        if server is None:
+            return
+        for made in accepted:
+            await loop.connect_accepted_socket(server, made)
+        connections = cast("list[HttpConnection]", server.connections)
+        ends = loop.time() + FIRST_REQUEST_SECONDS
+        while loop.time() < ends and any(one.is_new for one in connections):  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.01)
 
     def leave_open_requests(self, seconds: float) -> None:
         """Set how long what is open may go on once the server stops; aiohttp takes this only before it starts."""

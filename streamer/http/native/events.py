@@ -20,6 +20,7 @@ from streamer.core.ports import Appended
 from streamer.core.position import Position
 from streamer.fanout.connection import Subscription
 from streamer.fanout.subscribers import Subscribers
+from streamer.http.admission import Admission
 from streamer.http.bodies import JSON_TYPES, NDJSON_TYPES, Bodies, loads, media_type, parse_json, split_ndjson
 from streamer.http.models import check
 from streamer.http.native import schemas
@@ -125,6 +126,7 @@ class EventHandlers:
         self._pages = services.get(Pages)
         self._feed = services.get(Subscribers)
         self._entities = services.get(Entities)
+        self._admission = services.get(Admission)
 
     async def append_events(self, request: web.Request) -> web.StreamResponse:
         keys = request.headers.getall("Idempotency-Key", ())
@@ -154,6 +156,7 @@ class EventHandlers:
         selection = await self._visibility.authorize(principal, workspace, wanted.selection)
         page = await self._pages.read(principal, workspace, selection, wanted.page_range, wanted.limit)
         if wanted.wait and not page.events and not page.is_cut:
+            self._admission.check()
             start = Position(page.head.epoch, page.examined)
             body = await self._wait(
                 principal,

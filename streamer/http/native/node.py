@@ -12,6 +12,7 @@ from streamer.access.authorize import PUBLIC, Access
 from streamer.access.principal import ADMIN
 from streamer.bus.cluster import Cluster, Node
 from streamer.core.errors import NotFound, Overloaded
+from streamer.http.admission import Admission
 from streamer.http.native.openapi import OpenApi
 from streamer.http.native.params import ReadyParams
 from streamer.http.native.schemas import ANSWER, Time
@@ -105,6 +106,7 @@ class NodeHandlers:
 
     def __init__(self, services: Services) -> None:
         self._cluster = services.get(Cluster)
+        self._admission = services.get(Admission)
         self._readiness = services.get(Readiness)
         self._loops = services.get(Loops)
         self._metrics = services.get(Metrics)
@@ -117,6 +119,8 @@ class NodeHandlers:
 
     async def readyz(self, _request: web.Request, wanted: ReadyParams) -> web.StreamResponse:
         """Fail unless this node can serve: `for=reads` asks for less."""
+        if self._admission.is_stopping:
+            raise Overloaded("this node is stopping", reason="draining")
         writes = wanted.for_ == "all"
         await self._readiness.expect(writes=writes)
         dead = [name for name in self._loops.dead() if writes or name not in WRITING_LOOPS]

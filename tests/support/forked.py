@@ -2,7 +2,7 @@
 
 `subprocess.Popen`, and so asyncio's subprocesses, do this for `python -P -m streamer …` and `python -P -m bench …`, see
 `install`. A measurement starts its own server in this way, too. The new process is a child of the caller, with the usual pid, exit code, signals and pipes. A real Python is started where a fork would
-behave differently: with another `PYTHON…` variable, through a shell (which tests/test_cli_streams.py uses for this
+behave differently: with another `PYTHON…` variable, through a shell (which tests/cli/test_cli_streams.py uses for this
 reason), and on systems other than Linux.
 """
 

@@ -1,6 +1,6 @@
 """PraisonAI's API beyond its released server: filters, polling by id, any offset, users and issues across workspaces.
 
-The released server's own responses are in tests/test_dialect_exchanges.py.
+The released server's own responses are in tests/dialects/test_dialect_exchanges.py.
 """
 
 import random

@@ -5,7 +5,7 @@ from pathlib import Path
 from streamer.store.engine.database import Database
 from streamer.store.engine.steady import SteadyClock
 from streamer.store.migrate import migrate
-from tests.test_store import opened
+from tests.store.test_store import opened
 
 YEAR_US = 365 * 86_400 * 1_000_000
 

@@ -24,13 +24,13 @@ from streamer.http.dialects.evershell.stream import parse_place, place_of
 from streamer.store.engine.database import Database
 from streamer.transports import sse
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
+from tests.http.test_fuzz import examined
 from tests.support.api import Answer, Api, events, make_event
 from tests.support.databases import trim
 from tests.support.readers import BEGINNING, LOST
 from tests.support.sse import SseReader
 from tests.support.tokens import SECRET, join, person, token
 from tests.support.waiting import eventually
-from tests.test_fuzz import examined
 
 WS = "ws_01"
 ORG_AUDIT = "/v1/audit"

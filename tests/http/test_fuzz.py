@@ -32,12 +32,12 @@ from streamer.http.native.params import HistoryParams, ListParams, SseParams, St
 from streamer.http.native.routes import ROUTES
 from streamer.http.paging import Cursor, parse_bound
 from tests.conftest import ADMIN_KEY, MakeServer
+from tests.http.test_openapi import as_the_admin_key_meets_it, examine
 from tests.support.api import Api, events
 from tests.support.raw import RawConnection, request_head
 from tests.support.tokens import SECRET, join, token
 from tests.support.waiting import SECONDS, eventually
 from tests.support.websocket import CLOSE, TEXT, WsReader, encode_frame, open_socket
-from tests.test_openapi import as_the_admin_key_meets_it, examine
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

@@ -9,7 +9,7 @@ import pytest
 from streamer.core.quoting import MAX_NAMED, MAX_QUOTED, MAX_TEXT, bounded, cut, cut_names
 from streamer.observe.logs import MAX_TRACEBACK
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
-from tests.redaction_cases import GITHUB
+from tests.ingest.redaction_cases import GITHUB
 from tests.support.api import Answer, Api, events, make_event
 from tests.support.tokens import SECRET, person
 from tests.support.websocket import open_socket

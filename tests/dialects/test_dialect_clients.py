@@ -18,7 +18,7 @@ from tests.support.databases import sqlite_url
 from tests.support.foreign import Running, run, running
 from tests.support.proxy import proxy_to
 from tests.support.tokens import SECRET, join, token
-from tests.support.tools import require
+from tests.support.tools import ROOT, require
 from tests.support.waiting import eventually
 
 COMPANY = "company_xyz"
@@ -278,7 +278,7 @@ async def test_paperclip_socket(server: Server, api: Api, tmp_path: Path) -> Non
     (await api.append(COMPANY, id="first")).expect(201)
     key = await api.create_key(COMPANY)
     board = api.with_key(key)
-    program = Path(__file__).parent / "node" / "ws.mjs"
+    program = ROOT / "tests" / "node" / "ws.mjs"
     url = f"{server.url.replace('http', 'ws', 1)}/api/companies/{COMPANY}/events/ws"
     require("node_modules")
     node = require("node")
@@ -313,7 +313,7 @@ async def test_paperclip_socket_is_refused(server: Server, api: Api, tmp_path: P
     """Without a credential, with an invalid one or for a foreign company, `ws` is refused with 403 before the socket opens."""
     (await api.append(COMPANY)).expect(201)
     key = await api.create_key(COMPANY)
-    program = Path(__file__).parent / "node" / "ws.mjs"
+    program = ROOT / "tests" / "node" / "ws.mjs"
     base = f"{server.url.replace('http', 'ws', 1)}/api/companies"
     require("node_modules")
     node = require("node")
@@ -336,7 +336,7 @@ async def test_evershell_event_source(server: Server, api: Api, tmp_path: Path) 
     key = await api.create_key("ws")
     require("node_modules")
     node = require("node")
-    script = Path(__file__).parent / "node" / "eventsource.mjs"
+    script = ROOT / "tests" / "node" / "eventsource.mjs"
     async with proxy_to(server.url) as proxy:
         query = f"api_key={key}&after=2020-01-01T00:00:00Z"
         async with (

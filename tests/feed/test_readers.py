@@ -10,6 +10,7 @@ import pytest
 
 from streamer.store.engine.database import Database
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
+from tests.store.test_promises import Account, _node, _slow_down, _write
 from tests.support.api import Api, events
 from tests.support.databases import trim
 from tests.support.readers import (
@@ -28,7 +29,6 @@ from tests.support.readers import (
     take,
 )
 from tests.support.waiting import SECONDS, eventually
-from tests.test_promises import Account, _node, _slow_down, _write
 
 WS = "readers"
 

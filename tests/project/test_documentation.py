@@ -171,7 +171,7 @@ def test_promises_of_dialects_are_tested() -> None:
         if not head.startswith("| promise"):
             continue
         for row in rows[1:]:
-            tests = re.findall(r"`(tests/test_\w+\.py)::(test_\w+)`", row.strip("|").split("|")[-1])
+            tests = re.findall(r"`(tests/\w+/test_\w+\.py)::(test_\w+)`", row.strip("|").split("|")[-1])
             assert tests, row
             for file, name in tests:
                 assert re.search(rf"def {name}\(", (ROOT / file).read_text()), f"{file}::{name}"
@@ -194,7 +194,7 @@ def test_threats_are_covered() -> None:
     ]
     assert len(rows) > 80
     for threat, answer, tests in rows:
-        named = re.findall(r"`(tests/test_\w+\.py)::(test_\w+)`", tests)
+        named = re.findall(r"`(tests/\w+/test_\w+\.py)::(test_\w+)`", tests)
         assert len(named) == tests.count("`") / 2, threat
         assert answer, threat
         assert named or answer.startswith("not met"), threat

@@ -20,7 +20,7 @@ from streamer.ingest.texts import HINT_PATTERNS, MAX_SHAPE
 from streamer.ingest.texts import HINTS as TEXT_HINTS
 from streamer.settings import Settings, SettingsError, load
 from tests.conftest import ADMIN_KEY, MakeProcess, MakeServer
-from tests.redaction_cases import (
+from tests.ingest.redaction_cases import (
     GITHUB,
     GONE,
     HARMLESS_KEYS,

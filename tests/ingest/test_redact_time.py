@@ -12,7 +12,7 @@ import pytest
 
 from streamer.ingest import secrets
 from streamer.ingest.redact import Redactor
-from tests.redaction_cases import GITHUB
+from tests.ingest.redaction_cases import GITHUB
 from tests.support.worst_texts import units, worst_text
 
 REDACTOR = Redactor()

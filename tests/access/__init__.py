@@ -1,0 +1,1 @@
+"""Credentials, roles, isolation and the audit trail."""

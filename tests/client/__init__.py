@@ -1,0 +1,1 @@
+"""Our own clients, and the programs that the documents show."""

@@ -1,0 +1,1 @@
+"""The foreign APIs: their exchanges, their documents and their released clients."""

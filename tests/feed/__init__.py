@@ -1,0 +1,1 @@
+"""Streams and their fan-out: replay, live, limits of memory and time."""

@@ -1,0 +1,1 @@
+"""The HTTP entrance: parsing, limits, history, hostile input."""

@@ -1,0 +1,1 @@
+"""Several nodes: the bus, workers, faults and failovers."""

@@ -1,0 +1,1 @@
+"""A server as a process: starts, stops, logs, background loops."""

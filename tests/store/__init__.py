@@ -1,0 +1,1 @@
+"""The log and the records on SQLite and PostgreSQL."""

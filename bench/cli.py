@@ -9,7 +9,7 @@ from typing import Any
 import click
 import orjson
 
-from bench import praisonai
+from bench import praisonai, scale
 from bench.load import Load
 from bench.machine import machine
 from bench.report import Threshold, parse_thresholds, table
@@ -159,6 +159,7 @@ def command(
     soak     streams open and close, and nothing may grow
 
     ./run bench install-peer praisonai installs praisonai-platform, which --peer praisonai needs.
+    ./run bench scale computes what an installation of any size needs.
     """  # fmt: skip
     if not sys.platform.startswith("linux"):
         raise Failure("bench runs on Linux only", hint="It reads CPU time and memory from /proc, and sockets by epoll.")
@@ -210,6 +211,42 @@ def install_peer(peer: str) -> None:  # noqa: ARG001 - there is only one
     click.echo(f"{praisonai.PACKAGES[0]} is installed in {praisonai.folder()}")
 
 
+def _costs(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> scale.Costs:
+    try:
+        return scale.with_costs({name: float(number) for name, _, number in (text.partition("=") for text in values)})
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command(context_settings=HELP)
+@click.option("--workspaces", type=click.IntRange(1, 10_000_000), default=50_000, show_default=True)
+@click.option("--readers", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="Of each workspace.")
+@click.option("--events", type=Number(0, 1_000_000), default=2.0, show_default=True, help="Per workspace and second.")
+@click.option("--nodes", type=click.IntRange(1, 10_000), default=64, show_default=True, help="Node processes.")
+@click.option(
+    "--affinity", type=Number(0, 1), default=0.0, show_default=True, help="Share of connections to the own node."
+)
+@click.option("--batch", type=Number(1, 1000), default=1.0, show_default=True, help="Events of each append.")
+@click.option("--websockets", type=Number(0, 1), default=0.0, show_default=True, help="Share of subscribers.")
+@click.option("--cost", "costs", metavar="NAME=VALUE", multiple=True, callback=_costs, help="Another unit cost.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def scale_command(*, costs: scale.Costs, as_json: bool, **options: Any) -> None:
+    """Compute what an installation of any size needs, and what breaks first.
+
+    \b
+    ./run bench scale --workspaces 50000 --readers 20 --events 2 --nodes 64
+    ./run bench scale --nodes 64 --affinity 0.95 --cost delivery=3.6
+
+    docs/scale.md has the unit costs and where they come from.
+    """
+    demand = scale.Demand(**options)
+    found = scale.needs(demand, costs)
+    if as_json:
+        click.echo(orjson.dumps({"demand": demand, "costs": costs, "needs": found}).decode())
+        return
+    click.echo(scale.table(demand, found))
+
+
 @contextlib.contextmanager
 def _work() -> Iterator[StatusLine]:
     """Give the block a status line; turn its errors and interrupts into a message and an exit code."""
@@ -241,6 +278,8 @@ def main(args: Sequence[str] | None = None) -> None:
     with guarded(arguments):
         if arguments[:1] == ["install-peer"]:
             install_peer.main(arguments[1:], prog_name="./run bench install-peer")
+        if arguments[:1] == ["scale"]:
+            scale_command.main(arguments[1:], prog_name="./run bench scale")
         command.main(arguments, prog_name="./run bench")
 
 

@@ -83,6 +83,7 @@ class Streamer:
                 "STREAMER_ADMIN_KEY": key,
                 "STREAMER_LOG_LEVEL": "warning",
                 "STREAMER_WORKERS": str(workers),
+                "STREAMER_MAX_OPENINGS": "1000000",  # its subscribers come all at once, and do not retry
                 **({"STREAMER_DATABASE_URL": database_url} if database_url else {}),
                 **{f"STREAMER_{name.upper()}": value for name, value in settings.items()},
             }

@@ -390,9 +390,9 @@ def _carriers(settings: Settings, database: Database, mesh: Path | None) -> Iter
 
         yield MeshCarrier(mesh)
     if settings.carrier == "redis" and settings.redis_url is not None:
-        from streamer.bus.redis import RedisCarrier  # noqa: PLC0415
+        from streamer.bus.redis import carrier_of  # noqa: PLC0415
 
-        yield RedisCarrier(settings.redis_url.get_secret_value())
+        yield carrier_of(settings.redis_url.get_secret_value())
     elif settings.carrier == "postgres" and database.listening is not None:
         from streamer.bus.postgres import PostgresCarrier  # noqa: PLC0415
 

@@ -39,6 +39,7 @@ WORKER_VARIABLE = "WORKER"
 
 DIALECT_NAMES = ("praisonai", "paperclip", "evershell")
 
+_REDIS_URL = re.compile(r"(rediss?(\+sentinel)?|unix)://")
 _URL = re.compile(r"[A-Za-z0-9:/?#\[\]@!$&'()*+,;=._~%-]+")
 
 KiB, MiB = 2**10, 2**20
@@ -101,7 +102,7 @@ class Settings(BaseModel):
     )
     redis_url: SecretStr | None = Field(
         None,
-        description="`redis://`, `rediss://` or `unix://` URL of the Redis that connects several nodes on one PostgreSQL.",
+        description="URL of the Redis that connects several nodes on one PostgreSQL: `redis://`, `rediss://`, `redis+sentinel://` or `unix://`.",
     )
     bus: Literal["auto", "redis", "postgres", "none"] = Field(
         "auto",
@@ -523,8 +524,8 @@ class Settings(BaseModel):
     @field_validator("redis_url")
     @classmethod
     def _known_redis(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
+        if value is not None and not _REDIS_URL.match(value.get_secret_value()):
+            raise ValueError("must begin with redis://, rediss://, redis+sentinel://, rediss+sentinel:// or unix://")
         return value
 
     @field_validator("jwt_secret")

@@ -25,6 +25,8 @@ from streamer.observe.metrics import Metrics
 
 PROBE_SECONDS = 0.5
 """Time between probes."""
+LOOK_SECONDS = 2.0
+"""Time between looks whether the carrier's server is still the one to use: after a failover, the old one may answer for a while."""
 MISSED_PROBES = 2
 """Probes in a row that may stay away before the carrier is dropped."""
 BEACON_SECONDS = 1.0
@@ -94,6 +96,9 @@ class Carrier(Protocol):
 
     async def send(self, messages: Sequence[tuple[str, bytes]]) -> Sequence[int] | None:
         """Send messages; return how many nodes received each, if the carrier knows."""
+
+    async def is_current(self) -> bool:
+        """Return whether a new connection would lead to the same server; asked every few seconds."""
 
     async def close(self) -> None:
         """Close the connections. Never fails."""
@@ -180,6 +185,7 @@ class Link:
         self.lag = 0.0
         """Seconds that the last probe took over the bus and back."""
         self._beacon_at = 0.0
+        self._look_at = 0.0
         self._was_down = False
         self._logger = structlog.get_logger("bus")
         metrics.bus_state.labels(carrier.name).set_function(lambda: self.state)
@@ -236,9 +242,19 @@ class Link:
             return await self._fail(_reason(failed))
         if self._unanswered > MISSED_PROBES:
             return await self._fail("it does not answer")
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            if not await self._is_current():
+                return await self._fail("another server has taken its place")
         self._probe()
         self._forget_left()
         return PROBE_SECONDS
+
+    async def _is_current(self) -> bool:
+        with contextlib.suppress(CarrierError, OSError, TimeoutError):  # nobody knows: the connection is kept
+            async with asyncio.timeout(PROBE_SECONDS):
+                return await self.carrier.is_current()
+        return True
 
     async def _connect(self) -> float:
         try:

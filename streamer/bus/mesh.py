@@ -110,6 +110,10 @@ class MeshCarrier:
         if self._path is not None and name == self._path.name:
             self._ended.set()
 
+    async def is_current(self) -> bool:
+        """Return True: there is no other server."""
+        return True
+
     async def close(self) -> None:
         """Close everything."""
         path, self._path = self._path, None

@@ -83,6 +83,10 @@ class PostgresCarrier:
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise CarrierError(str(error)) from None
 
+    async def is_current(self) -> bool:
+        """Return True: there is no other server."""
+        return True
+
     async def close(self) -> None:
         """Close the connection."""
         connection, self._connection = self._connection, None

@@ -6,11 +6,14 @@ each failure both connections are made again.
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import unquote
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -18,6 +21,19 @@ from streamer.bus.link import CarrierError, Receiver
 
 TURN_MESSAGES: Final = 256
 """Messages that are passed on before other tasks run."""
+
+
+_OPTIONS: Final[dict[str, Any]] = {
+    "protocol": 2,  # with 3, redis-py formats each message for a debug line
+    "retry": Retry(NoBackoff(), 0),
+    "health_check_interval": 0,
+}
+_SENTINEL = re.compile(r"redis(s?)\+sentinel://(?:([^:@/]*):([^@/]*)@)?([^/@]+)/([^/?]+)(?:/(\d+))?")
+
+
+def carrier_of(url: str) -> "RedisCarrier":
+    """Return the carrier for a URL (`STREAMER_REDIS_URL`). Raises ValueError: it is not one."""
+    return SentinelCarrier(url) if "+sentinel://" in url else RedisCarrier(url)
 
 
 class RedisCarrier:
@@ -28,10 +44,13 @@ class RedisCarrier:
 
     def __init__(self, url: str) -> None:
         """Create it for a URL: `redis://`, `rediss://` (TLS) or `unix://`, with options as redis-py reads them. Raises ValueError."""
-        self._pool = ConnectionPool.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), health_check_interval=0)
+        self._pool = self._pool_of(url)
         self._prefix = ""
         self._out: AbstractConnection | None = None
         self._in: AbstractConnection | None = None
+
+    def _pool_of(self, url: str) -> ConnectionPool:
+        return ConnectionPool.from_url(url, **_OPTIONS)
 
     async def connect(self, instance: str) -> None:
         """Connect both. Channels are named `streamer:<instance>:<topic>`."""
@@ -87,6 +106,10 @@ class RedisCarrier:
         except RedisError as error:
             raise CarrierError(str(error)) from None
 
+    async def is_current(self) -> bool:
+        """Return True: the URL names one server."""
+        return True
+
     async def close(self) -> None:
         """Close both."""
         connections, self._out, self._in = (self._out, self._in), None, None
@@ -94,3 +117,40 @@ class RedisCarrier:
             if connection is not None:
                 with contextlib.suppress(Exception):
                     await connection.disconnect(nowait=True)
+
+
+class SentinelCarrier(RedisCarrier):
+    """The same, on the master that Redis Sentinel names."""
+
+    def _pool_of(self, url: str) -> ConnectionPool:
+        match = _SENTINEL.fullmatch(url)
+        if match is None:
+            raise ValueError("write it as redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DATABASE")
+        tls, user, password, hosts, service, number = match.groups()
+        named = [host.rpartition(":") for host in hosts.split(",")]
+        if not all(host and port.isdecimal() for host, _, port in named):
+            raise ValueError("each sentinel is written as HOST:PORT")
+        self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
+            [(host, int(port)) for host, _, port in named], sentinel_kwargs={"socket_timeout": 0.5, **_OPTIONS}
+        )
+        login = {"username": unquote(user) or None, "password": unquote(password)} if password else {}
+        self._service = service
+        options = {"db": int(number or 0), "ssl": bool(tls), **login, **_OPTIONS}
+        return SentinelConnectionPool(service, self._sentinel, **options)  # type: ignore[no-untyped-call]
+
+    async def is_current(self) -> bool:
+        """Ask the sentinels whether the master is still the same. An old master answers for some seconds after a failover."""
+        if self._out is None or self._in is None:
+            return True
+        try:
+            master = await self._sentinel.discover_master(self._service)
+        except RedisError as error:
+            raise CarrierError(str(error)) from None
+        return all((connection.host, connection.port) == tuple(master) for connection in (self._out, self._in))  # type: ignore[attr-defined]
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await super().close()
+        for sentinel in self._sentinel.sentinels:
+            with contextlib.suppress(Exception):
+                await sentinel.connection_pool.disconnect()

@@ -28,7 +28,7 @@ from streamer.bus.message import (
     encode_frames,
 )
 from streamer.bus.postgres import PostgresCarrier, packed, unpacked
-from streamer.bus.redis import RedisCarrier
+from streamer.bus.redis import RedisCarrier, carrier_of
 from streamer.core.event import Facets
 from streamer.core.frame import LiveFrame
 from streamer.core.ports import Committed
@@ -239,6 +239,10 @@ class Lossy:
                 for _ in range(self.dice.choice([0, 1, 2]) if self.dice.random() < self.loss else 1):
                     loop.call_later(self.dice.random() * self.loss / 10, node.receiver.take, topic, data)
         return [1] * len(messages)
+
+    async def is_current(self) -> bool:
+        """Return True."""
+        return True
 
     async def close(self) -> None:
         """Close."""
@@ -558,3 +562,88 @@ async def test_a_redis_that_is_not_there(stack: AsyncExitStack, capfd: pytest.Ca
     output = "".join(capfd.readouterr())
     assert output.count("bus_down") == 1
     assert "secret-word" not in output
+
+
+# ---- Sentinel
+
+
+@dataclass
+class Watched:
+    """A master with a replica, and the sentinel that watches them."""
+
+    master: RedisServer
+    replica: RedisServer
+    sentinel: RedisServer
+
+    @property
+    def url(self) -> str:
+        """Return the URL of the service."""
+        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/streamer/0"
+
+    async def fails_over(self) -> bool:
+        """Order a failover; return whether the sentinel obeys, which needs a replica that is in step."""
+        answer = await self.sentinel.command("SENTINEL", "FAILOVER", "streamer")
+        return answer.startswith(b"+OK") or b"INPROG" in answer
+
+    async def names(self, port: int) -> bool:
+        """Return whether the sentinel names this master."""
+        answer = await self.sentinel.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "streamer")
+        return str(port).encode() in answer
+
+
+@pytest.fixture
+async def watched(tmp_path: Path) -> AsyncIterator[Watched]:
+    """Start a master, a replica and a sentinel."""
+    master = RedisServer(tmp_path / "master")
+    await master.start()
+    replica = RedisServer(tmp_path / "replica", "--replicaof", f"127.0.0.1 {master.port}")
+    await replica.start()
+    folder = tmp_path / "sentinel"
+    folder.mkdir()
+    sentinel = RedisServer(folder, sentinel=True)
+    (folder / "sentinel.conf").write_text(
+        f"sentinel monitor streamer 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds streamer 500\n"
+        "sentinel failover-timeout streamer 2000\n"
+    )
+    await sentinel.start()
+    made = Watched(master, replica, sentinel)
+
+    async def knows_replica() -> bool:
+        return str(replica.port).encode() in await sentinel.command("SENTINEL", "REPLICAS", "streamer")
+
+    await eventually(knows_replica)
+    yield made
+    for server in (sentinel, replica, master):
+        server.kill()
+
+
+@pytest.mark.parametrize("how", ["ordered", "killed"])
+async def test_a_failover_of_redis(watched: Watched, stack: AsyncExitStack, how: str) -> None:
+    """After a failover all nodes move to the new master, also if the old one goes on answering."""
+    here, there = [await started(stack, carrier_of(watched.url)) for _ in range(2)]
+    there.bus.follow(KEY)
+    await eventually(lambda: there.ears.doubts == [KEY])
+    if how == "ordered":
+        await eventually(watched.fails_over)
+    else:
+        watched.master.kill()
+    await eventually(lambda: watched.names(watched.replica.port))
+    await eventually(lambda: len(there.ears.doubts) >= 2)
+    await here.is_proven()
+    await there.is_proven()
+
+    async def heard() -> bool:
+        here.commit(here.ears.last() + 1)
+        return there.ears.last() > 0
+
+    await eventually(heard)
+    for node in (here, there):
+        assert node.link.carrier._out.port == watched.replica.port  # type: ignore[attr-defined]
+
+
+def test_urls_of_sentinels() -> None:
+    """A URL that names no sentinel or no service is refused with the form."""
+    for wrong in ("redis+sentinel://h:1", "redis+sentinel://h/service", "redis+sentinel://:1/service"):
+        with pytest.raises(ValueError, match=r"redis\+sentinel://|HOST:PORT"):
+            carrier_of(wrong)

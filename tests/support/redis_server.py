@@ -15,7 +15,9 @@ from tests.support.waiting import eventually
 class RedisServer:
     """A redis-server without persistence, on a port of its own."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, sentinel: bool = False) -> None:
+        """Prepare it. A sentinel reads `sentinel.conf` in its folder, and writes to it."""
+        self._is_sentinel = sentinel
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -36,6 +38,8 @@ class RedisServer:
             *("--dir", str(self._folder), "--daemonize", "no"),
             *self._options,
         ]
+        if self._is_sentinel:
+            options = [str(self._folder / "sentinel.conf"), "--sentinel", "--port", str(self.port)]
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
                 [str(require("redis-server")), *options], stdout=log, stderr=log, start_new_session=True

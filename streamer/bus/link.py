@@ -26,7 +26,7 @@ from streamer.observe.metrics import Metrics
 PROBE_SECONDS = 0.5
 """Time between probes."""
 LOOK_SECONDS = 2.0
-"""Time between looks whether the carrier's server is still the one to use: after a failover, the old one may answer for a while."""
+"""Time between checks that the carrier's server is still the one to use: after a failover, the old one can answer for a while."""
 MISSED_PROBES = 2
 """Probes in a row that may stay away before the carrier is dropped."""
 BEACON_SECONDS = 1.0

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import secrets
 import socket
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -38,6 +39,7 @@ from streamer.observe.metrics import Metrics
 from streamer.store.engine.database import Database
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.redis_server import RedisServer
+from tests.support.tools import ROOT
 from tests.support.waiting import eventually
 
 KEY = 7
@@ -548,6 +550,21 @@ async def test_a_user_without_permission(redis: RedisServer, stack: AsyncExitSta
     await eventually(lambda: node.metrics.bus_reconnects.labels(node.link.carrier.name)._value.get() >= 2)
     node.commit(1)
     assert node.ears.last() == 1
+
+
+async def test_the_smallest_user(redis: RedisServer, stack: AsyncExitStack) -> None:
+    """The permissions that docs/nodes.md names are enough."""
+    text = (ROOT / "docs" / "nodes.md").read_text()
+    named = re.search(r"ACL SETUSER (.+)`", text)
+    assert named is not None
+    await redis.command("ACL", "SETUSER", *named[1].split())
+    here, there = [
+        await started(stack, RedisCarrier(f"redis://streamer:secret@127.0.0.1:{redis.port}/0")) for _ in range(2)
+    ]
+    there.bus.follow(KEY)
+    await eventually(lambda: there.ears.doubts == [KEY])
+    here.commit(1)
+    await there.hears(1)
 
 
 async def test_a_redis_that_is_not_there(stack: AsyncExitStack, capfd: pytest.CaptureFixture[str]) -> None:

@@ -166,8 +166,7 @@ async def own_cluster() -> AsyncIterator[OwnCluster]:
     await asyncio.to_thread(cluster.start)
     yield cluster
     if (cluster.folder / "data" / "postmaster.pid").exists():
-        for process in cluster.processes():
-            process.send_signal(signal.SIGCONT)
+        cluster.thaw()
         await asyncio.to_thread(cluster.stop)
 
 

@@ -115,15 +115,12 @@ async def test_postgresql_hangs(own_cluster: OwnCluster, http: aiohttp.ClientSes
     async with running(settings) as server:
         api = Api(http, server.url, ADMIN_KEY)
         assert await is_ready(api)
-        stopped = own_cluster.processes()
-        for process in stopped:
-            process.suspend()
+        own_cluster.freeze()
         try:
             await unready_within(api, 5)
             await unready_within(api, 5)
         finally:
-            for process in stopped:
-                process.resume()
+            own_cluster.thaw()
         await eventually(lambda: is_ready(api))
         (await api.append("w")).expect(201)
 

@@ -207,8 +207,7 @@ async def test_a_stop_while_postgresql_is_frozen(
     await process.start()
     api = Api(http, process.url, ADMIN_KEY)
     (await api.append("w")).expect(201)
-    for each in own_cluster.processes():
-        each.suspend()
+    own_cluster.freeze()
     asking = asyncio.create_task(api.append("w"))
     await eventually(lambda: unready(api))
     process.send(signal.SIGTERM)

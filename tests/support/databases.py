@@ -5,12 +5,13 @@ import fcntl
 import os
 import pwd
 import shutil
+import signal
 import sqlite3
 import subprocess
 import threading
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,19 @@ class OwnCluster(Cluster):
         """Return all of its processes."""
         first = psutil.Process(self.pid)
         return [first, *first.children(recursive=True)]
+
+    def freeze(self) -> None:
+        """Stop all of its processes without closing their connections."""
+        self._send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let its processes continue."""
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):  # a session can end meanwhile
+                process.send_signal(number)
 
 
 class Primary(OwnCluster):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import signal
 import stat
@@ -16,6 +15,7 @@ import click
 
 from streamer.cli.values import Number
 from streamer.client import ApiError, Client, ClientError, Timing, Unreachable, host_of
+from streamer.client.calls import is_loopback
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as in shells."""
@@ -100,20 +100,13 @@ def open_client(url: str, key: str | None) -> Client:
 
 def _local_key(url: str) -> str | None:
     """Return the admin key in the data directory of a server on this machine, if this user can read it."""
-    if not _is_local(host_of(url)):
+    if not is_loopback(host_of(url)):
         return None  # a key of this machine's server must not be sent to another one
     path = Path(os.environ.get("STREAMER_DATA_DIR") or "data") / KEY_FILE
     try:
         return path.read_text("utf-8-sig").strip() or None
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def run(main: Coroutine[Any, Any, None], *, workspace: str = "") -> None:

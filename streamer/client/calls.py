@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import io
+import ipaddress
 import os
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -245,6 +247,14 @@ def host_of(url: str) -> str:
     return parsed.host
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 async def _not_again(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """Hide a lost connection from aiohttp, which would repeat a DELETE by itself."""
     try:
@@ -290,7 +300,9 @@ def _seconds(retry_after: str | None) -> float | None:
 
 def _reason(error: BaseException) -> str:
     """Return why a connection failed, without the library's own words around it."""
-    inner = getattr(error, "os_error", error)
+    inner = getattr(error, "certificate_error", getattr(error, "os_error", error))
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({inner.verify_message})"
     number = getattr(inner, "errno", None)
     if number and number > 0:  # numbers below zero come from the name service, whose messages are used as they are
         return os.strerror(number)

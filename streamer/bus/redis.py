@@ -15,7 +15,7 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from streamer.bus.link import CarrierError, Receiver
 
@@ -29,6 +29,10 @@ _OPTIONS: Final[dict[str, Any]] = {
     "health_check_interval": 0,
 }
 _SENTINEL = re.compile(r"redis(s?)\+sentinel://(?:([^:@/]*):([^@/]*)@)?([^/@]+)/([^/?]+)(?:/(\d+))?")
+
+
+class Refused(CarrierError):
+    """Redis answered a command with an error."""
 
 
 def carrier_of(url: str) -> "RedisCarrier":
@@ -105,6 +109,21 @@ class RedisCarrier:
             return [await connection.read_response() for _ in commands]
         except RedisError as error:
             raise CarrierError(str(error)) from None
+
+    async def ask(self, *command: str) -> Any:
+        """Return the reply to one command, over a connection of its own. Raises CarrierError, Refused, OSError."""
+        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.connect()
+            await connection.send_command(*command)
+            return await connection.read_response()
+        except ResponseError as error:
+            raise Refused(str(error)) from None
+        except RedisError as error:
+            raise CarrierError(str(error)) from None
+        finally:
+            with contextlib.suppress(Exception):
+                await connection.disconnect(nowait=True)
 
     async def is_current(self) -> bool:
         """Return True: the URL names one server."""

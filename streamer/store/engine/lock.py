@@ -54,6 +54,18 @@ def exclusive(data_dir: Path, database: Database | None = None) -> Iterator[None
         yield
 
 
+def holder_of(data_dir: Path) -> int | None:
+    """Return the process that uses a data directory; None: there is none, or it cannot be seen from here."""
+    try:
+        descriptor = os.open(data_dir / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _holding(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def lock_of(file: Path) -> Path:
     """Return the file that is locked for an SQLite database, beside it."""
     return file.with_name(f"{file.name}.lock")
@@ -84,9 +96,15 @@ def _locked(lock: Path, what: Path, *, shared: bool) -> Iterator[None]:
 
 def _holder(descriptor: int) -> str:
     """Return the name of the process that holds a lock."""
-    if sys.platform == "linux":
-        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        *_, pid = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
-        if pid > 0:  # not a process of another container
-            return f"process {pid}"
-    return "another process"
+    pid = _holding(descriptor)
+    return f"process {pid}" if pid is not None else "another process"
+
+
+def _holding(descriptor: int) -> int | None:
+    """Return the process that holds a lock; None: there is none, or the system does not name it."""
+    if sys.platform != "linux":
+        return None
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, *_, pid = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+    # Not a process of another container, whose number would be 0 or less.
+    return pid if kind != fcntl.F_UNLCK and pid > 0 else None

@@ -24,12 +24,12 @@ FRESH_SECONDS = 1.0
 FILLER_BYTES = 48 * 1024
 """Bytes to write after a failure: a few would still fit on a disk that is too full for events."""
 
-_NO_WORKSPACE = 0
+NO_WORKSPACE = 0
 """No workspace has this key, so the row is not an `Idempotency-Key`."""
 _ROW_US = 24 * 3600 * 1_000_000
 """When the row of a removed node expires; it is removed like other keys."""
 
-_NEEDED = (
+NEEDED = (
     update(workspaces).values({column.name: column for column in workspaces.columns}).where(false()),
     *(
         insert(table).from_select(table.columns.keys(), select(table).where(false()))
@@ -80,11 +80,11 @@ class Readiness:
         failing = self._database.writing.cause is not None
         filler = base64.b64encode(os.urandom(FILLER_BYTES)).decode() if failing else ""
         self._database.hurry(connection)
-        for statement in _NEEDED:
+        for statement in NEEDED:
             connection.execute(statement)
-        here = idempotency.c.workspace == _NO_WORKSPACE, idempotency.c.key == self._row
+        here = idempotency.c.workspace == NO_WORKSPACE, idempotency.c.key == self._row
         connection.execute(delete(idempotency).where(*here))
-        row = {"workspace": _NO_WORKSPACE, "key": self._row, "fingerprint": "", "seqs": filler}
+        row = {"workspace": NO_WORKSPACE, "key": self._row, "fingerprint": "", "seqs": filler}
         connection.execute(insert(idempotency).values(**row, expires_at=now_us() + _ROW_US))
 
 

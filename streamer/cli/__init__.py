@@ -21,6 +21,7 @@ COMMANDS = {
     "backup": "Back up the database while servers run.",
     "restore": "Replace the database by a backup.",
     "rebuild": "Rebuild entities from the logs.",
+    "doctor": "Check an installation, and how to fix it.",
     "migrate": "Run database migrations.",
 }
 """Every command with its short help."""

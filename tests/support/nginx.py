@@ -39,10 +39,14 @@ class Nginx:
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         self._paths = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
 
-    async def start(self, server: str, *, path: str = "") -> None:
-        """Start it in front of the server with this URL; `path` is the public path (see docs/deploy.md), by default `/`."""
+    async def start(self, server: str, *, path: str = "", changes: Mapping[str, str] | None = None) -> None:
+        """Start it in front of the server with this URL.
+
+        `path` is the public path (see docs/deploy.md), by default `/`; `changes` replace parts of the configuration.
+        """
         self._make_certificate()
-        (self._folder / "streamer.conf").write_text(self._configuration(urlsplit(server).netloc, path))
+        text = _replaced(self._configuration(urlsplit(server).netloc, path), changes or {})
+        (self._folder / "streamer.conf").write_text(text)
         await self._run(_MAIN.format(folder=self._folder, paths=self._paths))
 
     async def start_before_nodes(self, nodes: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final, Protocol
@@ -158,7 +158,7 @@ class Link:
             clock: the wall clock, in microseconds.
         """
         self.node = node
-        self.nearer: Collection[int] = ()
+        self.nearer: Mapping[int, object] = {}
         """Nodes whose events arrive by a nearer link."""
         self.state = State.DOWN
         self.peers: dict[int, Peer] = {}
@@ -199,6 +199,8 @@ class Link:
         if self.state is State.DOWN or self._outbox_bytes > OUTBOX_BYTES:
             self._keep_head(*head)
             return
+        if self.peers.keys() <= self.nearer.keys():
+            return  # nobody listens here; a node that has just come compares its logs, and its beacon is on its way
         topic = f"w:{news.key}"
         if self.carrier.takes_frames and self._alone.get(news.key, 0) < ALONE:
             data = encode_frames(news.frames, news.epoch, self.node, self._clock())

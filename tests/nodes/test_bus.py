@@ -346,11 +346,17 @@ async def started(stack: AsyncExitStack, carrier: Carrier, name: str = "n", inst
     return node
 
 
+async def acquainted(*nodes: Node) -> None:
+    """Wait until each node has heard the beacons of the others."""
+    await eventually(lambda: all(len(node.link.peers) >= len(nodes) - 1 for node in nodes))
+
+
 async def test_nodes_hear_each_other(carriers: Carriers, stack: AsyncExitStack) -> None:
     """A node hears its own commits at once, and those of others in the logs that it follows."""
     here, there = [await started(stack, carriers.make(), name) for name in ("here", "there")]
     there.bus.follow(KEY)
     await eventually(lambda: there.ears.doubts == [KEY])
+    await acquainted(here, there)
     here.commit(1, 2)
     assert here.ears.heard == {KEY: [1, 2]}
     await there.hears(2)
@@ -371,6 +377,7 @@ async def test_installations_do_not_mix(carriers: Carriers, stack: AsyncExitStac
     for node in (other, third):
         node.bus.follow(KEY)
         await eventually(lambda node=node: node.ears.doubts == [KEY])  # type: ignore[misc]
+    await acquainted(mine, third)
     mine.commit(1)
     await third.hears(1)
     assert other.ears.heard == {}
@@ -442,6 +449,7 @@ async def test_a_lossy_bus(stack: AsyncExitStack) -> None:
     nodes: list[Lossy] = []
     here, there = [await started(stack, Lossy(nodes, random.Random(seed), loss=0.5), str(seed)) for seed in (1, 2)]
     there.bus.follow(KEY)
+    await acquainted(here, there)
     for seq in range(1, 200):
         here.commit(seq)
         await asyncio.sleep(0)
@@ -481,6 +489,7 @@ async def test_redis_that_is_killed(redis: RedisServer, stack: AsyncExitStack) -
     here, there = [await started(stack, RedisCarrier(redis.url)) for _ in range(2)]
     there.bus.follow(KEY)
     await eventually(lambda: there.ears.doubts == [KEY])
+    await acquainted(here, there)
     redis.kill()
     await eventually(lambda: here.link.state is State.DOWN and there.link.state is State.DOWN)
     for seq in range(1, 101):
@@ -495,6 +504,7 @@ async def test_redis_that_freezes(redis: RedisServer, stack: AsyncExitStack) -> 
     here, there = [await started(stack, RedisCarrier(redis.url)) for _ in range(2)]
     there.bus.follow(KEY)
     await eventually(lambda: there.ears.doubts == [KEY])
+    await acquainted(here, there)
     redis.freeze()
     here.commit(1)
     assert here.ears.last() == 1
@@ -512,6 +522,7 @@ async def test_a_connection_that_is_cut_off(redis: RedisServer, stack: AsyncExit
         for node in (cut_off, there):
             node.bus.follow(KEY)
             await eventually(lambda node=node: node.ears.doubts == [KEY])  # type: ignore[misc]
+        await acquainted(cut_off, here, there)
         proxy.freeze()
         await eventually(lambda: cut_off.link.state is State.DOWN)
         here.commit(1)
@@ -526,6 +537,7 @@ async def test_a_log_that_only_one_node_follows(redis: RedisServer, stack: Async
     """If no other node receives a log's events, only its heads are sent, until one does."""
     here, there = [await started(stack, RedisCarrier(redis.url)) for _ in range(2)]
     here.bus.follow(KEY)
+    await acquainted(here, there)
 
     async def alone() -> bool:
         here.commit(here.ears.last() + 1)
@@ -534,6 +546,7 @@ async def test_a_log_that_only_one_node_follows(redis: RedisServer, stack: Async
     await eventually(alone)
     there.bus.follow(KEY)
     await eventually(lambda: there.ears.doubts == [KEY])
+    await acquainted(here, there)
     here.commit(1000)
     await there.hears(1000)
     await eventually(lambda: KEY not in here.link._alone)
@@ -563,6 +576,7 @@ async def test_the_smallest_user(redis: RedisServer, stack: AsyncExitStack) -> N
     ]
     there.bus.follow(KEY)
     await eventually(lambda: there.ears.doubts == [KEY])
+    await acquainted(here, there)
     here.commit(1)
     await there.hears(1)
 
@@ -641,6 +655,7 @@ async def test_a_failover_of_redis(watched: Watched, stack: AsyncExitStack, how:
     here, there = [await started(stack, carrier_of(watched.url)) for _ in range(2)]
     there.bus.follow(KEY)
     await eventually(lambda: there.ears.doubts == [KEY])
+    await acquainted(here, there)
     if how == "ordered":
         await eventually(watched.fails_over)
     else:

@@ -128,7 +128,14 @@ class Workers:
                 start_new_session=True,  # a terminal's Ctrl-C is for this process, which passes it on in turn
             )
         self._sockets[number] = ours  # open as long as this process lives
-        is_ready = await asyncio.get_running_loop().sock_recv(ours, 1) == READY
+        ready = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(ours, 1))
+        stop = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait([ready, stop], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not ready.done():  # stopped before it serves
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        is_ready = await ready == READY
         if is_ready:
             self._logger.info("worker_started", worker=number, pid=process.pid)
         return is_ready
@@ -138,11 +145,16 @@ class Workers:
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
         while not self._stopping.is_set():
             started = loop.time()
-            if number not in self._processes:
-                await self._start(number, port, folder)
-            code = await self._processes[number].wait()
-            del self._processes[number]
-            self._sockets.pop(number).close()
+            code: int | str
+            try:
+                if number not in self._processes:
+                    await self._start(number, port, folder)
+                code = await self._processes[number].wait()
+            except OSError as error:  # no process can be started: no memory, too many processes
+                code = error.strerror or str(error)
+            self._processes.pop(number, None)
+            if (ours := self._sockets.pop(number, None)) is not None:
+                ours.close()
             if self._stopping.is_set():
                 return
             if loop.time() - started > STEADY_SECONDS:

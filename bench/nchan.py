@@ -37,7 +37,7 @@ class Nchan:
         self.ports = [self.port]
         folder = sandbox.folder / f"nginx-{self.port}"
         folder.mkdir()
-        # As root its worker would be another user, who may not look into our folder.
+        # As root its worker would be another user, which cannot read our folder.
         user = "user root;" if os.geteuid() == 0 else ""
         (folder / "nginx.conf").write_text(_NGINX.format(module=module, folder=folder, port=self.port, user=user))
         command = [program, "-p", str(folder), "-c", "nginx.conf", "-e", str(folder / "error.log")]

@@ -1,4 +1,4 @@
-"""Members and roles: what each role may do, who may change it, and that a change takes effect at once, everywhere."""
+"""Members and roles: what each role can do, which roles can change it, and that a change takes effect at once, everywhere."""
 
 import asyncio
 from collections.abc import Iterator
@@ -202,7 +202,7 @@ async def test_the_list_of_members_has_pages(workspace: Api) -> None:
     assert found == names
 
 
-# ---- who may change roles
+# ---- changing roles
 
 
 async def test_only_owners_make_and_change_owners(workspace: Api) -> None:

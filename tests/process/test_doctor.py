@@ -4,12 +4,10 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import aiohttp
 import asyncpg  # type: ignore[import-untyped]
@@ -27,12 +25,11 @@ from streamer.store.migrate import HEAD
 from tests.conftest import ADMIN_KEY, MakeProcess
 from tests.support.api import Api
 from tests.support.cli import Cli
-from tests.support.databases import OwnCluster, unprivileged
+from tests.support.databases import OwnCluster
 from tests.support.nginx import Nginx
+from tests.support.pgbouncer import pgbouncer_before
 from tests.support.process import ServerProcess, free_port
 from tests.support.redis_server import RedisServer
-from tests.support.run_dir import forget_pid, note_pid, run_dir
-from tests.support.tools import require
 from tests.support.waiting import eventually
 
 NAMES = (
@@ -284,21 +281,8 @@ async def test_a_frozen_database(doctor: Doctor, own_cluster: OwnCluster) -> Non
 @pytest.fixture
 def pgbouncer(postgresql_url: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """Start a PgBouncer in front of the test's database; return its URL. The parameter is its mode."""
-    program, parts, port = require("pgbouncer"), urlsplit(postgresql_url), free_port()
-    folder = run_dir() / f"pgbouncer-{port}"
-    folder.mkdir()
-    (folder / "pgbouncer.ini").write_text(
-        f"[databases]\n* = host={parts.query.removeprefix('host=')} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
-        f"listen_port = {port}\nunix_socket_dir =\nauth_type = any\n{request.param}\n"
-    )
-    owner = {"user": unprivileged().pw_uid} if os.geteuid() == 0 else {}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([program, folder / "pgbouncer.ini"], stdout=log, stderr=log, **owner)  # type: ignore[call-overload]
-    note_pid(process.pid)
-    yield f"postgresql://postgres@127.0.0.1:{port}{parts.path}"
-    process.terminate()
-    process.wait()
-    forget_pid(process.pid)
+    with pgbouncer_before(postgresql_url, request.param) as url:
+        yield url
 
 
 @on_postgresql

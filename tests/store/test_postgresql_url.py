@@ -21,8 +21,8 @@ from tests.conftest import ADMIN_KEY
 from tests.support.api import Api
 from tests.support.cli import Cli
 from tests.support.databases import Cluster, OwnCluster, run_sql, unprivileged
+from tests.support.pgbouncer import pgbouncer_before
 from tests.support.process import free_port
-from tests.support.run_dir import forget_pid, note_pid, run_dir
 from tests.support.tools import require
 from tests.support.waiting import eventually
 
@@ -176,22 +176,9 @@ async def test_tls(tls: tuple[OwnCluster, int, Path]) -> None:
 
 @pytest.fixture
 def pgbouncer(postgresql_url: str) -> Iterator[str]:
-    """Start a PgBouncer in transaction mode before the test's database, with a pool of two; return its URL."""
-    program, parts, port = require("pgbouncer"), urlsplit(postgresql_url), free_port()
-    folder = run_dir() / f"pgbouncer-{port}"
-    folder.mkdir()
-    (folder / "pgbouncer.ini").write_text(
-        f"[databases]\n* = host={parts.query.removeprefix('host=')} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
-        f"listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 6\n"
-    )
-    owner = {"user": unprivileged().pw_uid} if os.geteuid() == 0 else {}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([program, folder / "pgbouncer.ini"], stdout=log, stderr=log, **owner)  # type: ignore[call-overload]
-    note_pid(process.pid)
-    yield f"postgresql://postgres@127.0.0.1:{port}{parts.path}"
-    process.terminate()
-    process.wait()
-    forget_pid(process.pid)
+    """Start a PgBouncer in transaction mode before the test's database, with a small pool; return its URL."""
+    with pgbouncer_before(postgresql_url, "pool_mode = transaction\ndefault_pool_size = 6") as url:
+        yield url
 
 
 async def test_pgbouncer_in_transaction_mode(pgbouncer: str, tmp_path: Path, http: aiohttp.ClientSession) -> None:

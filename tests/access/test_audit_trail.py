@@ -307,7 +307,7 @@ async def test_the_servers_own_events_have_their_ids(api: Api) -> None:
     assert [event["id"] for event in await trail(api) if not event["id"].startswith("streamer:")] == ["imitation"]
 
 
-async def test_a_workspace_made_anew_tells_anew(api: Api) -> None:
+async def test_a_workspace_created_again_is_audited_again(api: Api) -> None:
     """A recreated workspace records readings again, because its new log is empty."""
     for _ in range(2):
         (await api.append(WS)).expect(201)

@@ -751,14 +751,14 @@ async def remove(admin: Api) -> None:
     (await admin.delete("/v1/workspaces/w/members/crowd")).expect(204)
 
 
-async def make_anew(admin: Api) -> None:
+async def create_again(admin: Api) -> None:
     """Delete the workspace and let somebody else create one with the same id."""
     (await admin.delete("/v1/workspaces/w")).expect(204)
     other = person(admin, "somebody else", grants={"*": ["admin"]})
     (await other.put("/v1/workspaces/w", {"name": "another"})).expect(201)
 
 
-@pytest.mark.parametrize("end", [revoke, remove, make_anew])
+@pytest.mark.parametrize("end", [revoke, remove, create_again])
 async def test_a_crowd_at_the_moment_of_the_end(
     make_server: MakeServer, http: aiohttp.ClientSession, end: Callable[[Api], Awaitable[None]]
 ) -> None:
@@ -790,11 +790,11 @@ async def test_a_crowd_at_the_moment_of_the_end(
             read = await asyncio.gather(*crowd.readers)
         if crowd is here:
             assert not [found for found in itertools.chain(*read) if found["id"] == "too-late"]
-    if end is make_anew:
+    if end is create_again:
         assert not await admin.history("w", task_id="here")
 
 
-@pytest.mark.parametrize("end", [revoke, remove, make_anew])
+@pytest.mark.parametrize("end", [revoke, remove, create_again])
 async def test_a_body_that_comes_after_the_end(server: Server, api: Api, end: Callable[[Api], Awaitable[None]]) -> None:
     """If access ends after the head and before the body of an append, nothing is stored."""
     (await api.put("/v1/workspaces/w")).expect(201)
@@ -832,7 +832,7 @@ async def test_a_body_that_comes_after_the_end(server: Server, api: Api, end: Ca
 
 
 @on_sqlite
-@pytest.mark.parametrize("end", [revoke, remove, make_anew])
+@pytest.mark.parametrize("end", [revoke, remove, create_again])
 @pytest.mark.parametrize(
     ("kind", "by"),
     [*((kind, "key") for kind in KINDS), (SSE, "ticket"), (WEBSOCKET, "ticket")],
@@ -880,7 +880,7 @@ async def test_a_socket_that_outlives_its_key_for_a_moment(
     api = Api(http, server.url, ADMIN_KEY)
     (await api.put("/v1/workspaces/w")).expect(201)
     async with await open_socket(api.with_key(await api.create_key("w"))) as socket:
-        await make_anew(api)
+        await create_again(api)
         (await api.append("w", id="too-late")).expect(201)
         with contextlib.suppress(StreamEnded, ConnectionError):
             subscribe = {"type": "subscribe", "sub": "x", "workspace": "w", "after": "2020-01-01T00:00:00Z"}

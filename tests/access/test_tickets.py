@@ -372,7 +372,7 @@ async def test_a_position_that_was_made_up(api: Api, kind: Kind) -> None:
 
 
 @on_sqlite
-async def test_a_resume_after_the_log_was_made_anew(api: Api, database: Database) -> None:
+async def test_a_resume_after_the_log_was_created_again(api: Api, database: Database) -> None:
     """After a restore, a client that resumes with an older position receives a gap."""
     (await api.append_all(WS, [{}] * 3)).expect(201)
     nobody = api.with_key(None)

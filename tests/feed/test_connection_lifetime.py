@@ -528,7 +528,7 @@ async def test_deletion_ends_readers_on_all_nodes(make_server: MakeServer, http:
     await check_ended(readers, {"workspace_deleted"})
 
 
-async def test_a_workspace_made_anew_elsewhere_is_another_log(
+async def test_a_workspace_created_again_elsewhere_is_another_log(
     make_server: MakeServer, http: aiohttp.ClientSession
 ) -> None:
     """If a node missed the deletion and recreation of a workspace, its readers end as deleted or reset and never mix two logs."""

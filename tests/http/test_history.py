@@ -655,7 +655,7 @@ async def test_positions_that_are_not_in_the_log(api: Api) -> None:
     assert seqs(await api.get(W, after=f"{epoch}.3")) == []
 
 
-async def test_a_log_that_was_made_anew(api: Api) -> None:
+async def test_a_log_that_was_created_again(api: Api) -> None:
     """After a workspace is deleted and recreated, old positions and cursors get 410, and no old event is found."""
     stored = await fill(api, 5)
     page = (await api.get(W, limit=2)).expect(200)

@@ -356,7 +356,7 @@ async def test_a_gap_is_a_row_that_says_what_is_missing(
         assert texts[13] == "Events 6 to 12 missing: removed from the log before this page could read them (retention)"
 
 
-async def test_a_log_made_anew_is_a_gap(
+async def test_a_log_created_again_is_a_gap(
     open_page: Open, http: aiohttp.ClientSession, tmp_path: Path, database_url: str
 ) -> None:
     """When a workspace was recreated, a row says so, and the new log is shown from its start."""

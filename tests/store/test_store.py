@@ -353,12 +353,12 @@ async def test_migrations_make_the_tables_of_the_schema(database_url: str) -> No
     database = Database(database_url)
     migrated = await database.read(_shape)
 
-    def make_anew(connection: Connection) -> None:
+    def create_again(connection: Connection) -> None:
         for table in reversed(metadata.sorted_tables):
             table.drop(connection)
         metadata.create_all(connection)
 
-    await database.write(make_anew)
+    await database.write(create_again)
     created = await database.read(_shape)
     await database.close()
     assert migrated == created

@@ -237,7 +237,6 @@ class Link:
 
     async def turn(self) -> float:
         """Connect the carrier, probe it, and drop it if it failed or does not answer. Returns the seconds until the next turn."""
-        self._forget_peers()
         if not self._tasks:
             return await self._connect()
         failed = next((task for task in self._tasks if task.done()), None)
@@ -252,11 +251,6 @@ class Link:
         self._probe()
         self._forget_left()
         return PROBE_SECONDS
-
-    def _forget_peers(self) -> None:
-        silent = time.monotonic() - PEER_SECONDS
-        for node in [node for node, peer in self.peers.items() if peer.heard_at <= silent]:
-            del self.peers[node]
 
     async def _is_current(self) -> bool:
         with contextlib.suppress(CarrierError, OSError, TimeoutError):  # nobody knows: the connection is kept
@@ -310,6 +304,8 @@ class Link:
             self._post(
                 _Letter(NODES, encode(Kind.BEACON, self.node, self._clock(), payload=orjson.dumps(self._about())))
             )
+        for node in [node for node, peer in self.peers.items() if peer.heard_at <= now - PEER_SECONDS]:
+            del self.peers[node]
 
     def _proven(self) -> None:
         if self.state is State.UP:
@@ -330,10 +326,7 @@ class Link:
         return encode(Kind.HEAD, self.node, self._clock(), first=seq, count=1, epoch=epoch)
 
     def _keep_head(self, key: int, epoch: str, seq: int) -> None:
-        """Keep of a commit that the log has come to a seq. A later commit can be kept already."""
-        late_epoch, late_seq = self._late.get(key, ("", 0))
-        if late_epoch == epoch and late_seq >= seq:
-            return
+        """Keep of a commit that the log has come to a seq."""
         if key in self._late or len(self._late) < LATE_HEADS:
             self._late[key] = epoch, seq
             self._metrics.bus_dropped.labels(self.carrier.name, "late").inc()

@@ -120,11 +120,7 @@ class Subscribers:
         start, begins = reader.subscription.start, channel.flushed
         if isinstance(start, Position):
             start = channel.log.translated(start)
-            before = channel.previous
-            if start.epoch == channel.epoch:
-                begins = min(start.seq, begins)
-            else:
-                begins = before.seq if before is not None and start.epoch == before.epoch else 0
+            begins = min(start.seq, begins) if start.epoch == channel.epoch else 0
         reader.session.position = begins
         connection.readers.add(reader)
         self._audience(channel).add(reader)
@@ -203,12 +199,7 @@ class Subscribers:
         if isinstance(start, int):
             async with self._replay.turn(reader):
                 start = await self._log.resolve(channel.workspace, start)
-        if channel.log.translated(start).epoch != channel.epoch:
-            # A position of an epoch that this node has not heard of yet, or of none.
-            if (await self._log.head(channel.workspace)).epoch != channel.epoch:
-                self._channels.doubt([channel])
-                raise _Moved
-        elif start.epoch == channel.epoch and start.seq > channel.flushed:
+        if start.epoch == channel.epoch and start.seq > channel.flushed:
             # The reader is ahead of this node's channel, as after reading on another node: is it ahead of the log, too?
             log = await self._log.head(channel.workspace)
             if log.epoch == channel.epoch:

@@ -75,7 +75,11 @@ class Channels:
 
     def hear(self, news: Committed) -> None:
         """Take news of a commit, here or elsewhere. Never waits."""
-        self._note(news.key, news.frames[-1].seq)
+        last = news.frames[-1].seq
+        if self._opening:
+            self._news[news.key] = max(self._news.get(news.key, 0), last)
+            if len(self._news) > KEPT_NEWS:
+                self._news, self._news_lost = {}, True
         channel = self._by_key.get(news.key)
         if channel is None:
             return
@@ -93,16 +97,8 @@ class Channels:
         if channel.is_open and channel.heard > channel.tail.last:
             self._gaps.fill(channel)
 
-    def _note(self, key: int, seq: int) -> None:
-        """Remember how far a log has come while heads are being read: its channel may be about to open."""
-        if self._opening:
-            self._news[key] = max(self._news.get(key, 0), seq)
-            if len(self._news) > KEPT_NEWS:
-                self._news, self._news_lost = {}, True
-
     def hint(self, key: int, epoch: str, head: int) -> None:
         """Take the news that a log has come to `head`, without the events. Never waits."""
-        self._note(key, head)
         channel = self._by_key.get(key)
         if channel is None:
             return

@@ -180,25 +180,3 @@ async def test_news_during_the_opening(feed: Feed) -> None:
         channel = await opening
         await feed.until(lambda channel=channel, seq=frame.seq: channel.tail.last == seq)  # type: ignore[misc]
         feed.channels.leave(channel)
-
-
-async def test_a_hint_during_the_opening(feed: Feed) -> None:
-    """A head that is announced while a channel opens is not forgotten."""
-    feed.channels.leave(feed.channel)
-    head, go_on = feed.log.head, asyncio.Event()
-
-    async def slow(workspace: str) -> object:
-        found = await head(workspace)
-        await go_on.wait()
-        return found
-
-    feed.log.head = slow  # type: ignore[assignment, method-assign]
-    opening = asyncio.ensure_future(feed.channels.follow(WORKSPACE))
-    await feed.until(lambda: bool(feed.channels._opening))
-    await asyncio.sleep(0)
-    feed.log.append()
-    feed.channels.hint(KEY, feed.log.epoch, 11)
-    feed.log.head = head  # type: ignore[method-assign]
-    go_on.set()
-    channel = await opening
-    await feed.until(lambda: channel.tail.last == 11)

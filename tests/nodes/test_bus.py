@@ -679,11 +679,3 @@ def test_urls_of_sentinels() -> None:
     for wrong in ("redis+sentinel://h:1", "redis+sentinel://h/service", "redis+sentinel://:1/service"):
         with pytest.raises(ValueError, match=r"redis\+sentinel://|HOST:PORT"):
             carrier_of(wrong)
-
-
-async def test_a_later_head_is_kept() -> None:
-    """What could not be sent never replaces a later commit of the same log."""
-    node = Node(Lossy([], random.Random(1)), "alone")
-    for seq in (5, 3, 6, 6, 1):
-        node.commit(seq)
-    assert node.link._late == {KEY: ("aaa", 6)}

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from sqlalchemy import text
 
 from streamer.core.position import LogHead, Position
 from streamer.feed.session import Session
-from streamer.store.engine.database import Database
-from tests.conftest import ADMIN_KEY, MakeServer
+from tests.conftest import ADMIN_KEY
 from tests.support import run_dir
 from tests.support.api import Api, events
 from tests.support.databases import Primary, Standby
@@ -201,22 +199,3 @@ def test_where_readers_resume(start: Position, position: int, gaps: list[tuple[i
     session = Session(log)
     assert [(gap.first, gap.last, gap.reason) for gap in session.resume(log, start)] == gaps
     assert session.position == position
-
-
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_a_node_that_has_not_heard_of_the_new_epoch(
-    make_server: MakeServer, http: aiohttp.ClientSession, database: Database
-) -> None:
-    """A position of the new epoch at a channel of the old one closes the reader, which then continues without a gap."""
-    api = Api(http, (await make_server(bus="none", poll_seconds=60)).url, ADMIN_KEY)
-    (await api.append_all(WS, [{}] * 3)).expect(201)
-    async with await api.stream(WS) as other:
-        await other.next("synced")
-        moved = text("UPDATE workspaces SET previous_epoch = epoch, fork = head, epoch = 'newepoch' WHERE id = :id")
-        await database.write(lambda connection: connection.execute(moved, {"id": WS}))
-        early = await SseKind().open(api, WS, position="newepoch.2")
-        assert (await early.ended()).reason == "reset"
-        assert (await other.next("closed")).json["reason"] == "reset"
-        reader = await SseKind().open(api, WS, position="newepoch.2")
-        assert [event["seq"] for event in await reader.synced()] == [3]
-        reader.close()

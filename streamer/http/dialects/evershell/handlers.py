@@ -1,6 +1,6 @@
 """What Evershell's routes answer."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -164,12 +164,13 @@ class Handlers:
 
         And whether the id has positions of logs that are not among these, while others are: their rest will not come.
         """
-        positions = _positions(last or after or "")
+        positions = _translated(_positions(last or after or ""), heads.values())
         epochs = {head.epoch for head in heads.values()}
-        epochs |= {head.previous.epoch for head in heads.values() if head.previous}
         if (positions is not None and epochs.issuperset(positions)) or (positions and epochs & positions.keys()):
             # What is not among them was made since.
-            starts: dict[str, Bound] = {ws: _start_of(head, positions) for ws, head in heads.items()}
+            starts: dict[str, Bound] = {
+                ws: Position(head.epoch, positions.get(head.epoch, 0)) for ws, head in heads.items()
+            }
             return starts, not epochs.issuperset(positions)
         if last:
             return await self._around(principal, heads, last), False
@@ -237,11 +238,16 @@ class Handlers:
         return {workspace.id: workspace.org_id for workspace in found}
 
 
-def _start_of(head: LogHead, positions: Mapping[str, int]) -> Position:
-    """Return where a log is read on: a position of the epoch before is still valid, or its reader gets a gap (`Session.resume`)."""
-    before = head.previous.epoch if head.previous else head.epoch
-    epoch = before if head.epoch not in positions and before in positions else head.epoch
-    return Position(epoch, positions.get(epoch, 0))
+def _translated(positions: dict[str, int] | None, heads: Iterable[LogHead]) -> dict[str, int] | None:
+    """Return positions in the logs' present epochs, where they are still valid (`LogHead.translated`)."""
+    if positions is None:
+        return None
+    found = dict(positions)
+    for head in heads:
+        if head.previous is not None and head.previous.epoch in found:
+            at = head.translated(Position(head.previous.epoch, found.pop(head.previous.epoch)))
+            found[at.epoch] = at.seq
+    return found
 
 
 def _positions(text: str) -> dict[str, int] | None:

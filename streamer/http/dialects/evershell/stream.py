@@ -312,5 +312,5 @@ def _turn_away(stream: OrgStream) -> None:
 
 def _going_on(left: Position | None, head: LogHead) -> Position:
     """Return where a log is read on: from where it was left, or if it is another one by now, from its beginning."""
-    known = {head.epoch, head.previous.epoch if head.previous else head.epoch}
-    return left if left is not None and left.epoch in known else Position(head.epoch, 0)
+    at = None if left is None else head.translated(left)
+    return at if at is not None and at.epoch == head.epoch else Position(head.epoch, 0)
